@@ -1,0 +1,7 @@
+"""Count matrices in, block by block: one file per format behind one interface. Inputs are never written to."""
+
+from rankcell.counts.block import CountBlock
+from rankcell.counts.genes import GeneMap, match_genes
+from rankcell.counts.source import CountSource, open_counts, register
+
+__all__ = ["CountBlock", "CountSource", "GeneMap", "match_genes", "open_counts", "register"]

@@ -1,0 +1,53 @@
+"""CountBlock: consecutive cells as compressed sparse rows, and the check that they hold counts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class CountBlock:
+    """Cells `start` to `start + len(block)` of a source, in its order.
+
+    indptr
+        int64, one more than there are cells.
+    indices
+        Column of each stored entry; within a cell in any order, and a column may come twice (its entries are summed).
+    data
+        The stored entries, in the matrix' own type; explicit zeros are allowed and mean nothing.
+    n_counts
+        One total per cell, in the type that the arithmetic uses (see `rankcell.tokens.kernel`).
+    """
+
+    start: int
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+    n_counts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+
+def first_non_count(data: np.ndarray) -> tuple[int, str] | None:
+    """Index and kind of the first entry that cannot be a count ("NaN", "infinite", "negative", "fractional"), or None."""
+    if data.dtype.kind in "ub":
+        return None
+    if data.dtype.kind == "i":
+        return (int(np.argmax(data < 0)), "negative") if len(data) and data.min() < 0 else None
+    good = (data >= 0) & (np.floor(data) == data) & (data < np.inf)
+    if good.all():
+        return None
+    i = int(np.argmin(good))
+    x = data[i]
+    kind = "NaN" if np.isnan(x) else "infinite" if np.isinf(x) else "negative" if x < 0 else "fractional"
+    return i, kind
+
+
+def row_sums(indptr: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """The sum of each row in float64, cast to the matrix' type."""
+    total = np.zeros(len(indptr) - 1, np.float64)
+    filled = np.flatnonzero(np.diff(indptr))
+    if len(filled):
+        total[filled] = np.add.reduceat(data, indptr[filled], dtype=np.float64)
+    return total.astype(data.dtype if data.dtype.kind in "fiu" else np.float64)

@@ -1,0 +1,17 @@
+"""What every long job needs, once: atomic writes, locks, fingerprints, manifests and resumable shards. A leaf room."""
+
+from rankcell.store.atomic import atomic_path, require_new, writing
+from rankcell.store.jsonio import content_hash, read_json, write_json
+from rankcell.store.lock import locked
+from rankcell.store.run import ShardedRun
+
+__all__ = [
+    "ShardedRun",
+    "atomic_path",
+    "content_hash",
+    "locked",
+    "read_json",
+    "require_new",
+    "write_json",
+    "writing",
+]

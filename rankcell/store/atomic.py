@@ -1,0 +1,90 @@
+"""Write under a temporary name beside the target, sync, rename: a final name never holds half a file."""
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from rankcell.errors import OutputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def require_new(path: str | os.PathLike, *, force: bool = False) -> Path:
+    """Return `path` if nothing stands there yet (or `force`), and its parent can hold it.
+
+    Raises OutputError when it exists, or when its parent is missing or not a folder.
+    """
+    path = Path(path)
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists: choose another output, or pass --force to replace it")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"the folder {path.parent} cannot be written to")
+    return path
+
+
+def _sync(path: Path) -> None:
+    for target in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        fd = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turn the operating system's refusals to write into one clear line about `path`."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in _FULL or "No space left" in str(e) or "errno = 28" in str(e):  # HDF5 hides the errno in its text
+            raise OutputError(f"the disk is full: {path} was not written; free some space and run again") from e
+        if e.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise OutputError(f"{path} cannot be written: {e.strerror}") from e
+        raise
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` to write to (a file, or a folder that the caller makes).
+
+    On success it is synced and renamed to `path`; on any failure it is removed and `path` is as it was.
+    """
+    path = require_new(path, force=force)
+    part = path.with_name(f".{path.name}.part-{os.getpid()}-{secrets.token_hex(3)}")
+    try:
+        with writing(path):
+            yield part
+            _sync(part)
+            if path.is_dir() or (part.is_dir() and path.exists()):
+                old = part.with_name(part.name + ".old")
+                path.rename(old)
+                part.rename(path)
+                _remove(old)
+            else:
+                os.replace(part, path)
+            if os.name == "posix":
+                _sync_folder(path.parent)
+    finally:
+        _remove(part)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,102 @@
+"""A long job in a folder: a manifest that says what it is, and shards that are each either whole or absent."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rankcell.errors import OutputError
+from rankcell.store.jsonio import content_hash, read_json, write_json
+
+MANIFEST = "manifest.json"
+SHARDS = "shards"
+
+
+class ShardedRun:
+    """The folder of one job: `manifest.json` with the settings that decide its result, and `shards/`.
+
+    Opening the same folder with the same settings goes on where an earlier run stopped; with other settings it is
+    refused with what differs.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]):
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike, settings: dict[str, Any], *, force: bool = False) -> "ShardedRun":
+        """Start or go on with the job that `settings` (plain JSON values) describe."""
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is a file: a screen writes a folder, choose another name")
+        held = folder / MANIFEST
+        if held.is_file():
+            manifest = cls.read(folder).manifest
+            if manifest.get("fingerprint") == content_hash(settings):
+                if not force:
+                    return cls(folder, manifest)
+            elif not force:
+                raise OutputError(
+                    f"{folder} holds another run ({differences(manifest.get('settings', {}), settings)}): "
+                    "choose another output, or pass --force to replace it"
+                )
+        elif folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+            raise OutputError(f"{folder} exists and is not a rankcell result: choose another output")
+        if not folder.parent.is_dir():
+            raise OutputError(f"the folder {folder.parent} does not exist: make it first")
+        clear(folder)
+        manifest = {"fingerprint": content_hash(settings), "settings": settings, "complete": False}
+        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        write_json(held, manifest)
+        return cls(folder, manifest)
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike) -> "ShardedRun":
+        """The job in `folder`, whatever its settings."""
+        folder = Path(folder)
+        try:
+            manifest = read_json(folder / MANIFEST)
+        except FileNotFoundError:
+            raise OutputError(f"{folder} is not a rankcell result: it has no {MANIFEST}") from None
+        except ValueError as e:
+            raise OutputError(f"{folder / MANIFEST} cannot be read: {e}") from e
+        if not isinstance(manifest, dict) or "fingerprint" not in manifest:
+            raise OutputError(f"{folder / MANIFEST} is not a rankcell manifest: choose another folder")
+        return cls(folder, manifest)
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.manifest.get("complete"))
+
+    def shard(self, kind: str, unit: int) -> Path:
+        return self.folder / SHARDS / f"{kind}-{unit:06d}.parquet"
+
+    def finish(self, **facts: Any) -> None:
+        """Record what came out, and that nothing is missing."""
+        self.manifest |= facts | {"complete": True}
+        write_json(self.folder / MANIFEST, self.manifest)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run put into `folder`, the manifest first: a half-cleared folder is then no result."""
+    if not folder.is_dir():
+        return
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for item in folder.iterdir():
+        if item.name == ".lock":
+            continue
+        if item.is_dir():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The settings that differ, in words, the first four of them."""
+    rows = [f"{k}: {_short(old.get(k))} there, {_short(new.get(k))} now" for k in {**old, **new} if old.get(k) != new.get(k)]
+    return "; ".join(rows[:4]) + (f"; and {len(rows) - 4} more" if len(rows) > 4 else "")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,64 @@
+"""TokenSpec: what a set of token rows was made with, so that every later stage can check that it fits."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rankcell.errors import TokensError
+from rankcell.vocab import Frame, Vocabulary
+
+FORMAT = "rankcell-tokens-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenSpec:
+    """Vocabulary (name and content hash), frame and longest row of a TokenSet, and where the rows come from."""
+
+    vocabulary: str
+    vocabulary_hash: str
+    frame: Frame
+    max_len: int
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    version: str = ""
+
+    @classmethod
+    def of(cls, vocab: Vocabulary, *, frame: Frame, max_len: int, source: Mapping[str, Any] | None = None) -> "TokenSpec":
+        from rankcell import __version__
+
+        return cls(vocab.name, vocab.hash, frame, max_len, dict(source or {}), __version__)
+
+    def to_json(self) -> dict[str, Any]:
+        head = {"format": FORMAT, "vocabulary": self.vocabulary, "vocabulary_hash": self.vocabulary_hash}
+        return head | {
+            "frame": self.frame.to_json(),
+            "max_len": self.max_len,
+            "source": dict(self.source),
+            "version": self.version,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "TokenSpec":
+        try:
+            if value["format"] != FORMAT:
+                raise TokensError(f"rankcell.json has format {value['format']!r}; this version reads {FORMAT!r}")
+            return cls(
+                str(value["vocabulary"]),
+                str(value["vocabulary_hash"]),
+                Frame.from_json(value["frame"]),
+                int(value["max_len"]),
+                value.get("source", {}),
+                value.get("version", ""),
+            )
+        except (KeyError, TypeError, ValueError) as e:
+            raise TokensError(f"rankcell.json cannot be read ({type(e).__name__}: {e})") from e
+
+    def require(self, vocab: Vocabulary, *, what: str) -> None:
+        """Raise VocabularyError unless the rows were made with `vocab`, which belongs to `what` ("the model 'demo'")."""
+        from rankcell.errors import VocabularyError
+
+        if self.vocabulary_hash != vocab.hash:
+            raise VocabularyError(
+                f"the tokens were made with vocabulary '{self.vocabulary}' ({self.vocabulary_hash[:12]}), but {what} has "
+                f"vocabulary '{vocab.name}' ({vocab.hash[:12]}): tokenize again with --vocab {vocab.name}, or choose a model "
+                f"of '{self.vocabulary}'"
+            )

@@ -1,0 +1,247 @@
+"""TokenSet: token rows with the caller's cell ids, chosen annotations, and the TokenSpec they were made with."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rankcell.errors import CellError, TokensError
+from rankcell.store import atomic_path, read_json
+from rankcell.tokens.arrow import DatasetWriter, read_dataset
+from rankcell.tokens.spec import TokenSpec
+from rankcell.vocab import Frame, Vocabulary
+
+SPEC_FILE = "rankcell.json"
+_OWN = ("input_ids", "length", "cell_id")
+
+
+class TokenSet:
+    """Token rows, a row per cell in the caller's order.
+
+    `table` is an arrow table with `input_ids` (list of integers), `length`, `cell_id` and the annotations; opened from
+    a folder it is memory-mapped, so that a set larger than memory can be walked.
+    """
+
+    def __init__(self, table: pa.Table, spec: TokenSpec):
+        self.table = table
+        self.spec = spec
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __repr__(self) -> str:
+        obs = f", obs: {', '.join(self.obs_columns)}" if self.obs_columns else ""
+        return f"TokenSet({len(self):,} cells, vocabulary '{self.spec.vocabulary}', frame {tuple(self.frame.to_json().values())}{obs})"
+
+    @property
+    def frame(self) -> Frame:
+        return self.spec.frame
+
+    @property
+    def obs_columns(self) -> list[str]:
+        return [c for c in self.table.column_names if c not in _OWN]
+
+    @functools.cached_property
+    def cell_ids(self) -> list[str]:
+        """The caller's cell ids (str); row numbers as text where there were none."""
+        if "cell_id" not in self.table.column_names:
+            return [str(i) for i in range(len(self))]
+        return self.table["cell_id"].cast(pa.string()).to_pylist()
+
+    def obs(self, column: str) -> np.ndarray:
+        """One annotation, an entry per cell. CellError when the set does not carry it."""
+        if column not in self.obs_columns:
+            raise CellError(
+                f"the tokens carry no cell column '{column}' (they have: {', '.join(self.obs_columns) or 'none'}): "
+                f"tokenize again with --obs {column}"
+            )
+        return self.table[column].to_numpy()
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """int64: tokens per row, special tokens included."""
+        parts = [np.diff(np.asarray(c.offsets)) for c in self._chunks]
+        return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
+
+    @functools.cached_property
+    def _chunks(self) -> list[pa.ListArray]:
+        return list(self.table["input_ids"].chunks)
+
+    @functools.cached_property
+    def _chunk_start(self) -> np.ndarray:
+        return np.cumsum([0, *(len(c) for c in self._chunks)])
+
+    @functools.cached_property
+    def _flat(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(offsets, values) of every chunk, as views of the mapped file."""
+        return [(np.asarray(c.offsets), np.asarray(c.values)) for c in self._chunks]
+
+    def row(self, i: int) -> np.ndarray:
+        """The tokens of cell `i` (int32), special tokens included."""
+        chunk = int(np.searchsorted(self._chunk_start, i, side="right")) - 1
+        offsets, values = self._flat[chunk]
+        k = i - int(self._chunk_start[chunk])
+        return values[offsets[k] : offsets[k + 1]].astype(np.int32)
+
+    def genes(self, i: int) -> np.ndarray:
+        """The gene tokens of cell `i`, from the highest rank value down."""
+        return self.frame.body(self.row(i))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.row(i) for i in range(len(self)))
+
+    @functools.cached_property
+    def n_genes(self) -> np.ndarray:
+        """int64: genes per cell."""
+        return self.lengths - len(self.frame)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "TokenSet":
+        """The cells at `rows`, in that order."""
+        rows = pa.array(np.asarray(rows, np.int64))
+        return TokenSet(self.table.take(rows).combine_chunks(), self.spec)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the rows, the cell ids and the spec's meaning."""
+        h = hashlib.sha256(f"{self.spec.vocabulary_hash}|{self.frame.to_json()}|{len(self)}".encode())
+        for i, cell in enumerate(self.cell_ids):
+            h.update(f"\0{cell}\0".encode())
+            h.update(self.row(i).astype("<i4").tobytes())
+        return h.hexdigest()
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Iterable[Sequence[int]],
+        spec: TokenSpec,
+        *,
+        cell_ids: Sequence[str] | None = None,
+        obs: Mapping[str, Sequence[Any]] | None = None,
+    ) -> "TokenSet":
+        """A TokenSet of rows in memory, special tokens included as the spec's frame says."""
+        rows = [np.asarray(r, np.int32) for r in rows]
+        ids = [str(i) for i in range(len(rows))] if cell_ids is None else [str(c) for c in cell_ids]
+        if len(ids) != len(rows):
+            raise CellError(f"{len(rows)} rows and {len(ids)} cell ids")
+        lengths = np.array([len(r) for r in rows], np.int64)
+        batch = make_batch(np.concatenate([np.empty(0, np.int32), *rows]), lengths, ids, dict(obs or {}))
+        return cls(pa.Table.from_batches([batch]), spec)
+
+    def save(self, folder: str | os.PathLike, *, force: bool = False) -> None:
+        """Write a `datasets` folder with rankcell.json beside the data, atomically."""
+        with dataset_folder(folder, self.table.schema.remove_metadata(), force=force) as sink:
+            for batch in self.table.to_batches(max_chunksize=10_000):
+                sink.write(batch)
+            sink.spec = self.spec
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike, *, vocab: Vocabulary | None = None) -> "TokenSet":
+        """Open a folder written here, or a plain `datasets` folder (Geneformer's) completed by `vocab`.
+
+        Raises TokensError when it cannot be read, needs a vocabulary, or its rows do not fit the one given.
+        """
+        table = read_dataset(folder)
+        if "input_ids" not in table.column_names or not pa.types.is_list(table.schema.field("input_ids").type):
+            raise TokensError(f"{folder} is a dataset without token rows: it has no list column 'input_ids'")
+        if (Path(folder) / SPEC_FILE).exists():
+            try:
+                spec = TokenSpec.from_json(read_json(Path(folder) / SPEC_FILE))
+            except ValueError as e:
+                raise TokensError(f"{Path(folder) / SPEC_FILE} cannot be read: {e}") from e
+            tokens = cls(table, spec)
+            if vocab is not None:
+                spec.require(vocab, what="--vocab")
+            return tokens
+        if vocab is None:
+            raise TokensError(f"{folder} is a plain dataset that does not say its vocabulary: pass it with --vocab")
+        return cls(table, _spec_of_plain(table, vocab, Path(folder)))
+
+
+def _spec_of_plain(table: pa.Table, vocab: Vocabulary, folder: Path) -> TokenSpec:
+    """The spec of rows that came without one: ids checked, the frame read from all rows."""
+    probe = TokenSet(table, TokenSpec.of(vocab, frame=Frame(), max_len=vocab.max_len))
+    framed = vocab.frame
+    n_framed = n_other = n_cls = longest = 0
+    known = set(vocab.special.values())
+    for i, row in enumerate(probe):
+        longest = max(longest, len(row))
+        if len(row) and not 0 <= row.min() <= row.max() < vocab.n_ids:
+            raise TokensError(
+                f"{folder}: token {row.max()} of row {i} is not in vocabulary '{vocab.name}' (highest {vocab.n_ids - 1}): give the right --vocab"
+            )
+        odd = row[vocab.gene_of_token[row] < 0]
+        if any(t not in known for t in odd.tolist()):
+            raise TokensError(f"{folder}: token {odd[0]} of row {i} stands for nothing in vocabulary '{vocab.name}': give the right --vocab")
+        is_framed = len(framed) > 0 and framed.matches(row)
+        body = framed.body(row) if is_framed else row
+        if any(vocab.gene_of_token[body] < 0):
+            n_cls += 1
+        n_framed += is_framed
+        n_other += not is_framed
+    if n_cls or (n_framed and n_other):
+        raise TokensError(
+            f"{folder}: {n_framed:,} rows have the special tokens of vocabulary '{vocab.name}' around them, {n_other:,} have not, and "
+            f"{n_cls:,} have special tokens among the genes: one set has one frame; is this the right --vocab?"
+        )
+    frame = framed if n_framed else Frame()
+    source = {"folder": folder.name, "cell_ids": "cell_id" if "cell_id" in table.column_names else "row numbers"}
+    return TokenSpec.of(vocab, frame=frame, max_len=max(longest, vocab.max_len), source=source)
+
+
+def make_batch(values: np.ndarray, lengths: np.ndarray, cell_ids: Sequence[str], obs: Mapping[str, Any]) -> pa.RecordBatch:
+    """One record batch of rows that stand end to end in `values` (int32)."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    columns = {
+        "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int32())),
+        "length": pa.array(lengths, pa.int64()),
+        "cell_id": pa.array(cell_ids, pa.string()),
+    }
+    return pa.RecordBatch.from_pydict(columns | {name: obs_array(v) for name, v in obs.items()})
+
+
+def obs_array(values: Any) -> pa.Array:
+    """Annotations as plain arrow values: categories as their strings, numbers and booleans as they are, NaN as null."""
+    array = pa.array(values, from_pandas=True)
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if pa.types.is_large_string(array.type) or pa.types.is_null(array.type):
+        array = array.cast(pa.string())
+    return array
+
+
+class dataset_folder:
+    """Context manager: a DatasetWriter on a temporary folder that becomes `folder` when all went well.
+
+    Set `spec` on the writer before leaving.
+    """
+
+    def __init__(self, folder: str | os.PathLike, schema: pa.Schema, *, force: bool = False):
+        self._atomic = atomic_path(folder, force=force)
+        self._schema = schema
+
+    def __enter__(self) -> DatasetWriter:
+        import json
+
+        part = self._atomic.__enter__()
+        self._write_json = lambda spec: (part / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=1) + "\n")
+        self._writer = DatasetWriter(part, self._schema)
+        self._writer.spec = None
+        return self._writer
+
+    def __exit__(self, kind: Any, value: Any, trace: Any) -> bool | None:
+        try:
+            if kind is None:
+                self._writer.finish(hashlib.sha256(repr(self._writer.spec).encode()).hexdigest())
+                self._write_json(self._writer.spec)
+            else:
+                self._writer.close()
+        except BaseException as e:
+            return self._atomic.__exit__(type(e), e, e.__traceback__)
+        return self._atomic.__exit__(kind, value, trace)

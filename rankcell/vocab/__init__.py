@@ -1,0 +1,17 @@
+"""What a token means: Vocabulary (gene <-> token, medians, aliases, special tokens) and Frame (head, tail)."""
+
+from rankcell.vocab.build import build_vocabulary
+from rankcell.vocab.catalog import find_vocabulary, shipped_vocabularies
+from rankcell.vocab.frame import Frame
+from rankcell.vocab.importer import import_geneformer
+from rankcell.vocab.vocabulary import SPECIALS, Vocabulary
+
+__all__ = [
+    "SPECIALS",
+    "Frame",
+    "Vocabulary",
+    "build_vocabulary",
+    "find_vocabulary",
+    "import_geneformer",
+    "shipped_vocabularies",
+]

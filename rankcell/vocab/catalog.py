@@ -1,0 +1,35 @@
+"""Vocabularies by name: those that ship with the package, and folders."""
+
+import os
+from pathlib import Path
+
+from rankcell.errors import VocabularyError
+from rankcell.vocab.vocabulary import Vocabulary
+
+DEMO = "pbmc68k"
+
+
+def dictionaries() -> Path:
+    """The folder of shipped vocabularies: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "tokenizer_dicts"
+    return inside if inside.is_dir() else package.parent / "tokenizer_dicts"
+
+
+def shipped_vocabularies() -> dict[str, Path]:
+    """Name -> folder of every vocabulary that ships with the package."""
+    folders = sorted(dictionaries().glob("*/vocabulary.json"))
+    return {p.parent.name: p.parent for p in folders}
+
+
+def find_vocabulary(vocab: "str | os.PathLike | Vocabulary") -> Vocabulary:
+    """A Vocabulary as it is, a folder, or the name of a shipped one (`demo` is `pbmc68k`)."""
+    if isinstance(vocab, Vocabulary):
+        return vocab
+    shipped = shipped_vocabularies()
+    name = DEMO if str(vocab) == "demo" else str(vocab)
+    if name in shipped and not (Path(vocab) / "vocabulary.json").exists():
+        return Vocabulary.load(shipped[name])
+    if not Path(vocab).is_dir():
+        raise VocabularyError(f"no vocabulary '{vocab}': give a vocabulary folder or one of {', '.join(['demo', *shipped])}")
+    return Vocabulary.load(vocab)

@@ -1,0 +1,222 @@
+"""Vocabulary: what each token means, and how a gene's counts are scaled before they are ranked."""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rankcell.errors import SettingsError, VocabularyError
+from rankcell.store import content_hash
+from rankcell.vocab.frame import Frame
+
+PAD, MASK, CLS, EOS = SPECIALS = ("<pad>", "<mask>", "<cls>", "<eos>")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Genes, their tokens and medians, the special tokens, and the names by which genes may be called.
+
+    name, species
+        What it is called, and what its genes belong to ("human"; "" when unknown).
+    genes
+        One id per gene: its Ensembl id, or its symbol where it has none. Unique.
+    tokens
+        int32, one token number per gene.
+    medians
+        float64, one per gene: the median over the cells that show it of count / n_counts * target_sum.
+    special
+        Special tokens by name, `<pad>` always among them.
+    symbols
+        One symbol per gene, "" where there is none.
+    aliases
+        Further names -> gene id.
+    max_len
+        The longest row, special tokens included.
+    target_sum
+        What a cell's counts are scaled to before medians divide them.
+    provenance
+        Where it comes from: plain JSON.
+    """
+
+    name: str
+    genes: tuple[str, ...]
+    tokens: np.ndarray
+    medians: np.ndarray
+    special: Mapping[str, int]
+    symbols: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    species: str = ""
+    max_len: int = 4096
+    target_sum: float = 10_000.0
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        put = functools.partial(object.__setattr__, self)
+        put("genes", tuple(map(str, self.genes)))
+        put("symbols", tuple(map(str, self.symbols)) or ("",) * len(self.genes))
+        put("tokens", _frozen(self.tokens, np.int32))
+        put("medians", _frozen(self.medians, np.float64))
+        put("special", {str(k): int(v) for k, v in self.special.items()})
+        _check(self)
+
+    def __len__(self) -> int:
+        return len(self.genes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __repr__(self) -> str:
+        special = " ".join(self.special)
+        return f"Vocabulary({self.name!r}, {len(self):,} genes, {special}, max_len={self.max_len}, hash={self.hash[:12]})"
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """sha256 of what decides the meaning of a row: gene ids, tokens, medians, special tokens, target_sum.
+
+        Symbols, aliases, name, species, max_len and provenance are ways to find or describe it and are left out.
+        """
+        order = np.argsort(self.tokens, kind="stable")
+        genes = [[int(self.tokens[i]), self.genes[i], float(self.medians[i]).hex()] for i in order]
+        special = sorted(self.special.items())
+        return content_hash({"genes": genes, "special": special, "target_sum": float(self.target_sum).hex()})
+
+    @property
+    def pad(self) -> int:
+        return self.special[PAD]
+
+    @property
+    def mask(self) -> int | None:
+        return self.special.get(MASK)
+
+    @property
+    def frame(self) -> Frame:
+        """The frame that this vocabulary gives a row by default: `<cls>` in front and `<eos>` behind, where it has them."""
+        return self.make_frame(cls=CLS in self.special)
+
+    def make_frame(self, *, cls: bool) -> Frame:
+        """The frame with or without special tokens. SettingsError when a `<cls>` is asked for and there is none."""
+        if not cls:
+            return Frame()
+        if CLS not in self.special:
+            raise SettingsError(f"vocabulary '{self.name}' has no <cls> token: tokenize with --no-cls")
+        return Frame((self.special[CLS],), (self.special[EOS],) if EOS in self.special else ())
+
+    @property
+    def n_ids(self) -> int:
+        """The number of token numbers that a model needs to cover it (highest token + 1)."""
+        return 1 + max(int(self.tokens.max(initial=0)), *self.special.values())
+
+    @functools.cached_property
+    def gene_of_token(self) -> np.ndarray:
+        """int32 of length `n_ids`: index of the gene with this token, -1 for special tokens and gaps."""
+        index = np.full(self.n_ids, -1, np.int32)
+        index[self.tokens] = np.arange(len(self), dtype=np.int32)
+        return index
+
+    def label(self, index: int) -> str:
+        """What to call gene `index` in a picture or a sentence: its symbol, or its id where it has none."""
+        return self.symbols[index] or self.genes[index]
+
+    def describe_token(self, token: int) -> str:
+        """The gene id or the special token's name for a token number."""
+        gene = int(self.gene_of_token[token]) if 0 <= token < self.n_ids else -1
+        if gene >= 0:
+            return self.genes[gene]
+        return next((name for name, t in self.special.items() if t == token), f"<unknown {token}>")
+
+    @functools.cached_property
+    def _index(self) -> dict[str, int]:
+        """Every exact name -> gene index. Ids win over symbols, symbols over aliases; an ambiguous symbol names nothing."""
+        by_id = {g: i for i, g in enumerate(self.genes)}
+        by_symbol: dict[str, int] = {}
+        for i, symbol in enumerate(self.symbols):
+            if symbol:
+                by_symbol[symbol] = -1 if symbol in by_symbol else i
+        by_alias = {a: by_id[g] for a, g in self.aliases.items() if g in by_id}
+        return {k: v for k, v in (by_alias | by_symbol | by_id).items() if v >= 0}
+
+    def lookup(self, names: Iterable[str]) -> np.ndarray:
+        """Gene indices (int32) for ids, symbols or aliases; -1 where unknown.
+
+        Ensembl ids may carry a version suffix (`ENSG00000138326.20`) and any case; symbols and aliases must match to
+        the letter, because a change of case turns a mouse gene's symbol into a human one's.
+        """
+        index = self._index
+        found = (index.get(n, -1) if (n := str(name).strip()) in index else index.get(_ensembl(n), -1) for name in names)
+        return np.fromiter(found, np.int32)
+
+    def find(self, name: str) -> int:
+        """Gene index of one id, symbol or alias. SettingsError when the vocabulary has no such gene."""
+        index = int(self.lookup([name])[0])
+        if index < 0:
+            raise SettingsError(
+                f"gene '{name}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()})"
+            )
+        return index
+
+    def examples(self, n: int = 3) -> str:
+        """A few genes, for a message."""
+        return ", ".join(f"{g} ({s})" if s and s != g else g for g, s in list(zip(self.genes, self.symbols, strict=True))[:n])
+
+    def save(self, folder: str | os.PathLike, *, force: bool = False) -> None:
+        """Write the vocabulary folder (DESIGN: `vocabulary.json`, `genes.tsv`, `aliases.tsv`)."""
+        from rankcell.vocab.folder import save_folder
+
+        save_folder(self, folder, force=force)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "Vocabulary":
+        """Read a vocabulary folder; VocabularyError when a part is missing or its content hash does not agree."""
+        from rankcell.vocab.folder import load_folder
+
+        return load_folder(folder)
+
+
+def _ensembl(name: str) -> str:
+    """An Ensembl-like id in upper case without its version; other names as they are."""
+    upper = name.upper()
+    if not upper.startswith("ENS"):
+        return name
+    stem, _, version = upper.partition(".")
+    return stem if version.isdigit() or not version else upper
+
+
+def _frozen(values: Sequence, dtype: Any) -> np.ndarray:
+    array = np.array(values, dtype)
+    array.setflags(write=False)
+    return array
+
+
+def _check(v: Vocabulary) -> None:
+    """A vocabulary that contradicts itself is refused when it is made, not when it is used."""
+
+    def refuse(what: str) -> None:
+        raise VocabularyError(f"vocabulary '{v.name}': {what}")
+
+    if not (len(v.genes) == len(v.symbols) == len(v.tokens) == len(v.medians)):
+        refuse(f"{len(v.genes)} genes, {len(v.symbols)} symbols, {len(v.tokens)} tokens and {len(v.medians)} medians")
+    if not v.genes:
+        refuse("it has no genes")
+    if len(set(v.genes)) != len(v.genes):
+        refuse("a gene id stands in it twice")
+    if PAD not in v.special:
+        refuse("it has no <pad> token")
+    used = [*v.tokens.tolist(), *v.special.values()]
+    if len(set(used)) != len(used):
+        refuse("a token number stands for two things")
+    if min(used) < 0:
+        refuse("a token number is negative")
+    bad = np.flatnonzero(~(np.isfinite(v.medians) & (v.medians > 0)))
+    if len(bad):
+        refuse(f"the median of {v.genes[bad[0]]} is {v.medians[bad[0]]}; medians are above zero")
+    if not (math.isfinite(v.target_sum) and v.target_sum > 0):
+        refuse(f"target_sum is {v.target_sum}")
+    if v.max_len < 3:
+        refuse(f"max_len is {v.max_len}")
