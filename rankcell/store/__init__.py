@@ -3,7 +3,7 @@
 from rankcell.store.atomic import atomic_path, require_new, writing
 from rankcell.store.jsonio import content_hash, read_json, write_json
 from rankcell.store.lock import locked
-from rankcell.store.run import ShardedRun
+from rankcell.store.run import ShardedRun, result_folder
 
 __all__ = [
     "ShardedRun",
@@ -12,6 +12,7 @@ __all__ = [
     "locked",
     "read_json",
     "require_new",
+    "result_folder",
     "write_json",
     "writing",
 ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import OutputError
+from rankcell.store.atomic import writing
 from rankcell.store.jsonio import content_hash, read_json, write_json
 
 MANIFEST = "manifest.json"
@@ -26,9 +27,7 @@ class ShardedRun:
     @classmethod
     def open(cls, folder: str | os.PathLike, settings: dict[str, Any], *, force: bool = False) -> "ShardedRun":
         """Start or go on with the job that `settings` (plain JSON values) describe."""
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder} is a file: a screen writes a folder, choose another name")
+        folder = result_folder(folder)
         held = folder / MANIFEST
         if held.is_file():
             manifest = cls.read(folder).manifest
@@ -42,8 +41,6 @@ class ShardedRun:
                 )
         elif folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
             raise OutputError(f"{folder} exists and is not a rankcell result: choose another output")
-        if not folder.parent.is_dir():
-            raise OutputError(f"the folder {folder.parent} does not exist: make it first")
         clear(folder)
         manifest = {"fingerprint": content_hash(settings), "settings": settings, "complete": False}
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
@@ -75,6 +72,18 @@ class ShardedRun:
         """Record what came out, and that nothing is missing."""
         self.manifest |= facts | {"complete": True}
         write_json(self.folder / MANIFEST, self.manifest)
+
+
+def result_folder(path: str | os.PathLike) -> Path:
+    """`path` as an existing folder, made when its parent exists. OutputError when it is a file or cannot be made."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file: this writes a folder, choose another name")
+    if not folder.parent.is_dir():
+        raise OutputError(f"the folder {folder.parent} does not exist: make it first")
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
 def clear(folder: Path) -> None:

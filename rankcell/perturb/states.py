@@ -1,0 +1,111 @@
+"""State embeddings: the mean readout over all input cells of a state, before any edit; from the cells or from a file."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rankcell.embed import Embedder
+from rankcell.errors import InputError, SettingsError
+from rankcell.store import atomic_path
+from rankcell.tokens.tokenset import TokenSet
+
+
+@dataclass(frozen=True)
+class StateEmbeddings:
+    """One vector per state and readout ("cell": mean over genes; "cls"), float64."""
+
+    vectors: dict[tuple[str, str], np.ndarray]
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(state for state, _ in self.vectors))
+
+    def check_width(self, width: int, model: str) -> None:
+        for (state, readout), v in self.vectors.items():
+            if len(v) != width:
+                raise SettingsError(f"state '{state}' ({readout}) has {len(v)} numbers; the states of model '{model}' have {width}")
+            if not np.isfinite(v).all():
+                raise SettingsError(f"state '{state}' ({readout}) holds NaN or infinite numbers")
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a parquet table `state`, `readout`, `embedding`, which `read_states` reads."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names, readouts = zip(*self.vectors, strict=True)
+        table = pa.table({"state": list(names), "readout": list(readouts), "embedding": [v.tolist() for v in self.vectors.values()]})
+        with atomic_path(path, force=True) as part:
+            pq.write_table(table, part)
+
+
+def read_states(path: str | os.PathLike) -> StateEmbeddings:
+    """State embeddings from a parquet table (`state`, `readout`, `embedding`) or a csv (`state,readout,` and the numbers)."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"no such file: {path}")
+    try:
+        rows = _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path)
+        vectors = {(s, r): np.asarray(v, np.float64) for s, r, v in rows}
+    except (ValueError, KeyError, IndexError, OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path} is not a table of states (columns state, readout, embedding): {e}") from e
+    odd = [r for _, r in vectors if r not in ("cell", "cls")]
+    if odd or not vectors:
+        raise InputError(f"{path}: readout '{odd[0] if odd else ''}' is not known; a state's readout is cell or cls")
+    return StateEmbeddings(vectors)
+
+
+def _parquet_rows(path: Path) -> list[tuple[str, str, list[float]]]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=["state", "readout", "embedding"])
+    return list(zip(*(table[c].to_pylist() for c in table.column_names), strict=True))
+
+
+def _csv_rows(path: Path) -> list[tuple[str, str, list[float]]]:
+    import csv
+
+    with open(path, newline="", encoding="utf-8") as f:
+        head, *rows = csv.reader(f)
+    if head[:2] != ["state", "readout"]:
+        raise ValueError(f"its first columns are {head[:2]}")
+    return [(r[0], r[1], [float(x) for x in r[2:]]) for r in rows]
+
+
+def split_state(text: str, option: str) -> tuple[str, str]:
+    """`COL=STATE` -> (column, state)."""
+    column, found, state = text.partition("=")
+    if not found or not column or not state:
+        raise SettingsError(f"{option} {text!r}: expected COLUMN=STATE, such as {option} cell_type=B")
+    return column, state
+
+
+def cells_of(tokens: TokenSet, text: str, option: str) -> np.ndarray:
+    """The rows of the cells in a state; SettingsError when no cell is in it."""
+    column, state = split_state(text, option)
+    values = tokens.obs(column).astype(str)
+    rows = np.flatnonzero(values == state)
+    if not len(rows):
+        there = sorted(set(values))
+        raise SettingsError(f"no cell has {column} = '{state}'; there are {', '.join(there[:8])}{' ...' if len(there) > 8 else ''}")
+    return rows
+
+
+def embed_states(embedder: Embedder, tokens: TokenSet, toward: Sequence[str], *, layer: int) -> StateEmbeddings:
+    """The states named in `toward` (COL=STATE), each the mean over all its cells in `tokens`, per readout of the model."""
+    pools = {"cell": "mean"} | ({"cls": "cls"} if tokens.frame.has_cls else {})
+    vectors = {}
+    for text in dict.fromkeys(toward):
+        rows = cells_of(tokens, text, "--toward")
+        rows = rows[tokens.n_genes[rows] > 0]
+        _, state = split_state(text, "--toward")
+        if not len(rows):
+            raise SettingsError(f"all cells of state '{state}' are without genes")
+        if any(state == s for s, _ in vectors):
+            raise SettingsError(f"two states are called '{state}': their columns would have one name")
+        found = embedder.embed(tokens.take(rows), pool=list(pools.values()), layer=layer)
+        for readout, pool in pools.items():
+            vectors[state, readout] = found.columns[f"{pool}_layer{layer}"].astype(np.float64).mean(0)
+    return StateEmbeddings(vectors)
