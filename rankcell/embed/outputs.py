@@ -61,9 +61,9 @@ def _replace(group: Any, key: str, value: Any) -> None:
     ad.io.write_elem(group, key, value)
 
 
-def uns_entry(e: Embeddings) -> dict[str, Any]:
-    """What stands in `uns["rankcell"]`: the meta, with each obsm key's pool and layer (h5ad holds no lists of numbers in JSON form)."""
-    keys = dict(zip(e.obsm(), e.meta["outputs"].values(), strict=True))
+def uns_entry(e: Embeddings, key: str = "X_rankcell") -> dict[str, Any]:
+    """What stands in `uns["rankcell"]`: the meta, with the pool and layer of each obsm key."""
+    keys = dict(zip(e.obsm(key), e.meta["outputs"].values(), strict=True))
     return e.meta | {"outputs": keys, "frame": json.dumps(e.meta["frame"])}
 
 

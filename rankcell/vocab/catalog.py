@@ -16,6 +16,19 @@ def dictionaries() -> Path:
     return inside if inside.is_dir() else package.parent / "tokenizer_dicts"
 
 
+def read_ids(path: str | os.PathLike) -> dict[str, str]:
+    """Symbol -> Ensembl id from a two-column table (`symbol`, `ensembl_id`); symbols without an id are left out."""
+    from rankcell.vocab.folder import read_tsv
+
+    try:
+        rows = read_tsv(Path(path), ["symbol", "ensembl_id"])
+    except FileNotFoundError:
+        raise VocabularyError(f"no such file: {path}") from None
+    except (ValueError, IsADirectoryError) as e:
+        raise VocabularyError(f"{path} is not a table of symbols and ids: {e}") from None
+    return {symbol: ensembl for symbol, ensembl in rows if ensembl}
+
+
 def shipped_vocabularies() -> dict[str, Path]:
     """Name -> folder of every vocabulary that ships with the package."""
     folders = sorted(dictionaries().glob("*/vocabulary.json"))

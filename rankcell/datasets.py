@@ -1,0 +1,44 @@
+"""Real cells that are at hand: data sets for trials, tutorials and the demo."""
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["pbmc68k"]
+
+
+def pbmc68k() -> Any:
+    """700 peripheral blood cells (10x Genomics, Zheng et al. 2017) with their integer counts back in X.
+
+    Returns an AnnData of 700 cells x 765 genes: `X` the counts (float32 CSR), `obs["n_counts"]` each cell's total over
+    all its genes (also those not in this subset), `obs["bulk_labels"]` cell types, `var["ensembl_id"]`, `var_names`
+    symbols. scanpy ships these cells as log-normalised values in `raw`; a row's counts are its `expm1` values divided by
+    the smallest of them that is not zero (one count), which are whole numbers to within rounding.
+    """
+    import warnings
+
+    import anndata as ad
+    import pandas as pd
+    import scanpy as sc
+    import scipy.sparse as sp
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the file was written by an old anndata; its reader says so at length
+        shipped = sc.datasets.pbmc68k_reduced()
+    x = sp.csr_matrix(shipped.raw.X).astype(np.float64)
+    x.data = np.expm1(x.data)
+    x.eliminate_zeros()
+    one = np.array([x.data[a:b].min() if b > a else 1.0 for a, b in zip(x.indptr[:-1], x.indptr[1:], strict=True)])
+    x.data = np.rint(x.data / np.repeat(one, np.diff(x.indptr)))
+    symbols = [str(g) for g in shipped.raw.var_names]
+    ids = _ensembl_ids()
+    var = pd.DataFrame({"ensembl_id": [ids.get(s, "") for s in symbols]}, index=pd.Index(symbols, name="symbol"))
+    obs = shipped.obs[["bulk_labels", "n_genes", "percent_mito", "n_counts", "phase", "louvain"]].copy()
+    obs.index.name = "cell_id"
+    return ad.AnnData(x.astype(np.float32), obs=obs, var=var)
+
+
+def _ensembl_ids() -> dict[str, str]:
+    from rankcell.vocab.catalog import dictionaries, read_ids
+
+    return read_ids(dictionaries() / "pbmc68k.symbols.tsv")

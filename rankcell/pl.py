@@ -1,0 +1,22 @@
+"""Plotting counter: pictures of screens and embeddings as matplotlib axes."""
+
+from typing import Any
+
+__all__ = ["ranked_genes"]
+
+
+def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any = None) -> Any:
+    """Bars of the strongest edits, with standard errors.
+
+    ranked
+        What rc.tl.rank_edits gives.
+    n
+        How many edits; of a `toward_...` score up to half of them from either end.
+    ax
+        Matplotlib axes to draw on; None: a new figure.
+
+    Returns the axes.
+    """
+    from rankcell.report.figures import draw_ranked
+
+    return draw_ranked(ranked, n=n, title=title, ax=ax)
