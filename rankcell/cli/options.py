@@ -1,0 +1,19 @@
+"""Options that several verbs share, each with its help."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+In = Annotated[Path, typer.Argument(metavar="IN", help="A count file (h5ad) or a token set folder.")]
+Counts = Annotated[Path, typer.Argument(metavar="IN", help="A count file (h5ad).")]
+Model = Annotated[str, typer.Option(help="A checkpoint folder, or 'demo'.")]
+ModelVocab = Annotated[str | None, typer.Option(help="A vocabulary folder or name; completes a checkpoint that carries none.")]
+CountsLayer = Annotated[str | None, typer.Option(help="The layer that holds the counts (default X).")]
+Raw = Annotated[bool, typer.Option("--raw", help="The counts are in raw.")]
+GeneColumn = Annotated[str | None, typer.Option(help="The var column that names the genes (default: found by membership).")]
+AllowNonCounts = Annotated[bool, typer.Option("--allow-non-counts", help="Rank values that are not counts.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[str, typer.Option(help="auto (fp32), fp32, bf16 or fp16.")]
+TokensPerBatch = Annotated[int, typer.Option(help="Most tokens, padding included, given to the model at once.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]

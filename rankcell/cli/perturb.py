@@ -1,0 +1,71 @@
+"""rankcell perturb"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rankcell.cli import options as o
+
+
+def perturb(
+    source: o.In,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The results folder; the same command goes on in it.")],
+    model: o.Model = "demo",
+    vocab: o.ModelVocab = None,
+    layer: Annotated[int, typer.Option(help="Model layer whose states are compared (-1: output of the last block).")] = -2,
+    kind: Annotated[str, typer.Option(help="delete or overexpress.")] = "delete",
+    genes: Annotated[str, typer.Option(metavar="all|A,B|@FILE", help="Genes, one by one: all that a cell shows, names, or a file of names.")] = "all",
+    group: Annotated[bool, typer.Option("--group", help="Perturb the named genes together.")] = False,
+    any: Annotated[bool, typer.Option("--any", help="Delete a group also where a cell shows only some of it.")] = False,
+    start: Annotated[str | None, typer.Option(metavar="COL=STATE", help="Perturb only these cells.")] = None,
+    toward: Annotated[list[str] | None, typer.Option(metavar="COL=STATE", help="Also score the movement toward these cells; may be repeated.")] = None,
+    states: Annotated[Path | None, typer.Option(metavar="FILE", help="Further states: a table of state, readout, embedding.")] = None,
+    affected: Annotated[bool, typer.Option("--affected", help="Also a table per affected gene.")] = False,
+    readout_compat: Annotated[str, typer.Option(help="'geneformer' keeps the perturbed gene in the cell readout of --toward.")] = "rankcell",
+    cells: Annotated[int | None, typer.Option(metavar="N", help="Only the first N cells (with --seed: N drawn).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draw --cells with this seed.")] = None,
+    counts_layer: o.CountsLayer = None,
+    raw: o.Raw = False,
+    gene_column: o.GeneColumn = None,
+    allow_non_counts: o.AllowNonCounts = False,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    tokens_per_batch: o.TokensPerBatch = 16_384,
+    force: o.Force = False,
+) -> None:
+    """Delete or overexpress genes in every cell and measure how far the model's states move."""
+    from rankcell import jobs
+    from rankcell.cli.main import progress
+
+    with progress("tokens screened") as tick:
+        screen = jobs.perturb(
+            source,
+            out,
+            model=model,
+            vocab=vocab,
+            layer=layer,
+            kind=kind,
+            genes=genes,
+            group=group,
+            any=any,
+            start=start,
+            toward=toward or (),
+            states=states,
+            affected=affected,
+            readout_compat=readout_compat,
+            cells=cells,
+            seed=seed,
+            counts_layer=counts_layer,
+            raw=raw,
+            gene_column=gene_column,
+            allow_non_counts=allow_non_counts,
+            device=device,
+            precision=precision,
+            tokens_per_batch=tokens_per_batch,
+            force=force,
+            progress=tick,
+        )
+    skipped = screen.manifest["n_skipped"]
+    left_out = f", {skipped:,} cells and genes without a row (the cell lacks the gene)" if skipped else ""
+    typer.echo(f"{out}/screen.parquet: {screen.manifest['n_rows']:,} rows for {screen.manifest['n_cells']:,} cells{left_out}")

@@ -1,0 +1,5 @@
+"""rankcell pretrain"""
+
+
+def pretrain() -> None:
+    """Train."""
