@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import InputError, SettingsError
+from rankcell.errors import InputError, SettingsError, VocabularyError
 from rankcell.tokens import Tokenizer, TokenSet
-from rankcell.vocab import SPECIALS, Vocabulary, build_vocabulary, find_vocabulary, import_geneformer
+from rankcell.vocab import SPECIALS, Vocabulary, build_vocabulary, find_vocabulary, import_geneformer, shipped_vocabularies
 
 Progress = Callable[[int, int], None] | None
 
@@ -176,6 +176,37 @@ def named_genes(genes: str | Sequence[str]) -> str | list[str]:
         raise InputError(f"no such file: {path} (from --genes {genes})")
     lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
     return [g for line in lines for g in line.replace(",", " ").split()]
+
+
+def pretrain(
+    source: Any,
+    out: str | os.PathLike,
+    *,
+    vocab: str | os.PathLike | Vocabulary | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    force: bool = False,
+    progress: Progress = None,
+    **recipe: Any,
+) -> dict[str, Any]:
+    """Tokens -> a trained checkpoint folder `out`; `recipe`: the fields of rankcell.train.Recipe."""
+    from rankcell.train import Recipe, pretrain
+
+    chosen = None if vocab is None else find_vocabulary(vocab)
+    tokens = source if isinstance(source, TokenSet) else TokenSet.open(source, vocab=chosen)
+    chosen = chosen or _shipped_of(tokens)
+    return pretrain(
+        tokens, out, vocab=chosen, recipe=Recipe(**recipe), device=device, precision=precision, force=force, progress=progress
+    )
+
+
+def _shipped_of(tokens: TokenSet) -> Vocabulary:
+    """The shipped vocabulary that the tokens were made with; VocabularyError when there is none."""
+    for folder in shipped_vocabularies().values():
+        vocab = Vocabulary.load(folder)
+        if vocab.hash == tokens.spec.vocabulary_hash:
+            return vocab
+    raise VocabularyError(f"the tokens' vocabulary '{tokens.spec.vocabulary}' does not ship with rankcell: pass its folder with --vocab")
 
 
 def build_vocab(

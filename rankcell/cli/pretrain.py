@@ -1,5 +1,79 @@
 """rankcell pretrain"""
 
+from pathlib import Path
+from typing import Annotated
 
-def pretrain() -> None:
-    """Train."""
+import typer
+
+from rankcell.cli import options as o
+
+
+def pretrain(
+    source: Annotated[Path, typer.Argument(metavar="TOKENS", help="A token set folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The checkpoint folder to write.")],
+    vocab: Annotated[str | None, typer.Option(help="The tokens' vocabulary (default: found among the shipped ones).")] = None,
+    layers: Annotated[int, typer.Option(help="Blocks.")] = 3,
+    width: Annotated[int, typer.Option(help="Width of a state.")] = 128,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
+    intermediate: Annotated[int, typer.Option(help="Width inside a block.")] = 256,
+    positions: Annotated[int | None, typer.Option(help="Longest row (default: room for every gene of the vocabulary).")] = None,
+    activation: Annotated[str, typer.Option(help="relu or gelu.")] = "relu",
+    dropout: Annotated[float, typer.Option(help="Of states and attention.")] = 0.0,
+    epochs: Annotated[int, typer.Option(help="Passes over the training cells.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Cells per batch, of like length.")] = 16,
+    lr: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 2e-3,
+    warmup: Annotated[float, typer.Option(help="Share of steps in which it rises; then cosine decay.")] = 0.05,
+    weight_decay: Annotated[float, typer.Option(help="Of matrices.")] = 0.01,
+    clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 1.0,
+    average: Annotated[float, typer.Option(help="Decay of the running average of weights that is kept (0: the last weights).")] = 0.0,
+    mask_rate: Annotated[float, typer.Option(help="Share of genes masked.")] = 0.15,
+    drop: Annotated[float, typer.Option(help="Highest share of genes taken out of a row, drawn anew each time.")] = 0.0,
+    cell_weight: Annotated[float, typer.Option(help="Weight of the cell objective (readouts must name the genes not shown).")] = 0.0,
+    cell_layer: Annotated[int, typer.Option(help="The layer that the cell objective reads.")] = -2,
+    smart_start: Annotated[bool, typer.Option("--smart-start/--no-smart-start", help="Begin from smooth positions and gene company, or from noise.")] = True,
+    holdout: Annotated[float, typer.Option(help="Share of cells kept out of training.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    force: o.Force = False,
+) -> None:
+    """Train a masked-language model on tokens: a checkpoint with its vocabulary, held-out accuracies and a loss curve."""
+    from rankcell import jobs
+    from rankcell.cli.main import progress
+
+    with progress("training steps") as tick:
+        facts = jobs.pretrain(
+            source,
+            out,
+            vocab=vocab,
+            layers=layers,
+            width=width,
+            heads=heads,
+            intermediate=intermediate,
+            positions=positions,
+            activation=activation,
+            dropout=dropout,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            warmup=warmup,
+            weight_decay=weight_decay,
+            clip=clip,
+            average=average,
+            mask_rate=mask_rate,
+            drop=drop,
+            cell_weight=cell_weight,
+            cell_layer=cell_layer,
+            smart_start=smart_start,
+            holdout=holdout,
+            seed=seed,
+            device=device,
+            precision=precision,
+            force=force,
+            progress=tick,
+        )
+    best = max(facts["baselines"].values(), key=lambda b: b["top10"])
+    typer.echo(
+        f"{out}: held-out masked genes: top 1 {facts['heldout']['top1']:.3f}, top 10 {facts['heldout']['top10']:.3f} "
+        f"(best baseline {best['top1']:.3f}, {best['top10']:.3f}); {facts['minutes']} minutes"
+    )

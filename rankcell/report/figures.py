@@ -1,0 +1,108 @@
+"""Figures, drawn with matplotlib's object interface: no pyplot, no global state, the same bytes each time."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+INK, GREY, UP, DOWN = "#1b2733", "#8a97a3", "#b2432f", "#2b6ca3"
+_PALETTE = ["#2b6ca3", "#b2432f", "#3f8f5b", "#8457a6", "#c98a1b", "#3aa0a8", "#c2558f", "#7a6a4f", "#5566cc", "#9aa300", "#444b54", "#e08a6d"]
+
+
+def new_figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _plain(ax: Any) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=9)
+
+
+def pretty_score(by: str) -> str:
+    """A score's column name in words."""
+    where = " (in place)" if by.endswith("_in_place") else ""
+    stem = by.removesuffix("_in_place")
+    if stem.startswith("toward_"):
+        state, _, readout = stem.removeprefix("toward_").rpartition("_")
+        return f"movement toward {state}, {'CLS' if readout == 'cls' else 'cell mean'}{where}"
+    return f"shift (1 - {stem}){where}"
+
+
+def draw_ranked(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any = None) -> Any:
+    """See rankcell.pl.ranked_genes."""
+    by = ranked.attrs.get("by", "effect")
+    shown = strongest(ranked, n) if by.startswith("toward_") else ranked.head(n)
+    if ax is None:
+        ax = new_figure(6.4, 1.4 + 0.24 * max(4, len(shown))).add_subplot()
+    at = np.arange(len(shown))[::-1]
+    effect = shown["effect"].to_numpy(float)
+    ax.barh(at, effect, color=np.where(effect >= 0, UP, DOWN), height=0.72, xerr=np.nan_to_num(shown["sem"].to_numpy(float)), ecolor=GREY)
+    ax.set_yticks(at, shown["symbols"], fontsize=9)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_xlabel(f"{pretty_score(by)}\nmean over cells, bar: standard error", fontsize=9)
+    ax.set_title(title or "", fontsize=11, loc="left", color=INK)
+    ax.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3), useMathText=True)
+    ax.margins(y=0.02)
+    _plain(ax)
+    return ax
+
+
+def strongest(ranked: Any, n: int) -> Any:
+    """Up to n/2 edits from the top and n/2 from the bottom, those of the top with a positive and of the bottom with a negative effect."""
+    import pandas as pd
+
+    up = ranked[ranked.effect > 0].head(n // 2)
+    down = ranked[ranked.effect < 0].tail(n - n // 2)
+    joined = pd.concat([up, down])
+    joined.attrs = ranked.attrs
+    return joined
+
+
+def draw_embeddings(panels: Mapping[str, np.ndarray], labels: Sequence[str], *, titles: Mapping[str, str] | None = None) -> Any:
+    """A figure of two-dimensional embeddings side by side, coloured by label; one legend for all."""
+    labels = np.asarray(labels, str)
+    names = sorted(set(labels), key=lambda x: (-(labels == x).sum(), x))
+    figure = new_figure(4.2 * len(panels), 4.9)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    order = np.random.default_rng(0).permutation(len(labels))
+    colour = np.array([_PALETTE[names.index(x) % len(_PALETTE)] for x in labels])
+    for ax, (name, xy) in zip(axes, panels.items(), strict=True):
+        ax.scatter(*xy[order].T, c=colour[order], s=11, linewidths=0, alpha=0.85)
+        ax.set_title((titles or {}).get(name, name), fontsize=11, loc="left", color=INK)
+        ax.set(xticks=[], yticks=[])
+        ax.set_xlabel("UMAP 1", fontsize=8, color=GREY)
+        ax.set_ylabel("UMAP 2", fontsize=8, color=GREY)
+        _plain(ax)
+    handles = [axes[0].scatter([], [], c=_PALETTE[i % len(_PALETTE)], s=30, label=f"{x} ({(labels == x).sum()})") for i, x in enumerate(names)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)), fontsize=9, frameon=False)
+    return figure
+
+
+def draw_curve(curve: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Training and held-out loss, and held-out accuracies, over epochs."""
+    figure = new_figure(8.4, 3.4)
+    left, right = figure.subplots(1, 2)
+    epoch = [row["epoch"] for row in curve]
+    for key, colour, label in (("train_loss", GREY, "training"), ("heldout_loss", UP, "held out")):
+        left.plot(epoch, [row[key] for row in curve], color=colour, label=label)
+    left.set_ylabel("masked-gene cross entropy (nats)", fontsize=9)
+    for key, colour, label in (("heldout_top10", DOWN, "top 10"), ("heldout_top1", UP, "top 1")):
+        right.plot(epoch, [row[key] for row in curve], color=colour, label=label)
+    right.set_ylabel("held-out masked-gene accuracy", fontsize=9)
+    right.set_ylim(bottom=0)
+    for ax in (left, right):
+        ax.set_xlabel("epoch", fontsize=9)
+        ax.legend(frameon=False, fontsize=9)
+        _plain(ax)
+    save(figure, path)
