@@ -13,10 +13,14 @@ def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any 
     n
         How many edits; of a `toward_...` score up to half of them from either end.
     ax
-        Matplotlib axes to draw on; None: a new figure.
+        Matplotlib axes to draw on; None: a new pyplot figure.
 
     Returns the axes.
     """
     from rankcell.report.figures import draw_ranked
 
-    return draw_ranked(ranked, n=n, title=title, ax=ax)
+    if ax is None:
+        from matplotlib import pyplot as plt
+
+        _, ax = plt.subplots(figsize=(6.4, 1.4 + 0.24 * max(4, min(n, len(ranked)))), layout="constrained")
+    return draw_ranked(ranked, ax=ax, n=n, title=title)

@@ -45,9 +45,9 @@ def first_non_count(data: np.ndarray) -> tuple[int, str] | None:
 
 
 def row_sums(indptr: np.ndarray, data: np.ndarray) -> np.ndarray:
-    """The sum of each row in float64, cast to the matrix' type."""
+    """The sum of each row in float64, as float32 for a matrix of that type: a total of integers may not fit their type."""
     total = np.zeros(len(indptr) - 1, np.float64)
     filled = np.flatnonzero(np.diff(indptr))
     if len(filled):
         total[filled] = np.add.reduceat(data, indptr[filled], dtype=np.float64)
-    return total.astype(data.dtype if data.dtype.kind in "fiu" else np.float64)
+    return total.astype(np.float32 if data.dtype in (np.float16, np.float32) else np.float64)

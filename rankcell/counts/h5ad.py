@@ -116,7 +116,8 @@ class H5adSource(CountSource):
             last = int(np.searchsorted(row_ptr, row_ptr[first] + CSC_ENTRIES_PER_PASS, side="right")) - 1
             last = min(self.n_cells, max(last, first + 1))
             rows, columns, values = self._csc_rows(indptr, first, last)
-            x = sp.coo_matrix((values, (rows, columns)), shape=(last - first, self.n_genes)).tocsr()
+            column_ptr = np.searchsorted(columns, np.arange(self.n_genes + 1))
+            x = sp.csc_matrix((values, rows, column_ptr), shape=(last - first, self.n_genes)).tocsr()
             for a, b in row_groups(x.indptr.astype(np.int64), rows_per_block):
                 at = slice(x.indptr[a], x.indptr[b])
                 yield x.indptr[a : b + 1].astype(np.int64) - int(x.indptr[a]), x.indices[at], x.data[at]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.embed.pools import Pool, States, choose_pools
-from rankcell.errors import RankcellWarning
+from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.model import Checkpoint, Encoder, collate, open_checkpoint, plan_batches
 from rankcell.model.batches import TOKENS_PER_BATCH
 from rankcell.tokens.tokenset import TokenSet
@@ -69,6 +69,8 @@ class Embedder:
         """The pools and {layer as typed: number of blocks}; raises when tokens, pools or layers do not fit the model."""
         self.checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
         pools = choose_pools(list(pool), tokens.frame)
+        if not layer:
+            raise SettingsError("no layer was asked for")
         return pools, {n: self.checkpoint.resolve_layer(n) for n in layer}
 
     def embed(
@@ -86,7 +88,7 @@ class Embedder:
         """
         pools, blocks = self.check(tokens, _several(pool), _several(layer))
         filled = np.flatnonzero(tokens.n_genes > 0)
-        names = [(f"{p.name}_layer{n}", p, k) for n, k in blocks.items() for p in pools]
+        names = [(f"{p.name}_layer{n}", p, n) for n in blocks for p in pools]
         columns = {name: np.full((len(tokens), self.checkpoint.width), np.nan, np.float32) for name, _, _ in names}
         done = 0
         for rows in plan_batches(tokens.lengths[filled], tokens_per_batch=self.tokens_per_batch):
@@ -94,25 +96,25 @@ class Embedder:
             batch = collate([tokens.row(i) for i in rows], rows, pad=self.checkpoint.vocab.pad)
             states = self.encoder.states(batch.input_ids, batch.attend, list(blocks.values()))
             body = self.encoder.tensor(body_mask(batch.lengths, batch.input_ids.shape[1], tokens.frame))
-            for name, p, k in names:
-                columns[name][batch.rows] = p.compute(States(states[k], body, tokens.frame)).cpu().numpy()
+            for name, p, n in names:
+                columns[name][batch.rows] = p.compute(States(states[blocks[n]], body, tokens.frame)).cpu().numpy()
             done += len(rows)
             if progress:
                 progress(done, len(filled))
         if len(filled) < len(tokens):
             n = len(tokens) - len(filled)
             warnings.warn(f"{n:,} of {len(tokens):,} cells have no genes: their embeddings are NaN", RankcellWarning, stacklevel=2)
-        return Embeddings(tokens.cell_ids, columns, self._meta(tokens, names, list(blocks)))
+        return Embeddings(tokens.cell_ids, columns, self._meta(tokens, names))
 
-    def _meta(self, tokens: TokenSet, names: list[tuple[str, Pool, int]], layers: list[int]) -> dict[str, Any]:
-        typed = {self.checkpoint.resolve_layer(n): n for n in layers}
+    def _meta(self, tokens: TokenSet, names: list[tuple[str, Pool, int]]) -> dict[str, Any]:
         return {
             "model": self.checkpoint.name,
             "model_hash": self.checkpoint.hash,
+            "width": self.checkpoint.width,
             "vocabulary": tokens.spec.vocabulary,
             "vocabulary_hash": tokens.spec.vocabulary_hash,
             "frame": tokens.frame.to_json(),
-            "outputs": {name: {"pool": p.name, "layer": typed[k]} for name, p, k in names},
+            "outputs": {name: {"pool": p.name, "layer": n} for name, p, n in names},
             "n_cells_without_genes": int((tokens.n_genes <= 0).sum()),
             "version": tokens.spec.version,
         } | self.encoder.description

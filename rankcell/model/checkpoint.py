@@ -14,6 +14,7 @@ from rankcell.vocab import Vocabulary, find_vocabulary
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary"
 _INDEX = "model.safetensors.index.json"
+_NEEDED = {"num_hidden_layers": int, "hidden_size": int, "max_position_embeddings": int, "vocab_size": int, "model_type": str}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Checkpoint:
         if (self.folder / WEIGHTS).exists():
             return [self.folder / WEIGHTS]
         if index.exists():
-            return [self.folder / f for f in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            return _indexed_files(index)
         extra = "; pickled weights (pytorch_model.bin) are not read: save them with safe_serialization=True"
         raise ModelError(f"{self.folder} has no {WEIGHTS}{extra if (self.folder / 'pytorch_model.bin').exists() else ''}")
 
@@ -119,6 +120,18 @@ def open_checkpoint(model: str | os.PathLike | Checkpoint, *, vocab: str | os.Pa
     return Checkpoint(name, folder, config, chosen)
 
 
+def _indexed_files(index: Path) -> list[Path]:
+    """The files of a checkpoint in parts, all there."""
+    try:
+        files = [index.parent / f for f in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ModelError(f"{index} cannot be read: {e}") from e
+    for file in files:
+        if not file.exists():
+            raise ModelError(f"{file} is not there, though {index.name} names it")
+    return files
+
+
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
@@ -127,7 +140,8 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder} is not a checkpoint: it has no {CONFIG}") from None
     except ValueError as e:
         raise ModelError(f"{path} cannot be read: {e}") from e
-    lacking = [k for k in ("num_hidden_layers", "hidden_size", "max_position_embeddings", "vocab_size", "model_type") if k not in config]
+    config = config if isinstance(config, dict) else {}
+    lacking = [k for k, kind in _NEEDED.items() if not isinstance(config.get(k), kind)]
     if lacking:
         raise ModelError(f"{path} does not say {', '.join(lacking)}: only encoder models with learned positions (BERT) are read")
     return config

@@ -42,7 +42,7 @@ class Encoder:
         kind = self.device.type
         threads = torch.get_num_threads() if kind == "cpu" else 0
         name = torch.cuda.get_device_name(self.device) if kind == "cuda" else "cpu"
-        return {"device": name, "precision": self.precision, "threads": threads, "torch": torch.__version__}
+        return {"device": name, "precision": self.precision, "threads": threads, "torch": str(torch.__version__)}
 
     def states(self, input_ids: np.ndarray, attend: np.ndarray | None, layers: Sequence[int]) -> dict[int, Any]:
         """Hidden states [rows, positions, width] (float32, on the device) after each number of blocks in `layers`.
@@ -112,8 +112,11 @@ def _load_trunk(checkpoint: Checkpoint) -> Any:
         config = AutoConfig.for_model(**checkpoint.config)
     except ValueError as e:
         raise ModelError(f"model '{checkpoint.name}' has an unknown model_type '{checkpoint.config['model_type']}'") from e
-    with torch.device("meta"):
-        trunk = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation="sdpa")
+    try:
+        with torch.device("meta"):
+            trunk = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation="sdpa")
+    except (TypeError, ValueError) as e:  # no pooling layer to leave out, or numbers that do not go together
+        raise ModelError(f"no encoder built like BERT can be made from the config of model '{checkpoint.name}': {e}") from e
     if not hasattr(getattr(trunk, "encoder", None), "layer"):
         raise ModelError(f"model '{checkpoint.name}' is a {config.model_type}: only encoders built like BERT are read")
     wanted = trunk.state_dict()

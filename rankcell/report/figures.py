@@ -1,6 +1,5 @@
 """Figures, drawn with matplotlib's object interface: no pyplot, no global state, the same bytes each time."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,12 +38,10 @@ def pretty_score(by: str) -> str:
     return f"shift (1 - {stem}){where}"
 
 
-def draw_ranked(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any = None) -> Any:
+def draw_ranked(ranked: Any, *, ax: Any, n: int = 20, title: str | None = None) -> Any:
     """See rankcell.pl.ranked_genes."""
     by = ranked.attrs.get("by", "effect")
     shown = strongest(ranked, n) if by.startswith("toward_") else ranked.head(n)
-    if ax is None:
-        ax = new_figure(6.4, 1.4 + 0.24 * max(4, len(shown))).add_subplot()
     at = np.arange(len(shown))[::-1]
     effect = shown["effect"].to_numpy(float)
     ax.barh(at, effect, color=np.where(effect >= 0, UP, DOWN), height=0.72, xerr=np.nan_to_num(shown["sem"].to_numpy(float)), ecolor=GREY)

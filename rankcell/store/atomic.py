@@ -13,12 +13,17 @@ from rankcell.errors import OutputError
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def require_new(path: str | os.PathLike, *, force: bool = False) -> Path:
+def require_new(path: str | os.PathLike, *, force: bool = False, folder: bool = False) -> Path:
     """Return `path` if nothing stands there yet (or `force`), and its parent can hold it.
 
-    Raises OutputError when it exists, or when its parent is missing or not a folder.
+    Raises OutputError when it exists, when a `folder` would replace a file (the input, say), or when its parent is
+    missing or not a folder.
     """
     path = Path(path)
+    if path.name in ("", ".."):
+        raise OutputError(f"{path} cannot be replaced: name the output itself")
+    if folder and path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file: this writes a folder, choose another name")
     if path.exists() and not force:
         raise OutputError(f"{path} exists: choose another output, or pass --force to replace it")
     if not path.parent.is_dir():
@@ -69,7 +74,8 @@ def atomic_path(path: str | os.PathLike, *, force: bool = False) -> Iterator[Pat
         with writing(path):
             yield part
             _sync(part)
-            if path.is_dir() or (part.is_dir() and path.exists()):
+            require_new(path, force=force, folder=part.is_dir())
+            if path.is_dir():
                 old = part.with_name(part.name + ".old")
                 path.rename(old)
                 part.rename(path)

@@ -29,7 +29,12 @@ def features(schema: pa.Schema) -> dict[str, Any]:
 
 
 class DatasetWriter:
-    """Writes record batches into a new `datasets` folder, one arrow stream file; nothing accumulates."""
+    """Writes record batches into a new `datasets` folder, one arrow stream file; nothing accumulates.
+
+    `spec`: the TokenSpec of what is written, set by the caller.
+    """
+
+    spec: Any = None
 
     def __init__(self, folder: Path, schema: pa.Schema):
         folder.mkdir()
@@ -44,12 +49,14 @@ class DatasetWriter:
         self._stream.write_batch(batch.cast(self.schema))
 
     def close(self) -> None:
-        self._stream.close()
-        self._sink.close()
+        """Close the data file, also when its end cannot be written."""
+        try:
+            self._stream.close()
+        finally:
+            self._sink.close()
 
-    def finish(self, fingerprint: str) -> None:
-        """Close the data file and write the two json files that make the folder a dataset."""
-        self.close()
+    def describe(self, fingerprint: str) -> None:
+        """Write the two json files that make the folder a dataset."""
         info = {"citation": "", "description": "", "features": features(self.schema), "homepage": "", "license": ""}
         state = {
             "_data_files": [{"filename": self._file}],
@@ -72,6 +79,9 @@ def read_dataset(folder: str | os.PathLike) -> pa.Table:
     try:
         state = json.loads((folder / "state.json").read_text())
         files = [folder / f["filename"] for f in state["_data_files"]]
+        lacking = [f.name for f in files if not f.is_file()]
+        if lacking:
+            raise TokensError(f"{folder} is not whole: {lacking[0]} is missing")
         if state.get("_indices_data_files"):
             raise TokensError(f"{folder} holds a selection (indices): save it again after dataset.flatten_indices()")
         return pa.concat_tables(pa.Table.from_batches(list(batches), schema=s) for s, batches in map(_stream, files))

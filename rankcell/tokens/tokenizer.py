@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts import CountBlock, CountSource, GeneMap, match_genes, open_counts
-from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.errors import CellError, RankcellWarning, SettingsError
 from rankcell.store import require_new
 from rankcell.tokens.spec import TokenSpec
-from rankcell.tokens.tokenset import TokenSet, dataset_folder, make_batch
+from rankcell.tokens.tokenset import TokenSet, dataset_folder, make_batch, obs_array
 from rankcell.vocab import Vocabulary, find_vocabulary
 
 _RESERVED = ("input_ids", "length", "cell_id")
@@ -87,7 +87,7 @@ class Tokenizer:
         progress: Callable[[int, int], None] | None = None,
     ) -> TokenSet:
         """The same into a folder, block by block, and open it. `progress(cells_done, cells)` is called after each block."""
-        require_new(out, force=force)
+        require_new(out, force=force, folder=True)
         with open_counts(source, layer=layer, raw=raw) as counts:
             job = _Job(self, counts, obs, gene_column)
             done = 0
@@ -111,7 +111,7 @@ class _Job:
         taken = [c for c in obs if c in _RESERVED]
         if taken:
             raise SettingsError(f"the cell column '{taken[0]}' has a name that tokens use themselves: rename it first")
-        self.obs = {c: _plain(source.require_obs(c)) for c in dict.fromkeys(obs)}
+        self.obs = {c: _plain(source.require_obs(c), c) for c in dict.fromkeys(obs)}
         self.genes = match_genes(source, tokenizer.vocab, gene_column=gene_column)
         self.n_empty = 0
         self._rank = _Ranker(tokenizer, self.genes)
@@ -172,7 +172,7 @@ class _Ranker:
         from rankcell.tokens.kernel import product_type, rank_rows
 
         kind = product_type(block.data.dtype, block.n_counts.dtype)
-        totals = block.n_counts.astype(np.float64 if kind == np.float64 else np.float32)
+        totals = block.n_counts  # the reciprocal is taken in their own type, and only then cast to the product's
         reciprocal = np.divide(1, totals, out=np.zeros_like(totals), where=totals != 0)
         n = len(block)
         room = np.minimum(np.diff(block.indptr), self.max_genes) + len(self.head) + len(self.tail)
@@ -180,7 +180,7 @@ class _Ranker:
         out, lengths = np.empty(start[-1], np.int32), np.empty(n, np.int64)
         shared = (
             block.indptr.astype(np.int64, copy=False),
-            block.indices,
+            block.indices.astype(np.int32, copy=False),
             block.data.astype(kind, copy=False),
             reciprocal.astype(kind, copy=False),
             kind.type(self.target_sum),
@@ -203,8 +203,9 @@ class _Ranker:
         return out[keep], lengths
 
 
-def _plain(column: Any) -> Any:
+def _plain(column: Any, name: str) -> pa.Array:
     """A cell column that can be sliced by position."""
-    from rankcell.tokens.tokenset import obs_array
-
-    return obs_array(column)
+    try:
+        return obs_array(column)
+    except pa.ArrowException as e:
+        raise CellError(f"the cell column '{name}' cannot be carried along, it holds values of several kinds ({e}): make it text first") from e

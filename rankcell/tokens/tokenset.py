@@ -1,7 +1,9 @@
 """TokenSet: token rows with the caller's cell ids, chosen annotations, and the TokenSpec they were made with."""
 
+import contextlib
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.errors import CellError, TokensError
-from rankcell.store import atomic_path, read_json
+from rankcell.store import atomic_path, content_hash, read_json
 from rankcell.tokens.arrow import DatasetWriter, read_dataset
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Frame, Vocabulary
@@ -172,7 +174,7 @@ def _spec_of_plain(table: pa.Table, vocab: Vocabulary, folder: Path) -> TokenSpe
         longest = max(longest, len(row))
         if len(row) and not 0 <= row.min() <= row.max() < vocab.n_ids:
             raise TokensError(
-                f"{folder}: token {row.max()} of row {i} is not in vocabulary '{vocab.name}' (highest {vocab.n_ids - 1}): give the right --vocab"
+                f"{folder}: token {row.min() if row.min() < 0 else row.max()} of row {i} is not in vocabulary '{vocab.name}' (highest {vocab.n_ids - 1}): give the right --vocab"
             )
         odd = row[vocab.gene_of_token[row] < 0]
         if any(t not in known for t in odd.tolist()):
@@ -216,32 +218,15 @@ def obs_array(values: Any) -> pa.Array:
     return array
 
 
-class dataset_folder:
-    """Context manager: a DatasetWriter on a temporary folder that becomes `folder` when all went well.
-
-    Set `spec` on the writer before leaving.
-    """
-
-    def __init__(self, folder: str | os.PathLike, schema: pa.Schema, *, force: bool = False):
-        self._atomic = atomic_path(folder, force=force)
-        self._schema = schema
-
-    def __enter__(self) -> DatasetWriter:
-        import json
-
-        part = self._atomic.__enter__()
-        self._write_json = lambda spec: (part / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=1) + "\n")
-        self._writer = DatasetWriter(part, self._schema)
-        self._writer.spec = None
-        return self._writer
-
-    def __exit__(self, kind: Any, value: Any, trace: Any) -> bool | None:
+@contextlib.contextmanager
+def dataset_folder(folder: str | os.PathLike, schema: pa.Schema, *, force: bool = False) -> Iterator[DatasetWriter]:
+    """A DatasetWriter on a temporary folder that becomes `folder` when all went well. Set its `spec` before leaving."""
+    with atomic_path(folder, force=force) as part:
+        sink = DatasetWriter(part, schema)
         try:
-            if kind is None:
-                self._writer.finish(hashlib.sha256(repr(self._writer.spec).encode()).hexdigest())
-                self._write_json(self._writer.spec)
-            else:
-                self._writer.close()
-        except BaseException as e:
-            return self._atomic.__exit__(type(e), e, e.__traceback__)
-        return self._atomic.__exit__(kind, value, trace)
+            yield sink
+        finally:
+            sink.close()
+        spec = sink.spec.to_json()
+        sink.describe(content_hash(spec))
+        (part / SPEC_FILE).write_text(json.dumps(spec, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

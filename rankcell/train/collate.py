@@ -18,6 +18,8 @@ class MaskedBatch:
         int64 [rows, positions].
     attend
         int64 [rows, positions], 1 where there is a token.
+    body
+        float32 [rows, positions], 1 where a gene or the mask over one stands.
     labels
         int64 [rows, positions]: the gene under a mask, IGNORE elsewhere.
     hidden_bv
@@ -28,6 +30,7 @@ class MaskedBatch:
 
     input_ids: np.ndarray
     attend: np.ndarray
+    body: np.ndarray
     labels: np.ndarray
     hidden_bv: np.ndarray
     shown_bv: np.ndarray
@@ -74,5 +77,7 @@ def collate_masked(
         hidden[k, gone] = 1 / len(gone)
     shown = np.zeros((len(rows), n_ids), bool)
     np.put_along_axis(shown, ids, True, axis=1)
-    attend = (np.arange(width) < np.array([len(x) for x, _, _ in done])[:, None]).astype(np.int64)
-    return MaskedBatch(ids, attend, labels, hidden, shown)
+    at, lengths = np.arange(width), np.array([len(x) for x, _, _ in done])[:, None]
+    attend = (at < lengths).astype(np.int64)
+    body = ((at >= len(frame.head)) & (at < lengths - len(frame.tail))).astype(np.float32)
+    return MaskedBatch(ids, attend, body, labels, hidden, shown)

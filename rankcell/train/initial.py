@@ -17,32 +17,25 @@ def smooth_features(x: np.ndarray, width: int, *, longest: float = 2000.0) -> np
     return np.concatenate([np.sin(angle), np.cos(angle), np.zeros((len(angle), width % 2))], axis=1)
 
 
-def gene_features(genes: Sequence[np.ndarray], n_ids: int, width: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors [n_ids, width] of unit variance from the cells' gene rows, and which tokens occur.
+def gene_features(genes: Sequence[np.ndarray], n_ids: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Vectors [n_ids, width] of unit variance from the cells' gene rows.
 
-    Half is the singular value decomposition of the gene x cell matrix of relative ranks (1 at the top, 0 where absent,
-    gene means removed), half the smooth features of a gene's mean relative rank; each turned by a random rotation.
+    Half of the variance is the singular value decomposition of the gene x cell matrix of relative ranks (1 at the top, 0
+    where absent, gene means removed; at most 64 components, turned by a random rotation), half is noise.
     """
     weight = np.zeros((n_ids, len(genes)))
-    total, n = np.zeros(n_ids), np.zeros(n_ids)
+    seen = np.zeros(n_ids, bool)
     for cell, row in enumerate(genes):
-        place = np.arange(len(row)) / max(1, len(row))
-        weight[row, cell] = 1 - place
-        total[row] += place
-        n[row] += 1
-    seen = n > 0
+        weight[row, cell] = 1 - np.arange(len(row)) / max(1, len(row))
+        seen[row] = True
     u, s, _ = np.linalg.svd(weight - weight.mean(1, keepdims=True), full_matrices=False)
     k = min(width // 2, 64, len(s))
     company = np.zeros((n_ids, width))
     company[:, :k] = u[:, :k] * s[:k]
-    rank = smooth_features(total / np.maximum(n, 1) * n_ids, width)
-    parts = [x @ _rotation(width, rng) / max(x[seen].std(), 1e-12) for x in (company, rank)]
-    both = parts[0] + parts[1]
-    return both / both[seen].std(), seen
-
-
-def _rotation(width: int, rng: np.random.Generator) -> np.ndarray:
-    return np.linalg.qr(rng.normal(size=(width, width)))[0]
+    company = company @ np.linalg.qr(rng.normal(size=(width, width)))[0]
+    noise = rng.normal(size=(n_ids, width))
+    mixed = (company / max(company[seen].std(), 1e-12) + noise) / math.sqrt(2)
+    return np.where(seen[:, None], mixed, noise)
 
 
 def set_initial_values(model: Any, genes: Sequence[np.ndarray], *, rng: np.random.Generator) -> None:
@@ -53,7 +46,8 @@ def set_initial_values(model: Any, genes: Sequence[np.ndarray], *, rng: np.rando
     scale = model.config.initializer_range
     n_ids, width = e.word_embeddings.weight.shape
     positions = smooth_features(np.arange(len(e.position_embeddings.weight)), width)
-    tokens, seen = gene_features(genes, n_ids, width, rng)
+    tokens = gene_features(genes, n_ids, width, rng)
     with torch.no_grad():
         e.position_embeddings.weight.copy_(torch.from_numpy(positions / positions.std() * scale))
-        e.word_embeddings.weight[torch.from_numpy(seen)] = torch.from_numpy(tokens[seen] * scale).float()
+        e.word_embeddings.weight.copy_(torch.from_numpy(tokens * scale))
+        e.word_embeddings.weight[model.config.pad_token_id] = 0

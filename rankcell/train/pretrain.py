@@ -35,8 +35,9 @@ class Recipe:
     mask_rate, drop
         Share of genes masked; highest share of genes taken out of a row before (drawn anew for each row, from 0).
     cell_weight, cell_layer
-        Weight of the cell objective and the layer it reads: CLS, the mean over genes, and the state of one gene drawn
-        at random each must name the genes of the cell that the row does not show, through the language-model head.
+        Weight of the cell objective and the layer it reads: position 0 (CLS where there is one), the mean over genes, the
+        first gene and one gene drawn at random each must name, through the language-model head, the genes of the
+        cell that the row does not show.
     smart_start
         Begin from smooth positions and the genes' company (rankcell.train.initial) instead of noise.
     holdout
@@ -200,7 +201,7 @@ def _train(
         "tokens_hash": tokens.fingerprint,
         "device": str(accelerator.device),
         "precision": precision,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         **final_figures(model, rows, train, held, tokens, vocab, r, accelerator.device),
     }
     return _Trained(model.cpu(), facts, curve, accelerator.is_main_process)
@@ -266,12 +267,13 @@ def _objective(model: Any, r: Recipe) -> Any:
 
         def _cell(self, hidden_btd: Any, t: dict[str, Any]) -> Any:
             """Each readout must name the genes that the row does not show, among all that it does not show."""
-            n_b = t["attend"].sum(1)
-            line = torch.arange(len(n_b), device=n_b.device)
-            drawn = 1 + (torch.rand(len(n_b), device=n_b.device) * (n_b - 2).clamp(min=0)).long()
-            mean = (t["attend"].to(hidden_btd.dtype)[:, None, :] @ hidden_btd)[:, 0] / n_b[:, None]
+            body_bt = t["body"].to(hidden_btd.dtype)
+            line = torch.arange(len(body_bt), device=body_bt.device)
+            first = t["body"].argmax(1)
+            any_one = torch.multinomial(t["body"], 1)[:, 0]
+            mean = (body_bt[:, None, :] @ hidden_btd)[:, 0] / body_bt.sum(1, keepdim=True)
             loss = 0.0
-            for readout in (hidden_btd[:, 0], mean, hidden_btd[line, drawn.clamp(max=hidden_btd.shape[1] - 1)]):
+            for readout in (hidden_btd[:, 0], mean, hidden_btd[line, first], hidden_btd[line, any_one]):
                 logits = self.model.cls(readout).float().masked_fill(t["shown_bv"], -1e4)
                 loss = loss - (t["hidden_bv"] * F.log_softmax(logits, -1)).sum(1).mean()
             return loss

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import VocabularyError
-from rankcell.vocab.vocabulary import SPECIALS, Vocabulary
+from rankcell.vocab.vocabulary import SPECIALS, Vocabulary, ensembl_id
 
 
 def build_vocabulary(
@@ -50,7 +50,7 @@ def build_vocabulary(
         name=name,
         species=species,
         genes=tuple(kept),
-        symbols=tuple(first_name[k] if not first_name[k].upper().startswith("ENS") else "" for k in kept),
+        symbols=tuple(first_name[k] if not ensembl_id(first_name[k]) else "" for k in kept),
         tokens=np.arange(len(kept)) + len(special),
         medians=medians,
         special={t: i for i, t in enumerate(special)},
@@ -69,10 +69,9 @@ def _values(blocks: Iterable[Any], slot: np.ndarray, n_slots: int, target_sum: f
         key = row * n_slots + slot[block.indices]
         unique, where = np.unique(key, return_inverse=True)
         total = np.bincount(where, weights=block.data.astype(np.float64), minlength=len(unique))
-        value = total / block.n_counts.astype(np.float64)[unique // n_slots] * target_sum
-        keep = value > 0
-        all_slots.append((unique % n_slots)[keep])
-        all_values.append(value[keep])
+        unique, total = unique[total > 0], total[total > 0]
+        all_slots.append(unique % n_slots)
+        all_values.append(total / block.n_counts.astype(np.float64)[unique // n_slots] * target_sum)
     if not all_slots:
         return np.empty(0, np.int64), np.empty(0)
     return np.concatenate(all_slots), np.concatenate(all_values)

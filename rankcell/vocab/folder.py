@@ -58,7 +58,7 @@ def load_folder(folder: str | os.PathLike) -> Vocabulary:
         )
     except FileNotFoundError as e:
         raise VocabularyError(f"{folder} is not a vocabulary folder: {Path(e.filename).name} is missing") from None
-    except (ValueError, KeyError, TypeError, NotADirectoryError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError) as e:
         raise VocabularyError(f"the vocabulary in {folder} cannot be read: {type(e).__name__} {e}") from e
     if v.hash != head.get("hash"):
         raise VocabularyError(

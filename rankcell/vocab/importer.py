@@ -30,6 +30,13 @@ def _scalar(dtype: Any, raw: Any = None) -> Any:
     return np.frombuffer(raw, dtype)[0]
 
 
+def _encode(text: Any, codec: Any = "latin1") -> bytes:
+    """Stands in for _codecs.encode, by which old pickle protocols spell the bytes of a scalar."""
+    if not isinstance(text, str) or codec != "latin1":
+        raise pickle.UnpicklingError(f"bytes in the codec {codec!r}")
+    return text.encode(codec)
+
+
 class _Dtype:
     """Stands in for numpy.dtype: makes only dtypes of numbers and strings."""
 
@@ -45,6 +52,8 @@ class _PlainUnpickler(pickle.Unpickler):
             return _scalar
         if module == "numpy" and name == "dtype":
             return _Dtype
+        if (module, name) == ("_codecs", "encode"):
+            return _encode
         if module == "numpy" and name in _SCALARS:
             return getattr(np, name)
         if (module, name) == ("collections", "OrderedDict"):
@@ -82,7 +91,7 @@ def _dictionary(path: str | os.PathLike, role: str, value_type: type) -> dict[st
     out = {}
     for key, value in content.items():
         good = isinstance(key, str)
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             out[key] = value_type(value)
             good = good and (value_type is not int or out[key] == value)
         if not good or key not in out:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from rankcell.store import content_hash
 from rankcell.vocab.frame import Frame
 
 PAD, MASK, CLS, EOS = SPECIALS = ("<pad>", "<mask>", "<cls>", "<eos>")
+_ENSEMBL = re.compile(r"(ENS[A-Z]*[0-9]{5,})(\.[0-9]*)?")
+_PLAIN = re.compile(r"[^\t\r\n]*")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,7 +152,7 @@ class Vocabulary:
         the letter, because a change of case turns a mouse gene's symbol into a human one's.
         """
         index = self._index
-        found = (index.get(n, -1) if (n := str(name).strip()) in index else index.get(_ensembl(n), -1) for name in names)
+        found = (index.get(n, -1) if (n := str(name).strip()) in index else index.get(ensembl_id(n), -1) for name in names)
         return np.fromiter(found, np.int32)
 
     def find(self, name: str) -> int:
@@ -179,17 +182,17 @@ class Vocabulary:
         return load_folder(folder)
 
 
-def _ensembl(name: str) -> str:
-    """An Ensembl-like id in upper case without its version; other names as they are."""
-    upper = name.upper()
-    if not upper.startswith("ENS"):
-        return name
-    stem, _, version = upper.partition(".")
-    return stem if version.isdigit() or not version else upper
+def ensembl_id(name: str) -> str:
+    """An Ensembl id in upper case without its version; "" for any other name, such as the symbol ENSA."""
+    found = _ENSEMBL.fullmatch(name.upper())
+    return found[1] if found else ""
 
 
 def _frozen(values: Sequence, dtype: Any) -> np.ndarray:
-    array = np.array(values, dtype)
+    try:
+        array = np.array(values, dtype)
+    except OverflowError:
+        raise VocabularyError(f"a vocabulary's number {max(values)} does not fit {np.dtype(dtype)}") from None
     array.setflags(write=False)
     return array
 
@@ -204,6 +207,9 @@ def _check(v: Vocabulary) -> None:
         refuse(f"{len(v.genes)} genes, {len(v.symbols)} symbols, {len(v.tokens)} tokens and {len(v.medians)} medians")
     if not v.genes:
         refuse("it has no genes")
+    bad = [n for n in (*v.genes, *v.symbols, *v.aliases) if not _PLAIN.fullmatch(n)]
+    if bad or "" in v.genes:
+        refuse(f"{bad[0] if bad else ''!r} cannot be a gene's name: it is empty, or holds a tab or a line break")
     if len(set(v.genes)) != len(v.genes):
         refuse("a gene id stands in it twice")
     if PAD not in v.special:

@@ -1,0 +1,194 @@
+"""The whole road on real cells that ship with scanpy: vocabulary, tokens, embeddings, UMAP, a deletion screen, pictures, a page."""
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankcell.store import atomic_path, require_new
+
+POOLS = {"mean": "mean over genes", "cls": "CLS token", "first": "first gene"}
+LABELS = "bulk_labels"
+CELLS_PER_STATE, LEAST_SHARE = 25, 0.2
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One screen: cells of `start` whose genes are deleted, watched for movement toward `goal`."""
+
+    name: str
+    start: str
+    goal: str
+    start_words: str
+    goal_words: str
+
+    @property
+    def score(self) -> str:
+        return f"toward_{self.goal}_cell_in_place"
+
+
+DIRECTIONS = (
+    Direction("b_to_monocyte", "CD19+ B", "CD14+ Monocyte", "B cells", "monocytes"),
+    Direction("monocyte_to_b", "CD14+ Monocyte", "CD19+ B", "monocytes", "B cells"),
+)
+
+
+@dataclass
+class Found:
+    """What the demo collects on its way, for the page."""
+
+    vocab: Any = None
+    tokens: Any = None
+    model: dict[str, Any] = field(default_factory=dict)
+    knn: dict[str, float] = field(default_factory=dict)
+    random_knn: dict[str, float] = field(default_factory=dict)
+    ranked: dict[str, Any] = field(default_factory=dict)
+    n_genes: dict[str, int] = field(default_factory=dict)
+    n_rows: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def run_demo(
+    out: str | os.PathLike = "rankcell-demo",
+    *,
+    device: str = "auto",
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write the demo's folder `out` and return the path of its report.html.
+
+    The folder holds `pbmc68k.h5ad` (counts), `vocabulary/`, `tokens.dataset/`, `embeddings.h5ad`, a results folder and a
+    ranked table per screen, `umap.png`, `ranked_genes.png` and `report.html`.
+    """
+    import time
+
+    require_new(out, force=force)
+    began = time.perf_counter()
+    steps = _Steps(progress)
+    found = Found()
+    with atomic_path(out, force=force) as folder:
+        folder.mkdir()
+        adata = _cells_to_tokens(folder, found, steps)
+        _embed(folder, adata, found, device, steps)
+        for direction in DIRECTIONS:
+            _screen(folder, direction, found, device, steps)
+        _pictures(folder, adata, found)
+        steps.reach(99)
+        found.seconds = time.perf_counter() - began
+        from rankcell.report.demo_page import demo_page
+
+        (folder / "report.html").write_text(demo_page(folder, found), encoding="utf-8")
+        steps.reach(100)
+    return Path(out) / "report.html"
+
+
+class _Steps:
+    """Turns the progress of each part into hundredths of the whole."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None):
+        self._progress, self._at = progress, 0
+
+    def reach(self, hundredth: int) -> None:
+        self._at = hundredth
+        if self._progress:
+            self._progress(hundredth, 100)
+
+    def part(self, upto: int) -> Callable[[int, int], None]:
+        start = self._at
+
+        def tick(done: int, total: int) -> None:
+            self.reach(start + (upto - start) * done // max(1, total))
+
+        return tick
+
+
+def _cells_to_tokens(folder: Path, found: Found, steps: _Steps) -> Any:
+    from rankcell import datasets, jobs
+    from rankcell.vocab.catalog import dictionaries
+
+    adata = datasets.pbmc68k()
+    steps.reach(8)
+    adata.write_h5ad(folder / "pbmc68k.h5ad")
+    ids = dictionaries() / "pbmc68k.symbols.tsv"
+    found.vocab = jobs.build_vocab([folder / "pbmc68k.h5ad"], folder / "vocabulary", ids=ids, name="pbmc68k", species="human")
+    steps.reach(12)
+    found.tokens = jobs.tokenize(folder / "pbmc68k.h5ad", folder / "tokens.dataset", vocab=found.vocab, obs=[LABELS])
+    steps.reach(16)
+    return adata
+
+
+def _embed(folder: Path, adata: Any, found: Found, device: str, steps: _Steps) -> None:
+    import anndata as ad
+    import scanpy as sc
+
+    from rankcell import jobs
+    from rankcell.assess import knn_accuracy
+    from rankcell.embed.outputs import uns_entry
+
+    embeddings = jobs.embed(folder / "tokens.dataset", model="demo", pool=list(POOLS), device=device, progress=steps.part(24))
+    found.model = embeddings.meta
+    adata.obsm.update(embeddings.obsm())
+    adata.uns["rankcell"] = uns_entry(embeddings)
+    labels = adata.obs[LABELS].astype(str).to_numpy()
+    normalised = ad.AnnData(adata.X.copy())
+    sc.pp.normalize_total(normalised)
+    sc.pp.log1p(normalised)
+    sc.pp.pca(normalised, n_comps=50, random_state=0)
+    found.knn = {p: knn_accuracy(embeddings.columns[f"{p}_layer-2"], labels) for p in POOLS}
+    found.knn["pca"] = knn_accuracy(normalised.obsm["X_pca"], labels)
+    steps.reach(28)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # umap says that a seed makes it run on one thread: we seed on purpose
+        for i, pool in enumerate(POOLS):
+            sc.pp.neighbors(adata, use_rep=f"X_rankcell_{pool}_layer-2", random_state=0, metric="cosine")
+            sc.tl.umap(adata, random_state=0)
+            adata.obsm[f"X_umap_{pool}"] = adata.obsm.pop("X_umap").astype(np.float32)
+            steps.reach(28 + 6 * (i + 1))
+    adata.write_h5ad(folder / "embeddings.h5ad")
+
+
+def detected_genes(tokens: Any, rows: np.ndarray, vocab: Any, least_share: float) -> list[str]:
+    """Ids of the genes that at least `least_share` of the cells at `rows` show, in vocabulary order."""
+    n = np.zeros(vocab.n_ids, np.int64)
+    for i in rows:
+        n[tokens.genes(int(i))] += 1
+    return [g for g, t in zip(vocab.genes, vocab.tokens, strict=True) if n[t] >= least_share * len(rows)]
+
+
+def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps) -> None:
+    from rankcell import get, jobs
+    from rankcell.stats import rank_edits
+
+    rows = np.flatnonzero(found.tokens.obs(LABELS).astype(str) == d.start)[:CELLS_PER_STATE]
+    genes = detected_genes(found.tokens, rows, found.vocab, LEAST_SHARE)
+    jobs.perturb(
+        found.tokens,
+        folder / d.name,
+        model="demo",
+        genes=genes,
+        start=f"{LABELS}={d.start}",
+        toward=[f"{LABELS}={d.goal}"],
+        cells=CELLS_PER_STATE,
+        device=device,
+        progress=steps.part(steps._at + 26),
+    )
+    table = get.screen_df(folder / d.name)
+    ranked = rank_edits(table, by=d.score)
+    ranked.to_csv(folder / f"ranked_{d.name}.csv", index=False)
+    found.ranked[d.name], found.n_genes[d.name], found.n_rows[d.name] = ranked, len(genes), len(table)
+
+
+def _pictures(folder: Path, adata: Any, found: Found) -> None:
+    from rankcell.report import figures
+
+    titles = {p: f"{words} (kNN accuracy {found.knn[p]:.2f})" for p, words in POOLS.items()}
+    umap = figures.draw_embeddings({p: adata.obsm[f"X_umap_{p}"] for p in POOLS}, adata.obs[LABELS].astype(str), titles=titles)
+    figures.save(umap, folder / "umap.png")
+    both = figures.new_figure(11, 6.4)
+    for ax, d in zip(both.subplots(1, 2), DIRECTIONS, strict=True):
+        figures.draw_ranked(found.ranked[d.name], n=24, title=f"Genes lost in place by {d.start_words}", ax=ax)
+    figures.save(both, folder / "ranked_genes.png")

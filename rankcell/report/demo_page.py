@@ -1,0 +1,159 @@
+"""The page that the demo ends with: what was done, what came out, and what each number means in plain words."""
+
+from pathlib import Path
+from typing import Any
+
+from rankcell.report import page as p
+
+
+def demo_page(folder: Path, found: Any) -> str:
+    """The HTML of the demo's report; `found` is a rankcell.demo.Found, pictures are read from `folder`."""
+    from rankcell import __version__
+
+    sections = [
+        _tokens(found),
+        _embeddings(folder, found),
+        _screen(folder, found),
+        _limits(found),
+        _own_file(),
+    ]
+    where = "a CUDA device" if found.model["device"] != "cpu" else f"a processor with {found.model['threads']} threads"
+    return p.page(
+        "rankcell: from counts to a perturbation screen",
+        "700 real blood cells (peripheral blood, 10x Genomics, as shipped with scanpy) went in; what you see here was computed from their counts "
+        f"in {found.seconds:.0f} seconds on {where}.",
+        *sections,
+        footer=f"rankcell {__version__}, model '{found.model['model']}', vocabulary '{found.model['vocabulary']}' ({found.model['vocabulary_hash'][:12]}).",
+    )
+
+
+def _tokens(found: Any) -> str:
+    tokens, vocab = found.tokens, found.vocab
+    row = tokens.genes(0)[:12]
+    genes = [int(vocab.gene_of_token[t]) for t in row]
+    rows = [(i, vocab.label(g), vocab.genes[g], f"{vocab.medians[g]:.2f}") for i, g in enumerate(genes)]
+    return p.section(
+        "1. Counts become a ranked list of genes",
+        p.paragraph(
+            f"A cell's counts are divided by its total and by each gene's median over the cells that show it; the genes are then listed from the highest value "
+            f"down. So a gene stands high when it is high for that gene, not when it is abundant everywhere. The {len(tokens)} cells have "
+            f"{int(tokens.n_genes.min())} to {int(tokens.n_genes.max())} genes each out of {len(vocab)}. The model reads the list and nothing else."
+        ),
+        p.paragraph(f"The top of the first cell, {tokens.cell_ids[0]} ({tokens.obs('bulk_labels')[0]}):"),
+        p.table(["rank", "gene", "Ensembl id", "median (per 10,000)"], rows),
+    )
+
+
+def _embeddings(folder: Path, found: Any) -> str:
+    names = {"mean": "mean over genes", "cls": "CLS token", "first": "first gene", "pca": "PCA (50) of log-normalised counts, no model"}
+    rows = [(names[k], f"{v:.3f}") for k, v in found.knn.items()]
+    return p.section(
+        "2. The model turns each list into a vector",
+        p.paragraph(
+            "A small BERT, trained to guess hidden genes of such lists and never shown a label, gives every gene of a cell a state (a vector of "
+            f"{_width(found)} numbers). A cell's embedding is the mean of them, or the state of the CLS token that stands in front, or the state of the "
+            "top-ranked gene. Each dot is a cell; the colours are cell types that the model has not seen."
+        ),
+        p.picture(
+            folder / "umap.png",
+            alt="UMAP of three kinds of cell embedding, coloured by cell type",
+            caption="UMAP of the three embeddings. Distances between far groups mean little in a UMAP; which cells lie together does.",
+        ),
+        p.paragraph(
+            "In numbers: how often the majority label of a cell's 15 nearest neighbours (cosine; five-fold cross-validation) is its own. "
+            "PCA of the counts is the plain alternative; a model that does not beat it earns its keep elsewhere, in what follows."
+        ),
+        p.table(["embedding", "kNN accuracy"], rows),
+    )
+
+
+def _width(found: Any) -> int:
+    return int(found.model.get("width", 0))
+
+
+def _screen(folder: Path, found: Any) -> str:
+    from rankcell.demo import CELLS_PER_STATE, DIRECTIONS
+
+    tables = []
+    for d in DIRECTIONS:
+        ranked = found.ranked[d.name]
+        columns = ["gene", "cells", "mean rank", "in place", "plain"]
+        up, down = ranked.head(10), ranked.tail(10)[::-1]
+        blocks = [
+            f"<h3>{p.text(f'{d.start_words}: loss moves them toward {d.goal_words}')}</h3>",
+            p.table(columns, _rows(up)),
+            f"<h3>{p.text(f'{d.start_words}: loss moves them away from {d.goal_words}')}</h3>",
+            p.table(columns, _rows(down)),
+        ]
+        tables.append("".join(blocks))
+    b, m = (found.ranked[d.name].attrs for d in DIRECTIONS)
+    return p.section(
+        "3. Deleting genes in silico",
+        p.paragraph(
+            f"The first {CELLS_PER_STATE} B cells and the first {CELLS_PER_STATE} monocytes of the file lost, one at a time, every gene that at least a fifth of them "
+            f"show: {found.n_genes['b_to_monocyte']} and {found.n_genes['monocyte_to_b']} genes, {sum(found.n_rows.values()):,} edited cells, each scored plainly and in place. "
+            "The bars say how far the mean state of the remaining genes moved toward the mean of the other cell type: cosine after, less cosine before."
+        ),
+        p.picture(
+            folder / "ranked_genes.png",
+            alt="Bar charts of the genes whose loss moves B cells toward monocytes and monocytes toward B cells",
+            caption="Red: losing the gene moves the cell toward the other type. Blue: losing it moves the cell away. In place: nothing attends to the lost gene, the others keep their positions.",
+        ),
+        p.note(
+            "Why in place? Deleting a token does two things: the gene is gone, and every gene below it moves up one position. In the plain score the second drowns the first. In this run the "
+            f"plain score followed the gene's mere rank with a Spearman correlation of {b['plain_rank_spearman']:.2f} (B cells) and {m['plain_rank_spearman']:.2f} (monocytes), the in-place score with "
+            f"{b['rank_spearman']:.2f} and {m['rank_spearman']:.2f}. The column 'plain' stands beside so that you can see it."
+        ),
+        p.beside(*tables),
+        p.paragraph("Scores are in units of 0.0001 of cosine, means over the cells that show the gene; mean rank 0 is the top of the list."),
+    )
+
+
+def _rows(ranked: Any) -> list[tuple[object, ...]]:
+    return [(r.symbols, r.n_cells, f"{r.mean_rank:.0f}", f"{1e4 * r.effect:+.3f}", f"{1e4 * r.plain_effect:+.3f}") for r in ranked.itertuples()]
+
+
+def _limits(found: Any) -> str:
+    return p.section(
+        "4. What this does not show",
+        p.bullets(
+            [
+                "The model was trained on these same 700 cells (630 of them; 70 held out for its accuracy figures): good enough to show the road, far too little to trust for biology.",
+                "A deletion in silico removes a word from a list. It says what the model has come to expect together, not what a cell would do without the gene.",
+                "There is no p-value here. 25 cells of one donor are not 25 experiments.",
+            ]
+        ),
+    )
+
+
+def _own_file() -> str:
+    return p.section(
+        "5. Now with your own file",
+        p.paragraph(
+            "Any h5ad with raw counts will do, genes named by Ensembl id or symbol. The demo model knows 765 blood genes; for real work use a large "
+            "model's folder (Geneformer's, say) and its vocabulary."
+        ),
+        p.commands(
+            [
+                "# tokens, embeddings and a screen with the demo model",
+                "rankcell tokenize mine.h5ad -o mine.dataset --obs cell_type",
+                "rankcell embed    mine.h5ad -o mine_embedded.h5ad --pool mean --pool cls",
+                "rankcell perturb  mine.h5ad -o mine_screen --genes CD74,LYZ,CTSS --toward 'cell_type=B cell'",
+                "",
+                "# with Geneformer: its dictionaries once, then its folder as the model",
+                "rankcell vocab import --tokens token_dictionary_gc104M.pkl --medians gene_median_dictionary_gc104M.pkl \\",
+                "    --symbols gene_name_id_dict_gc104M.pkl -o geneformer-v2",
+                "rankcell embed    mine.h5ad -o mine_embedded.h5ad --model Geneformer-V2-104M --vocab geneformer-v2",
+            ]
+        ),
+        p.paragraph("In Python, inside scanpy:"),
+        p.commands(
+            [
+                "import rankcell as rc, scanpy as sc",
+                'rc.tl.embed(adata, model="demo", pool="mean")      # adata.obsm["X_rankcell"]',
+                'sc.pp.neighbors(adata, use_rep="X_rankcell"); sc.tl.umap(adata)',
+                'table = rc.tl.perturb(adata, model="demo", genes=["CD74", "LYZ"])',
+                "rc.pl.ranked_genes(rc.tl.rank_edits(table))",
+            ]
+        ),
+    )

@@ -1,0 +1,154 @@
+"""A slow, plain reference for embeddings and screens: one cell at a time, no padding, the whole masked-language model of
+transformers in float64 with all its hidden states, rows edited as python lists, cosines in numpy."""
+
+import numpy as np
+
+
+def cosine(a, b):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def body_span(row, frame):
+    return len(frame.head), len(row) - len(frame.tail)
+
+
+def edit(row, kind, genes, frame, max_len, *, need_all=True):
+    """(edited row, [(position before, position after)], [positions of the perturbed]) or None, from python lists."""
+    row, genes = [int(t) for t in row], [int(g) for g in genes]
+    first, last = body_span(row, frame)
+    body = row[first:last]
+    present = [g for g in genes if g in body]
+    if kind == "delete":
+        if not present or (need_all and len(present) < len(genes)):
+            return None
+        new = [g for g in body if g not in genes]
+    else:
+        new = genes + [g for g in body if g not in genes]
+        new = new[: max_len - len(frame.head) - len(frame.tail)]
+        if new == body:
+            return None
+    pairs = [(first + i, first + new.index(g)) for i, g in enumerate(body) if g not in genes and g in new]
+    gone = [first + i for i, g in enumerate(body) if g in genes]
+    return [*frame.head, *new, *frame.tail], pairs, gone
+
+
+class Reference:
+    """The model of a checkpoint folder, run as slowly and plainly as can be."""
+
+    def __init__(self, folder, frame, max_len):
+        from transformers import BertForMaskedLM
+
+        self.model = BertForMaskedLM.from_pretrained(folder, attn_implementation="eager").double().eval()
+        self.frame = frame
+        self.max_len = max_len
+
+    def hidden(self, row, attend=None):
+        """All hidden states of one row, [0] the embedding layer's, [-1] the last block's: float64 [tokens, width] each."""
+        import torch
+
+        ids = torch.tensor([[int(t) for t in row]])
+        mask = torch.ones_like(ids) if attend is None else torch.tensor([attend]).long()
+        with torch.no_grad():
+            out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        return [h[0].numpy() for h in out.hidden_states]
+
+    def embed(self, row, pool, layer):
+        states = self.hidden(row)[layer]
+        first, last = body_span(row, self.frame)
+        if pool == "cls":
+            return states[0]
+        if pool == "first":
+            return states[first]
+        return states[first:last].sum(0) / (last - first)
+
+    def state(self, rows, readout, layer):
+        """Mean embedding of the cells of a state."""
+        return np.mean([self.embed(r, {"cell": "mean", "cls": "cls"}[readout], layer) for r in rows], axis=0)
+
+    def screen(self, cells, kind, targets, layer, *, states=None, need_all=True, keep_perturbed=False):
+        """One dict per cell and edit, in order.
+
+        cells
+            {cell id: row}.
+        targets
+            Lists of tokens, or "all": each gene of the cell, from the top.
+        states
+            {(name, "cell" or "cls"): vector}.
+        """
+        rows = []
+        for cell, row in cells.items():
+            row = [int(t) for t in row]
+            first, last = body_span(row, self.frame)
+            for genes in [[g] for g in row[first:last]] if targets == "all" else targets:
+                done = edit(row, kind, genes, self.frame, self.max_len, need_all=need_all)
+                if done is None:
+                    continue
+                found = {
+                    "cell_id": cell,
+                    "genes": tuple(genes),
+                    "rank": row.index(genes[0], first, last) - first if genes[0] in row[first:last] else None,
+                    "n_tokens": len(row),
+                }
+                found |= self._scores(row, *done, layer, states or {}, keep_perturbed)
+                if kind == "delete":
+                    in_place = self._in_place(row, *done[1:], layer, states or {}, keep_perturbed)
+                    found |= {f"{k}_in_place": v for k, v in in_place.items()}
+                rows.append(found)
+        return rows
+
+    def _scores(self, row, edited, pairs, gone, layer, states, keep_perturbed):
+        before = self.hidden(row)[layer]
+        after = self.hidden(edited)[layer] if edited else np.empty((0, before.shape[1]))
+        whole = self._whole(before, row), self._whole(after, edited)
+        return self._compare(before, after, pairs, states, whole if keep_perturbed else None)
+
+    def _in_place(self, row, pairs, gone, layer, states, keep_perturbed):
+        """No token attends to the perturbed, which is in no mean after; every other stays where it stands."""
+        before = self.hidden(row)[layer]
+        attend = [i not in gone for i in range(len(row))]
+        if any(attend):
+            after = self.hidden(row, attend)[layer]
+        else:
+            after = np.empty((0, before.shape[1]))
+        first, last = body_span(row, self.frame)
+        kept = [after[i] for i in range(first, last) if attend[i]] if any(attend) else []
+        whole = self._whole(before, row), np.mean(kept, axis=0) if kept else None
+        return self._compare(before, after, [(i, i) for i, _ in pairs], states, whole if keep_perturbed else None)
+
+    def _whole(self, states, row):
+        first, last = body_span(row, self.frame)
+        return states[first:last].mean(0) if last > first else None
+
+    def _compare(self, before, after, pairs, states, whole):
+        b, a = [before[i] for i, _ in pairs], [after[j] for _, j in pairs]
+        scores = {
+            "cos_genes": sum(cosine(x, y) for x, y in zip(b, a, strict=True)) / len(pairs) if pairs else None,
+            "cos_cell": cosine(sum(b) / len(b), sum(a) / len(a)) if pairs else None,
+        }
+        ends = {"cell": (sum(b) / len(b), sum(a) / len(a)) if pairs else None}
+        if whole is not None:
+            ends["cell"] = None if whole[1] is None else whole
+        if self.frame.has_cls:
+            ends["cls"] = before[0], after[0]
+            scores["cos_cls"] = cosine(before[0], after[0])
+        for (name, readout), vector in states.items():
+            if readout in ends:
+                end = ends[readout]
+                scores[f"toward_{name}_{readout}"] = None if end is None else cosine(end[1], vector) - cosine(end[0], vector)
+        return scores
+
+    def affected(self, cells, kind, targets, layer, *, need_all=True):
+        """{(target genes, affected token): cosines of the affected gene, one per cell}."""
+        found = {}
+        for row in cells.values():
+            row = [int(t) for t in row]
+            first, last = body_span(row, self.frame)
+            for genes in [[g] for g in row[first:last]] if targets == "all" else targets:
+                done = edit(row, kind, genes, self.frame, self.max_len, need_all=need_all)
+                if done is None or not done[0]:
+                    continue
+                before, after = self.hidden(row)[layer], self.hidden(done[0])[layer]
+                for i, j in done[1]:
+                    found.setdefault((tuple(genes), row[i]), []).append(cosine(before[i], after[j]))
+        return found

@@ -1,0 +1,204 @@
+"""Edits of token rows: hand-sized rows written out in full, and what holds for every row."""
+
+import numpy as np
+import pytest
+from conftest import make_vocab
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_model import edit as reference_edit
+
+from rankcell.errors import SettingsError
+from rankcell.perturb import KINDS, EditPlan
+from rankcell.vocab import Frame
+
+VOCAB = make_vocab()  # pad 0, mask 1, cls 2, eos 3, G0..G11 = 4..15
+C, E = 2, 3
+BARE, FRAMED, HEADED = Frame(), Frame((C,), (E,)), Frame((C,))
+
+
+def plan_of(kind, genes, *, frame=FRAMED, max_len=20, **how):
+    return EditPlan.make(VOCAB, kind=kind, genes=genes, frame=frame, max_len=max_len, **how)
+
+
+def written(plan, row):
+    """Every edit of a row in full: (edited, pairs, gone, rank)."""
+    row = np.array(row, np.int32)
+    before = row.copy()
+    found = [(e.edited.tolist(), e.pairs.tolist(), e.gone.tolist(), e.rank) for e in plan.edits(row)]
+    assert (row == before).all()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("frame", "genes", "row", "expected"),
+    [
+        (FRAMED, ["G2"], [C, 4, 6, 8, E], [([C, 4, 8, E], [[1, 1], [3, 2]], [2], 1)]),
+        (HEADED, ["G0"], [C, 4, 6, 8], [([C, 6, 8], [[2, 1], [3, 2]], [1], 0)]),
+        (BARE, ["G4"], [4, 6, 8], [([4, 6], [[0, 0], [1, 1]], [2], 2)]),
+        (FRAMED, ["G0"], [C, 4, E], [([C, E], [], [1], 0)]),
+        (BARE, ["G0"], [4], [([], [], [0], 0)]),
+        (FRAMED, ["G9"], [C, 4, 6, 8, E], []),
+        # several genes are several edits, in the order named and not in the row's
+        (FRAMED, ["G4", "G9", "G0"], [C, 4, 6, 8, E], [([C, 4, 6, E], [[1, 1], [2, 2]], [3], 2), ([C, 6, 8, E], [[2, 1], [3, 2]], [1], 0)]),
+        # the same gene named twice, by id and by symbol, is one
+        (BARE, ["G1", "ENSG00000000001"], [5, 6], [([6], [[1, 0]], [0], 0)]),
+    ],
+)
+def test_delete_singly(frame, genes, row, expected):
+    assert written(plan_of("delete", genes, frame=frame), row) == expected
+
+
+def test_delete_all_goes_down_the_row():
+    assert written(plan_of("delete", "all"), [C, 8, 4, 6, E]) == [
+        ([C, 4, 6, E], [[2, 1], [3, 2]], [1], 0),
+        ([C, 8, 6, E], [[1, 1], [3, 2]], [2], 1),
+        ([C, 8, 4, E], [[1, 1], [2, 2]], [3], 2),
+    ]
+
+
+def test_delete_group():
+    row = [C, 4, 6, 8, 9, E]
+    # rank is that of the first gene named, wherever the others stand
+    assert written(plan_of("delete", ["G4", "G0"], group=True), row) == [([C, 6, 9, E], [[2, 1], [4, 2]], [1, 3], 2)]
+    assert written(plan_of("delete", ["G4", "G7"], group=True), row) == []
+    assert written(plan_of("delete", ["G7", "G4"], group=True, any=True), row) == [
+        ([C, 4, 6, 9, E], [[1, 1], [2, 2], [4, 3]], [3], None)
+    ]
+    assert written(plan_of("delete", ["G7", "G8"], group=True, any=True), row) == []
+
+
+@pytest.mark.parametrize(
+    ("frame", "genes", "row", "expected"),
+    [
+        (FRAMED, ["G4"], [C, 4, 6, 8, E], [([C, 8, 4, 6, E], [[1, 2], [2, 3]], [3], 2)]),
+        (HEADED, ["G2"], [C, 4, 6, 8], [([C, 6, 4, 8], [[1, 2], [3, 3]], [2], 1)]),
+        (BARE, ["G2"], [4, 6, 8], [([6, 4, 8], [[0, 1], [2, 2]], [1], 1)]),
+        # absent: inserted, without a rank
+        (FRAMED, ["G9"], [C, 4, 6, E], [([C, 13, 4, 6, E], [[1, 2], [2, 3]], [], None)]),
+        (BARE, ["G9"], [4], [([13, 4], [[0, 1]], [], None)]),
+        # on top already: no row
+        (FRAMED, ["G0"], [C, 4, 6, 8, E], []),
+        (BARE, ["G0"], [4], []),
+        (FRAMED, ["G0", "G2"], [C, 4, 6, E], [([C, 6, 4, E], [[1, 2]], [2], 1)]),
+    ],
+)
+def test_overexpress_singly(frame, genes, row, expected):
+    assert written(plan_of("overexpress", genes, frame=frame), row) == expected
+
+
+def test_overexpress_all_leaves_out_the_top_gene():
+    assert written(plan_of("overexpress", "all"), [C, 8, 4, 6, E]) == [
+        ([C, 4, 8, 6, E], [[1, 2], [3, 3]], [2], 1),
+        ([C, 6, 8, 4, E], [[1, 2], [2, 3]], [3], 2),
+    ]
+
+
+def test_overexpress_group():
+    row = [C, 4, 6, 8, 9, E]
+    # the order named, present and absent alike
+    assert written(plan_of("overexpress", ["G9", "G4", "G0"], group=True), row) == [
+        ([C, 13, 8, 4, 6, 9, E], [[2, 4], [4, 5]], [1, 3], None)
+    ]
+    assert written(plan_of("overexpress", ["G4", "G9"], group=True), row) == [
+        ([C, 8, 13, 4, 6, 9, E], [[1, 3], [2, 4], [4, 5]], [3], 2)
+    ]
+    # on top in this order already: no row; in another order: a row
+    assert written(plan_of("overexpress", ["G0", "G2"], group=True), row) == []
+    assert written(plan_of("overexpress", ["G2", "G0"], group=True), row) == [([C, 6, 4, 8, 9, E], [[3, 3], [4, 4]], [1, 2], 1)]
+
+
+@pytest.mark.parametrize(
+    ("frame", "max_len", "genes", "row", "expected"),
+    [
+        # full length: the last gene falls off, the EOS stays
+        (FRAMED, 5, ["G9"], [C, 4, 6, 8, E], ([C, 13, 4, 6, E], [[1, 2], [2, 3]], [], None)),
+        (HEADED, 4, ["G9"], [C, 4, 6, 8], ([C, 13, 4, 6], [[1, 2], [2, 3]], [], None)),
+        (BARE, 3, ["G9"], [4, 6, 8], ([13, 4, 6], [[0, 1], [1, 2]], [], None)),
+        # one short of full: just room (Geneformer crashes here)
+        (BARE, 4, ["G9"], [4, 6, 8], ([13, 4, 6, 8], [[0, 1], [1, 2], [2, 3]], [], None)),
+        (FRAMED, 6, ["G9"], [C, 4, 6, 8, E], ([C, 13, 4, 6, 8, E], [[1, 2], [2, 3], [3, 4]], [], None)),
+        # present at full length: nothing falls off
+        (FRAMED, 5, ["G4"], [C, 4, 6, 8, E], ([C, 8, 4, 6, E], [[1, 2], [2, 3]], [3], 2)),
+        # the last gene moves to the front although its place is the one that falls off
+        (BARE, 3, ["G4", "G9"], [4, 6, 8], ([8, 13, 4], [[0, 2]], [2], 2)),
+        # the group fills the row
+        (FRAMED, 4, ["G9", "G8"], [C, 4, 6, E], ([C, 13, 12, E], [], [], None)),
+    ],
+)
+def test_overexpress_at_full_length(frame, max_len, genes, row, expected):
+    assert written(plan_of("overexpress", genes, frame=frame, max_len=max_len, group=len(genes) > 1), row) == [expected]
+
+
+def test_a_group_longer_than_the_row_is_refused():
+    plan = plan_of("overexpress", ["G7", "G8", "G9"], frame=FRAMED, max_len=4, group=True)
+    with pytest.raises(SettingsError, match="3 genes to overexpress do not fit a row of 4 tokens"):
+        list(plan.edits(np.array([C, 4, E], np.int32)))
+
+
+def test_in_place_pairs_keep_their_positions():
+    (e,) = plan_of("delete", ["G2"]).edits(np.array([C, 4, 6, 8, 9, E], np.int32))
+    assert e.pairs_in_place.tolist() == [[1, 1], [3, 3], [4, 4]]
+    assert {name for name, kind in KINDS.items() if kind.in_place} == {"delete"}
+
+
+def test_names_and_labels():
+    vocab = make_vocab(3)
+    plan = EditPlan.make(vocab, kind="delete", genes=["G2", "G0"], group=True, frame=vocab.frame, max_len=9)
+    assert plan.targets == ((6, 4),)
+    assert plan.names(vocab) == ["ENSG00000000002+ENSG00000000000"]
+    assert plan.labels(vocab) == ["G2+G0"]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (dict(kind="smash"), "unknown kind of edit 'smash'; one of delete, overexpress"),
+        (dict(kind="delete", genes=["G0", "NOPE"]), "gene 'NOPE' is not in vocabulary 'small'"),
+        (dict(kind="delete", genes="all", group=True), "a group needs its genes named"),
+        (dict(kind="delete", genes=[]), "no gene to perturb was named"),
+    ],
+)
+def test_plans_that_cannot_be(how, message):
+    with pytest.raises(SettingsError, match=message):
+        plan_of(**({"genes": "all"} | how))
+
+
+frames = st.sampled_from([BARE, FRAMED, HEADED])
+bodies = st.lists(st.integers(4, 15), max_size=12, unique=True)
+chosen = st.one_of(st.just("all"), st.lists(st.integers(0, 11), min_size=1, max_size=4, unique=True))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    frame=frames,
+    body=bodies,
+    genes=chosen,
+    kind=st.sampled_from(sorted(KINDS)),
+    group=st.booleans(),
+    any=st.booleans(),
+    room=st.integers(0, 5),
+)
+def test_every_edit(frame, body, genes, kind, group, any, room):
+    row = np.array([*frame.head, *body, *frame.tail], np.int32)
+    max_len = max(len(row) + room, len(frame) + 4)
+    named = genes if genes == "all" else [f"G{g}" for g in genes]
+    plan = plan_of(kind, named, frame=frame, max_len=max_len, group=group and genes != "all", any=any)
+    edits = list(plan.edits(row))
+    assert plan.count(row) == len(edits)
+    targets = [[t] for t in body] if genes == "all" else ([[g + 4 for g in genes]] if group else [[g + 4] for g in genes])
+    slow = [(t, reference_edit(row, kind, t, frame, max_len, need_all=not any)) for t in targets]
+    slow = [(t, done) for t, done in slow if done is not None]
+    assert [(list(plan.targets[e.target]), (e.edited.tolist(), [tuple(p) for p in e.pairs.tolist()], e.gone.tolist())) for e in edits] == slow
+    for e in edits:
+        perturbed = set(plan.targets[e.target])
+        before, after = e.baseline[e.pairs[:, 0]], e.edited[e.pairs[:, 1]]
+        assert (before == after).all()
+        assert not perturbed & set(before.tolist())
+        assert frame.matches(e.edited) and len(e.edited) <= max_len
+        genes_after = frame.body(e.edited).tolist()
+        assert len(genes_after) == len(set(genes_after))
+        # the genes in no pair are the perturbed, and those that fell off the end
+        assert set(genes_after) - set(after.tolist()) == (perturbed if kind == "overexpress" else set())
+        assert set(e.baseline[e.gone].tolist()) == perturbed & set(body)
+        first = plan.targets[e.target][0]
+        assert e.rank == (body.index(first) if first in body else None)

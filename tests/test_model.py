@@ -1,0 +1,433 @@
+"""Checkpoints, batches and the encoder, against transformers' own hidden states."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_checkpoint, make_vocab
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from rankcell.errors import ModelError, SettingsError, TokensError, VocabularyError
+from rankcell.model import Encoder, collate, open_checkpoint, plan_batches
+from rankcell.model.encoder import choose_device
+from rankcell.tokens import TokenSpec
+from rankcell.vocab import Frame
+
+
+def copy_of(folder, target):
+    shutil.copytree(folder, target)
+    return target
+
+
+def encoder_of(folder, **how):
+    return Encoder(open_checkpoint(folder), device=how.pop("device", "cpu"), **how)
+
+
+def random_rows(vocab, lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return [np.concatenate([[2], rng.permutation(len(vocab))[: n - 2] + 4, [3]]).astype(np.int32) for n in lengths]
+
+
+def all_states(folder, ids, attend=None):
+    """transformers' own: hidden states of the whole masked-language model."""
+    from transformers import BertForMaskedLM
+
+    model = BertForMaskedLM.from_pretrained(folder, attn_implementation="eager").eval()
+    mask = None if attend is None else torch.from_numpy(attend).long()
+    with torch.no_grad():
+        return model(input_ids=torch.from_numpy(ids), attention_mask=mask, output_hidden_states=True).hidden_states
+
+
+# batches
+
+
+def test_plan_by_hand():
+    plan = [b.tolist() for b in plan_batches([3, 10, 5, 5, 0, 2], tokens_per_batch=10)]
+    assert plan == [[1], [2, 3], [0, 5, 4]]
+    assert [b.tolist() for b in plan_batches([4, 4], tokens_per_batch=1)] == [[0], [1]]
+    assert list(plan_batches([])) == []
+    with pytest.raises(SettingsError, match="tokens_per_batch is 0; at least 1"):
+        list(plan_batches([1], tokens_per_batch=0))
+
+
+def test_collate_by_hand():
+    batch = collate([np.array([5, 6, 7], np.int32), np.array([8], np.int32)], np.array([4, 1]), pad=0)
+    assert batch.input_ids.tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch.input_ids.dtype == np.int64
+    assert batch.rows.tolist() == [4, 1]
+    assert batch.lengths.tolist() == [3, 1]
+    assert batch.attend.tolist() == [[True, True, True], [True, False, False]]
+    assert collate([np.array([5], np.int32)] * 2, np.array([0, 1]), pad=0).attend is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths=st.lists(st.integers(0, 40), max_size=30), budget=st.integers(1, 100))
+def test_batches_keep_the_budget_and_find_home(lengths, budget):
+    home = {}
+    for where in plan_batches(lengths, tokens_per_batch=budget):
+        rows = [np.full(lengths[i], i + 1, np.int32) for i in where]
+        batch = collate(rows, where, pad=0)
+        assert batch.input_ids.size <= budget or len(where) == 1
+        for i, line, n in zip(batch.rows.tolist(), batch.input_ids, batch.lengths.tolist(), strict=True):
+            assert i not in home
+            home[i] = line[:n].tolist()
+            assert (line[n:] == 0).all()
+    assert [home[i] for i in range(len(lengths))] == [[i + 1] * n for i, n in enumerate(lengths)]
+
+
+# the encoder
+
+
+@pytest.fixture(scope="module")
+def batch(small):
+    return collate(random_rows(small[0], [14, 9, 3]), np.arange(3), pad=0)
+
+
+def test_states_of_every_layer(small, batch):
+    _, folder = small
+    encoder = encoder_of(folder)
+    expected = all_states(folder, batch.input_ids, batch.attend)
+    real = torch.from_numpy(batch.attend)
+    for layer in range(-4, 4):
+        n = encoder.checkpoint.resolve_layer(layer)
+        states = encoder.states(batch.input_ids, batch.attend, [n])
+        assert list(states) == [n] and states[n].dtype == torch.float32
+        torch.testing.assert_close(states[n][real], expected[layer][real], rtol=0, atol=2e-6)
+
+
+def test_several_layers_at_once(small, batch):
+    _, folder = small
+    encoder = encoder_of(folder)
+    expected = all_states(folder, batch.input_ids, batch.attend)
+    real = torch.from_numpy(batch.attend)
+    states = encoder.states(batch.input_ids, batch.attend, [2, 0, 2, 1])
+    assert sorted(states) == [0, 1, 2]
+    for n in states:
+        torch.testing.assert_close(states[n][real], expected[n][real], rtol=0, atol=2e-6)
+    torch.testing.assert_close(encoder.states(batch.input_ids, batch.attend, [3])[3][real], expected[3][real], rtol=0, atol=2e-6)
+
+
+def test_tokens_left_out_keep_their_positions(small):
+    _, folder = small
+    (row,) = random_rows(small[0], [10])
+    attend = np.ones((1, 10), bool)
+    attend[0, [3, 4]] = False
+    found = encoder_of(folder).states(row[None].astype(np.int64), attend, [3])[3]
+    expected = all_states(folder, row[None].astype(np.int64), attend)[3]
+    kept = torch.from_numpy(attend[0])
+    torch.testing.assert_close(found[0, kept], expected[0, kept], rtol=0, atol=2e-6)
+    # another token in their place changes nothing elsewhere; closing up the gap does
+    other = row.copy()
+    other[[3, 4]] = 1
+    again = encoder_of(folder).states(other[None].astype(np.int64), attend, [3])[3]
+    torch.testing.assert_close(again[0, kept], found[0, kept], rtol=0, atol=1e-6)
+    closed = encoder_of(folder).states(row[attend[0]][None].astype(np.int64), None, [3])[3]
+    assert (closed[0] - found[0, kept]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [([0], 0), ([1], 1), ([2], 2), ([3], 3), ([0, 2], 2)])
+def test_only_the_wanted_blocks_run(small, batch, layers, blocks):
+    encoder = encoder_of(small[1])
+    ran = []
+    for number, block in enumerate(encoder._trunk.encoder.layer):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    encoder.states(batch.input_ids, batch.attend, layers)
+    assert ran == list(range(blocks))
+    assert len(encoder._trunk.encoder.layer) == 3
+
+
+def test_there_is_no_head(small):
+    names = dict(encoder_of(small[1])._trunk.named_parameters())
+    assert all(name.startswith(("embeddings.", "encoder.layer.")) for name in names)
+    assert {p.shape[0] for name, p in names.items() if "decoder" in name or "pooler" in name or "cls" in name} == set()
+
+
+def test_an_error_midway_leaves_the_encoder_whole(small, batch):
+    encoder = encoder_of(small[1])
+    with pytest.raises(IndexError):
+        encoder.states(np.full((1, 3), 99), None, [1])
+    assert len(encoder._trunk.encoder.layer) == 3
+
+
+def test_precision(small, batch):
+    full = encoder_of(small[1]).states(batch.input_ids, batch.attend, [2])[2]
+    half = encoder_of(small[1], precision="bf16").states(batch.input_ids, batch.attend, [2])[2]
+    real = torch.from_numpy(batch.attend)
+    assert half.dtype == torch.float32
+    error = (half[real] - full[real]).abs().max()  # states are layer-normed (about 1); bfloat16 keeps 8 bits
+    assert 1e-4 < error < 0.15
+    assert encoder_of(small[1]).precision == "fp32"
+    with pytest.raises(SettingsError, match="unknown precision 'fp8'; one of auto, fp32, bf16, fp16"):
+        encoder_of(small[1], precision="fp8")
+
+
+def test_description(small):
+    assert encoder_of(small[1], precision="bf16").description == {
+        "device": "cpu",
+        "precision": "bf16",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda", "device 'cuda' is not there: torch sees 0 CUDA devices; pass --device cpu"),
+        ("cuda:3", "device 'cuda:3' is not there"),
+        ("gpu", "unknown device 'gpu'; auto, cpu, cuda or cuda:N"),
+        ("meta", "device 'meta' cannot run a model"),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch, device, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(SettingsError, match=message):
+        choose_device(device)
+    assert choose_device("auto") == torch.device("cpu")
+
+
+# checkpoints
+
+
+def test_what_a_checkpoint_says(small):
+    vocab, folder = small
+    c = open_checkpoint(folder)
+    assert (c.name, c.n_layers, c.width, c.max_positions, c.max_len) == ("small", 3, 16, 64, 64)
+    assert c.vocab == vocab
+    assert open_checkpoint(c) is c
+    assert open_checkpoint(str(folder), vocab=vocab).vocab == vocab
+    assert [c.resolve_layer(n) for n in (-4, -3, -2, -1, 0, 1, 2, 3)] == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("layer", [4, -5])
+def test_layer_out_of_range(small, layer):
+    with pytest.raises(SettingsError, match=f"layer {layer} is out of range: model 'small' has 3 blocks, so layers -4 to 3"):
+        open_checkpoint(small[1]).resolve_layer(layer)
+
+
+def test_hash_is_of_weights_and_config(small, tmp_path):
+    vocab, folder = small
+    here = open_checkpoint(copy_of(folder, tmp_path / "elsewhere"))
+    assert here.hash == open_checkpoint(folder).hash
+    assert open_checkpoint(make_checkpoint(tmp_path / "other", vocab, seed=1)).hash != here.hash
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(ModelError, match="no checkpoint folder '.*none': give a folder with config.json and model.safetensors, or 'demo'"):
+        open_checkpoint(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is not a checkpoint: it has no config.json"),
+        ("{", "config.json cannot be read"),
+        ("[]", "config.json does not say num_hidden_layers, hidden_size"),
+        ('{"hidden_size": "16", "vocab_size": 9}', "does not say num_hidden_layers, hidden_size, max_position_embeddings, model_type"),
+        ("3", "config.json does not say num_hidden_layers, hidden_size"),
+        ('{"model_type": "bert", "num_hidden_layers": 1}', "does not say hidden_size, max_position_embeddings, vocab_size"),
+    ],
+)
+def test_bad_config(small, tmp_path, text, message):
+    folder = copy_of(small[1], tmp_path / "m")
+    (folder / "config.json").unlink()
+    if text is not None:
+        (folder / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=message):
+        open_checkpoint(folder)
+
+
+def with_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(model_type="no_such_model"), "unknown model_type 'no_such_model'"),
+        (dict(model_type="gpt2"), "no encoder built like BERT can be made from the config of model 'm'"),
+        (dict(model_type="albert"), "model 'm' is a albert: only encoders built like BERT are read"),
+        (dict(num_attention_heads=5), "config of model 'm': .*16. is not a multiple of the number of attention heads"),
+        (dict(num_hidden_layers=4), "lack 'encoder.layer.3.*: the file is not whole, or not of this config"),
+        (dict(max_position_embeddings=80), r"'embeddings.position_embeddings.weight' of model 'm' is \(64, 16\); its config says \(80, 16\)"),
+    ],
+)
+def test_config_of_another_model(small, tmp_path, changes, message):
+    folder = with_config(copy_of(small[1], tmp_path / "m"), **changes)
+    with pytest.raises(ModelError, match=message):
+        encoder_of(folder)
+
+
+def test_weights_that_cannot_be_read(small, tmp_path):
+    folder = copy_of(small[1], tmp_path / "m")
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    for broken in (whole[:-100], whole[:4], b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"):
+        file.write_bytes(broken)
+        with pytest.raises(ModelError, match="model.safetensors cannot be read: .*truncated, or a git-lfs pointer"):
+            encoder_of(folder)
+    file.unlink()
+    with pytest.raises(ModelError, match="has no model.safetensors$"):
+        encoder_of(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match="has no model.safetensors; pickled weights .* are not read: save them with safe_serialization=True"):
+        encoder_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("bert.encoder.layer.1.output.dense.bias"), "weights of model 'm' lack 'encoder.layer.1.output.dense.bias'"),
+        (
+            lambda w: w.update({"bert.encoder.layer.1.output.dense.bias": torch.zeros(15)}),
+            r"'encoder.layer.1.output.dense.bias' of model 'm' is \(15,\); its config says \(16,\)",
+        ),
+        (
+            lambda w: w["bert.embeddings.word_embeddings.weight"][3].fill_(float("nan")),
+            "'embeddings.word_embeddings.weight' of model 'm' holds NaN or infinite weights",
+        ),
+        (
+            lambda w: w["bert.encoder.layer.2.intermediate.dense.bias"][0].fill_(float("inf")),
+            "'encoder.layer.2.intermediate.dense.bias' of model 'm' holds NaN or infinite weights",
+        ),
+    ],
+)
+def test_bad_weights(small, tmp_path, change, message):
+    folder = copy_of(small[1], tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=message):
+        encoder_of(folder)
+
+
+def test_vocabularies(small, tmp_path):
+    vocab, folder = small
+    bare = make_checkpoint(tmp_path / "bare", vocab, with_vocab=False)
+    with pytest.raises(ModelError, match="checkpoint 'bare' carries no vocabulary: pass it with --vocab"):
+        open_checkpoint(bare)
+    assert open_checkpoint(bare, vocab=vocab).vocab == vocab
+    other = make_vocab(12, medians=np.full(12, 2.0), name="other")
+    with pytest.raises(VocabularyError, match=f"'small' carries vocabulary 'small' .{vocab.hash[:12]}.*is 'other' .{other.hash[:12]}"):
+        open_checkpoint(folder, vocab=other)
+    larger = make_vocab(13, name="larger")
+    with pytest.raises(VocabularyError, match="'larger' has tokens up to 16, but model 'bare' knows 16 tokens"):
+        open_checkpoint(bare, vocab=larger)
+
+
+def test_rows_that_do_not_fit(small):
+    vocab, folder = small
+    c = open_checkpoint(folder)
+    c.require(TokenSpec.of(vocab, frame=Frame(), max_len=4096), 64)  # only real rows count, whatever max_len says
+    with pytest.raises(TokensError, match="rows have up to 65 tokens, but model 'small' has 64 positions: tokenize again with --max-len 64"):
+        c.require(TokenSpec.of(vocab, frame=Frame(), max_len=4096), 65)
+    other = make_vocab(12, medians=np.full(12, 2.0), name="other")
+    with pytest.raises(VocabularyError, match="made with vocabulary 'other' .*the model 'small' has vocabulary 'small'"):
+        c.require(TokenSpec.of(other, frame=Frame(), max_len=64), 5)
+
+
+def split_weights(folder):
+    """The same weights in two files with an index."""
+    weights = load_file(folder / "model.safetensors")
+    names = sorted(weights)
+    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, held in parts.items():
+        save_file({n: weights[n] for n in held}, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {n: file for file, held in parts.items() for n in held}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def test_sharded_weights(small, batch, tmp_path):
+    folder = split_weights(copy_of(small[1], tmp_path / "m"))
+    expected = encoder_of(small[1]).states(batch.input_ids, batch.attend, [2])[2]
+    assert torch.equal(encoder_of(folder).states(batch.input_ids, batch.attend, [2])[2], expected)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    for use in (encoder_of, lambda f: open_checkpoint(f).hash):
+        with pytest.raises(ModelError, match="model-00002-of-00002.safetensors is not there, though model.safetensors.index.json names it"):
+            use(folder)
+    for text in ("{", "{}"):
+        (folder / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(ModelError, match="model.safetensors.index.json cannot be read"):
+            encoder_of(folder)
+
+
+@pytest.mark.parametrize("head", ["BertForSequenceClassification", "BertForTokenClassification", "BertModel"])
+def test_the_trunk_of_other_heads(small, batch, tmp_path, head):
+    import transformers
+
+    vocab, folder = small
+    model = getattr(transformers, head)(transformers.BertConfig.from_pretrained(folder))
+    trunk = {n.removeprefix("bert."): w for n, w in load_file(folder / "model.safetensors").items() if n.startswith("bert.")}
+    base = model if head == "BertModel" else model.bert
+    left = base.load_state_dict(trunk, strict=False)
+    assert not left.unexpected_keys
+    model.save_pretrained(tmp_path / "m")
+    vocab.save(tmp_path / "m" / "vocabulary")
+    expected = encoder_of(folder).states(batch.input_ids, batch.attend, [3])[3]
+    assert torch.equal(encoder_of(tmp_path / "m").states(batch.input_ids, batch.attend, [3])[3], expected)
+
+
+def test_half_precision_weights_run_in_float32(small, batch, tmp_path):
+    folder = copy_of(small[1], tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: w.half() for n, w in weights.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    with_config(folder, dtype="float16", torch_dtype="float16")
+    encoder = encoder_of(folder)
+    assert {p.dtype for p in encoder._trunk.parameters()} == {torch.float32}
+    exact = encoder_of(small[1]).states(batch.input_ids, batch.attend, [1])[1]
+    assert (encoder.states(batch.input_ids, batch.attend, [1])[1] - exact)[torch.from_numpy(batch.attend)].abs().max() < 0.02
+
+
+# on a CUDA device
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
+def gpu_tokens(tmp_path):
+    from rankcell.tokens import TokenSet
+
+    vocab = make_vocab(60)
+    folder = make_checkpoint(tmp_path / "m", vocab, width=32, positions=80)
+    spec = TokenSpec.of(vocab, frame=vocab.frame, max_len=62)
+    rows = random_rows(vocab, [62, 40, 40, 12, 3, 30])
+    return folder, TokenSet.from_rows(rows, spec, obs={"kind": list("aabbab")})
+
+
+@pytest.mark.gpu
+def test_embed_on_the_gpu_is_the_cpus(gpu, tmp_path):
+    from rankcell.embed import Embedder
+
+    folder, tokens = gpu_tokens(tmp_path)
+    how = dict(pool=["mean", "cls", "first"], layer=[-1, -2, 0])
+    a, b = (Embedder(folder, device=d, tokens_per_batch=100).embed(tokens, **how).columns for d in ("cpu", "cuda"))
+    assert list(a) == list(b)
+    for name in a:
+        np.testing.assert_allclose(b[name], a[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["delete", "overexpress"])
+def test_perturb_on_the_gpu_is_the_cpus(gpu, tmp_path, kind):
+    from rankcell.perturb import Perturber
+
+    folder, tokens = gpu_tokens(tmp_path)
+    how = dict(kind=kind, toward=["kind=a"], affected=True)
+    a, b = (Perturber(folder, device=d, tokens_per_batch=500).perturb(tokens, tmp_path / d, **how) for d in ("cpu", "cuda"))
+    assert b.manifest["settings"]["device"] == torch.cuda.get_device_name(0)
+    for left, right in ((a.table().to_pandas(), b.table().to_pandas()), (a.affected().to_pandas(), b.affected().to_pandas())):
+        numbers = left.select_dtypes("float").columns
+        assert left.drop(columns=numbers).equals(right.drop(columns=numbers))
+        np.testing.assert_allclose(right[numbers], left[numbers], rtol=0, atol=1e-4)
