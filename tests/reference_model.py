@@ -1,5 +1,8 @@
-"""A slow, plain reference for embeddings and screens: one cell at a time, no padding, the whole masked-language model of
-transformers in float64 with all its hidden states, rows edited as python lists, cosines in numpy."""
+"""A slow, plain reference for embeddings and screens.
+
+One cell at a time, no padding, the whole masked-language model of transformers in float64 with all its hidden states,
+rows edited as python lists, cosines in numpy.
+"""
 
 import numpy as np
 
@@ -42,9 +45,16 @@ class Reference:
         self.model = BertForMaskedLM.from_pretrained(folder, attn_implementation="eager").double().eval()
         self.frame = frame
         self.max_len = max_len
+        self._seen = {}
 
     def hidden(self, row, attend=None):
-        """All hidden states of one row, [0] the embedding layer's, [-1] the last block's: float64 [tokens, width] each."""
+        """All hidden states of one row, [0] the embedding layer's, [-1] the last block's: float64 [tokens, width]."""
+        key = tuple(map(int, row)), None if attend is None else tuple(attend)
+        if key not in self._seen:
+            self._seen[key] = self._run(row, attend)
+        return self._seen[key]
+
+    def _run(self, row, attend):
         import torch
 
         ids = torch.tensor([[int(t) for t in row]])
@@ -107,10 +117,7 @@ class Reference:
         """No token attends to the perturbed, which is in no mean after; every other stays where it stands."""
         before = self.hidden(row)[layer]
         attend = [i not in gone for i in range(len(row))]
-        if any(attend):
-            after = self.hidden(row, attend)[layer]
-        else:
-            after = np.empty((0, before.shape[1]))
+        after = self.hidden(row, attend)[layer] if any(attend) else np.empty((0, before.shape[1]))
         first, last = body_span(row, self.frame)
         kept = [after[i] for i in range(first, last) if attend[i]] if any(attend) else []
         whole = self._whole(before, row), np.mean(kept, axis=0) if kept else None
@@ -135,7 +142,8 @@ class Reference:
         for (name, readout), vector in states.items():
             if readout in ends:
                 end = ends[readout]
-                scores[f"toward_{name}_{readout}"] = None if end is None else cosine(end[1], vector) - cosine(end[0], vector)
+                value = None if end is None else cosine(end[1], vector) - cosine(end[0], vector)
+                scores[f"toward_{name}_{readout}"] = value
         return scores
 
     def affected(self, cells, kind, targets, layer, *, need_all=True):

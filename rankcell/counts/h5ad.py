@@ -126,7 +126,7 @@ class H5adSource(CountSource):
     def _csc_rows(self, indptr: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Row (from `first`), column and value of every stored entry in rows `first` to `last`."""
         rows, columns, values = [], [], []
-        for a in range(0, int(indptr[-1]), ENTRIES_PER_BLOCK):
+        for a in range(0, max(1, int(indptr[-1])), ENTRIES_PER_BLOCK):
             b = min(a + ENTRIES_PER_BLOCK, int(indptr[-1]))
             row = self._node["indices"][a:b]
             inside = np.flatnonzero((row >= first) & (row < last))

@@ -1,5 +1,6 @@
 """Edits, planned on indices before torch is touched: a row before, a row after, and which positions hold the same gene."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -154,13 +155,20 @@ class EditPlan:
             yield Edit(row, done[0], done[1].astype(np.int64), where, number, rank)
 
     def count(self, row: np.ndarray) -> int:
-        """How many edits `edits(row)` gives, without making them."""
+        """How many edits `edits(row)` gives; for single genes without making them."""
         kind = KINDS[self.kind]
         body = self.frame.body(row)
-        if self._target_of_token:
-            n = len(np.unique(body))
-            return n - 1 if kind.inserts and n else n
-        return sum(1 for _ in self.edits(row))
+        if any(len(genes) > 1 for genes in self.targets):
+            return sum(1 for _ in self.edits(row))
+        held = len(np.unique(body)) if self._target_of_token else int(np.isin(self._single_targets, body).sum())
+        if not kind.inserts:
+            return held
+        tried = held if self._target_of_token else len(self.targets)
+        return tried - int(len(body) > 0 and body[0] in self._single_targets)  # the top gene is there already
+
+    @functools.cached_property
+    def _single_targets(self) -> np.ndarray:
+        return np.array([genes[0] for genes in self.targets], np.int64)
 
     def names(self, vocab: Vocabulary) -> list[str]:
         """The gene ids of each target, joined by + in the order given."""

@@ -144,7 +144,8 @@ class Engine:
             if self.keep_perturbed:
                 first = np.array([base.start[cell] for cell, _ in items])
                 whole = base.body_means(first, self.plan.frame)
-                found |= _toward_only(readout_scores("cell", whole, _body_means(states, batch, self.plan.frame, self.encoder), vectors))
+                after = _body_means(states, batch, attend, self.plan.frame, self.encoder)
+                found |= _toward_only(readout_scores("cell", whole, after, vectors))
             if self.plan.frame.has_cls:
                 cls = tensor(np.array([base.start[cell] for cell, _ in items]))
                 found |= readout_scores("cls", base.flat[cls].double(), states[:, 0].double(), vectors)
@@ -156,11 +157,12 @@ def _toward_only(scores: dict[str, Any]) -> dict[str, Any]:
     return {n: v for n, v in scores.items() if n.startswith("toward_")}
 
 
-def _body_means(states_btd: Any, batch: Batch, frame: Frame, encoder: Encoder) -> Any:
-    """Mean state over all genes of each row, the perturbed included, float64 [rows, width]."""
+def _body_means(states_btd: Any, batch: Batch, attend: np.ndarray | None, frame: Frame, encoder: Encoder) -> Any:
+    """Mean state over all genes that each row holds after its edit (one lost in place is in no mean), float64 [rows, width]."""
     from rankcell.embed.embedder import body_mask
 
-    body = encoder.tensor(body_mask(batch.lengths, batch.input_ids.shape[1], frame)).double()
+    here = body_mask(batch.lengths, batch.input_ids.shape[1], frame)
+    body = encoder.tensor(here if attend is None else here & attend).double()
     return (body[:, None, :] @ states_btd.double())[:, 0] / body.sum(1, keepdim=True)
 
 
