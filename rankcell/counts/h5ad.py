@@ -27,7 +27,7 @@ class H5adSource(CountSource):
         self._file = _open(self.path)
         try:
             self._load(layer, raw)
-        except (OSError, KeyError, ValueError, RuntimeError) as e:
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as e:
             self.close()
             raise InputError(f"{path} is an HDF5 file but not a readable h5ad ({type(e).__name__}: {_line(e)})") from e
         except InputError:
@@ -195,10 +195,13 @@ def _shape(node: Any) -> tuple[int, int]:
 
 
 def _element(group: Any, name: str) -> Any:
-    """A column of obs or var; categories as pandas Categorical, missing strings as NaN."""
+    """A column of obs or var; categories as pandas Categorical, missing strings as NaN. InputError when unreadable."""
     from anndata.io import read_elem
 
-    return read_elem(group[name])
+    try:
+        return read_elem(group[name])
+    except Exception as e:  # anndata's error for an unknown encoding has no public name
+        raise InputError(f"{group.file.filename}: {group.name}/{name} is not readable ({_line(e)})") from e
 
 
 def _columns(group: Any) -> list[str]:

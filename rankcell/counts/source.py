@@ -63,9 +63,11 @@ class CountSource:
         return self.obs(column)
 
     def check_door(self) -> None:
-        """What can be known before the matrix is read: something is there, and the cell ids are unique."""
+        """What can be known before the matrix is read: numbers are there, and the cell ids are unique."""
         if not self.n_cells or not self.n_genes:
             raise InputError(f"{self.name}: {self.matrix} is empty ({self.n_cells:,} cells x {self.n_genes:,} genes)")
+        if self.dtype.kind not in "biuf":
+            raise CountsError(f"{self.name}: {self.matrix} holds {self.dtype}, not numbers")
         if len(set(self.cell_ids)) != self.n_cells:
             seen: set[str] = set()
             twice = [c for c in self.cell_ids if c in seen or seen.add(c)]

@@ -54,6 +54,8 @@ class Embedder:
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ):
         self.checkpoint = open_checkpoint(model, vocab=vocab)
+        if tokens_per_batch < 1:
+            raise SettingsError(f"tokens_per_batch is {tokens_per_batch}; at least 1")
         self.tokens_per_batch = tokens_per_batch
         self._device, self._precision = device, precision
         self._encoder: Encoder | None = None

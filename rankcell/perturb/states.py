@@ -1,6 +1,7 @@
 """State embeddings: the mean readout over all input cells of a state, before any edit; from the cells or from a file."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +49,17 @@ def read_states(path: str | os.PathLike) -> StateEmbeddings:
         raise InputError(f"no such file: {path}")
     try:
         rows = _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path)
-        vectors = {(s, r): np.asarray(v, np.float64) for s, r, v in rows}
-    except (ValueError, KeyError, IndexError, OSError, UnicodeDecodeError) as e:
+        states = [((s, r), np.array([float(x) for x in v])) for s, r, v in rows]
+    except (ValueError, TypeError, IndexError, OSError) as e:
         raise InputError(f"{path} is not a table of states (columns state, readout, embedding): {e}") from e
-    odd = [r for _, r in vectors if r not in ("cell", "cls")]
-    if odd or not vectors:
-        raise InputError(f"{path}: readout '{odd[0] if odd else ''}' is not known; a state's readout is cell or cls")
+    vectors = dict(states)
+    if not states:
+        raise InputError(f"{path} holds no state")
+    for (state, readout), n in Counter(key for key, _ in states).items():
+        if readout not in ("cell", "cls"):
+            raise InputError(f"{path}: readout '{readout}' is not known; a state's readout is cell or cls")
+        if n > 1:
+            raise InputError(f"{path}: state '{state}' ({readout}) stands in it twice")
     return StateEmbeddings(vectors)
 
 

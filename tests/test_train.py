@@ -1,0 +1,158 @@
+"""Training: what a batch hides, that a run is seeded, learns, and leaves a checkpoint that embeds; nothing half-written."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from conftest import make_vocab
+
+from rankcell import jobs
+from rankcell.embed import Embedder
+from rankcell.errors import OutputError, SettingsError, TokensError, VocabularyError
+from rankcell.model import open_checkpoint
+from rankcell.tokens import TokenSet, TokenSpec
+from rankcell.train import Recipe
+from rankcell.train.collate import IGNORE, collate_masked, length_groups, mask_row
+from rankcell.train.evaluate import Question, baseline_accuracy
+from rankcell.vocab import Frame
+
+FRAME = Frame((2,), (3,))
+SMALL = dict(layers=1, width=16, heads=2, intermediate=16, batch_size=8, device="cpu")
+
+
+def two_kinds_of_cells(vocab, n=60, seed=0):
+    """Cells of two kinds: one shows the first six genes, the other the last six, in nearly fixed order."""
+    rng = np.random.default_rng(seed)
+    half = np.array_split(vocab.tokens, 2)
+    rows = []
+    for i in range(n):
+        genes = half[i % 2][np.argsort(np.arange(6) + rng.normal(0, 0.4, 6))][: rng.integers(4, 7)]
+        rows.append(np.concatenate([[2], genes, [3]]))
+    return TokenSet.from_rows(rows, TokenSpec.of(vocab, frame=FRAME, max_len=16))
+
+
+def test_mask_row_hides_and_names_what_it_hides():
+    row = np.array([2, 10, 11, 12, 13, 3])
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        shown, labels, hidden = mask_row(row, FRAME, mask=1, mask_rate=0.5, drop=0.4, rng=rng)
+        assert shown[0] == 2 and shown[-1] == 3 and len(shown) == len(labels)
+        masked = labels != IGNORE
+        assert masked.any() and (shown[masked] == 1).all() and (shown[~masked] != 1).all()
+        visible = set(shown[1:-1].tolist()) - {1}
+        assert visible | set(hidden.tolist()) == {10, 11, 12, 13} and not visible & set(hidden.tolist())
+        assert set(labels[masked].tolist()) <= set(hidden.tolist())
+    assert row.tolist() == [2, 10, 11, 12, 13, 3]  # the caller's row is not written to
+
+
+def test_collate_pads_to_its_longest_row():
+    rows = [np.array([2, 10, 3]), np.array([2, 11, 12, 13, 3])]
+    b = collate_masked(rows, FRAME, pad=0, mask=1, n_ids=20, mask_rate=0.15, drop=0, rng=np.random.default_rng(1))
+    assert b.input_ids.shape == (2, 5)
+    assert b.attend.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert b.body.tolist() == [[0, 1, 0, 0, 0], [0, 1, 1, 1, 0]]
+    assert (b.input_ids[b.attend == 0] == 0).all() and (b.labels[b.attend == 0] == IGNORE).all()
+    np.testing.assert_allclose(b.hidden_bv.sum(1), 1)
+    assert not (b.shown_bv & (b.hidden_bv > 0)).any()
+
+
+def test_length_groups_hold_every_cell_once_and_like_lengths():
+    lengths = np.arange(100, 1100, 10)
+    groups = list(length_groups(lengths, 8, np.random.default_rng(0)))
+    assert sorted(np.concatenate(groups).tolist()) == list(range(100))
+    assert max(np.ptp(lengths[g]) for g in groups) <= 8 * 10 + 16
+
+
+def test_baselines_by_hand():
+    """Three training cells show 10 and 11, one shows 12; 10 stands first twice, 11 once."""
+    train = [np.array([2, 10, 11, 3]), np.array([2, 10, 11, 3]), np.array([2, 11, 10, 3]), np.array([2, 12, 3])]
+    asked = [Question(np.array([2, 10, 1, 3]), np.array([2]), np.array([11])), Question(np.array([2, 1, 11, 3]), np.array([1]), np.array([12]))]
+    found = baseline_accuracy(train, asked, FRAME, n_ids=13)
+    assert found["frequent"]["top1"] == 0.5  # 10 is shown, so 11 is guessed: right; then 10 is guessed for 12: wrong
+    assert found["frequent_at_rank"]["top1"] == 0.5  # rank 1: 11 stood there twice: right; rank 0: 10 is guessed: wrong
+    assert found["frequent"]["top10"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    vocab = make_vocab(12)
+    folder = tmp_path_factory.mktemp("train")
+    vocab.save(folder / "vocab")
+    tokens = two_kinds_of_cells(vocab)
+    tokens.save(folder / "cells.dataset")
+    facts = jobs.pretrain(folder / "cells.dataset", folder / "model", vocab=folder / "vocab", epochs=40, lr=1e-2, drop=0.2, cell_weight=0.2, **SMALL)
+    return folder, vocab, tokens, facts
+
+
+def test_training_learns_and_beats_the_baselines(trained):
+    _, _, _, facts = trained
+    best = max(b["top1"] for b in facts["baselines"].values())
+    assert facts["heldout"]["top1"] > best + 0.05
+    assert facts["n_train"] == 54 and facts["n_heldout"] == 6 and len(set(facts["heldout_cells"])) == 6
+
+
+def test_checkpoint_is_whole_and_embeds(trained):
+    folder, vocab, tokens, facts = trained
+    model = folder / "model"
+    assert {p.name for p in model.iterdir()} >= {"config.json", "model.safetensors", "vocabulary", "training.json", "loss.csv", "loss.png"}
+    assert open_checkpoint(model).vocab == vocab
+    assert json.loads((model / "training.json").read_text())["recipe"]["epochs"] == 40
+    with open(model / "loss.csv") as f:
+        curve = list(csv.DictReader(f))
+    assert float(curve[-1]["train_loss"]) < float(curve[0]["train_loss"])
+    assert (model / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    x = Embedder(model, device="cpu").embed(tokens).columns["mean_layer-2"]
+    kind = np.arange(len(x)) % 2
+    centre = np.stack([x[kind == k].mean(0) for k in (0, 1)])
+    nearest = ((x[:, None] - centre) ** 2).sum(-1).argmin(1)
+    assert (nearest == kind).all()
+
+
+def test_same_seed_same_weights(trained, tmp_path):
+    folder, _, _, _ = trained
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        jobs.pretrain(folder / "cells.dataset", tmp_path / name, vocab=folder / "vocab", epochs=1, seed=seed, average=0.9, **SMALL)
+    a, b, c = ((tmp_path / n / "model.safetensors").read_bytes() for n in "abc")
+    assert a == b != c
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "says"),
+    [
+        (dict(mask_rate=0.0), SettingsError, "mask_rate"),
+        (dict(epochs=0), SettingsError, "epochs"),
+        (dict(width=15), SettingsError, "multiple"),
+        (dict(positions=4), SettingsError, "positions"),
+        (dict(holdout=0.999), TokensError, "too few"),
+        (dict(cell_layer=7), SettingsError, "cell_layer"),
+        (dict(device="nowhere"), SettingsError, "device"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(trained, tmp_path, setting, error, says):
+    folder, *_ = trained
+    with pytest.raises(error, match=says):
+        jobs.pretrain(folder / "cells.dataset", tmp_path / "m", vocab=folder / "vocab", **(SMALL | {"epochs": 1} | setting))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_vocabulary_and_existing_output(trained, tmp_path):
+    folder, *_ = trained
+    with pytest.raises(VocabularyError, match="small"):
+        jobs.pretrain(folder / "cells.dataset", tmp_path / "m")
+    make_vocab(13, name="other").save(tmp_path / "v")
+    with pytest.raises(VocabularyError, match="other"):
+        jobs.pretrain(folder / "cells.dataset", tmp_path / "m", vocab=tmp_path / "v")
+    with pytest.raises(OutputError, match="exists"):
+        jobs.pretrain(folder / "cells.dataset", folder / "model", vocab=folder / "vocab", epochs=1, **SMALL)
+
+
+def test_recipe_is_what_the_command_line_offers():
+    import dataclasses
+    import inspect
+
+    from rankcell.cli.pretrain import pretrain
+
+    offered = inspect.signature(pretrain).parameters
+    for field in dataclasses.fields(Recipe):
+        assert offered[field.name].default == field.default
