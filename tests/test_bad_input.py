@@ -403,7 +403,7 @@ def test_disk_full_while_tokens_are_written(folder, capsys, monkeypatch, room):
     """Not even the schema fits, the first batch does not fit, the end does not fit."""
     rng = np.random.default_rng(0)
     make_adata(rng.poisson(2, (500, 12)) + 1).write_h5ad(folder / "many.h5ad")
-    monkeypatch.setattr(pa, "OSFile", lambda path, mode: pa.PythonFile(Full(open(path, mode), room), mode))
+    monkeypatch.setattr(pa, "OSFile", lambda path, mode: pa.PythonFile(Full(open(path, mode), room), mode))  # noqa: SIM115 (Full closes it)
     err = refused_file(folder, capsys, folder / "many.h5ad", ["the disk is full", "was not written", str(folder / "out")])
     assert "out.part" not in err
 
@@ -415,7 +415,7 @@ def test_disk_full_while_tokens_are_written(folder, capsys, monkeypatch, room):
 )
 def test_disk_full_while_text_is_written(folder, capsys, monkeypatch, which, name):
     def full(path, mode="r", **how):
-        file = open(path, mode, **how)
+        file = open(path, mode, **how)  # noqa: SIM115 (Full closes it)
         return Full(file, 10) if path.name == name and "w" in mode else file
 
     def write_text(path, text, **how):

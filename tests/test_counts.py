@@ -225,12 +225,12 @@ def test_hint_points_at_the_counts(dense, tmp_path, in_file):
         if in_file:
             adata.write_h5ad(tmp_path / f"{kind}.h5ad")
             source = tmp_path / f"{kind}.h5ad"
-        with open_counts(source) as counts, pytest.raises(CountsError, match="--layer twice|--raw"):
+        with open_counts(source) as counts, pytest.raises(CountsError, match=r"--layer twice|--raw"):
             list(counts.blocks())
         adata.layers["twice"] = STORED[kind](np.log1p(dense))
         if in_file:
             adata.write_h5ad(tmp_path / f"{kind}.h5ad")
-        with open_counts(source) as counts, pytest.raises(CountsError, match="--raw.*which holds counts"):
+        with open_counts(source) as counts, pytest.raises(CountsError, match=r"--raw.*which holds counts"):
             list(counts.blocks())
 
 

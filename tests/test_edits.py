@@ -61,9 +61,7 @@ def test_delete_group():
     # rank is that of the first gene named, wherever the others stand
     assert written(plan_of("delete", ["G4", "G0"], group=True), row) == [([C, 6, 9, E], [[2, 1], [4, 2]], [1, 3], 2)]
     assert written(plan_of("delete", ["G4", "G7"], group=True), row) == []
-    assert written(plan_of("delete", ["G7", "G4"], group=True, any=True), row) == [
-        ([C, 4, 6, 9, E], [[1, 1], [2, 2], [4, 3]], [3], None)
-    ]
+    assert written(plan_of("delete", ["G7", "G4"], group=True, any=True), row) == [([C, 4, 6, 9, E], [[1, 1], [2, 2], [4, 3]], [3], None)]
     assert written(plan_of("delete", ["G7", "G8"], group=True, any=True), row) == []
 
 
@@ -99,9 +97,7 @@ def test_overexpress_group():
     assert written(plan_of("overexpress", ["G9", "G4", "G0"], group=True), row) == [
         ([C, 13, 8, 4, 6, 9, E], [[2, 4], [4, 5]], [1, 3], None)
     ]
-    assert written(plan_of("overexpress", ["G4", "G9"], group=True), row) == [
-        ([C, 8, 13, 4, 6, 9, E], [[1, 3], [2, 4], [4, 5]], [3], 2)
-    ]
+    assert written(plan_of("overexpress", ["G4", "G9"], group=True), row) == [([C, 8, 13, 4, 6, 9, E], [[1, 3], [2, 4], [4, 5]], [3], 2)]
     # on top in this order already: no row; in another order: a row
     assert written(plan_of("overexpress", ["G0", "G2"], group=True), row) == []
     assert written(plan_of("overexpress", ["G2", "G0"], group=True), row) == [([C, 6, 4, 8, 9, E], [[3, 3], [4, 4]], [1, 2], 1)]
@@ -188,7 +184,9 @@ def test_every_edit(frame, body, genes, kind, group, any, room):
     targets = [[t] for t in body] if genes == "all" else ([[g + 4 for g in genes]] if group else [[g + 4] for g in genes])
     slow = [(t, reference_edit(row, kind, t, frame, max_len, need_all=not any)) for t in targets]
     slow = [(t, done) for t, done in slow if done is not None]
-    assert [(list(plan.targets[e.target]), (e.edited.tolist(), [tuple(p) for p in e.pairs.tolist()], e.gone.tolist())) for e in edits] == slow
+    assert [
+        (list(plan.targets[e.target]), (e.edited.tolist(), [tuple(p) for p in e.pairs.tolist()], e.gone.tolist())) for e in edits
+    ] == slow
     for e in edits:
         perturbed = set(plan.targets[e.target])
         before, after = e.baseline[e.pairs[:, 0]], e.edited[e.pairs[:, 1]]

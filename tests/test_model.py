@@ -218,7 +218,7 @@ def test_hash_is_of_weights_and_config(small, tmp_path):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(ModelError, match="no checkpoint folder '.*none': give a folder with config.json and model.safetensors, or 'demo'"):
+    with pytest.raises(ModelError, match=r"no checkpoint folder '.*none': give a folder with config.json and model.safetensors, or 'demo'"):
         open_checkpoint(tmp_path / "none")
 
 
@@ -256,7 +256,10 @@ def with_config(folder, **changes):
         (dict(model_type="albert"), "model 'm' is a albert: only encoders built like BERT are read"),
         (dict(num_attention_heads=5), "config of model 'm': .*16. is not a multiple of the number of attention heads"),
         (dict(num_hidden_layers=4), "lack 'encoder.layer.3.*: the file is not whole, or not of this config"),
-        (dict(max_position_embeddings=80), r"'embeddings.position_embeddings.weight' of model 'm' is \(64, 16\); its config says \(80, 16\)"),
+        (
+            dict(max_position_embeddings=80),
+            r"'embeddings.position_embeddings.weight' of model 'm' is \(64, 16\); its config says \(80, 16\)",
+        ),
     ],
 )
 def test_config_of_another_model(small, tmp_path, changes, message):
@@ -271,13 +274,15 @@ def test_weights_that_cannot_be_read(small, tmp_path):
     whole = file.read_bytes()
     for broken in (whole[:-100], whole[:4], b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"):
         file.write_bytes(broken)
-        with pytest.raises(ModelError, match="model.safetensors cannot be read: .*truncated, or a git-lfs pointer"):
+        with pytest.raises(ModelError, match=r"model.safetensors cannot be read: .*truncated, or a git-lfs pointer"):
             encoder_of(folder)
     file.unlink()
-    with pytest.raises(ModelError, match="has no model.safetensors$"):
+    with pytest.raises(ModelError, match=r"has no model.safetensors$"):
         encoder_of(folder)
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(ModelError, match="has no model.safetensors; pickled weights .* are not read: save them with safe_serialization=True"):
+    with pytest.raises(
+        ModelError, match=r"has no model.safetensors; pickled weights .* are not read: save them with safe_serialization=True"
+    ):
         encoder_of(folder)
 
 
@@ -326,10 +331,12 @@ def test_rows_that_do_not_fit(small):
     vocab, folder = small
     c = open_checkpoint(folder)
     c.require(TokenSpec.of(vocab, frame=Frame(), max_len=4096), 64)  # only real rows count, whatever max_len says
-    with pytest.raises(TokensError, match="rows have up to 65 tokens, but model 'small' has 64 positions: tokenize again with --max-len 64"):
+    with pytest.raises(
+        TokensError, match="rows have up to 65 tokens, but model 'small' has 64 positions: tokenize again with --max-len 64"
+    ):
         c.require(TokenSpec.of(vocab, frame=Frame(), max_len=4096), 65)
     other = make_vocab(12, medians=np.full(12, 2.0), name="other")
-    with pytest.raises(VocabularyError, match="made with vocabulary 'other' .*the model 'small' has vocabulary 'small'"):
+    with pytest.raises(VocabularyError, match=r"made with vocabulary 'other' .*the model 'small' has vocabulary 'small'"):
         c.require(TokenSpec.of(other, frame=Frame(), max_len=64), 5)
 
 
@@ -352,11 +359,13 @@ def test_sharded_weights(small, batch, tmp_path):
     assert torch.equal(encoder_of(folder).states(batch.input_ids, batch.attend, [2])[2], expected)
     (folder / "model-00002-of-00002.safetensors").unlink()
     for use in (encoder_of, lambda f: open_checkpoint(f).hash):
-        with pytest.raises(ModelError, match="model-00002-of-00002.safetensors is not there, though model.safetensors.index.json names it"):
+        with pytest.raises(
+            ModelError, match=r"model-00002-of-00002.safetensors is not there, though model.safetensors.index.json names it"
+        ):
             use(folder)
     for text in ("{", "{}"):
         (folder / "model.safetensors.index.json").write_text(text)
-        with pytest.raises(ModelError, match="model.safetensors.index.json cannot be read"):
+        with pytest.raises(ModelError, match=r"model.safetensors.index.json cannot be read"):
             encoder_of(folder)
 
 

@@ -136,25 +136,19 @@ def test_reference_is_scipys_sparse_arithmetic(dtype, total_type):
 
 
 def test_arithmetic_is_seen_in_the_order():
-    """There is a cell whose order float32 products decide: gene 1 before 0 in float32, a tie kept in column order in float64.
-
-    It is found by trying, so that the test does not rest on one platform's rounding of a literal.
-    """
-    matrix, n_counts = sp.csr_matrix(np.array([[3, 7]], np.float32)), np.array([0.0], np.float32)
-    for total in range(10, 2_000):
-        n_counts[0] = total
-        medians = [3.0, float(np.float32(7) * (np.float32(1) / np.float32(total)) * np.float32(1e4))]
-        medians[1] = 3.0 * medians[1] / float(np.float32(3) * (np.float32(1) / np.float32(total)) * np.float32(1e4)) * (1 - 1e-9)
-        vocab = make_vocab(2, medians=medians)
-        single = expected_rows(matrix, [0, 1], vocab, n_counts)
-        double = expected_rows(matrix.astype(np.float64), [0, 1], vocab, n_counts.astype(np.float64))
-        if single != double:
-            break
-    else:
-        pytest.fail("no total tells the two arithmetics apart: the case is wrong")
-    assert rows(Tokenizer(vocab).tokenize(anndata_of(matrix, [0, 1], n_counts), gene_column="gene")) == single
-    as_double = anndata_of(matrix.astype(np.float64), [0, 1], n_counts.astype(np.float64))
-    assert rows(Tokenizer(vocab).tokenize(as_double, gene_column="gene")) == double
+    """Counts 3, 7 and 11 over medians 3, 7 and 11 are equal but for rounding: each pair of types has an order of its own."""
+    vocab = make_vocab(3, medians=[3.0, 7.0, 11.0])
+    totals = np.arange(20, 520)
+    seen = []
+    for matrix_type, total_type in [(np.float32, np.float32), (np.float64, np.float32), (np.float64, np.float64)]:
+        n_counts = totals.astype(total_type)
+        matrix = sp.csr_matrix(np.tile([3, 7, 11], (len(totals), 1)).astype(matrix_type))
+        seen.append(expected_rows(matrix, [0, 1, 2], vocab, n_counts))
+        assert rows(Tokenizer(vocab).tokenize(anndata_of(matrix, [0, 1, 2], n_counts), gene_column="gene")) == seen[-1]
+        whole = anndata_of(matrix.astype(np.int32), [0, 1, 2], n_counts)
+        if matrix_type == np.float64:  # whole numbers of 32 bits are multiplied as float64
+            assert rows(Tokenizer(vocab).tokenize(whole, gene_column="gene")) == seen[-1]
+    assert seen[0] != seen[1] != seen[2] != seen[0]
 
 
 def test_totals_that_do_not_fit_the_matrix_type():
@@ -418,7 +412,7 @@ def test_token_number_that_stands_for_nothing(tmp_path):
 
 def test_own_folder_with_another_vocabulary(tmp_path):
     a_set().save(tmp_path / "set")
-    with pytest.raises(VocabularyError, match="tokens were made with vocabulary 'small'.*--vocab has vocabulary 'other'"):
+    with pytest.raises(VocabularyError, match=r"tokens were made with vocabulary 'small'.*--vocab has vocabulary 'other'"):
         TokenSet.open(tmp_path / "set", vocab=make_vocab(5, name="other"))
     assert len(TokenSet.open(tmp_path / "set", vocab=make_vocab(4, name="the same by another name"))) == 3
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from conftest import ROOT, make_adata, make_vocab
+from conftest import ROOT, make_adata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -141,7 +141,7 @@ class H5adSource(CountSource):
             raise InputError(f"{self.path}: the row pointers of {self.matrix} do not fit its {stored:,} stored entries")
 
     def _checked(self, indices: np.ndarray, n: int) -> np.ndarray:
-        if len(indices) and not (0 <= indices.min() and indices.max() < n):
+        if len(indices) and not 0 <= indices.min() <= indices.max() < n:
             raise InputError(f"{self.path}: {self.matrix} refers to column or row {indices.max()}; there are {n:,}")
         return indices
 

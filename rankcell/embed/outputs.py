@@ -48,7 +48,7 @@ def _h5ad(part: Path, e: Embeddings, tokens: TokenSet, source: Path | None) -> N
             _replace(f["uns"], "rankcell", uns_entry(e))
         return
     obs = pd.DataFrame({c: tokens.obs(c) for c in tokens.obs_columns}, index=pd.Index(e.cell_ids, name="cell_id"))
-    for column in obs.columns[obs.dtypes == object]:
+    for column in obs.select_dtypes(object):
         obs[column] = obs[column].astype("category")
     ad.AnnData(obs=obs, obsm=e.obsm(), uns={"rankcell": uns_entry(e)}).write_h5ad(part)
 
@@ -82,7 +82,9 @@ def check_output(out: str | os.PathLike, *, force: bool = False) -> Path:
     return require_new(out, force=force)
 
 
-def write_embeddings(e: Embeddings, out: str | os.PathLike, *, tokens: TokenSet, source: str | os.PathLike | None = None, force: bool = False) -> None:
+def write_embeddings(
+    e: Embeddings, out: str | os.PathLike, *, tokens: TokenSet, source: str | os.PathLike | None = None, force: bool = False
+) -> None:
     """Write `e` in the format of `out`'s suffix, atomically. `source`: the count file that an h5ad is to be a copy of."""
     out = check_output(out, force=force)
     with atomic_path(out, force=force) as part:

@@ -69,7 +69,9 @@ class Checkpoint:
 
         n = self.n_layers
         if not -n - 1 <= layer <= n:
-            raise SettingsError(f"layer {layer} is out of range: model '{self.name}' has {n} blocks, so layers {-n - 1} to {n} (0: embedding layer)")
+            raise SettingsError(
+                f"layer {layer} is out of range: model '{self.name}' has {n} blocks, so layers {-n - 1} to {n} (0: embedding layer)"
+            )
         return layer if layer >= 0 else n + 1 + layer
 
     def require(self, spec: TokenSpec, longest: int) -> None:

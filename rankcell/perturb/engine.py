@@ -118,14 +118,20 @@ class Engine:
         return len(e.baseline) > len(e.gone) if suffix else len(e.edited) > 0
 
     def _score(
-        self, base: "_Baseline", batch: Batch, attend: np.ndarray | None, items: list[tuple[int, Edit]], pairs: list[np.ndarray], suffix: str
+        self,
+        base: "_Baseline",
+        batch: Batch,
+        attend: np.ndarray | None,
+        items: list[tuple[int, Edit]],
+        pairs: list[np.ndarray],
+        suffix: str,
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Scores of a batch (without suffix) and the shift of each pair, [edits, pairs] padded with what is not to be read."""
         import torch
 
         states = self.encoder.states(batch.input_ids, attend, [self.n_blocks])[self.n_blocks]
         width = batch.input_ids.shape[1]
-        most = max(1, max(len(p) for p in pairs))
+        most = max(1, *(len(p) for p in pairs))
         index = np.zeros((2, len(items), most), np.int64)
         weight = np.zeros((len(items), most), np.float32)
         for k, ((cell, _), p) in enumerate(zip(items, pairs, strict=True)):

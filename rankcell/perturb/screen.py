@@ -2,11 +2,11 @@
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,8 @@ class Perturber:
                 self._run_units(run, engine, tokens, todo, progress)
                 self._finish(run, engine, tokens, todo)
             shutil.rmtree(run.folder / "shards", ignore_errors=True)
+            for half in run.folder.glob(".*.part-*"):  # of a run that was killed while it wrote
+                half.unlink()
         return Screen(run.folder, run.manifest)
 
     def _choose(self, tokens: TokenSet, start: str | None, cells: int | None, seed: int | None) -> np.ndarray:
@@ -175,7 +177,9 @@ class Perturber:
             "version": __version__,
         } | self.embedder.encoder.description
 
-    def _run_units(self, run: ShardedRun, engine: Engine, tokens: TokenSet, todo: "_Todo", progress: Callable[[int, int], None] | None) -> None:
+    def _run_units(
+        self, run: ShardedRun, engine: Engine, tokens: TokenSet, todo: "_Todo", progress: Callable[[int, int], None] | None
+    ) -> None:
         genes = engine.plan.names(self.checkpoint.vocab)
         done = 0
 
@@ -240,8 +244,8 @@ class _Todo:
         cost = counts * tokens.lengths[rows] * passes
         unit_of = (np.cumsum(cost) - cost) // max(1, tokens_per_unit)
         edges = [*np.flatnonzero(np.diff(unit_of, prepend=-1)), len(rows)]
-        units = [rows[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        spans = list(itertools.pairwise(edges))
+        units = [rows[a:b] for a, b in spans]
         listed = not plan._target_of_token
         skipped = int(len(rows) * len(plan.targets) - counts.sum()) if listed else None
-        return cls(units, [int(cost[a:b].sum()) for a, b in zip(edges[:-1], edges[1:], strict=True)], int(counts.sum()), skipped)
-
+        return cls(units, [int(cost[a:b].sum()) for a, b in spans], int(counts.sum()), skipped)

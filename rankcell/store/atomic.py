@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import platform
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -49,6 +50,35 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _part_prefix(path: Path) -> str:
+    return f".{path.name}.part-{platform.node() or 'here'}-"
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes of this machine that are gone (kill -9) left half-written for `path`."""
+    prefix = _part_prefix(path)
+    for left in path.parent.iterdir():
+        pid = left.name.removeprefix(prefix).partition("-")[0]
+        if left.name.startswith(prefix) and pid.isdigit() and not _is_alive(int(pid)):
+            _remove(left)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it runs for somebody else
+        return True
+    return True
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove every half-written file in `folder`: for a folder whose lock is held, where no one else can be writing."""
+    for left in folder.glob(".*.part-*"):
+        _remove(left)
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
     """Turn the operating system's refusals to write into one clear line about `path`."""
@@ -69,7 +99,8 @@ def atomic_path(path: str | os.PathLike, *, force: bool = False) -> Iterator[Pat
     On success it is synced and renamed to `path`; on any failure it is removed and `path` is as it was.
     """
     path = require_new(path, force=force)
-    part = path.with_name(f".{path.name}.part-{os.getpid()}-{secrets.token_hex(3)}")
+    _sweep(path)
+    part = path.with_name(f"{_part_prefix(path)}{os.getpid()}-{secrets.token_hex(3)}")
     try:
         with writing(path):
             yield part

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import OutputError
-from rankcell.store.atomic import writing
+from rankcell.store.atomic import remove_parts, writing
 from rankcell.store.jsonio import content_hash, read_json, write_json
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
+_EMPTIED = ""
 
 
 class ShardedRun:
@@ -26,24 +27,24 @@ class ShardedRun:
 
     @classmethod
     def open(cls, folder: str | os.PathLike, settings: dict[str, Any], *, force: bool = False) -> "ShardedRun":
-        """Start or go on with the job that `settings` (plain JSON values) describe."""
+        """Start or go on with the job that `settings` (plain JSON values) describe; the folder's lock must be held."""
         folder = result_folder(folder)
+        remove_parts(folder)
+        remove_parts(folder / SHARDS)
         held = folder / MANIFEST
         if held.is_file():
             manifest = cls.read(folder).manifest
             if manifest.get("fingerprint") == content_hash(settings):
                 if not force:
                     return cls(folder, manifest)
-            elif not force:
+            elif not force and manifest["fingerprint"] != _EMPTIED:
                 raise OutputError(
                     f"{folder} holds another run ({differences(manifest.get('settings', {}), settings)}): "
                     "choose another output, or pass --force to replace it"
                 )
-        elif folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
-            raise OutputError(f"{folder} exists and is not a rankcell result: choose another output")
-        clear(folder)
+        _empty(folder)
         manifest = {"fingerprint": content_hash(settings), "settings": settings, "complete": False}
-        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        (folder / SHARDS).mkdir()
         write_json(held, manifest)
         return cls(folder, manifest)
 
@@ -75,7 +76,10 @@ class ShardedRun:
 
 
 def result_folder(path: str | os.PathLike) -> Path:
-    """`path` as an existing folder, made when its parent exists. OutputError when it is a file or cannot be made."""
+    """`path` as an existing folder, made when its parent exists.
+
+    OutputError when it is a file, holds something that is not a result, or cannot be made.
+    """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file: this writes a folder, choose another name")
@@ -83,16 +87,16 @@ def result_folder(path: str | os.PathLike) -> Path:
         raise OutputError(f"the folder {folder.parent} does not exist: make it first")
     with writing(folder):
         folder.mkdir(exist_ok=True)
+    if not (folder / MANIFEST).is_file() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        raise OutputError(f"{folder} exists and is not a rankcell result: choose another output")
     return folder
 
 
-def clear(folder: Path) -> None:
-    """Remove what a run put into `folder`, the manifest first: a half-cleared folder is then no result."""
-    if not folder.is_dir():
-        return
-    (folder / MANIFEST).unlink(missing_ok=True)
+def _empty(folder: Path) -> None:
+    """Remove what a run put into `folder`. The manifest goes first to one that says so: killed here, it can be started anew."""
+    write_json(folder / MANIFEST, {"fingerprint": _EMPTIED, "settings": {}, "complete": False})
     for item in folder.iterdir():
-        if item.name == ".lock":
+        if item.name in (".lock", MANIFEST):
             continue
         if item.is_dir():
             shutil.rmtree(item)

@@ -1,5 +1,6 @@
 """Tokenizer: a count source -> a TokenSet, in memory or streamed to a folder."""
 
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -195,7 +196,7 @@ class _Ranker:
             lengths,
         )
         edges = np.linspace(0, n, min(n, 4 * n_threads) + 1).astype(int)
-        for done in [pool.submit(rank_rows, a, b, *shared) for a, b in zip(edges[:-1], edges[1:], strict=True)]:
+        for done in [pool.submit(rank_rows, a, b, *shared) for a, b in itertools.pairwise(edges)]:
             done.result()
         if (lengths == room).all():
             return out, lengths

@@ -19,7 +19,7 @@ _ENSEMBL = re.compile(r"(ENS[A-Z]*[0-9]{5,})(\.[0-9]*)?")
 _PLAIN = re.compile(r"[^\t\r\n]*")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Vocabulary:
     """Genes, their tokens and medians, the special tokens, and the names by which genes may be called.
 

@@ -1,0 +1,62 @@
+"""Atomic writes: whole or absent; what a killed process left is swept; a live one's work is not touched."""
+
+import errno
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from rankcell.errors import OutputError
+from rankcell.store import atomic_path, locked, require_new
+
+
+def test_failure_leaves_what_was_there(tmp_path):
+    out = tmp_path / "a.txt"
+    out.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_path(out, force=True) as part:
+        part.write_text("half")
+        raise ZeroDivisionError
+    assert out.read_text() == "old" and list(tmp_path.iterdir()) == [out]
+
+
+def test_folder_replaces_folder(tmp_path):
+    out = tmp_path / "d"
+    for content in ("one", "two"):
+        with atomic_path(out, force=True) as part:
+            part.mkdir()
+            (part / content).write_text(content)
+    assert [p.name for p in out.iterdir()] == ["two"] and list(tmp_path.iterdir()) == [out]
+
+
+def test_refusals(tmp_path):
+    (tmp_path / "a").write_text("x")
+    with pytest.raises(OutputError, match="--force"):
+        require_new(tmp_path / "a")
+    with pytest.raises(OutputError, match="does not exist"):
+        require_new(tmp_path / "b" / "c")
+    with pytest.raises(OutputError, match="disk is full"), atomic_path(tmp_path / "b"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_sweeps_after_the_dead_and_only_them(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead = tmp_path / f".a.part-{platform.node() or 'here'}-{gone.pid}-abc123"
+    alive = tmp_path / f".a.part-{platform.node() or 'here'}-{os.getppid()}-abc123"
+    elsewhere = tmp_path / f".a.part-another-machine-{gone.pid}-abc123"
+    for p in (dead, alive, elsewhere):
+        p.mkdir()
+    with atomic_path(tmp_path / "a") as part:
+        part.write_text("x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a", alive.name, elsewhere.name])
+
+
+def test_second_writer_is_refused(tmp_path):
+    with locked(tmp_path):
+        code = f"from rankcell.store import locked\nwith locked({str(tmp_path)!r}): pass"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "another process is writing" in done.stderr
+    with locked(tmp_path):
+        pass

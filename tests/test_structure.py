@@ -1,0 +1,364 @@
+"""The rules of the house as tests: room order, public names, signatures, what importing costs, what is needed where."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import typer
+from conftest import ROOT
+
+import rankcell
+from rankcell.cli.main import app, main
+from rankcell.errors import RankcellError
+
+PACKAGE = ROOT / "rankcell"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A room imports itself and rooms that stand before it.
+ROOMS = (
+    *("errors", "store", "hub", "vocab", "counts", "tokens", "model", "embed", "perturb", "stats", "assess", "interpret"),
+    *("report", "train", "jobs", "datasets", "pp", "get", "tl", "pl", "demo", "cli"),
+)
+DEVIATIONS = {
+    ("report", "demo"): "the demo's page reads the demo's own settings, when the demo asks for it",
+    ("__main__", "cli"): "python -m rankcell",
+}
+ROOMLESS = ("__init__", "__main__")  # the front door imports by name when asked; `python -m rankcell` is the command line
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """(line, room) of every import of the package in a file, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            names = ["rankcell.relative"]  # no such room: relative imports are refused with the rest
+        elif isinstance(node, ast.ImportFrom) and node.module == "rankcell":
+            names = [f"rankcell.{a.name}" for a in node.names if not a.name.startswith("__")]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        yield from ((node.lineno, n.split(".")[1]) for n in names if n.startswith("rankcell."))
+
+
+def test_every_file_has_a_room():
+    assert {room_of(p) for p in FILES} <= {*ROOMS, *ROOMLESS}
+
+
+def test_rooms_import_upstream_only():
+    wrong, used = [], set()
+    for path in FILES:
+        room = room_of(path)
+        for line, other in imports(path):
+            allowed = ROOMS[: ROOMS.index(room) + 1] if room in ROOMS else ()
+            if (room, other) in DEVIATIONS:
+                used.add((room, other))
+            elif other not in allowed:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {other}")
+    assert wrong == []
+    assert used == set(DEVIATIONS), "a deviation that nothing needs any more"
+
+
+def test_rooms_are_read_right():
+    """The reader of imports above sees what it is to see."""
+    assert {other for _, other in imports(PACKAGE / "tokens" / "tokenizer.py")} == {"counts", "errors", "store", "tokens", "vocab"}
+    assert "embed" in {other for _, other in imports(PACKAGE / "jobs.py")}  # inside a function
+    assert "jobs" in {other for _, other in imports(PACKAGE / "pp.py")}  # from rankcell import jobs
+
+
+# Names and signatures
+
+COUNTERS = ("datasets", "get", "pl", "pp", "tl")
+
+
+def test_public_names():
+    assert rankcell.__all__ == [
+        *("Embedder", "Perturber", "TokenSet", "Tokenizer", "Vocabulary", "__version__"),
+        *("datasets", "errors", "get", "pl", "pp", "tl"),
+    ]
+    assert {name: getattr(rankcell, name).__all__ for name in COUNTERS} == {
+        "datasets": ["pbmc68k"],
+        "get": ["affected_df", "screen_df"],
+        "pl": ["ranked_genes"],
+        "pp": ["tokenize"],
+        "tl": ["embed", "perturb", "rank_edits"],
+    }
+    assert rankcell.errors.__all__ == [
+        *("CellError", "CountsError", "GeneError", "InputError", "ModelError", "OutputError", "RankcellError"),
+        *("RankcellWarning", "SettingsError", "TokensError", "VocabularyError"),
+    ]
+    assert dir(rankcell) == rankcell.__all__ and all(getattr(rankcell, name) is not None for name in rankcell.__all__)
+    with pytest.raises(AttributeError, match="it has Embedder"):
+        _ = rankcell.nothing
+
+
+def test_every_error_is_in_the_tree():
+    tree = rankcell.errors.__doc__
+    for name in rankcell.errors.__all__:
+        kind = getattr(rankcell.errors, name)
+        assert issubclass(kind, (RankcellError, UserWarning)) and kind.__doc__
+        assert name in tree or name == "RankcellWarning"
+
+
+def public_functions():
+    """Every public function of the counters and jobs, and the public methods of the public classes."""
+    for name in (*COUNTERS, "jobs"):
+        module = importlib.import_module(f"rankcell.{name}")
+        for key, value in vars(module).items():
+            if inspect.isfunction(value) and not key.startswith("_") and value.__module__ == module.__name__:
+                yield f"{name}.{key}", value
+    for name in ("Embedder", "Perturber", "TokenSet", "Tokenizer", "Vocabulary"):
+        for key, value in vars(getattr(rankcell, name)).items():
+            value = getattr(value, "__func__", value)
+            if inspect.isfunction(value) and (not key.startswith("_") or key == "__init__"):
+                yield f"{name}.{key}", value
+
+
+def test_at_most_three_positional_parameters():
+    found = dict(public_functions())
+    assert {"pp.tokenize", "jobs.embed", "Perturber.perturb", "Tokenizer.__init__", "TokenSet.open", "Vocabulary.__init__"} <= set(found)
+    for name, function in found.items():
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls") or p.kind == p.KEYWORD_ONLY]
+        assert sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) <= 3, name
+        assert not {"copy", "inplace"} & {p.name for p in parameters}, name
+
+
+def test_public_functions_are_documented():
+    assert [name for name, f in public_functions() if not f.__doc__ and not name.endswith("__init__")] == []
+
+
+def functions(path):
+    return [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def body_lines(function):
+    """Lines from the first statement after the docstring to the end."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def test_functions_are_short():
+    lengths = {f"{p.relative_to(ROOT)}:{f.lineno} {f.name}": body_lines(f) for p in FILES for f in functions(p)}
+    assert {name: n for name, n in lengths.items() if n > 80} == {}
+    assert sorted(lengths.values())[len(lengths) // 2] <= 12
+
+
+def test_files_are_short():
+    assert {str(p.relative_to(ROOT)): n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}
+
+
+def test_no_assert_and_no_raise_of_nothing():
+    """Checks that python -O would drop, and `raise` where no error is being handled."""
+    wrong = []
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        handled = {id(n) for h in ast.walk(tree) if isinstance(h, ast.ExceptHandler) for n in ast.walk(h)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert) or (isinstance(node, ast.Raise) and node.exc is None and id(node) not in handled):
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert wrong == []
+
+
+def test_every_file_says_what_it_is():
+    assert [str(p.relative_to(ROOT)) for p in FILES if not ast.get_docstring(ast.parse(p.read_text()))] == []
+
+
+# The command line
+
+VERBS = {
+    "tokenize": "rankcell.jobs.tokenize",
+    "embed": "rankcell.jobs.embed",
+    "perturb": "rankcell.jobs.perturb",
+    "pretrain": "rankcell.jobs.pretrain",
+    "demo": "rankcell.demo.run_demo",
+    "vocab list": None,  # has no options
+    "vocab show": "rankcell.jobs.show_vocab",
+    "vocab build": "rankcell.jobs.build_vocab",
+    "vocab import": "rankcell.jobs.import_vocab",
+}
+LEAST = {  # the shortest command of each verb
+    "tokenize": ["in", "-o", "out"],
+    "embed": ["in", "-o", "out"],
+    "perturb": ["in", "-o", "out"],
+    "pretrain": ["in", "-o", "out"],
+    "demo": [],
+    "vocab show": ["v"],
+    "vocab build": ["in", "-o", "out"],
+    "vocab import": ["--tokens", "t", "--medians", "m", "-o", "out"],
+}
+
+
+def commands():
+    """Words of every verb -> its click command."""
+    top = typer.main.get_command(app)
+    for name, command in top.commands.items():
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {sub}", c) for sub, c in command.commands.items())
+        else:
+            yield name, command
+
+
+def function_of(verb):
+    module, _, name = VERBS[verb].rpartition(".")
+    return module, name, getattr(importlib.import_module(module), name)
+
+
+def parameters_of(verb):
+    """Name -> default of the function that a verb calls; a recipe's fields stand for its keywords."""
+    _, _, function = function_of(verb)
+    found = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD}
+    if "recipe" in inspect.signature(function).parameters:
+        from rankcell.train import Recipe
+
+        found |= {p.name: p.default for p in inspect.signature(Recipe).parameters.values()}
+    found.pop("progress", None)
+    return found
+
+
+def test_every_verb_is_known_here():
+    assert dict(commands()).keys() == VERBS.keys()
+
+
+@pytest.mark.parametrize("verb", [v for v in VERBS if VERBS[v]])
+def test_options_are_parameters(verb):
+    """Each option is a parameter of the function and each parameter an option."""
+    options = {p.name for p in dict(commands())[verb].params} - {"help"}
+    assert options == set(parameters_of(verb))
+
+
+@pytest.mark.parametrize("verb", LEAST)
+def test_options_have_the_functions_defaults(verb, monkeypatch):
+    """Without options, the function is given what it would take by itself."""
+    module, name, function = function_of(verb)
+    defaults = {k: v for k, v in parameters_of(verb).items() if v is not inspect.Parameter.empty}
+    defaults.pop("out", None)  # required at the command line: nothing is held in memory there
+    given = {}
+
+    def record(*args, **kwargs):
+        bound = inspect.signature(function).bind(*args, **kwargs).arguments
+        given.update(bound.pop("recipe", {}) | bound)
+        raise RankcellError("recorded")
+
+    monkeypatch.setattr(importlib.import_module(module), name, record)
+    assert main([*verb.split(), *LEAST[verb]]) == 2 and given
+    assert defaults or verb == "vocab show"
+    for option, default in defaults.items():
+        assert given[option] == default and type(given[option]) is type(default), option
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_names_every_option(verb, capsys):
+    assert main([*verb.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    for parameter in dict(commands())[verb].params:
+        assert all(o in text for o in parameter.opts if o.startswith("--"))
+
+
+# What importing costs
+
+HEAVY = ("torch", "transformers", "anndata", "scanpy", "datasets", "numba", "pandas", "scipy", "sklearn", "matplotlib", "h5py", "pyarrow")
+
+
+def cost(code):
+    """Seconds of processor time of `code` in a fresh interpreter, start included (best of three), and what it loaded.
+
+    Processor time, so that a busy machine does not fail the test.
+    """
+    script = code + (
+        "\nimport sys, time"
+        f"\nprint('LOADED', *[m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+        "\nprint('SECONDS', time.process_time(), file=sys.stderr)"
+    )
+    best = float("inf")
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+        loaded, seconds = (line.split()[1:] for line in done.stderr.splitlines()[-2:])
+        best = min(best, float(seconds[0]))
+        if best < 0.5:
+            break
+    return best, loaded
+
+
+def test_importing_is_light():
+    seconds, loaded = cost("import rankcell; rankcell.errors; rankcell.__version__")
+    assert loaded == [] and seconds < 0.5
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_is_light(verb):
+    seconds, loaded = cost(f"from rankcell.cli import main\nmain({[*verb.split(), '--help']!r})")
+    assert loaded == [] and seconds < 0.5
+
+
+def test_heavy_libraries_would_be_seen():
+    assert "pandas" in cost("import pandas")[1]
+
+
+# Where little is installed
+
+SMALL_WORLD = """
+    import importlib.machinery, sys
+
+    ABSENT = {"anndata", "scanpy", "datasets", "pandas", "h5py", "numba", "scipy", "sklearn", "matplotlib", "typer", "loompy", "zarr",
+              "llvmlite", "umap", "dill", "multiprocess", "accelerate", "IPython", "pytest", "hypothesis"}
+    find = importlib.machinery.PathFinder.find_spec
+
+    def find_spec(name, path=None, target=None):
+        return None if name.partition(".")[0] in ABSENT else find(name, path, target)
+
+    importlib.machinery.PathFinder.find_spec = staticmethod(find_spec)
+
+    import pathlib, warnings
+    import numpy as np
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+    from rankcell.embed import Embedder
+    from rankcell.perturb import Perturber
+    from rankcell.tokens import TokenSet, TokenSpec
+    from rankcell.vocab import Vocabulary
+
+    torch.set_num_threads(1)
+    here = pathlib.Path(sys.argv[1])
+    special = {t: i for i, t in enumerate(("<pad>", "<mask>", "<cls>", "<eos>"))}
+    vocab = Vocabulary(name="v", genes=[f"ENSG{i:011d}" for i in range(8)], tokens=range(4, 12), medians=[1.0] * 8, special=special)
+    config = BertConfig(vocab_size=12, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+                        max_position_embeddings=16, pad_token_id=0)
+    BertForMaskedLM(config).save_pretrained(here / "model")
+    vocab.save(here / "model" / "vocabulary")
+
+    spec = TokenSpec.of(vocab, frame=vocab.frame, max_len=16)
+    tokens = TokenSet.from_rows([[2, 4, 5, 6, 3], [2, 7, 3], [2, 5, 8, 9, 10, 3]], spec, cell_ids=["x", "y", "z"], obs={"kind": ["a", "b", "a"]})
+    tokens.save(here / "tokens")
+    tokens = TokenSet.open(here / "tokens")
+
+    found = Embedder(here / "model", device="cpu").embed(tokens, pool=["mean", "cls", "first"], layer=[-1, 0])
+    shapes = {k: v.shape for k, v in found.columns.items()}
+    assert set(shapes.values()) == {(3, 8)} and len(shapes) == 6, shapes
+    assert all(np.isfinite(v).all() for v in found.columns.values()) and found.cell_ids == ["x", "y", "z"]
+
+    perturber = Perturber(here / "model", device="cpu")
+    deleted = perturber.perturb(tokens, here / "deleted", toward=["kind=b"], affected=True).table()
+    assert deleted["cell_id"].to_pylist() == ["x"] * 3 + ["y"] + ["z"] * 4, deleted["cell_id"]
+    assert deleted["rank"].to_pylist() == [0, 1, 2, 0, 0, 1, 2, 3]
+    added = perturber.perturb(tokens, here / "added", kind="overexpress", genes=["ENSG00000000003"]).table()
+    assert added["cell_id"].to_pylist() == ["x", "z"], added["cell_id"]  # in y it is on top already
+
+    assert not ABSENT & set(sys.modules), ABSENT & set(sys.modules)
+    print("done")
+"""
+
+
+def test_model_embed_and_perturb_need_little(tmp_path):
+    """They run where torch, transformers, numpy, pyarrow and what these need are all there is."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SMALL_WORLD), str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "done", done.stderr[-3000:]
