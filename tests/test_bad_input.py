@@ -428,11 +428,12 @@ def test_disk_full_while_text_is_written(folder, capsys, monkeypatch, which, nam
     refused(folder, capsys, *command, "-o", folder / "out", message=["the disk is full", str(folder / "out")])
 
 
-def test_disk_full_at_sync(folder, capsys, monkeypatch):
-    """Delayed allocation: the error comes when the file is synced."""
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_disk_full_at_sync(folder, capsys, monkeypatch, number):
+    """Delayed allocation, or a quota: the error comes when the file is synced."""
 
     def full(fd):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", full)
     for command in commands(folder):

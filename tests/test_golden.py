@@ -1,5 +1,6 @@
 """Against Geneformer's own outputs: tokens equal, embeddings within 1e-5, shifts within max(2e-6, 2 %)."""
 
+import functools
 import json
 import re
 
@@ -63,7 +64,19 @@ def golden_states(golden, version):
     return StateEmbeddings({(state, readout): table[state].to_numpy(np.float64) for state in table})
 
 
-def run_case(golden, vocabularies, case, out, **more):
+@pytest.fixture(scope="module")
+def run_case(golden, vocabularies, tmp_path_factory):
+    """name -> (case, finished Screen), each run once."""
+    cases = json.loads((golden / "screens" / "cases.json").read_text())
+
+    @functools.cache
+    def run(name):
+        return cases[name], screen_of(golden, vocabularies, cases[name], tmp_path_factory.mktemp(name) / "screen", name.endswith("_and_gene"))
+
+    return run
+
+
+def screen_of(golden, vocabularies, case, out, affected):
     version = case["model_version"]
     genes = case["genes_to_perturb"]
     goal = "cell_states_to_model" in case
@@ -76,7 +89,7 @@ def run_case(golden, vocabularies, case, out, **more):
         group=genes != "all",
         states=golden_states(golden, version) if goal else None,
         readout_compat="geneformer" if goal and version == "V1" else "rankcell",
-        **more,
+        affected=affected,
     )
 
 
@@ -87,9 +100,9 @@ def assert_shifts(found, expected, shift):
 
 
 @pytest.mark.parametrize("name", SOUND)
-def test_screen_cell_rows(golden, vocabularies, name, tmp_path):
-    case = json.loads((golden / "screens" / "cases.json").read_text())[name]
-    screen = run_case(golden, vocabularies, case, tmp_path / "screen").table().to_pandas()
+def test_screen_cell_rows(golden, run_case, name):
+    case, done = run_case(name)
+    screen = done.table().to_pandas()
     expected = pd.read_parquet(golden / "screens" / f"{name}.parquet").astype({"genes": str, "affected": str, "state": str})
     expected = expected[expected.affected == "cell_emb"].assign(cell_id=lambda t: t.cell.astype(str))
     screen["key"] = ["+".join(sorted(g.split("+"))) for g in screen.genes]
@@ -104,9 +117,8 @@ def test_screen_cell_rows(golden, vocabularies, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [n for n in SOUND if n.endswith("_and_gene")])
-def test_screen_gene_rows(golden, vocabularies, name, tmp_path):
-    case = json.loads((golden / "screens" / "cases.json").read_text())[name]
-    screen = run_case(golden, vocabularies, case, tmp_path / "screen", affected=True)
+def test_screen_gene_rows(golden, run_case, name):
+    case, screen = run_case(name)
     expected = pd.read_parquet(golden / "screens" / f"{name}.parquet").astype({"genes": str, "affected": str})
     expected = expected[expected.affected != "cell_emb"]
     mean = expected.groupby(["genes", "affected"]).value.agg(["size", "mean", lambda v: v.astype(float).std(ddof=0)]).reset_index()
