@@ -76,7 +76,9 @@ def main() -> None:
         ours, theirs = embedder.embed(tokens).columns["mean_layer-2"], plain_embeddings(baseline, tokens, a.device)
         fast, slow = best_of(a.repeats, lambda: embedder.embed(tokens), lambda: plain_embeddings(baseline, tokens, a.device))
     print(machine(), "| device", a.device)
-    print(f"{a.shape}, {a.cells} cells of {a.length} tokens, fp32, best of {a.repeats}; largest difference {np.abs(ours - theirs).max():.1e}")
+    print(
+        f"{a.shape}, {a.cells} cells of {a.length} tokens, fp32, best of {a.repeats}; largest difference {np.abs(ours - theirs).max():.1e}"
+    )
     print(f"rankcell embed             {fast:8.2f} s  {a.cells / fast:8.2f} cells/s")
     print(f"plain baseline             {slow:8.2f} s  {a.cells / slow:8.2f} cells/s   rankcell is {slow / fast:.2f} times as fast")
     if a.device == "cpu":
@@ -84,7 +86,9 @@ def main() -> None:
             tokens=a.cells * a.length, length=a.length, layers=shape["layers"] - 1, width=shape["width"], intermediate=shape["intermediate"]
         )
         rate = matmul_rate(rows=8 * a.length, width=shape["width"], intermediate=shape["intermediate"])
-        print(f"limit: matrix rate         {rate / 1e9:8.0f} GFLOP/s; rankcell does {needed / fast / 1e9:.0f}, {needed / fast / rate:.0%} of it")
+        print(
+            f"limit: matrix rate         {rate / 1e9:8.0f} GFLOP/s; rankcell does {needed / fast / 1e9:.0f}, {needed / fast / rate:.0%} of it"
+        )
 
 
 if __name__ == "__main__":

@@ -69,11 +69,17 @@ def main() -> None:
         )
     tokens_seen = a.edits * (2 * a.length - 1) + a.length
     print(machine(), "| device", a.device)
-    print(f"{a.shape}, one cell of {a.length} tokens, {a.edits} deletions, fp32, best of {a.repeats}; largest difference {np.abs(ours - theirs).max():.1e}")
+    print(
+        f"{a.shape}, one cell of {a.length} tokens, {a.edits} deletions, fp32, best of {a.repeats}; largest difference {np.abs(ours - theirs).max():.1e}"
+    )
     print(f"rankcell perturb, two passes {fast:8.2f} s  {a.edits / fast:8.2f} deletions/s (plain and in place)")
-    print(f"plain baseline, one pass     {slow:8.2f} s  {a.edits / slow:8.2f} deletions/s   rankcell is {slow / fast:.2f} times as fast, {2 * slow / fast:.2f} times a pass")
+    print(
+        f"plain baseline, one pass     {slow:8.2f} s  {a.edits / slow:8.2f} deletions/s   rankcell is {slow / fast:.2f} times as fast, {2 * slow / fast:.2f} times a pass"
+    )
     share = (tokens_seen / fast) / (a.edits * (a.length - 1) / embed)
-    print(f"limit: embed's tokens/s      {a.edits * (a.length - 1) / embed:8,.0f}; the screen reaches {tokens_seen / fast:,.0f}, {share:.0%} of it")
+    print(
+        f"limit: embed's tokens/s      {a.edits * (a.length - 1) / embed:8,.0f}; the screen reaches {tokens_seen / fast:,.0f}, {share:.0%} of it"
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 from rankcell.store import atomic_path, require_new
 
 POOLS = {"mean": "mean over genes", "cls": "CLS token", "first": "first gene"}
-LABELS = "bulk_labels"
+LABELS, PAGE = "bulk_labels", "report.html"
 CELLS_PER_STATE, LEAST_SHARE = 25, 0.2
 
 
@@ -41,6 +41,8 @@ DIRECTIONS = (
 class Found:
     """What the demo collects on its way, for the page."""
 
+    directions: tuple[Direction, ...] = DIRECTIONS
+    cells_per_state: int = CELLS_PER_STATE
     vocab: Any = None
     tokens: Any = None
     model: dict[str, Any] = field(default_factory=dict)
@@ -66,11 +68,11 @@ def run_demo(
     """
     import time
 
-    require_new(out, force=force)
+    require_new(out, force=force, marker=PAGE)
     began = time.perf_counter()
     steps = _Steps(progress)
     found = Found()
-    with atomic_path(out, force=force) as folder:
+    with atomic_path(out, force=force, marker=PAGE) as folder:
         folder.mkdir()
         adata = _cells_to_tokens(folder, found, steps)
         _embed(folder, adata, found, device, steps)
@@ -81,9 +83,9 @@ def run_demo(
         found.seconds = time.perf_counter() - began
         from rankcell.report.demo_page import demo_page
 
-        (folder / "report.html").write_text(demo_page(folder, found), encoding="utf-8")
+        (folder / PAGE).write_text(demo_page(folder, found), encoding="utf-8")
         steps.reach(100)
-    return Path(out) / "report.html"
+    return Path(out) / PAGE
 
 
 class _Steps:

@@ -1,11 +1,12 @@
 """One function a verb: files in, files out. The command line and the counters (pp, tl) both stand on these."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import InputError, SettingsError, VocabularyError
+from rankcell.errors import InputError, OutputError, RankcellWarning, SettingsError, VocabularyError
 from rankcell.tokens import Tokenizer, TokenSet
 from rankcell.vocab import SPECIALS, Vocabulary, build_vocabulary, find_vocabulary, import_geneformer, shipped_vocabularies
 
@@ -63,7 +64,9 @@ def tokens_of(
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
         raise InputError(f"{source} is a folder but no token set (it has no state.json)")
     tokenizer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len)
-    return tokenizer.tokenize(source, obs=obs, layer=counts_layer, raw=raw, gene_column=gene_column, allow_non_counts=allow_non_counts)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9,]+ of [0-9,]+ cells have no gene", RankcellWarning)  # said by what comes next
+        return tokenizer.tokenize(source, obs=obs, layer=counts_layer, raw=raw, gene_column=gene_column, allow_non_counts=allow_non_counts)
 
 
 def embed(
@@ -89,6 +92,8 @@ def embed(
 
     if out is not None:
         check_output(out, force=force)
+        if isinstance(source, (str, os.PathLike)) and os.path.exists(out) and os.path.samefile(source, out):
+            raise OutputError(f"{out} is the input, which is never written to: choose another output")
     embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
     tokens = tokens_of(
         source, embedder.checkpoint, counts_layer=counts_layer, raw=raw, gene_column=gene_column, allow_non_counts=allow_non_counts
@@ -195,9 +200,7 @@ def pretrain(
     chosen = None if vocab is None else find_vocabulary(vocab)
     tokens = source if isinstance(source, TokenSet) else TokenSet.open(source, vocab=chosen)
     chosen = chosen or _shipped_of(tokens)
-    return pretrain(
-        tokens, out, vocab=chosen, recipe=Recipe(**recipe), device=device, precision=precision, force=force, progress=progress
-    )
+    return pretrain(tokens, out, vocab=chosen, recipe=Recipe(**recipe), device=device, precision=precision, force=force, progress=progress)
 
 
 def _shipped_of(tokens: TokenSet) -> Vocabulary:
@@ -228,8 +231,9 @@ def build_vocab(
     from rankcell.errors import GeneError
     from rankcell.store import require_new
     from rankcell.vocab.catalog import read_ids
+    from rankcell.vocab.folder import HEAD
 
-    require_new(out, force=force)
+    require_new(out, force=force, marker=HEAD)
     if not sources:
         raise InputError("no count file was named")
     table = read_ids(ids) if ids is not None else None
@@ -241,7 +245,9 @@ def build_vocab(
             with open_counts(source, layer=layer, raw=raw) as counts:
                 here = _gene_names(counts, gene_column)
                 if genes and here != genes:
-                    raise GeneError(f"{counts.name} has other genes, or another order, than {facts[0]['file']}: build from files with the same genes")
+                    raise GeneError(
+                        f"{counts.name} has other genes, or another order, than {facts[0]['file']}: build from files with the same genes"
+                    )
                 genes[:] = here
                 facts.append({"file": os.path.basename(counts.name), "cells": counts.n_cells, "matrix": counts.matrix})
                 yield from counts.blocks()
@@ -256,7 +262,10 @@ def build_vocab(
         special=SPECIALS if cls else SPECIALS[:2],
         species=species,
         max_len=max_len,
-        provenance={"built_from": facts, "command": _build_command(sources, out, ids, name, species, max_len, cls, layer, raw, gene_column)},
+        provenance={
+            "built_from": facts,
+            "command": _build_command(sources, out, ids, name, species, max_len, cls, layer, raw, gene_column),
+        },
     )
     vocab.save(out, force=force)
     return vocab
@@ -296,8 +305,9 @@ def import_vocab(
 ) -> Vocabulary:
     """Geneformer's dictionary pickles -> a vocabulary folder `out`."""
     from rankcell.store import require_new
+    from rankcell.vocab.folder import HEAD
 
-    require_new(out, force=force)
+    require_new(out, force=force, marker=HEAD)
     vocab = import_geneformer(tokens, medians, mapping=mapping, symbols=symbols, name=name or Path(out).name, max_len=max_len)
     vocab.save(out, force=force)
     return vocab

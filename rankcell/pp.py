@@ -45,15 +45,5 @@ def tokenize(
 
     Returns a TokenSet, a row per cell in the AnnData's order with its cell ids.
     """
-    return jobs.tokenize(
-        adata,
-        vocab=vocab,
-        obs=obs,
-        max_len=max_len,
-        cls=cls,
-        layer=layer,
-        raw=raw,
-        gene_column=gene_column,
-        allow_non_counts=allow_non_counts,
-        workers=workers,
-    )
+    options = dict(locals())  # every parameter is one of the job's
+    return jobs.tokenize(options.pop("adata"), **options)

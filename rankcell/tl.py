@@ -51,22 +51,10 @@ def embed(
     Returns None. Sets `adata.obsm[key_added]` (float32 [cells, width]; NaN for cells without a known gene) and
     `adata.uns["rankcell"]` (model, vocabulary, and the pooling and layer of each output).
     """
+    options = {k: v for k, v in locals().items() if k not in ("adata", "key_added")}  # the others are the job's own
     from rankcell.embed.outputs import uns_entry
 
-    found = jobs.embed(
-        adata,
-        model=model,
-        vocab=vocab,
-        pool=pool,
-        layer=layer,
-        counts_layer=counts_layer,
-        raw=raw,
-        gene_column=gene_column,
-        allow_non_counts=allow_non_counts,
-        device=device,
-        precision=precision,
-        tokens_per_batch=tokens_per_batch,
-    )
+    found = jobs.embed(adata, **options)
     for key, values in found.obsm(key_added).items():
         adata.obsm[key] = values
     adata.uns["rankcell"] = uns_entry(found, key_added)
@@ -129,6 +117,7 @@ def perturb(
     score of a deletion also comes `_in_place`: the gene is not attended to and the others keep their positions.
     `attrs["symbols"]` maps `genes` to symbols.
     """
+    options = {k: v for k, v in locals().items() if k not in ("adata", "out")}  # the others are the job's own
     from rankcell.errors import SettingsError
     from rankcell.get import screen_df
 
@@ -136,31 +125,7 @@ def perturb(
         raise SettingsError("affected genes are a table of their own: give `out` and read it with rc.get.affected_df(out)")
     with tempfile.TemporaryDirectory() as folder:
         where = Path(out) if out is not None else Path(folder) / "screen"
-        jobs.perturb(
-            adata,
-            where,
-            model=model,
-            vocab=vocab,
-            layer=layer,
-            kind=kind,
-            genes=genes,
-            group=group,
-            any=any,
-            start=start,
-            toward=toward,
-            states=states,
-            affected=affected,
-            readout_compat=readout_compat,
-            cells=cells,
-            seed=seed,
-            counts_layer=counts_layer,
-            raw=raw,
-            gene_column=gene_column,
-            allow_non_counts=allow_non_counts,
-            device=device,
-            precision=precision,
-            tokens_per_batch=tokens_per_batch,
-        )
+        jobs.perturb(adata, where, **options)
         return screen_df(where)
 
 

@@ -239,7 +239,8 @@ def test_a_bad_value_after_good_blocks(folder, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("n_counts", "message"), [([5, 0, 5], "of cell 'cell1' is 0 but"), ([5.0, 5.0, np.nan], "of cell 'cell2' is nan"), ([-1, 1, 1], "is -1")]
+    ("n_counts", "message"),
+    [([5, 0, 5], "of cell 'cell1' is 0 but"), ([5.0, 5.0, np.nan], "of cell 'cell2' is nan"), ([-1, 1, 1], "is -1")],
 )
 def test_n_counts(folder, capsys, n_counts, message):
     good(n_counts=n_counts).write_h5ad(folder / "bad.h5ad")
@@ -362,8 +363,11 @@ def test_output_that_cannot_be(folder, capsys, which):
     refused(folder, capsys, *command, "-o", folder / "no" / "such" / "out", message=["does not exist", "make it first"])
     refused(folder, capsys, *command, "-o", folder / "file" / "out", message="does not exist")
     refused(folder, capsys, *command, "-o", "/", "--force", message="cannot be replaced")
-    assert main([*map(str, command), "-o", str(folder / "out"), "--force"]) == 0
-    assert not (folder / "out" / "mine.txt").exists() and not [p for p in folder.iterdir() if p.name.startswith(".")]
+    refused(folder, capsys, *command, "-o", folder / "out", "--force", message=["holds something else", "choose another output"])
+    assert (folder / "out" / "mine.txt").read_text() == "kept"
+    for _ in range(2):  # an output of its own is replaced
+        assert main([*map(str, command), "-o", str(folder / "own"), "--force"]) == 0
+    assert not [p for p in folder.iterdir() if p.name.startswith(".")]
 
 
 def test_input_is_never_the_output(folder, capsys):

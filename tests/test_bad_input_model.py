@@ -44,6 +44,7 @@ CASES = {
     "rows longer than positions": ("embed long.dataset -o out.parquet --model model", "10 positions"),
     "unknown ending": ("embed counts.h5ad -o out.xlsx --model model", ".parquet"),
     "output exists": ("embed counts.h5ad -o note.txt --model model", "note.txt"),
+    "output is the input": ("embed counts.h5ad -o counts.h5ad --model model --force", "never written to"),
     "no such device": ("embed counts.h5ad -o out.parquet --model model --device gpu7", "device"),
     "unknown precision": ("embed counts.h5ad -o out.parquet --model model --precision fp64", "precision"),
     "gene not in the vocabulary": ("perturb counts.h5ad -o out --model model --genes BRCA1", "BRCA1"),
@@ -90,6 +91,8 @@ def test_disk_full(here, command, capsys, monkeypatch):
     assert main(command.split()) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) <= 2 and "disk is full" in lines[-1]
-    assert not (here / command.split()[3]).is_file() and not list(here.rglob("*.part-*")) and not (here / "full" / "screen.parquet").exists()
+    assert (
+        not (here / command.split()[3]).is_file() and not list(here.rglob("*.part-*")) and not (here / "full" / "screen.parquet").exists()
+    )
     monkeypatch.setattr(pq, "write_table", write)
     assert main(command.split()) == 0

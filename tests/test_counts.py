@@ -118,7 +118,9 @@ def entries(draw):
 
 
 @settings(deadline=None, max_examples=30)
-@given(entries(), st.sampled_from([np.uint8, np.uint16, np.int32, np.float32, np.float64]), st.sampled_from([np.int32, np.int64, np.uint32]))
+@given(
+    entries(), st.sampled_from([np.uint8, np.uint16, np.int32, np.float32, np.float64]), st.sampled_from([np.int32, np.int64, np.uint32])
+)
 @example((1, 1, [(0, 0, 200), (0, 0, 200)]), np.uint8, np.int32)  # the sum does not fit the type
 @example((2, 3, []), np.float32, np.int64)
 def test_unsorted_and_repeated_entries(tmp_path_factory, case, dtype, index_type):

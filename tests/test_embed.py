@@ -309,9 +309,7 @@ def test_tl_embed_keeps_empty_cells(small, counts):
     adata = make_adata(counts)
     with pytest.warns(RankcellWarning) as told:
         rc.tl.embed(adata, model=small[1], pool="cls", device="cpu")
-    by_tokenizer, by_embedder = (str(w.message) for w in told)
-    assert by_tokenizer.startswith("1 of 8 cells have no gene that vocabulary 'small' knows")
-    assert by_embedder == "1 of 8 cells have no genes: their embeddings are NaN"
+    assert [str(w.message) for w in told] == ["1 of 8 cells have no genes: their embeddings are NaN"]
     assert np.isnan(adata.obsm["X_rankcell"]).all(1).tolist() == [False, False, False, True, False, False, False, False]
 
 

@@ -71,7 +71,9 @@ def run_case(golden, vocabularies, tmp_path_factory):
 
     @functools.cache
     def run(name):
-        return cases[name], screen_of(golden, vocabularies, cases[name], tmp_path_factory.mktemp(name) / "screen", name.endswith("_and_gene"))
+        return cases[name], screen_of(
+            golden, vocabularies, cases[name], tmp_path_factory.mktemp(name) / "screen", name.endswith("_and_gene")
+        )
 
     return run
 

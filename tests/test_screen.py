@@ -20,6 +20,7 @@ import rankcell as rc
 from rankcell import jobs
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.perturb import Perturber, StateEmbeddings, read_screen, read_states
+from rankcell.perturb.engine import Engine
 from rankcell.store import locked
 from rankcell.tokens import TokenSet, TokenSpec
 
@@ -406,12 +407,6 @@ def test_the_folder_of_another(cases, tmp_path):
         with pytest.raises(OutputError, match="exists and is not a rankcell result: choose another output"):
             case.perturb(mine, force=force)
     assert (mine / "thesis.txt").read_text() == "mine"
-    hidden = tmp_path / "hidden"
-    (hidden / ".git").mkdir(parents=True)
-    (hidden / ".git" / "HEAD").write_text("mine")
-    with pytest.raises(OutputError, match="exists and is not a rankcell result: choose another output"):
-        case.perturb(hidden)
-    assert (hidden / ".git" / "HEAD").read_text() == "mine"
     with pytest.raises(OutputError, match="is a file: this writes a folder"):
         case.perturb(mine / "thesis.txt")
     with pytest.raises(OutputError, match="does not exist: make it first"):
@@ -420,6 +415,15 @@ def test_the_folder_of_another(cases, tmp_path):
     with pytest.raises(OutputError, match="is not a rankcell manifest"):
         case.perturb(mine, force=True)
     assert (mine / "thesis.txt").read_text() == "mine"
+
+
+def test_a_folder_with_hidden_things_alone(cases, tmp_path):
+    hidden = tmp_path / "hidden"
+    (hidden / ".git").mkdir(parents=True)
+    (hidden / ".git" / "HEAD").write_text("mine")
+    with pytest.raises(OutputError, match="exists and is not a rankcell result: choose another output"):
+        cases("bare").perturb(hidden)
+    assert (hidden / ".git" / "HEAD").read_text() == "mine"
 
 
 def test_other_settings_are_refused_with_what_differs(cases, tmp_path):
@@ -557,39 +561,39 @@ def died(pid):
     return os.WIFSIGNALED(status)
 
 start = time.monotonic()
-died(child(f"{base}/whole", 20))
+died(child(f"{base}/whole", 1))
 took = time.monotonic() - start
 if how == "steps":  # killed at the first step, at the second, ...: each folder is then finished in one go
     step = 1
-    while died(child(f"{base}/step{step}", 400, step)):
-        died(child(f"{base}/step{step}", 400))
+    while died(child(f"{base}/step{step}", 250, step)):
+        died(child(f"{base}/step{step}", 250))
         step += 1
-    died(child(f"{base}/whole400", 400))
+    died(child(f"{base}/whole250", 250))
 elif how == "force":  # another run's folder, taken over and killed at each of the first steps
-    died(child(f"{base}/whole400", 400))
+    died(child(f"{base}/whole250", 250))
     for step in range(1, 14):
         shutil.copytree(f"{base}/whole", f"{base}/force{step}")
-        assert died(child(f"{base}/force{step}", 400, step, force=True))
-        died(child(f"{base}/force{step}", 400, force=True))
+        assert died(child(f"{base}/force{step}", 250, step, force=True))
+        died(child(f"{base}/force{step}", 250, force=True))
 else:  # killed at random moments, several times in one folder
     rng = random.Random(7)
     for run in range(2):
         kills = 0
         for _ in range(8):
-            pid = child(f"{base}/run{run}", 20)
+            pid = child(f"{base}/run{run}", 1)
             time.sleep(rng.uniform(0, took * 0.4))
             os.kill(pid, signal.SIGKILL)
             kills += died(pid)
         print("kills", kills)
-        died(child(f"{base}/run{run}", 20))
+        died(child(f"{base}/run{run}", 1))
 """
 
 
 def run_child(case, base, how):
     genes = np.random.default_rng(1)
-    bodies = [genes.permutation(12)[: genes.integers(1, 7)] for _ in range(14)]
+    bodies = [genes.permutation(12)[: genes.integers(1, 7)] for _ in range(9)]
     cells = {f"c{i}": case.row(b) for i, b in enumerate(bodies)}
-    case.make_tokens(cells, kind=["x", "y"] * 7).save(base / "cells.dataset")
+    case.make_tokens(cells, kind=list("xyxyxyxyx")).save(base / "cells.dataset")
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(case.folder), str(base / "cells.dataset"), str(base), how],
         capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -607,10 +611,10 @@ posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 @posix
-@pytest.mark.parametrize(("how", "least"), [("steps", 40), ("force", 13)])
+@pytest.mark.parametrize(("how", "least"), [("steps", 30), ("force", 13)])
 def test_killed_at_every_step(cases, tmp_path, how, least):
     run_child(cases("framed"), tmp_path, how)
-    expected = tables(tmp_path / "whole400")
+    expected = tables(tmp_path / "whole250")
     assert list(expected) == ["affected.parquet", "edits.parquet", "screen.parquet", "states.parquet"]
     folders = sorted(tmp_path.glob(f"{how.removesuffix('s')}[0-9]*"))
     assert len(folders) >= least
@@ -625,9 +629,33 @@ def test_killed_at_random_moments(cases, tmp_path):
     told = run_child(cases("framed"), tmp_path, "moments")
     assert sum(int(line.split()[1]) for line in told.splitlines()) > 4
     expected = tables(tmp_path / "whole")
-    assert read_screen(tmp_path / "whole").manifest["n_units"] >= 12
+    assert read_screen(tmp_path / "whole").manifest["n_units"] == 9
     for folder in tmp_path.glob("run*"):
         assert tables(folder) == expected
+
+
+def test_whole_shards_are_not_run_again(cases, tmp_path, monkeypatch):
+    case = cases("bare")
+    shards = tmp_path / "s" / "shards"
+    whole = case.perturb(tmp_path / "whole", tokens_per_unit=1)
+    assert whole.manifest["n_units"] == len(CELLS)
+
+    def stop(done, total):
+        if len(list(shards.glob("screen-*.parquet"))) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        case.perturb(tmp_path / "s", tokens_per_unit=1, progress=stop)
+    assert sorted(p.name for p in shards.iterdir()) == ["screen-000000.parquet", "screen-000001.parquet"]
+    ran, seen = [], []
+    run = Engine.run
+    monkeypatch.setattr(Engine, "run", lambda self, rows, **how: ran.append(len(rows)) or run(self, rows, **how))
+    case.perturb(tmp_path / "s", tokens_per_unit=1, progress=lambda *at: seen.append(at))
+    assert ran == [1] * (len(CELLS) - 2)
+    assert tables(tmp_path / "s") == tables(tmp_path / "whole")
+    assert seen == sorted(seen) and seen[-1][0] == seen[-1][1] and len({total for _, total in seen}) == 1
+    case.perturb(tmp_path / "s", tokens_per_unit=1)
+    assert len(ran) == len(CELLS) - 2
 
 
 @pytest.fixture

@@ -92,7 +92,10 @@ def test_demo_in_place_score_names_biology_and_the_plain_score_the_rank(demo):
     table = get.screen_df(demo / "monocyte_to_b")
     ranked = rank_edits(table, by="toward_CD19+ B_cell_in_place")
     top = set(ranked[ranked.n_cells >= 5].head(40).symbols)
-    assert len(top & {"CTSS", "FTL", "PSAP", "IFITM3", "LST1", "TYROBP", "FCER1G", "AIF1", "S100A8", "S100A9", "LYZ", "CST3", "FCN1", "CFD"}) >= 4
+    assert (
+        len(top & {"CTSS", "FTL", "PSAP", "IFITM3", "LST1", "TYROBP", "FCER1G", "AIF1", "S100A8", "S100A9", "LYZ", "CST3", "FCN1", "CFD"})
+        >= 4
+    )
     assert abs(rank_spearman(table, "cos_genes")) > abs(rank_spearman(table, "cos_genes_in_place"))
 
 
@@ -122,7 +125,9 @@ def test_command_reference_is_fresh():
 
 
 def test_wheel_carries_dictionaries_and_the_demo_checkpoint(tmp_path):
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True, capture_output=True
+    )
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in (

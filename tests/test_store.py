@@ -24,16 +24,23 @@ def test_failure_leaves_what_was_there(tmp_path):
 def test_folder_replaces_folder(tmp_path):
     out = tmp_path / "d"
     for content in ("one", "two"):
-        with atomic_path(out, force=True) as part:
+        with atomic_path(out, force=True, marker="mark") as part:
             part.mkdir()
-            (part / content).write_text(content)
-    assert [p.name for p in out.iterdir()] == ["two"] and list(tmp_path.iterdir()) == [out]
+            (part / "mark").write_text(content)
+    assert (out / "mark").read_text() == "two" and [p.name for p in out.iterdir()] == ["mark"] and list(tmp_path.iterdir()) == [out]
 
 
 def test_refusals(tmp_path):
     (tmp_path / "a").write_text("x")
     with pytest.raises(OutputError, match="--force"):
         require_new(tmp_path / "a")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    for marker, says in ((None, "is a folder"), ("mark", "holds something else")):
+        with pytest.raises(OutputError, match=says):
+            require_new(tmp_path / "mine", force=True, marker=marker)
+    with pytest.raises(OutputError, match="is a file"):
+        require_new(tmp_path / "a", force=True, marker="mark")
     with pytest.raises(OutputError, match="does not exist"):
         require_new(tmp_path / "b" / "c")
     with pytest.raises(OutputError, match="disk is full"), atomic_path(tmp_path / "b"):

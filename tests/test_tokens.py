@@ -308,7 +308,11 @@ def test_token_set_of_rows(tmp_path):
     opened = TokenSet.open(tmp_path / "set")
     assert rows(opened) == rows(tokens) == [[2, 5, 4, 3], [2, 3], [2, 6, 3]]
     assert opened.spec == tokens.spec and opened.fingerprint == tokens.fingerprint
-    assert opened.obs_columns == ["kind", "age"] and opened.obs("kind").tolist() == ["T", "B", None] and opened.obs("age").tolist() == [1, 2, 3]
+    assert (
+        opened.obs_columns == ["kind", "age"]
+        and opened.obs("kind").tolist() == ["T", "B", None]
+        and opened.obs("age").tolist() == [1, 2, 3]
+    )
     assert a_set().cell_ids == ["0", "1", "2"]
     with pytest.raises(CellError, match="3 rows and 2 cell ids"):
         a_set(cell_ids=["x", "y"])
@@ -482,11 +486,10 @@ def test_nothing_is_left_when_writing_fails(tmp_path):
     with pytest.raises(Broken):
         Tokenizer(make_vocab(2)).write(make_adata([[1, 1]]), tmp_path / "out", progress=stop)
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("kept")
+    Tokenizer(make_vocab(2)).write(make_adata([[1, 1], [1, 0]]), tmp_path / "out")
     with pytest.raises(Broken):
         Tokenizer(make_vocab(2)).write(make_adata([[1, 1]]), tmp_path / "out", force=True, progress=stop)
-    assert [p.name for p in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "mine").read_text() == "kept"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"] and len(TokenSet.open(tmp_path / "out")) == 2
 
 
 def test_force_replaces_the_folder(tmp_path):

@@ -67,7 +67,10 @@ def test_length_groups_hold_every_cell_once_and_like_lengths():
 def test_baselines_by_hand():
     """Three training cells show 10 and 11, one shows 12; 10 stands first twice, 11 once."""
     train = [np.array([2, 10, 11, 3]), np.array([2, 10, 11, 3]), np.array([2, 11, 10, 3]), np.array([2, 12, 3])]
-    asked = [Question(np.array([2, 10, 1, 3]), np.array([2]), np.array([11])), Question(np.array([2, 1, 11, 3]), np.array([1]), np.array([12]))]
+    asked = [
+        Question(np.array([2, 10, 1, 3]), np.array([2]), np.array([11])),
+        Question(np.array([2, 1, 11, 3]), np.array([1]), np.array([12])),
+    ]
     found = baseline_accuracy(train, asked, FRAME, n_ids=13)
     assert found["frequent"]["top1"] == 0.5  # 10 is shown, so 11 is guessed: right; then 10 is guessed for 12: wrong
     assert found["frequent_at_rank"]["top1"] == 0.5  # rank 1: 11 stood there twice: right; rank 0: 10 is guessed: wrong
@@ -81,7 +84,9 @@ def trained(tmp_path_factory):
     vocab.save(folder / "vocab")
     tokens = two_kinds_of_cells(vocab)
     tokens.save(folder / "cells.dataset")
-    facts = jobs.pretrain(folder / "cells.dataset", folder / "model", vocab=folder / "vocab", epochs=40, lr=1e-2, drop=0.2, cell_weight=0.2, **SMALL)
+    facts = jobs.pretrain(
+        folder / "cells.dataset", folder / "model", vocab=folder / "vocab", epochs=40, lr=1e-2, drop=0.2, cell_weight=0.2, **SMALL
+    )
     return folder, vocab, tokens, facts
 
 

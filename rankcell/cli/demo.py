@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rankcell.cli import options as o
+from rankcell.cli.progress import progress
 
 
 def demo(
@@ -14,7 +15,6 @@ def demo(
     force: o.Force = False,
 ) -> None:
     """The whole road on 700 real blood cells: tokens, embeddings, a deletion screen, pictures, and a page that explains them."""
-    from rankcell.cli.main import progress
     from rankcell.demo import run_demo
 
     with progress("demo") as tick:

@@ -1,9 +1,7 @@
-"""Entry point: runs a verb, turns errors into one line and an exit code, shows progress."""
+"""Entry point: runs a verb, turns errors into one line and an exit code."""
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import typer
 
@@ -64,29 +62,3 @@ def _fail(message: str) -> int:
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
     if issubclass(category, RankcellWarning):
         print(f"rankcell: note: {message}", file=sys.stderr)
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """`tick(done, all)`: a bar on a terminal, otherwise a line about every tenth of the way."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(desc=what, unit_scale=True, leave=True) as bar:
-
-            def tick(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            yield tick
-        return
-    last = -1
-
-    def say(done: int, total: int) -> None:
-        nonlocal last
-        tenth = 10 * done // max(1, total)
-        if tenth > last:
-            last = tenth
-            print(f"{what}: {done:,} of {total:,}", flush=True)
-
-    yield say

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rankcell.cli import options as o
+from rankcell.cli.progress import progress
 
 
 def perturb(
@@ -15,14 +16,20 @@ def perturb(
     vocab: o.ModelVocab = None,
     layer: Annotated[int, typer.Option(help="Model layer whose states are compared (-1: output of the last block).")] = -2,
     kind: Annotated[str, typer.Option(help="delete or overexpress.")] = "delete",
-    genes: Annotated[str, typer.Option(metavar="all|A,B|@FILE", help="Genes, one by one: all that a cell shows, names, or a file of names.")] = "all",
+    genes: Annotated[
+        str, typer.Option(metavar="all|A,B|@FILE", help="Genes, one by one: all that a cell shows, names, or a file of names.")
+    ] = "all",
     group: Annotated[bool, typer.Option("--group", help="Perturb the named genes together.")] = False,
     any: Annotated[bool, typer.Option("--any", help="Delete a group also where a cell shows only some of it.")] = False,
     start: Annotated[str | None, typer.Option(metavar="COL=STATE", help="Perturb only these cells.")] = None,
-    toward: Annotated[list[str] | None, typer.Option(metavar="COL=STATE", help="Also score the movement toward these cells; may be repeated.")] = None,
+    toward: Annotated[
+        list[str], typer.Option(metavar="COL=STATE", help="Also score the movement toward these cells; may be repeated.")
+    ] = [],  # noqa: B006 (read only)
     states: Annotated[Path | None, typer.Option(metavar="FILE", help="Further states: a table of state, readout, embedding.")] = None,
     affected: Annotated[bool, typer.Option("--affected", help="Also a table per affected gene.")] = False,
-    readout_compat: Annotated[str, typer.Option(help="'geneformer' keeps the perturbed gene in the cell readout of --toward.")] = "rankcell",
+    readout_compat: Annotated[
+        str, typer.Option(help="'geneformer' keeps the perturbed gene in the cell readout of --toward.")
+    ] = "rankcell",
     cells: Annotated[int | None, typer.Option(metavar="N", help="Only the first N cells (with --seed: N drawn).")] = None,
     seed: Annotated[int | None, typer.Option(help="Draw --cells with this seed.")] = None,
     counts_layer: o.CountsLayer = None,
@@ -35,37 +42,11 @@ def perturb(
     force: o.Force = False,
 ) -> None:
     """Delete or overexpress genes in every cell and measure how far the model's states move."""
+    options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
-    from rankcell.cli.main import progress
 
     with progress("tokens screened") as tick:
-        screen = jobs.perturb(
-            source,
-            out,
-            model=model,
-            vocab=vocab,
-            layer=layer,
-            kind=kind,
-            genes=genes,
-            group=group,
-            any=any,
-            start=start,
-            toward=toward or (),
-            states=states,
-            affected=affected,
-            readout_compat=readout_compat,
-            cells=cells,
-            seed=seed,
-            counts_layer=counts_layer,
-            raw=raw,
-            gene_column=gene_column,
-            allow_non_counts=allow_non_counts,
-            device=device,
-            precision=precision,
-            tokens_per_batch=tokens_per_batch,
-            force=force,
-            progress=tick,
-        )
+        screen = jobs.perturb(**options, progress=tick)
     skipped = screen.manifest["n_skipped"]
     left_out = f", {skipped:,} cells and genes without a row (the cell lacks the gene)" if skipped else ""
     typer.echo(f"{out}/screen.parquet: {screen.manifest['n_rows']:,} rows for {screen.manifest['n_cells']:,} cells{left_out}")

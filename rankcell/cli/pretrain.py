@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rankcell.cli import options as o
+from rankcell.cli.progress import progress
 
 
 def pretrain(
@@ -30,7 +31,9 @@ def pretrain(
     drop: Annotated[float, typer.Option(help="Highest share of genes taken out of a row, drawn anew each time.")] = 0.0,
     cell_weight: Annotated[float, typer.Option(help="Weight of the cell objective (readouts must name the genes not shown).")] = 0.0,
     cell_layer: Annotated[int, typer.Option(help="The layer that the cell objective reads.")] = -2,
-    smart_start: Annotated[bool, typer.Option("--smart-start/--no-smart-start", help="Begin from smooth positions and gene company, or from noise.")] = True,
+    smart_start: Annotated[
+        bool, typer.Option("--smart-start/--no-smart-start", help="Begin from smooth positions and gene company, or from noise.")
+    ] = True,
     holdout: Annotated[float, typer.Option(help="Share of cells kept out of training.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     device: o.Device = "auto",
@@ -38,40 +41,11 @@ def pretrain(
     force: o.Force = False,
 ) -> None:
     """Train a masked-language model on tokens: a checkpoint with its vocabulary, held-out accuracies and a loss curve."""
+    options = dict(locals())  # every option is a parameter of the job, or a field of its recipe
     from rankcell import jobs
-    from rankcell.cli.main import progress
 
     with progress("training steps") as tick:
-        facts = jobs.pretrain(
-            source,
-            out,
-            vocab=vocab,
-            layers=layers,
-            width=width,
-            heads=heads,
-            intermediate=intermediate,
-            positions=positions,
-            activation=activation,
-            dropout=dropout,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            warmup=warmup,
-            weight_decay=weight_decay,
-            clip=clip,
-            average=average,
-            mask_rate=mask_rate,
-            drop=drop,
-            cell_weight=cell_weight,
-            cell_layer=cell_layer,
-            smart_start=smart_start,
-            holdout=holdout,
-            seed=seed,
-            device=device,
-            precision=precision,
-            force=force,
-            progress=tick,
-        )
+        facts = jobs.pretrain(**options, progress=tick)
     best = max(facts["baselines"].values(), key=lambda b: b["top10"])
     typer.echo(
         f"{out}: held-out masked genes: top 1 {facts['heldout']['top1']:.3f}, top 10 {facts['heldout']['top10']:.3f} "

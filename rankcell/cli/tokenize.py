@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rankcell.cli import options as o
+from rankcell.cli.progress import progress
 
 
 def tokenize(
@@ -13,35 +14,23 @@ def tokenize(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.dataset", help="The token set folder to write.")],
     vocab: Annotated[str, typer.Option(help="A vocabulary folder, or the name of a shipped one.")] = "demo",
     max_len: Annotated[int | None, typer.Option(help="Longest row, special tokens included (default: the vocabulary's).")] = None,
-    cls: Annotated[bool | None, typer.Option("--cls/--no-cls", help="With or without CLS and EOS (default: as the vocabulary says).")] = None,
+    cls: Annotated[
+        bool | None, typer.Option("--cls/--no-cls", help="With or without CLS and EOS (default: as the vocabulary says).")
+    ] = None,
     layer: o.CountsLayer = None,
     raw: o.Raw = False,
     gene_column: o.GeneColumn = None,
-    obs: Annotated[list[str] | None, typer.Option(metavar="COL", help="A cell column to carry along; may be repeated.")] = None,
+    obs: Annotated[list[str], typer.Option(metavar="COL", help="A cell column to carry along; may be repeated.")] = [],  # noqa: B006 (read only)
     allow_non_counts: o.AllowNonCounts = False,
     workers: Annotated[int | None, typer.Option(help="Threads (default: all processors); the result does not depend on it.")] = None,
     force: o.Force = False,
 ) -> None:
     """Counts to rank-value gene tokens: a `datasets` folder with cell ids."""
+    options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
-    from rankcell.cli.main import progress
 
     with progress("cells tokenized") as tick:
-        tokens = jobs.tokenize(
-            source,
-            out,
-            vocab=vocab,
-            max_len=max_len,
-            cls=cls,
-            layer=layer,
-            raw=raw,
-            gene_column=gene_column,
-            obs=obs or (),
-            allow_non_counts=allow_non_counts,
-            workers=workers,
-            force=force,
-            progress=tick,
-        )
+        tokens = jobs.tokenize(**options, progress=tick)
     facts = tokens.spec.source
     typer.echo(
         f"{out}: {len(tokens):,} cells, {facts['genes_known']:,} of {facts['genes']:,} genes known to vocabulary "

@@ -34,7 +34,9 @@ def show(vocab: Annotated[str, typer.Argument(metavar="V", help="A vocabulary fo
 def build(
     sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files with the same genes.")],
     out: _Out,
-    ids: Annotated[Path | None, typer.Option(metavar="SYMBOLS.tsv", help="A table symbol, ensembl_id: genes get their Ensembl ids.")] = None,
+    ids: Annotated[
+        Path | None, typer.Option(metavar="SYMBOLS.tsv", help="A table symbol, ensembl_id: genes get their Ensembl ids.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Its name (default: the folder's).")] = None,
     species: Annotated[str, typer.Option(help="What the genes belong to.")] = "",
     max_len: Annotated[int, typer.Option(help="Longest row, special tokens included.")] = 4096,
@@ -45,21 +47,10 @@ def build(
     force: o.Force = False,
 ) -> None:
     """A vocabulary from counts: non-zero medians of normalised expression, exact."""
+    options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
 
-    made = jobs.build_vocab(
-        sources,
-        out,
-        ids=ids,
-        name=name,
-        species=species,
-        max_len=max_len,
-        cls=cls,
-        layer=layer,
-        raw=raw,
-        gene_column=gene_column,
-        force=force,
-    )
+    made = jobs.build_vocab(**options)
     typer.echo(f"{out}: {made!r}")
 
 
@@ -75,9 +66,8 @@ def import_(
     force: o.Force = False,
 ) -> None:
     """Geneformer's dictionary pickles to a vocabulary folder; a pickle that would run code is refused and runs nothing."""
+    options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
 
-    made = jobs.import_vocab(
-        out, tokens=tokens, medians=medians, mapping=mapping, symbols=symbols, name=name, max_len=max_len, force=force
-    )
+    made = jobs.import_vocab(**options)
     typer.echo(f"{out}: {made!r}")

@@ -2,6 +2,7 @@
 
 from rankcell.counts.block import CountBlock
 from rankcell.counts.genes import GeneMap, match_genes
-from rankcell.counts.source import CountSource, open_counts, register
+from rankcell.counts.opening import open_counts
+from rankcell.counts.source import CountSource, register
 
 __all__ = ["CountBlock", "CountSource", "GeneMap", "match_genes", "open_counts", "register"]

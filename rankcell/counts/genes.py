@@ -66,13 +66,13 @@ def _ensembl_share(values: list[str]) -> float:
     return sum(v.upper().startswith("ENS") for v in values) / max(1, len(values))
 
 
-def _unknown(
-    source: CountSource, vocab: Vocabulary, column: str, values: list[str], genes: np.ndarray, looked_at: list[str]
-) -> str:
+def _unknown(source: CountSource, vocab: Vocabulary, column: str, values: list[str], genes: np.ndarray, looked_at: list[str]) -> str:
     """The one line that says how many genes were known, what they look like, and what to do."""
     n_known = int((genes >= 0).sum())
     unknown = [v for v, g in zip(values, genes, strict=True) if g < 0]
-    where = f"var column '{column}'" if len(looked_at) == 1 else f"var columns {', '.join(repr(c) for c in looked_at[:5])} (best: '{column}')"
+    where = (
+        f"var column '{column}'" if len(looked_at) == 1 else f"var columns {', '.join(repr(c) for c in looked_at[:5])} (best: '{column}')"
+    )
     return (
         f"{source.name}: only {n_known:,} of {len(values):,} genes are in vocabulary '{vocab.name}' (looked in {where}); the file "
         f"has {', '.join(unknown[:3])}, the vocabulary {vocab.examples()}. {_likely(unknown, vocab)}"

@@ -1,8 +1,6 @@
-"""CountSource: what every format offers, and the registry that finds the format of an input."""
+"""CountSource: what every format offers, and the registry of formats."""
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from rankcell.errors import CellError, CountsError, InputError
 N_COUNTS = "n_counts"
 ENTRIES_PER_BLOCK = 2_000_000
 
-_OPENERS: list[tuple[str, Callable[[Any], bool], Callable[..., "CountSource"]]] = []
+FORMATS: list[tuple[str, Callable[[Any], bool], Callable[..., "CountSource"]]] = []
 
 
 class CountSource:
@@ -149,25 +147,4 @@ def row_groups(indptr: np.ndarray, rows_per_block: int | None) -> Iterator[tuple
 
 def register(name: str, recognises: Callable[[Any], bool], opener: Callable[..., CountSource]) -> None:
     """Add a format: `recognises(input)` says whether it is one, `opener(input, layer=, raw=)` opens it."""
-    _OPENERS.append((name, recognises, opener))
-
-
-def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> CountSource:
-    """Open a count file or an AnnData. InputError when it is not there, broken, empty or of no known format."""
-    from rankcell.counts import h5ad, memory  # noqa: F401  (they register themselves)
-
-    if layer is not None and raw:
-        raise InputError("a layer and raw were both asked for: choose one")
-    if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
-        raise InputError(f"no such file: {source}")
-    for _, recognises, opener in _OPENERS:
-        if recognises(source):
-            opened = opener(source, layer=layer, raw=raw)
-            try:
-                opened.check_door()
-            except InputError:
-                opened.close()
-                raise
-            return opened
-    known = ", ".join(name for name, _, _ in _OPENERS)
-    raise InputError(f"{source if isinstance(source, (str, os.PathLike)) else type(source)}: not a known format ({known})")
+    FORMATS.append((name, recognises, opener))

@@ -115,8 +115,6 @@ class Perturber:
                 self._run_units(run, engine, tokens, todo, progress)
                 self._finish(run, engine, tokens, todo)
             shutil.rmtree(run.folder / "shards", ignore_errors=True)
-            for half in run.folder.glob(".*.part-*"):  # of a run that was killed while it wrote
-                half.unlink()
         return Screen(run.folder, run.manifest)
 
     def _choose(self, tokens: TokenSet, start: str | None, cells: int | None, seed: int | None) -> np.ndarray:
@@ -146,6 +144,11 @@ class Perturber:
                 raise SettingsError(f"state '{min(twice)}' is asked for twice, from the cells and from the file")
             found = found | given.vectors
         vectors = StateEmbeddings(found)
+        unread = [s for s in vectors.names if (s, "cell") not in found and not tokens.frame.has_cls]
+        if unread:
+            raise SettingsError(
+                f"state '{unread[0]}' is given for the CLS readout alone, and these tokens have no CLS: give its cell readout"
+            )
         vectors.check_width(self.checkpoint.width, self.checkpoint.name)
         return vectors
 

@@ -72,10 +72,8 @@ def _width(found: Any) -> int:
 
 
 def _screen(folder: Path, found: Any) -> str:
-    from rankcell.demo import CELLS_PER_STATE, DIRECTIONS
-
     tables = []
-    for d in DIRECTIONS:
+    for d in found.directions:
         ranked = found.ranked[d.name]
         columns = ["gene", "cells", "mean rank", "in place", "plain"]
         up, down = ranked.head(10), ranked.tail(10)[::-1]
@@ -86,11 +84,11 @@ def _screen(folder: Path, found: Any) -> str:
             p.table(columns, _rows(down)),
         ]
         tables.append("".join(blocks))
-    b, m = (found.ranked[d.name].attrs for d in DIRECTIONS)
+    b, m = (found.ranked[d.name].attrs for d in found.directions)
     return p.section(
         "3. Deleting genes in silico",
         p.paragraph(
-            f"The first {CELLS_PER_STATE} B cells and the first {CELLS_PER_STATE} monocytes of the file lost, one at a time, every gene that at least a fifth of them "
+            f"The first {found.cells_per_state} B cells and the first {found.cells_per_state} monocytes of the file lost, one at a time, every gene that at least a fifth of them "
             f"show: {found.n_genes['b_to_monocyte']} and {found.n_genes['monocyte_to_b']} genes, {sum(found.n_rows.values()):,} edited cells, each scored plainly and in place. "
             "The bars say how far the mean state of the remaining genes moved toward the mean of the other cell type: cosine after, less cosine before."
         ),
@@ -105,12 +103,16 @@ def _screen(folder: Path, found: Any) -> str:
             f"{b['rank_spearman']:.2f} and {m['rank_spearman']:.2f}. The column 'plain' stands beside so that you can see it."
         ),
         p.beside(*tables),
-        p.paragraph("Scores are in units of 0.0001 of cosine, means over the cells that show the gene; mean rank 0 is the top of the list."),
+        p.paragraph(
+            "Scores are in units of 0.0001 of cosine, means over the cells that show the gene; mean rank 0 is the top of the list."
+        ),
     )
 
 
 def _rows(ranked: Any) -> list[tuple[object, ...]]:
-    return [(r.symbols, r.n_cells, f"{r.mean_rank:.0f}", f"{1e4 * r.effect:+.3f}", f"{1e4 * r.plain_effect:+.3f}") for r in ranked.itertuples()]
+    return [
+        (r.symbols, r.n_cells, f"{r.mean_rank:.0f}", f"{1e4 * r.effect:+.3f}", f"{1e4 * r.plain_effect:+.3f}") for r in ranked.itertuples()
+    ]
 
 
 def _limits(found: Any) -> str:

@@ -7,7 +7,20 @@ from typing import Any
 import numpy as np
 
 INK, GREY, UP, DOWN = "#1b2733", "#8a97a3", "#b2432f", "#2b6ca3"
-_PALETTE = ["#2b6ca3", "#b2432f", "#3f8f5b", "#8457a6", "#c98a1b", "#3aa0a8", "#c2558f", "#7a6a4f", "#5566cc", "#9aa300", "#444b54", "#e08a6d"]
+_PALETTE = [
+    "#2b6ca3",
+    "#b2432f",
+    "#3f8f5b",
+    "#8457a6",
+    "#c98a1b",
+    "#3aa0a8",
+    "#c2558f",
+    "#7a6a4f",
+    "#5566cc",
+    "#9aa300",
+    "#444b54",
+    "#e08a6d",
+]
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -81,7 +94,9 @@ def draw_embeddings(panels: Mapping[str, np.ndarray], labels: Sequence[str], *, 
         ax.set_xlabel("UMAP 1", fontsize=8, color=GREY)
         ax.set_ylabel("UMAP 2", fontsize=8, color=GREY)
         _plain(ax)
-    handles = [axes[0].scatter([], [], c=_PALETTE[i % len(_PALETTE)], s=30, label=f"{x} ({(labels == x).sum()})") for i, x in enumerate(names)]
+    handles = [
+        axes[0].scatter([], [], c=_PALETTE[i % len(_PALETTE)], s=30, label=f"{x} ({(labels == x).sum()})") for i, x in enumerate(names)
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)), fontsize=9, frameon=False)
     return figure
 

@@ -65,7 +65,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     numeric = [bool(rows) and all(_is_number(r[i]) for r in rows) for i in range(len(columns))]
 
     def line(tag: str, cells: Sequence[object]) -> str:
-        return "<tr>" + "".join(f'<{tag}{" class=n" if n else ""}>{text(c)}</{tag}>' for c, n in zip(cells, numeric, strict=True)) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}{' class=n' if n else ''}>{text(c)}</{tag}>" for c, n in zip(cells, numeric, strict=True)) + "</tr>"
 
     body = "".join(line("td", r) for r in rows)
     return f'<div class="scroll"><table><thead>{line("th", columns)}</thead><tbody>{body}</tbody></table></div>'

@@ -14,19 +14,27 @@ from rankcell.errors import OutputError
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def require_new(path: str | os.PathLike, *, force: bool = False, folder: bool = False) -> Path:
+def require_new(path: str | os.PathLike, *, force: bool = False, marker: str | None = None) -> Path:
     """Return `path` if nothing stands there yet (or `force`), and its parent can hold it.
 
-    Raises OutputError when it exists, when a `folder` would replace a file (the input, say), or when its parent is
-    missing or not a folder.
+    marker
+        None for an output that is a file; for a folder, the file in it that shows that an earlier output of the same kind
+        stands there: only such a folder is ever replaced.
+
+    Raises OutputError when it exists, when it would replace something of another kind (the input, somebody's folder), or when
+    its parent is missing or cannot be written to.
     """
     path = Path(path)
     if path.name in ("", ".."):
         raise OutputError(f"{path} cannot be replaced: name the output itself")
-    if folder and path.exists() and not path.is_dir():
+    if marker and path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file: this writes a folder, choose another name")
+    if not marker and path.is_dir():
+        raise OutputError(f"{path} is a folder: this writes a file, choose another name")
     if path.exists() and not force:
         raise OutputError(f"{path} exists: choose another output, or pass --force to replace it")
+    if marker and path.is_dir() and not (path / marker).exists() and any(path.iterdir()):
+        raise OutputError(f"{path} holds something else (it has no {marker}), so --force does not replace it: choose another output")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist: make it first")
     if not os.access(path.parent, os.W_OK):
@@ -87,25 +95,25 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     except OSError as e:
         if e.errno in _FULL or "No space left" in str(e) or "errno = 28" in str(e):  # HDF5 hides the errno in its text
             raise OutputError(f"the disk is full: {path} was not written; free some space and run again") from e
-        if e.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        if e.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG}:
             raise OutputError(f"{path} cannot be written: {e.strerror}") from e
         raise
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike, *, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` to write to (a file, or a folder that the caller makes).
+def atomic_path(path: str | os.PathLike, *, force: bool = False, marker: str | None = None) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` to write to: a file, or with `marker` (see require_new) a folder, made by the caller.
 
     On success it is synced and renamed to `path`; on any failure it is removed and `path` is as it was.
     """
-    path = require_new(path, force=force)
+    path = require_new(path, force=force, marker=marker)
     _sweep(path)
     part = path.with_name(f"{_part_prefix(path)}{os.getpid()}-{secrets.token_hex(3)}")
     try:
         with writing(path):
             yield part
             _sync(part)
-            require_new(path, force=force, folder=part.is_dir())
+            require_new(path, force=force, marker=marker)
             if path.is_dir():
                 old = part.with_name(part.name + ".old")
                 path.rename(old)

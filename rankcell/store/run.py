@@ -87,9 +87,14 @@ def result_folder(path: str | os.PathLike) -> Path:
         raise OutputError(f"the folder {folder.parent} does not exist: make it first")
     with writing(folder):
         folder.mkdir(exist_ok=True)
-    if not (folder / MANIFEST).is_file() and any(not p.name.startswith(".") for p in folder.iterdir()):
+    if not (folder / MANIFEST).is_file() and any(not _is_ours(p.name) for p in folder.iterdir()):
         raise OutputError(f"{folder} exists and is not a rankcell result: choose another output")
     return folder
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a run killed before its manifest was written may have left this."""
+    return name == ".lock" or name.startswith(f".{MANIFEST}.part-")
 
 
 def _empty(folder: Path) -> None:

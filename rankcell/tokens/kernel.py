@@ -112,7 +112,22 @@ def _descending(value, n, order, spare, key, spare_key, bins):
 
 @njit(nogil=True, cache=True)
 def rank_rows(
-    first, last, indptr, indices, data, reciprocal, target, slot_of_column, inv_median, token_of_slot, max_genes, head, tail, out, out_start, lengths
+    first,
+    last,
+    indptr,
+    indices,
+    data,
+    reciprocal,
+    target,
+    slot_of_column,
+    inv_median,
+    token_of_slot,
+    max_genes,
+    head,
+    tail,
+    out,
+    out_start,
+    lengths,
 ):
     """Write the framed token rows `first` to `last` of a block into `out` at `out_start[row]`, their lengths to `lengths`.
 
@@ -134,9 +149,7 @@ def rank_rows(
         a, b = indptr[row], indptr[row + 1]
         n = _gather(indices, data, a, b, reciprocal[row], target, slot_of_column, inv_median, value, slot)
         if n < 0:
-            n = _gather_summed(
-                indices, data, a, b, reciprocal[row], target, slot_of_column, inv_median, value, slot, total, touched
-            )
+            n = _gather_summed(indices, data, a, b, reciprocal[row], target, slot_of_column, inv_median, value, slot, total, touched)
         _descending(value, n, order, spare, key, spare_key, bins)
         kept = min(n, max_genes)
         at = out_start[row]

@@ -14,7 +14,7 @@ from rankcell.counts import CountBlock, CountSource, GeneMap, match_genes, open_
 from rankcell.errors import CellError, RankcellWarning, SettingsError
 from rankcell.store import require_new
 from rankcell.tokens.spec import TokenSpec
-from rankcell.tokens.tokenset import TokenSet, dataset_folder, make_batch, obs_array
+from rankcell.tokens.tokenset import SPEC_FILE, TokenSet, dataset_folder, make_batch, obs_array
 from rankcell.vocab import Vocabulary, find_vocabulary
 
 _RESERVED = ("input_ids", "length", "cell_id")
@@ -36,7 +36,9 @@ class Tokenizer:
         self.frame = self.vocab.frame if cls is None else self.vocab.make_frame(cls=cls)
         self.max_len = self.vocab.max_len if max_len is None else int(max_len)
         if self.max_len <= len(self.frame):
-            raise SettingsError(f"max_len is {self.max_len}, with {len(self.frame)} special tokens no gene fits: give at least {len(self.frame) + 1}")
+            raise SettingsError(
+                f"max_len is {self.max_len}, with {len(self.frame)} special tokens no gene fits: give at least {len(self.frame) + 1}"
+            )
 
     def tokenize(
         self,
@@ -88,7 +90,7 @@ class Tokenizer:
         progress: Callable[[int, int], None] | None = None,
     ) -> TokenSet:
         """The same into a folder, block by block, and open it. `progress(cells_done, cells)` is called after each block."""
-        require_new(out, force=force, folder=True)
+        require_new(out, force=force, marker=SPEC_FILE)
         with open_counts(source, layer=layer, raw=raw) as counts:
             job = _Job(self, counts, obs, gene_column)
             done = 0
@@ -209,4 +211,6 @@ def _plain(column: Any, name: str) -> pa.Array:
     try:
         return obs_array(column)
     except pa.ArrowException as e:
-        raise CellError(f"the cell column '{name}' cannot be carried along, it holds values of several kinds ({e}): make it text first") from e
+        raise CellError(
+            f"the cell column '{name}' cannot be carried along, it holds values of several kinds ({e}): make it text first"
+        ) from e

@@ -178,7 +178,9 @@ def _spec_of_plain(table: pa.Table, vocab: Vocabulary, folder: Path) -> TokenSpe
             )
         odd = row[vocab.gene_of_token[row] < 0]
         if any(t not in known for t in odd.tolist()):
-            raise TokensError(f"{folder}: token {odd[0]} of row {i} stands for nothing in vocabulary '{vocab.name}': give the right --vocab")
+            raise TokensError(
+                f"{folder}: token {odd[0]} of row {i} stands for nothing in vocabulary '{vocab.name}': give the right --vocab"
+            )
         is_framed = len(framed) > 0 and framed.matches(row)
         body = framed.body(row) if is_framed else row
         if any(vocab.gene_of_token[body] < 0):
@@ -221,7 +223,7 @@ def obs_array(values: Any) -> pa.Array:
 @contextlib.contextmanager
 def dataset_folder(folder: str | os.PathLike, schema: pa.Schema, *, force: bool = False) -> Iterator[DatasetWriter]:
     """A DatasetWriter on a temporary folder that becomes `folder` when all went well. Set its `spec` before leaving."""
-    with atomic_path(folder, force=force) as part:
+    with atomic_path(folder, force=force, marker=SPEC_FILE) as part:
         sink = DatasetWriter(part, schema)
         try:
             yield sink

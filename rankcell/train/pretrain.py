@@ -21,6 +21,8 @@ from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, question
 from rankcell.train.initial import set_initial_values
 from rankcell.vocab import Vocabulary
 
+FACTS = "training.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -87,7 +89,7 @@ def pretrain(
     out: str | os.PathLike,
     *,
     vocab: Vocabulary,
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    recipe: Recipe = Recipe(),
     device: str = "auto",
     precision: str = "auto",
     force: bool = False,
@@ -100,15 +102,15 @@ def pretrain(
     the cells of a batch are shared out among the processes.
     """
     recipe.check()
-    require_new(out, force=force)
+    require_new(out, force=force, marker=FACTS)
     tokens.spec.require(vocab, what="--vocab")
     if vocab.mask is None:
         raise SettingsError(f"vocabulary '{vocab.name}' has no <mask> token: it cannot be used for masked-language modelling")
     trained = _train(tokens, vocab, recipe, device, precision, progress)
     if trained.is_main:
-        with atomic_path(out, force=force) as part:
+        with atomic_path(out, force=force, marker=FACTS) as part:
             save_masked_lm(trained.model, part, vocab)
-            write_json(part / "training.json", trained.facts)
+            write_json(part / FACTS, trained.facts)
             _write_curve(trained.curve, part)
     return trained.facts
 
@@ -208,7 +210,14 @@ def _train(
 
 
 def final_figures(
-    model: Any, rows: dict[int, np.ndarray], train: np.ndarray, held: np.ndarray, tokens: TokenSet, vocab: Vocabulary, r: Recipe, device: Any
+    model: Any,
+    rows: dict[int, np.ndarray],
+    train: np.ndarray,
+    held: np.ndarray,
+    tokens: TokenSet,
+    vocab: Vocabulary,
+    r: Recipe,
+    device: Any,
 ) -> dict[str, Any]:
     """Held-out masked-gene accuracy of the model and of the baselines: 15 % masked, five draws."""
     asked = questions([rows[int(i)] for i in held], tokens.frame, mask=vocab.mask, mask_rate=0.15, draws=5, seed=r.seed + 1)

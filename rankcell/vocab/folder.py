@@ -2,16 +2,18 @@
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rankcell.errors import VocabularyError
 from rankcell.store import atomic_path, read_json
-from rankcell.vocab.vocabulary import Vocabulary
 
+HEAD = "vocabulary.json"
 _COLUMNS = ["token", "ensembl_id", "symbol", "median"]
 
 
-def save_folder(v: Vocabulary, folder: str | os.PathLike, *, force: bool = False) -> None:
+def save_folder(v: Any, folder: str | os.PathLike, *, force: bool = False) -> None:
     import json
 
     head = {
@@ -29,21 +31,22 @@ def save_folder(v: Vocabulary, folder: str | os.PathLike, *, force: bool = False
     for gene, symbol, token, median in zip(v.genes, v.symbols, v.tokens.tolist(), v.medians.tolist(), strict=True):
         ensembl = "" if gene == symbol else gene
         rows.append((token, ensembl, symbol, repr(median)))
-    with atomic_path(folder, force=force) as part:
+    with atomic_path(folder, force=force, marker=HEAD) as part:
         part.mkdir()
-        (part / "vocabulary.json").write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (part / HEAD).write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_tsv(part / "genes.tsv", _COLUMNS, rows)
         if v.aliases:
             _write_tsv(part / "aliases.tsv", ["alias", "gene"], sorted(v.aliases.items()))
 
 
-def load_folder(folder: str | os.PathLike) -> Vocabulary:
+def load_folder(folder: str | os.PathLike, make: Callable[..., Any]) -> Any:
+    """The vocabulary in `folder`, made by `make` (the Vocabulary class); VocabularyError when it cannot be."""
     folder = Path(folder)
     try:
-        head = read_json(folder / "vocabulary.json")
+        head = read_json(folder / HEAD)
         rows = read_tsv(folder / "genes.tsv", _COLUMNS)
         aliases = folder / "aliases.tsv"
-        v = Vocabulary(
+        v = make(
             name=head["name"],
             species=head.get("species", ""),
             genes=tuple(ensembl or symbol for _, ensembl, symbol, _ in rows),

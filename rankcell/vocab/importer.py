@@ -20,7 +20,22 @@ from rankcell.errors import VocabularyError
 from rankcell.vocab.vocabulary import CLS, PAD, SPECIALS, Vocabulary
 
 _LARGEST = 256 * 2**20
-_SCALARS = {"bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "str_"}
+_SCALARS = {
+    "bool",
+    "bool_",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "str_",
+}
 
 
 def _scalar(dtype: Any, raw: Any = None) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rankcell.errors import SettingsError, VocabularyError
 from rankcell.store import content_hash
+from rankcell.vocab.folder import load_folder, save_folder
 from rankcell.vocab.frame import Frame
 
 PAD, MASK, CLS, EOS = SPECIALS = ("<pad>", "<mask>", "<cls>", "<eos>")
@@ -159,9 +160,7 @@ class Vocabulary:
         """Gene index of one id, symbol or alias. SettingsError when the vocabulary has no such gene."""
         index = int(self.lookup([name])[0])
         if index < 0:
-            raise SettingsError(
-                f"gene '{name}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()})"
-            )
+            raise SettingsError(f"gene '{name}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()})")
         return index
 
     def examples(self, n: int = 3) -> str:
@@ -170,16 +169,12 @@ class Vocabulary:
 
     def save(self, folder: str | os.PathLike, *, force: bool = False) -> None:
         """Write the vocabulary folder (DESIGN: `vocabulary.json`, `genes.tsv`, `aliases.tsv`)."""
-        from rankcell.vocab.folder import save_folder
-
         save_folder(self, folder, force=force)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Vocabulary":
         """Read a vocabulary folder; VocabularyError when a part is missing or its content hash does not agree."""
-        from rankcell.vocab.folder import load_folder
-
-        return load_folder(folder)
+        return load_folder(folder, cls)
 
 
 def ensembl_id(name: str) -> str:

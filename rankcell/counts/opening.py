@@ -1,0 +1,28 @@
+"""From an input to the CountSource of its format. The formats imported here have registered themselves."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rankcell.counts import h5ad, memory  # noqa: F401
+from rankcell.counts.source import FORMATS, CountSource
+from rankcell.errors import InputError
+
+
+def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> CountSource:
+    """Open a count file or an AnnData. InputError when it is not there, broken, empty or of no known format."""
+    if layer is not None and raw:
+        raise InputError("a layer and raw were both asked for: choose one")
+    if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
+        raise InputError(f"no such file: {source}")
+    for _, recognises, opener in FORMATS:
+        if recognises(source):
+            opened = opener(source, layer=layer, raw=raw)
+            try:
+                opened.check_door()
+            except InputError:
+                opened.close()
+                raise
+            return opened
+    known = ", ".join(name for name, _, _ in FORMATS)
+    raise InputError(f"{source if isinstance(source, (str, os.PathLike)) else type(source)}: not a known format ({known})")
