@@ -143,7 +143,7 @@ def test_wheel_carries_dictionaries_and_the_demo_checkpoint(tmp_path):
 
 def test_no_path_of_a_machine_and_no_golden_file_in_the_project():
     pattern = re.compile(r"/(work|root|home)/\w+|/tmp/\w+/dev")
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if files.returncode:
         pytest.skip("not a git checkout")
     for name in files.stdout.split():

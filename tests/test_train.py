@@ -98,7 +98,7 @@ def test_training_learns_and_beats_the_baselines(trained):
 
 
 def test_checkpoint_is_whole_and_embeds(trained):
-    folder, vocab, tokens, facts = trained
+    folder, vocab, tokens, _ = trained
     model = folder / "model"
     assert {p.name for p in model.iterdir()} >= {"config.json", "model.safetensors", "vocabulary", "training.json", "loss.csv", "loss.png"}
     assert open_checkpoint(model).vocab == vocab

@@ -14,10 +14,10 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="OUT.h5ad (obsm), OUT.parquet or OUT.npz.")],
     model: o.Model = "demo",
     vocab: o.ModelVocab = None,
-    pool: Annotated[list[str], typer.Option(metavar="KIND", help="cls, first or mean; may be repeated.")] = ["mean"],  # noqa: B006 (read only)
+    pool: Annotated[list[str], typer.Option(metavar="KIND", help="cls, first or mean; may be repeated.")] = ["mean"],
     layer: Annotated[list[int], typer.Option(metavar="N", help="-1: output of the last block, 0: embedding layer; may be repeated.")] = [
         -2
-    ],  # noqa: B006
+    ],
     counts_layer: o.CountsLayer = None,
     raw: o.Raw = False,
     gene_column: o.GeneColumn = None,

@@ -24,7 +24,7 @@ def perturb(
     start: Annotated[str | None, typer.Option(metavar="COL=STATE", help="Perturb only these cells.")] = None,
     toward: Annotated[
         list[str], typer.Option(metavar="COL=STATE", help="Also score the movement toward these cells; may be repeated.")
-    ] = [],  # noqa: B006 (read only)
+    ] = [],
     states: Annotated[Path | None, typer.Option(metavar="FILE", help="Further states: a table of state, readout, embedding.")] = None,
     affected: Annotated[bool, typer.Option("--affected", help="Also a table per affected gene.")] = False,
     readout_compat: Annotated[

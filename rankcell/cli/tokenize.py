@@ -20,7 +20,7 @@ def tokenize(
     layer: o.CountsLayer = None,
     raw: o.Raw = False,
     gene_column: o.GeneColumn = None,
-    obs: Annotated[list[str], typer.Option(metavar="COL", help="A cell column to carry along; may be repeated.")] = [],  # noqa: B006 (read only)
+    obs: Annotated[list[str], typer.Option(metavar="COL", help="A cell column to carry along; may be repeated.")] = [],
     allow_non_counts: o.AllowNonCounts = False,
     workers: Annotated[int | None, typer.Option(help="Threads (default: all processors); the result does not depend on it.")] = None,
     force: o.Force = False,
