@@ -30,7 +30,13 @@ def make_model(folder: Path, shape: dict) -> tuple[Path, Vocabulary]:
 
     torch.manual_seed(0)
     n = shape["genes"]
-    vocab = Vocabulary("bench", [f"ENSG{i:011d}" for i in range(n)], np.arange(n) + 2, np.ones(n), {"<pad>": 0, "<mask>": 1})
+    vocab = Vocabulary(
+        name="bench",
+        genes=[f"ENSG{i:011d}" for i in range(n)],
+        tokens=np.arange(n) + 2,
+        medians=np.ones(n),
+        special={"<pad>": 0, "<mask>": 1},
+    )
     model = new_masked_lm(vocab, dropout=0.0, **{k: v for k, v in shape.items() if k != "genes"})
     save_masked_lm(model, folder / "model", vocab)
     return folder / "model", vocab

@@ -27,7 +27,9 @@ def make_input(folder: pathlib.Path, n_cells: int):
     ad.AnnData(x, obs=obs, var=pd.DataFrame({"ensembl_id": ids}, index=ids)).write_h5ad(folder / "counts.h5ad")
     special = {"<pad>": 0, "<mask>": 1}
     medians = np.random.default_rng(1).gamma(2.0, 2.0, 20_000) + 0.5
-    return folder / "counts.h5ad", Vocabulary("bench", ids, np.arange(20_000) + 2, medians, special, max_len=2048)
+    return folder / "counts.h5ad", Vocabulary(
+        name="bench", genes=ids, tokens=np.arange(20_000) + 2, medians=medians, special=special, max_len=2048
+    )
 
 
 def plain_loop(path: pathlib.Path, vocab: Vocabulary, out: pathlib.Path) -> None:

@@ -56,13 +56,14 @@ def draw_ranked(ranked: Any, *, ax: Any, n: int = 20, title: str | None = None) 
     by = ranked.attrs.get("by", "effect")
     shown = strongest(ranked, n) if by.startswith("toward_") else ranked.head(n)
     at = np.arange(len(shown))[::-1]
-    effect = shown["effect"].to_numpy(float)
-    ax.barh(at, effect, color=np.where(effect >= 0, UP, DOWN), height=0.72, xerr=np.nan_to_num(shown["sem"].to_numpy(float)), ecolor=GREY)
+    effect, sem = shown["effect"].to_numpy(float), np.nan_to_num(shown["sem"].to_numpy(float))
+    power = int(np.floor(np.log10(np.abs(effect).max(initial=1e-300))))
+    unit = 10.0**power if power < -1 else 1.0
+    ax.barh(at, effect / unit, color=np.where(effect >= 0, UP, DOWN), height=0.72, xerr=sem / unit, ecolor=GREY)
     ax.set_yticks(at, shown["symbols"], fontsize=9)
     ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_xlabel(f"{pretty_score(by)}\nmean over cells, bar: standard error", fontsize=9)
+    ax.set_xlabel(f"{pretty_score(by)}{f', in units of 1e{power}' if unit < 1 else ''}\nmean over cells, line: standard error", fontsize=9)
     ax.set_title(title or "", fontsize=11, loc="left", color=INK)
-    ax.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3), useMathText=True)
     ax.margins(y=0.02)
     _plain(ax)
     return ax

@@ -19,6 +19,7 @@ figure { margin: 1.2rem 0; }
 img { width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; margin-top: .4rem; }
 .scroll { overflow-x: auto; }
+.scroll img { min-width: 38rem; }
 table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .8rem .28rem 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
@@ -56,7 +57,7 @@ def commands(lines: Sequence[str]) -> str:
 
 def picture(path: Path, *, alt: str, caption: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"><figcaption>{text(caption)}</figcaption></figure>'
+    return f'<figure><div class="scroll"><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></div><figcaption>{text(caption)}</figcaption></figure>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
