@@ -137,7 +137,7 @@ class _Job:
     def batches(self, *, allow_non_counts: bool, workers: int | None, rows_per_block: int | None) -> Iterator[pa.RecordBatch]:
         if workers is not None and workers < 1:
             raise SettingsError(f"workers is {workers}; at least 1")
-        n = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1
+        n = workers or _processors()
         with ThreadPoolExecutor(n, "rank") as pool:
             for block in self.source.blocks(rows_per_block=rows_per_block, allow_non_counts=allow_non_counts):
                 values, lengths = self._rank(block, pool, n)
@@ -156,6 +156,11 @@ class _Job:
                 RankcellWarning,
                 stacklevel=3,
             )
+
+
+def _processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Ranker:

@@ -145,21 +145,7 @@ def _train(
     torch.manual_seed(r.seed)
     train, held = split_cells(tokens, r.holdout, r.seed)
     rows = {int(i): tokens.row(i) for i in np.concatenate([train, held])}
-    positions = r.positions or min(tokens.spec.max_len, len(vocab) + len(tokens.frame))
-    if positions < max(map(len, rows.values())):
-        raise SettingsError(f"positions is {positions}, but rows have up to {max(map(len, rows.values()))} tokens")
-    model = new_masked_lm(
-        vocab,
-        layers=r.layers,
-        width=r.width,
-        heads=r.heads,
-        intermediate=r.intermediate,
-        positions=positions,
-        dropout=r.dropout,
-        activation=r.activation,
-    )
-    if r.smart_start:
-        set_initial_values(model, [tokens.frame.body(rows[int(i)]) for i in train], rng=rng)
+    model = _new_model(tokens, vocab, r, [rows[int(i)] for i in train], longest=max(map(len, rows.values())), rng=rng)
     optimizer = torch.optim.AdamW(_groups(model, r.weight_decay), lr=r.lr, betas=(0.9, 0.98))
     objective, optimizer = accelerator.prepare(_objective(model, r), optimizer)
     average = _Average(model, r.average)
@@ -193,7 +179,7 @@ def _train(
             curve.append({"epoch": epoch, "step": step, "train_loss": total / per_epoch} | {f"heldout_{k}": v for k, v in found.items()})
     average.final(model)
     facts = {
-        "recipe": dataclasses.asdict(r) | {"positions": positions},
+        "recipe": dataclasses.asdict(r) | {"positions": model.config.max_position_embeddings},
         "n_parameters": sum(p.numel() for p in model.parameters()),
         "n_train": len(train),
         "n_heldout": len(held),
@@ -207,6 +193,26 @@ def _train(
         **final_figures(model, rows, train, held, tokens, vocab, r, accelerator.device),
     }
     return _Trained(model.cpu(), facts, curve, accelerator.is_main_process)
+
+
+def _new_model(tokens: TokenSet, vocab: Vocabulary, r: Recipe, train: list[np.ndarray], *, longest: int, rng: np.random.Generator) -> Any:
+    """The model before its first step."""
+    positions = r.positions or min(tokens.spec.max_len, len(vocab) + len(tokens.frame))
+    if positions < longest:
+        raise SettingsError(f"positions is {positions}, but rows have up to {longest} tokens")
+    model = new_masked_lm(
+        vocab,
+        layers=r.layers,
+        width=r.width,
+        heads=r.heads,
+        intermediate=r.intermediate,
+        positions=positions,
+        dropout=r.dropout,
+        activation=r.activation,
+    )
+    if r.smart_start:
+        set_initial_values(model, [tokens.frame.body(row) for row in train], rng=rng)
+    return model
 
 
 def final_figures(
