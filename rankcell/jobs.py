@@ -9,6 +9,7 @@ from typing import Any
 from rankcell.errors import InputError, OutputError, RankcellWarning, SettingsError, VocabularyError
 from rankcell.tokens import Tokenizer, TokenSet
 from rankcell.vocab import SPECIALS, Vocabulary, build_vocabulary, find_vocabulary, import_geneformer, shipped_vocabularies
+from rankcell.vocab.vocabulary import ensembl_id
 
 Progress = Callable[[int, int], None] | None
 
@@ -130,6 +131,7 @@ def perturb(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int = 16_384,
+    tokens_per_unit: int = 250_000,
     force: bool = False,
     progress: Progress = None,
 ) -> Any:
@@ -163,6 +165,7 @@ def perturb(
         readout_compat=readout_compat,
         cells=cells,
         seed=seed,
+        tokens_per_unit=tokens_per_unit,
         force=force,
         progress=progress,
     )
@@ -243,7 +246,7 @@ def build_vocab(
     def blocks():
         for source in sources:
             with open_counts(source, layer=layer, raw=raw) as counts:
-                here = _gene_names(counts, gene_column)
+                here = counts.var[_gene_column(counts, gene_column, table is not None)]
                 if genes and here != genes:
                     raise GeneError(
                         f"{counts.name} has other genes, or another order, than {facts[0]['file']}: build from files with the same genes"
@@ -253,17 +256,22 @@ def build_vocab(
                 yield from counts.blocks()
 
     with open_counts(sources[0], layer=layer, raw=raw) as first:
-        genes[:] = _gene_names(first, gene_column)
+        column = _gene_column(first, gene_column, table is not None)
+        index = next(iter(first.var))
+        genes[:] = first.var[column]
+        symbols = first.var[index] if column != index and _ensembl_share(first.var[index]) < 0.5 else None
     vocab = build_vocabulary(
         blocks(),
         genes,
         name=name or Path(out).name,
         ids=table,
+        symbols=symbols,
         special=SPECIALS if cls else SPECIALS[:2],
         species=species,
         max_len=max_len,
         provenance={
             "built_from": facts,
+            "gene_column": column,
             "command": _build_command(sources, out, ids, name, species, max_len, cls, layer, raw, gene_column),
         },
     )
@@ -271,14 +279,21 @@ def build_vocab(
     return vocab
 
 
-def _gene_names(counts: Any, gene_column: str | None) -> list[str]:
+def _gene_column(counts: Any, asked: str | None, has_table: bool) -> str:
+    """The var column to name genes by: the one asked for; with a table of ids the index; else the one of most Ensembl ids, if
+    they are more than half of it, and the index otherwise."""
     from rankcell.errors import GeneError
 
-    if gene_column is None:
-        return next(iter(counts.var.values()))
-    if gene_column not in counts.var:
-        raise GeneError(f"{counts.name} has no gene column '{gene_column}'; it has {', '.join(counts.var)}")
-    return counts.var[gene_column]
+    if asked is not None and asked not in counts.var:
+        raise GeneError(f"{counts.name} has no gene column '{asked}'; it has {', '.join(counts.var)}")
+    if asked is not None or has_table:
+        return asked or next(iter(counts.var))
+    best = max(counts.var, key=lambda column: _ensembl_share(counts.var[column]))
+    return best if _ensembl_share(counts.var[best]) > 0.5 else next(iter(counts.var))
+
+
+def _ensembl_share(names: Sequence[str]) -> float:
+    return sum(bool(ensembl_id(n)) for n in names) / max(1, len(names))
 
 
 def _build_command(sources, out, ids, name, species, max_len, cls, layer, raw, gene_column) -> str:

@@ -17,7 +17,11 @@ def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any 
 
     Returns the axes.
     """
+    from rankcell.errors import SettingsError
     from rankcell.report.figures import draw_ranked
+
+    if "effect" not in ranked:
+        raise SettingsError("this is not a ranking: give what rc.tl.rank_edits(table) returns")
 
     if ax is None:
         from matplotlib import pyplot as plt

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rankcell import jobs
+from rankcell.errors import InputError, SettingsError
 from rankcell.vocab import Vocabulary
 
 __all__ = ["embed", "perturb", "rank_edits"]
@@ -52,6 +53,8 @@ def embed(
     `adata.uns["rankcell"]` (model, vocabulary, and the pooling and layer of each output).
     """
     options = {k: v for k, v in locals().items() if k not in ("adata", "key_added")}  # the others are the job's own
+    if not hasattr(adata, "obsm"):
+        raise InputError(f"rc.tl.embed writes into an AnnData and got {type(adata).__name__}: read the file first, or run rankcell embed")
     from rankcell.embed.outputs import uns_entry
 
     found = jobs.embed(adata, **options)
@@ -85,6 +88,7 @@ def perturb(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int = 16_384,
+    tokens_per_unit: int = 250_000,
 ) -> Any:
     """Perturb genes in every cell and measure how far the model's states move.
 
@@ -98,9 +102,10 @@ def perturb(
     start
         `COL=STATE`: perturb only these cells.
     toward
-        `COL=STATE` or several: also measure the movement toward the mean embedding of the cells of that state.
+        `COL=STATE` or several: also measure the movement toward the mean embedding of all cells of that state, cells that are
+        perturbed included: name others with `start`.
     states
-        Further states, from a file (see rankcell.perturb.read_states).
+        Further states, from a file (`from rankcell.perturb import read_states` reads it too).
     readout_compat
         `geneformer` keeps the perturbed gene in the cell readout of `toward`, as Geneformer does.
     layer
@@ -118,7 +123,6 @@ def perturb(
     `attrs["symbols"]` maps `genes` to symbols.
     """
     options = {k: v for k, v in locals().items() if k not in ("adata", "out")}  # the others are the job's own
-    from rankcell.errors import SettingsError
     from rankcell.get import screen_df
 
     if affected and out is None:
@@ -129,7 +133,7 @@ def perturb(
         return screen_df(where)
 
 
-def rank_edits(table: Any, *, by: str | None = None) -> Any:
+def rank_edits(table: Any, *, by: str | None = None, min_cells: int = 0) -> Any:
     """One row per edit of a screen, strongest effect first.
 
     table
@@ -137,12 +141,14 @@ def rank_edits(table: Any, *, by: str | None = None) -> Any:
     by
         The score to rank by; None: `cos_genes_in_place` where there is one, else `cos_genes`. The effect of a cosine is its
         shift, 1 - cosine; that of `toward_...` is the score itself.
+    min_cells
+        Leave out edits with fewer cells: the mean of one or two can stand anywhere.
 
-    Returns a DataFrame: `edit`, `kind`, `genes`, `symbols`, `n_cells`, `mean_rank`, `effect` (mean over cells), `sem` (its
-    standard error; null for one cell), and for an in-place score `plain_effect` (the same with the shift of positions).
+    Returns a DataFrame: `edit`, `kind`, `genes`, `symbols`, `n_cells`, `n_absent` (cells that lacked the gene: overexpression
+    inserts it), `mean_rank` (over the others), `effect` (mean over all), `sem` (its standard error; null for one cell), and for an in-place score `plain_effect` (the same with the shift of positions).
     `attrs` holds `by`, and `rank_spearman` and `plain_rank_spearman`: the median over cells of the Spearman correlation of
-    the effect with the gene's rank.
+    the effect with the gene's rank (NaN when no cell has ten edits).
     """
     from rankcell.stats import rank_edits as rank
 
-    return rank(table, by=by)
+    return rank(table, by=by, min_cells=min_cells)

@@ -21,6 +21,7 @@ def here(tmp_path_factory):
     make_checkpoint(folder / "model", vocab, positions=10)
     make_checkpoint(folder / "model-without-vocab", vocab, with_vocab=False)
     make_checkpoint(folder / "model-without-cls", bare)
+    make_checkpoint(folder / "large-without-vocab", make_vocab(496), with_vocab=False)
     counts = np.array([[5, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 2, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 1, 7, 2, 0, 0, 0, 0, 0, 0, 0]])
     make_adata(counts, kind=["a", "b", "b"]).write_h5ad(folder / "counts.h5ad")
     framed = TokenSpec.of(vocab, frame=vocab.frame, max_len=16)
@@ -37,6 +38,10 @@ CASES = {
     "no such model": ("embed counts.h5ad -o out.parquet --model nowhere", "no checkpoint folder"),
     "a model without vocabulary": ("embed counts.h5ad -o out.parquet --model model-without-vocab", "--vocab"),
     "another vocabulary for the model": ("embed counts.h5ad -o out.parquet --model model --vocab bare-vocab", "'bare'"),
+    "a small vocabulary for a large bare model": (
+        "embed counts.h5ad -o out.parquet --model large-without-vocab --vocab vocab",
+        "knows 500 tokens, but vocabulary 'small' has tokens up to 15",
+    ),
     "tokens of another vocabulary": ("embed bare.dataset -o out.parquet --model model", "'bare'"),
     "unknown pooling": ("embed counts.h5ad -o out.parquet --model model --pool meen", "unknown pooling 'meen'"),
     "layer out of range": ("embed counts.h5ad -o out.parquet --model model --layer 9", "out of range"),
@@ -48,6 +53,7 @@ CASES = {
     "no such device": ("embed counts.h5ad -o out.parquet --model model --device gpu7", "device"),
     "unknown precision": ("embed counts.h5ad -o out.parquet --model model --precision fp64", "precision"),
     "gene not in the vocabulary": ("perturb counts.h5ad -o out --model model --genes BRCA1", "BRCA1"),
+    "a gene with a slip": ("perturb counts.h5ad -o out --model model --genes g1O", "did you mean G10"),
     "gene in no cell": ("perturb counts.h5ad -o out --model model --genes G11", "none of the 3 cells"),
     "group in no cell": ("perturb counts.h5ad -o out --model model --genes G0,G4 --group", "none of the 3 cells"),
     "unknown kind": ("perturb counts.h5ad -o out --model model --kind remove", "unknown kind"),
@@ -73,6 +79,27 @@ def test_one_line_and_nothing_left(here, case, capsys, monkeypatch):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) <= 2 and lines[-1].startswith("rankcell: ") and says in lines[-1], lines
     assert sorted(str(p.relative_to(here)) for p in here.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("embed counts.h5ad -o e.parquet --model model", "starts again"),
+        ("perturb counts.h5ad -o p --model model", "0 finished parts are kept in p"),
+    ],
+)
+def test_stopped_by_ctrl_c(here, command, says, capsys, monkeypatch):
+    from rankcell.model import Encoder
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(Encoder, "states", stop)
+    assert main(command.split()) == 130
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("rankcell: stopped") and says in lines[0]
+    assert not (here / "e.parquet").exists()
 
 
 @pytest.mark.parametrize("command", ["embed counts.h5ad -o full.parquet --model model", "perturb counts.h5ad -o full --model model"])

@@ -440,3 +440,14 @@ def test_perturb_on_the_gpu_is_the_cpus(gpu, tmp_path, kind):
         numbers = left.select_dtypes("float").columns
         assert left.drop(columns=numbers).equals(right.drop(columns=numbers))
         np.testing.assert_allclose(right[numbers], left[numbers], rtol=0, atol=1e-4)
+
+
+def test_one_block_and_the_default_layer(tmp_path):
+    """-2 means the block before the last; where there is none it is the embedding layer, and that is said."""
+    from rankcell.errors import RankcellWarning
+
+    vocab = make_vocab(12)
+    one = open_checkpoint(make_checkpoint(tmp_path / "one", vocab, layers=1))
+    with pytest.warns(RankcellWarning, match="embedding layer"):
+        assert one.resolve_layer(-2) == 0
+    assert one.resolve_layer(-1) == 1 and one.resolve_layer(0) == 0

@@ -33,12 +33,25 @@ def hand_table():
 
 def test_hand_sized_table():
     ranked = rank_edits(hand_table())
-    assert ranked.columns.tolist() == ["edit", "kind", "genes", "symbols", "n_cells", "mean_rank", "effect", "sem", "plain_effect"]
+    assert ranked.columns.tolist() == [
+        "edit",
+        "kind",
+        "genes",
+        "symbols",
+        "n_cells",
+        "n_absent",
+        "mean_rank",
+        "effect",
+        "sem",
+        "plain_effect",
+    ]
     assert ranked.edit.tolist() == ["delete:B", "delete:A", "delete:C"]
     assert ranked.genes.tolist() == ["B", "A", "C"]
     assert ranked.kind.tolist() == ["delete"] * 3
     assert ranked.symbols.tolist() == ["Beta", "Alpha", "C"]
     assert ranked.n_cells.tolist() == [2, 3, 0]
+    assert ranked.n_absent.tolist() == [0, 1, 0]
+    assert rank_edits(hand_table(), min_cells=3).edit.tolist() == ["delete:A"]
     np.testing.assert_allclose(ranked.mean_rank, [1.5, 1.5, 5])
     np.testing.assert_allclose(ranked.effect, [0.06, 0.03, np.nan])
     # sd of (0.02, 0.10) / sqrt 2 = 0.04; sd of (0.01, 0.03, 0.05) = 0.02, / sqrt 3

@@ -291,18 +291,19 @@ def test_find_vocabulary(tmp_path, monkeypatch):
 def test_build_medians_by_hand(tmp_path):
     """Cells with totals 4, 10, 20: gene A shows 2/4, 5/10 -> 5000 both; B 2/4, 1/20 -> median of 5000 and 500; C 5/10; D nowhere."""
     make_adata([[2, 2, 0, 0], [5, 0, 5, 0], [0, 1, 0, 0]], n_counts=[4, 10, 20]).write_h5ad(tmp_path / "in.h5ad")
-    v = jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "v")
+    v = jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "v", gene_column="index")
     assert v.genes == ("G0", "G1", "G2") and v.medians.tolist() == [5000, 2750, 5000] and v.tokens.tolist() == [4, 5, 6]
     assert v.special == {"<pad>": 0, "<mask>": 1, "<cls>": 2, "<eos>": 3} and v.name == "v" and v.max_len == 4096
     assert v.provenance == {
         "built_from": [{"file": "in.h5ad", "cells": 3, "matrix": "X"}],
-        "command": "rankcell vocab build in.h5ad -o v",
+        "gene_column": "index",
+        "command": "rankcell vocab build in.h5ad -o v --gene-column index",
         "n_genes_detected": 3,
         "n_columns": 4,
     }
     assert Vocabulary.load(tmp_path / "v") == v
-    no_cls = jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "w", cls=False, gene_column="ensembl_id", name="x", species="y", max_len=9)
-    assert no_cls.special == {"<pad>": 0, "<mask>": 1} and no_cls.genes[0] == "ENSG00000000000" and no_cls.symbols[0] == ""
+    no_cls = jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "w", cls=False, name="x", species="y", max_len=9)  # by Ensembl ids
+    assert no_cls.special == {"<pad>": 0, "<mask>": 1} and no_cls.genes[0] == "ENSG00000000000" and no_cls.symbols[0] == "G0"
     assert (no_cls.name, no_cls.species, no_cls.max_len) == ("x", "y", 9)
 
 
@@ -322,7 +323,7 @@ def test_build_medians_against_numpy(tmp_path_factory, cells, in_two_files):
     v = jobs.build_vocab(files, folder / "v")
     total = x.sum(1, keepdims=True)
     normal = np.divide(x, total, out=np.zeros_like(x), where=total > 0) * 10_000
-    expected = {f"G{j}": float(np.median(normal[normal[:, j] > 0, j])) for j in range(4) if x[:, j].any()}
+    expected = {f"ENSG{j:011d}": float(np.median(normal[normal[:, j] > 0, j])) for j in range(4) if x[:, j].any()}
     assert dict(zip(v.genes, v.medians.tolist(), strict=True)) == expected
 
 
@@ -338,6 +339,14 @@ def test_build_with_explicit_zeros_and_ids(tmp_path):
     assert Vocabulary.load(tmp_path / "v").genes == v.genes
 
 
+def test_build_takes_the_column_of_ensembl_ids_without_versions(tmp_path):
+    adata = make_adata([[1, 2, 3]])
+    adata.var["ensembl_id"] = ["ENSG00000000007.12", "", "ENSG00000000008"]
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    v = jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "v")
+    assert v.genes == ("ENSG00000000007", "G1", "ENSG00000000008") and v.symbols == ("G0", "G1", "G2")
+
+
 def test_build_keeps_a_symbol_that_looks_like_an_id(tmp_path):
     adata = make_adata([[1, 1]])
     adata.var_names = ["ENSA", "ENSG00000000002"]
@@ -350,7 +359,7 @@ def test_build_keeps_a_symbol_that_looks_like_an_id(tmp_path):
 def test_build_refuses_files_with_other_genes(tmp_path):
     make_adata([[1, 2]]).write_h5ad(tmp_path / "a.h5ad")
     other = make_adata([[1, 2]])
-    other.var_names = ["G1", "G0"]
+    other.var["ensembl_id"] = ["ENSG00000000001", "ENSG00000000000"]
     other.write_h5ad(tmp_path / "b.h5ad")
     from rankcell.errors import GeneError, InputError
 

@@ -11,7 +11,12 @@ from rankcell.cli.progress import progress
 
 def embed(
     source: o.In,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="OUT.h5ad (obsm), OUT.parquet or OUT.npz.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="OUT", help="OUT.h5ad (obsm X_rankcell, or X_rankcell_POOL_layerN when several), OUT.parquet or OUT.npz."
+        ),
+    ],
     model: o.Model = "demo",
     vocab: o.ModelVocab = None,
     pool: Annotated[list[str], typer.Option(metavar="KIND", help="cls, first or mean; may be repeated.")] = ["mean"],
@@ -33,5 +38,6 @@ def embed(
 
     with progress("cells embedded") as tick:
         found = jobs.embed(**options, progress=tick)
-    shapes = ", ".join(f"{name} ({v.shape[1]} wide)" for name, v in found.columns.items())
+    columns = {f"obsm['{key}']": x for key, x in found.obsm().items()} if out.suffix.lower() == ".h5ad" else found.columns
+    shapes = ", ".join(f"{name} ({v.shape[1]} wide)" for name, v in columns.items())
     typer.echo(f"{out}: {len(found.cell_ids):,} cells: {shapes}")

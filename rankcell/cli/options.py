@@ -12,6 +12,9 @@ ModelVocab = Annotated[str | None, typer.Option(help="A vocabulary folder or nam
 CountsLayer = Annotated[str | None, typer.Option(help="The layer that holds the counts (default X).")]
 Raw = Annotated[bool, typer.Option("--raw", help="The counts are in raw.")]
 GeneColumn = Annotated[str | None, typer.Option(help="The var column that names the genes (default: found by membership).")]
+BuildColumn = Annotated[
+    str | None, typer.Option(help="The var column that names the genes (default: the one that holds Ensembl ids, else the index).")
+]
 AllowNonCounts = Annotated[bool, typer.Option("--allow-non-counts", help="Rank values that are not counts.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="auto (fp32), fp32, bf16 or fp16.")]

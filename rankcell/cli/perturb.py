@@ -39,14 +39,20 @@ def perturb(
     device: o.Device = "auto",
     precision: o.Precision = "auto",
     tokens_per_batch: o.TokensPerBatch = 16_384,
+    tokens_per_unit: Annotated[int, typer.Option(help="Save whenever whole cells of about so many edited tokens are done.")] = 250_000,
     force: o.Force = False,
 ) -> None:
     """Delete or overexpress genes in every cell and measure how far the model's states move."""
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
 
-    with progress("tokens screened") as tick:
-        screen = jobs.perturb(**options, progress=tick)
+    try:
+        with progress("tokens screened") as tick:
+            screen = jobs.perturb(**options, progress=tick)
+    except KeyboardInterrupt:
+        n = len(list(out.glob("shards/screen-*.parquet")))
+        typer.echo(f"rankcell: stopped; {n:,} finished parts are kept in {out}: the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
     skipped = screen.manifest["n_skipped"]
-    left_out = f", {skipped:,} cells and genes without a row (the cell lacks the gene)" if skipped else ""
+    left_out = f"; {skipped:,} pairs of cell and target have no row (the cell lacks the gene, or nothing would change)" if skipped else ""
     typer.echo(f"{out}/screen.parquet: {screen.manifest['n_rows']:,} rows for {screen.manifest['n_cells']:,} cells{left_out}")

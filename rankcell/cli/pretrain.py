@@ -17,7 +17,9 @@ def pretrain(
     width: Annotated[int, typer.Option(help="Width of a state.")] = 128,
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
     intermediate: Annotated[int, typer.Option(help="Width inside a block.")] = 256,
-    positions: Annotated[int | None, typer.Option(help="Longest row (default: room for every gene of the vocabulary).")] = None,
+    positions: Annotated[
+        int | None, typer.Option(help="Longest row (default: room for every gene of the vocabulary, at most the max_len of the tokens).")
+    ] = None,
     activation: Annotated[str, typer.Option(help="relu or gelu.")] = "relu",
     dropout: Annotated[float, typer.Option(help="Of states and attention.")] = 0.0,
     epochs: Annotated[int, typer.Option(help="Passes over the training cells.")] = 100,

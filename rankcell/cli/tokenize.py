@@ -32,8 +32,10 @@ def tokenize(
     with progress("cells tokenized") as tick:
         tokens = jobs.tokenize(**options, progress=tick)
     facts = tokens.spec.source
+    share = facts["genes_known"] / facts["genes"]
+    doubt = f" ({share:.0%}: is this the right vocabulary?)" if share < 0.1 else ""
     typer.echo(
-        f"{out}: {len(tokens):,} cells, {facts['genes_known']:,} of {facts['genes']:,} genes known to vocabulary "
+        f"{out}: {len(tokens):,} cells, {facts['genes_known']:,} of {facts['genes']:,} genes known{doubt} to vocabulary "
         f"'{tokens.spec.vocabulary}' by {facts['gene_column']}, median {int(_median(tokens.n_genes))} genes a cell"
     )
 

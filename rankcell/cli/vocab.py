@@ -43,7 +43,7 @@ def build(
     cls: Annotated[bool, typer.Option("--cls/--no-cls", help="With or without CLS and EOS tokens.")] = True,
     layer: o.CountsLayer = None,
     raw: o.Raw = False,
-    gene_column: o.GeneColumn = None,
+    gene_column: o.BuildColumn = None,
     force: o.Force = False,
 ) -> None:
     """A vocabulary from counts: non-zero medians of normalised expression, exact."""
@@ -51,7 +51,8 @@ def build(
     from rankcell import jobs
 
     made = jobs.build_vocab(**options)
-    typer.echo(f"{out}: {made!r}")
+    n = sum(g.startswith("ENS") for g in made.genes)
+    typer.echo(f"{out}: {made!r}, genes named by '{made.provenance['gene_column']}', {n:,} of them Ensembl ids")
 
 
 @app.command("import")

@@ -56,7 +56,9 @@ def choose_pools(names: list[str], frame: Frame) -> list[Pool]:
         if name not in POOLS:
             raise SettingsError(f"unknown pooling '{name}'; one of {', '.join(sorted(POOLS))}")
         if POOLS[name].needs_cls and not frame.has_cls:
-            raise SettingsError(f"pooling '{name}' needs a CLS token and these tokens have none: use mean or first, or tokenize with --cls")
+            raise SettingsError(
+                f"pooling '{name}' needs a CLS token and these tokens have none: use mean or first, or tokens and a model of a vocabulary with <cls>"
+            )
         chosen.append(POOLS[name])
     if not chosen:
         raise SettingsError("no pooling was asked for")

@@ -5,15 +5,17 @@ import functools
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import ModelError, VocabularyError
+from rankcell.errors import ModelError, RankcellWarning, VocabularyError
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Vocabulary, find_vocabulary
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary"
 _INDEX = "model.safetensors.index.json"
+_PADDING = 128  # some models round their number of tokens up
 _NEEDED = {"num_hidden_layers": int, "hidden_size": int, "max_position_embeddings": int, "vocab_size": int, "model_type": str}
 
 
@@ -72,6 +74,13 @@ class Checkpoint:
             raise SettingsError(
                 f"layer {layer} is out of range: model '{self.name}' has {n} blocks, so layers {-n - 1} to {n} (0: embedding layer)"
             )
+        if n == 1 and layer == -2:  # the default, which means the block before the last
+            warnings.warn(
+                f"layer {layer} of model '{self.name}', which has one block, is its embedding layer, where no token has "
+                "seen another: -1 is the output of the last block, 0 says the embedding layer without this note",
+                RankcellWarning,
+                stacklevel=3,
+            )
         return layer if layer >= 0 else n + 1 + layer
 
     def require(self, spec: TokenSpec, longest: int) -> None:
@@ -118,6 +127,11 @@ def open_checkpoint(model: str | os.PathLike | Checkpoint, *, vocab: str | os.Pa
     if chosen.n_ids > int(config["vocab_size"]):
         raise VocabularyError(
             f"vocabulary '{chosen.name}' has tokens up to {chosen.n_ids - 1}, but model '{name}' knows {config['vocab_size']} tokens: they do not belong together"
+        )
+    if own is None and int(config["vocab_size"]) - chosen.n_ids >= _PADDING:
+        raise VocabularyError(
+            f"model '{name}' knows {config['vocab_size']} tokens, but vocabulary '{chosen.name}' has tokens up to {chosen.n_ids - 1}: "
+            "they do not belong together; give the vocabulary that the model was trained with"
         )
     return Checkpoint(name, folder, config, chosen)
 

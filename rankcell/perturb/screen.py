@@ -24,7 +24,7 @@ from rankcell.store import ShardedRun, locked, result_folder
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 
-TOKENS_PER_UNIT = 2_000_000
+TOKENS_PER_UNIT = 250_000
 COMPAT = ("rankcell", "geneformer")
 
 
@@ -92,6 +92,8 @@ class Perturber:
             "geneformer" keeps the perturbed gene in the cell readout of `toward`.
         cells, seed
             The first `cells` cells in order, or that many drawn with `seed`; None: all.
+        tokens_per_unit
+            What is saved at once: whole cells of about so many edited tokens. A stop loses at most one unit.
         progress
             Called with (tokens through the model, tokens to come in all), an estimate.
         """

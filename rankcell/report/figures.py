@@ -60,7 +60,8 @@ def draw_ranked(ranked: Any, *, ax: Any, n: int = 20, title: str | None = None) 
     power = int(np.floor(np.log10(np.abs(effect).max(initial=1e-300))))
     unit = 10.0**power if power < -1 else 1.0
     ax.barh(at, effect / unit, color=np.where(effect >= 0, UP, DOWN), height=0.72, xerr=sem / unit, ecolor=GREY)
-    ax.set_yticks(at, shown["symbols"], fontsize=9)
+    names = [f"{s} (n=1)" if n == 1 else s for s, n in zip(shown["symbols"], shown["n_cells"], strict=True)]
+    ax.set_yticks(at, names, fontsize=9)
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_xlabel(f"{pretty_score(by)}{f', in units of 1e{power}' if unit < 1 else ''}\nmean over cells, line: standard error", fontsize=9)
     ax.set_title(title or "", fontsize=11, loc="left", color=INK)

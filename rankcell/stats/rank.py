@@ -16,7 +16,7 @@ def effect_of(table: Any, score: str) -> Any:
     return 1 - table[score] if score.startswith("cos_") else table[score]
 
 
-def rank_edits(table: Any, *, by: str | None = None) -> Any:
+def rank_edits(table: Any, *, by: str | None = None, min_cells: int = 0) -> Any:
     """See rankcell.tl.rank_edits."""
     scores = [c for c in table.columns if c.startswith(("cos_", "toward_"))]
     if by is None:
@@ -33,6 +33,7 @@ def rank_edits(table: Any, *, by: str | None = None) -> Any:
         kind=("kind", "first"),
         genes=("genes", "first"),
         n_cells=("effect", "count"),
+        n_absent=("rank", lambda r: int(r.isna().sum())),
         mean_rank=("rank", "mean"),
         effect=("effect", "mean"),
         sem=("effect", "sem"),
@@ -40,6 +41,7 @@ def rank_edits(table: Any, *, by: str | None = None) -> Any:
     ).reset_index()
     symbols = table.attrs.get("symbols", {})
     ranked.insert(3, "symbols", [symbols.get(g, g) for g in ranked.genes])
+    ranked = ranked[ranked.n_cells >= min_cells]
     ranked = ranked.sort_values(["effect", "edit"], ascending=[False, True], ignore_index=True)
     ranked.attrs = {"by": by, "rank_spearman": rank_spearman(table, by)}
     if has_plain:

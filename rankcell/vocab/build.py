@@ -15,6 +15,7 @@ def build_vocabulary(
     *,
     name: str,
     ids: Mapping[str, str] | None = None,
+    symbols: Iterable[str] | None = None,
     special: Iterable[str] = SPECIALS,
     species: str = "",
     max_len: int = 4096,
@@ -26,11 +27,13 @@ def build_vocabulary(
     A gene's median is taken over the cells that show it, of count / n_counts * target_sum in float64, where n_counts
     is the cell's total over all its columns (obs `n_counts` where there is one). Genes that no cell shows are left
     out. With `ids` (symbol -> Ensembl id) a column is known by its Ensembl id and keeps its name as the symbol; columns
-    of one id are summed. Tokens follow the special ones in column order. Memory: 8 bytes per stored count.
+    of one id are summed. `symbols`: one per column, where `genes` are ids (versions dropped; a symbol stands in for a
+    missing id). Tokens follow the special ones in column order. Memory: 8 bytes per stored count.
     """
     ids = ids or {}
     columns = [str(g) for g in genes]
-    keys = [ids.get(c) or c for c in columns]
+    names = columns if symbols is None else [str(s) for s in symbols]
+    keys = [ids.get(c) or ensembl_id(c) or c or n for c, n in zip(columns, names, strict=True)]
     order = list(dict.fromkeys(keys))
     slot_of_key = {k: i for i, k in enumerate(order)}
     slot = np.array([slot_of_key[k] for k in keys], np.int64)
@@ -42,8 +45,8 @@ def build_vocabulary(
         raise VocabularyError("no gene has a count: a vocabulary cannot be built from empty cells")
     medians = [float(np.median(v)) for v in np.split(values, start[1:])]
     first_name = {}
-    for column, key in zip(columns, keys, strict=True):
-        first_name.setdefault(key, column)
+    for gene_name, key in zip(names, keys, strict=True):
+        first_name.setdefault(key, gene_name)
     special = list(special)
     kept = [order[s] for s in seen]
     return Vocabulary(

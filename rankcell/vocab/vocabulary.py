@@ -1,6 +1,7 @@
 """Vocabulary: what each token means, and how a gene's counts are scaled before they are ranked."""
 
 import dataclasses
+import difflib
 import functools
 import math
 import os
@@ -160,7 +161,9 @@ class Vocabulary:
         """Gene index of one id, symbol or alias. SettingsError when the vocabulary has no such gene."""
         index = int(self.lookup([name])[0])
         if index < 0:
-            raise SettingsError(f"gene '{name}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()})")
+            near = difflib.get_close_matches(str(name).upper(), [s for s in self._index if s.isupper()], n=3, cutoff=0.75)
+            meant = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise SettingsError(f"gene '{name}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()}){meant}")
         return index
 
     def examples(self, n: int = 3) -> str:
