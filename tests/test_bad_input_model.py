@@ -53,7 +53,7 @@ CASES = {
     "no such device": ("embed counts.h5ad -o out.parquet --model model --device gpu7", "device"),
     "unknown precision": ("embed counts.h5ad -o out.parquet --model model --precision fp64", "precision"),
     "gene not in the vocabulary": ("perturb counts.h5ad -o out --model model --genes BRCA1", "BRCA1"),
-    "a gene with a slip": ("perturb counts.h5ad -o out --model model --genes g1O", "did you mean G10"),
+    "a gene with a slip": ("perturb counts.h5ad -o out --model model --genes g1", "did you mean G1"),
     "gene in no cell": ("perturb counts.h5ad -o out --model model --genes G11", "none of the 3 cells"),
     "group in no cell": ("perturb counts.h5ad -o out --model model --genes G0,G4 --group", "none of the 3 cells"),
     "unknown kind": ("perturb counts.h5ad -o out --model model --kind remove", "unknown kind"),

@@ -41,23 +41,17 @@ def main(args: list[str] | None = None) -> int:
     except RankcellError as e:
         return _fail(str(e))
     except KeyboardInterrupt:
-        return _stopped()
+        print("rankcell: stopped", file=sys.stderr)
+        return 130
     except Exception as e:
         if type(e).__name__ == "NoArgsIsHelpError":
             print(e.format_message())
             return 0
         if hasattr(e, "format_message"):  # a usage error of the parser
             return _fail(f"{e.format_message()} (see rankcell --help)")
-        if type(e).__name__ == "Abort":  # what the parser makes of Ctrl-C
-            return _stopped()
         if isinstance(e, BrokenPipeError):
             return 130
         raise
-
-
-def _stopped() -> int:
-    print("rankcell: stopped; nothing half-written is left, the same command starts again", file=sys.stderr)
-    return 130
 
 
 def _fail(message: str) -> int:

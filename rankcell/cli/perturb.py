@@ -46,13 +46,12 @@ def perturb(
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
 
-    try:
-        with progress("tokens screened") as tick:
-            screen = jobs.perturb(**options, progress=tick)
-    except KeyboardInterrupt:
+    def kept() -> str:
         n = len(list(out.glob("shards/screen-*.parquet")))
-        typer.echo(f"rankcell: stopped; {n:,} finished parts are kept in {out}: the same command goes on from there", err=True)
-        raise typer.Exit(130) from None
+        return f"{n:,} finished parts are kept in {out}, the same command goes on from there"
+
+    with progress("tokens screened", stopped=kept) as tick:
+        screen = jobs.perturb(**options, progress=tick)
     skipped = screen.manifest["n_skipped"]
     left_out = f"; {skipped:,} pairs of cell and target have no row (the cell lacks the gene, or nothing would change)" if skipped else ""
     typer.echo(f"{out}/screen.parquet: {screen.manifest['n_rows']:,} rows for {screen.manifest['n_cells']:,} cells{left_out}")

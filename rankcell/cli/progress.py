@@ -1,31 +1,50 @@
-"""How far a long job is: a bar on a terminal, plain lines elsewhere."""
+"""How far a long job is: a bar on a terminal, plain lines elsewhere; and one line when it is stopped."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import typer
+
+_AGAIN = "nothing half-written is left, the same command starts again"
+
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """`tick(done, all)`: a bar on a terminal, otherwise a line about every tenth of the way."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+def progress(what: str, *, stopped: Callable[[], str] = lambda: _AGAIN) -> Iterator[Callable[[int, int], None]]:
+    """`tick(done, all)`: a bar on a terminal, otherwise a line about every tenth of the way.
 
-        with tqdm(desc=what, unit_scale=True, leave=True) as bar:
-
-            def tick(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
+    Ctrl-C inside it ends the program with exit code 130 and one line, which `stopped()` completes.
+    """
+    try:
+        with _bar(what) if sys.stderr.isatty() else _lines(what) as tick:
             yield tick
-        return
+    except KeyboardInterrupt:
+        print(f"rankcell: stopped; {stopped()}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit_scale=True, leave=True) as bar:
+
+        def tick(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield tick
+
+
+@contextmanager
+def _lines(what: str) -> Iterator[Callable[[int, int], None]]:
     last = -1
 
-    def say(done: int, total: int) -> None:
+    def tick(done: int, total: int) -> None:
         nonlocal last
         tenth = 10 * done // max(1, total)
         if tenth > last:
             last = tenth
             print(f"{what}: {done:,} of {total:,}", flush=True)
 
-    yield say
+    yield tick

@@ -75,7 +75,7 @@ def _screen(folder: Path, found: Any) -> str:
     tables = []
     for d in found.directions:
         ranked = found.ranked[d.name]
-        columns = ["gene", "cells", "mean rank", "in place", "standard error", "plain"]
+        columns = ["gene", "cells", "mean rank", "in place", "s.e.", "plain"]
         up, down = ranked.head(10), ranked.tail(10)[::-1]
         blocks = [
             f"<h3>{p.text(f'{d.start_words}: loss moves them toward {d.goal_words}')}</h3>",
@@ -103,7 +103,7 @@ def _screen(folder: Path, found: Any) -> str:
         ),
         p.table(["cells", "score", "size, plain", "size, in place", "follows rank, plain", "follows rank, in place"], _follow_rows(found)),
         p.paragraph(
-            "The ends of both lists, in units of 0.001 of cosine, means over the cells that show the gene; 'plain' is the same deletion with positions closing "
+            "The ends of both lists, in units of 0.001 of cosine, means over the cells that show the gene with their standard error (s.e.); 'plain' is the same deletion with positions closing "
             "up, mean rank 0 the top of the list. B cells and monocytes are the labels 'CD19+ B' and 'CD14+ Monocyte'. A gene shown by five of 25 cells, or one whose standard error is as "
             "large as its effect, stands where it does by chance as likely as not."
         ),
