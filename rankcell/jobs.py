@@ -84,7 +84,7 @@ def embed(
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
-    tokens_per_batch: int = 16_384,
+    tokens_per_batch: int | None = None,
     force: bool = False,
     progress: Progress = None,
 ) -> Any:
@@ -130,7 +130,7 @@ def perturb(
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
-    tokens_per_batch: int = 16_384,
+    tokens_per_batch: int | None = None,
     tokens_per_unit: int = 250_000,
     force: bool = False,
     progress: Progress = None,

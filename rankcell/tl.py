@@ -27,7 +27,7 @@ def embed(
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
-    tokens_per_batch: int = 16_384,
+    tokens_per_batch: int | None = None,
 ) -> None:
     """Embed every cell with a rank-encoding model, straight from its counts.
 
@@ -87,7 +87,7 @@ def perturb(
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
-    tokens_per_batch: int = 16_384,
+    tokens_per_batch: int | None = None,
     tokens_per_unit: int = 250_000,
 ) -> Any:
     """Perturb genes in every cell and measure how far the model's states move.

@@ -49,7 +49,7 @@ def test_plan_by_hand():
     plan = [b.tolist() for b in plan_batches([3, 10, 5, 5, 0, 2], tokens_per_batch=10)]
     assert plan == [[1], [2, 3], [0, 5, 4]]
     assert [b.tolist() for b in plan_batches([4, 4], tokens_per_batch=1)] == [[0], [1]]
-    assert list(plan_batches([])) == []
+    assert list(plan_batches([], tokens_per_batch=9)) == []
     with pytest.raises(SettingsError, match="tokens_per_batch is 0; at least 1"):
         list(plan_batches([1], tokens_per_batch=0))
 

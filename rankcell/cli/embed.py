@@ -29,7 +29,7 @@ def embed(
     allow_non_counts: o.AllowNonCounts = False,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
-    tokens_per_batch: o.TokensPerBatch = 16_384,
+    tokens_per_batch: o.TokensPerBatch = None,
     force: o.Force = False,
 ) -> None:
     """Counts or tokens to one vector per cell, in the order and with the ids of the input."""

@@ -18,5 +18,8 @@ BuildColumn = Annotated[
 AllowNonCounts = Annotated[bool, typer.Option("--allow-non-counts", help="Rank values that are not counts.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="auto (fp32), fp32, bf16 or fp16.")]
-TokensPerBatch = Annotated[int, typer.Option(help="Most tokens, padding included, given to the model at once.")]
+TokensPerBatch = Annotated[
+    int | None,
+    typer.Option(help="Most tokens, padding included, given to the model at once (default: 4096 on a processor, 32768 on a GPU)."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]

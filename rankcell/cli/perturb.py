@@ -38,7 +38,7 @@ def perturb(
     allow_non_counts: o.AllowNonCounts = False,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
-    tokens_per_batch: o.TokensPerBatch = 16_384,
+    tokens_per_batch: o.TokensPerBatch = None,
     tokens_per_unit: Annotated[int, typer.Option(help="Save whenever whole cells of about so many edited tokens are done.")] = 250_000,
     force: o.Force = False,
 ) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from rankcell.embed.pools import Pool, States, choose_pools
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.model import Checkpoint, Encoder, collate, open_checkpoint, plan_batches
-from rankcell.model.batches import TOKENS_PER_BATCH
+from rankcell.model.batches import default_budget
+from rankcell.model.encoder import choose_device
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Frame, Vocabulary
 
@@ -41,7 +42,7 @@ class Embedder:
     device, precision
         See rankcell.model.Encoder.
     tokens_per_batch
-        Most tokens, padding included, that the model is given at once.
+        Most tokens, padding included, that the model is given at once; None: 4,096 on a processor, 32,768 on a GPU.
     """
 
     def __init__(
@@ -51,14 +52,19 @@ class Embedder:
         vocab: str | os.PathLike | Vocabulary | None = None,
         device: str = "auto",
         precision: str = "auto",
-        tokens_per_batch: int = TOKENS_PER_BATCH,
+        tokens_per_batch: int | None = None,
     ):
         self.checkpoint = open_checkpoint(model, vocab=vocab)
-        if tokens_per_batch < 1:
+        if tokens_per_batch is not None and tokens_per_batch < 1:
             raise SettingsError(f"tokens_per_batch is {tokens_per_batch}; at least 1")
-        self.tokens_per_batch = tokens_per_batch
+        self._budget = tokens_per_batch
         self._device, self._precision = device, precision
         self._encoder: Encoder | None = None
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Most tokens, padding included, that the model is given at once."""
+        return self._budget or default_budget(choose_device(self._device).type)
 
     @property
     def encoder(self) -> Encoder:

@@ -7,7 +7,9 @@ import numpy as np
 
 from rankcell.errors import SettingsError
 
-TOKENS_PER_BATCH = 16_384
+# On processors what a batch holds should stay in their caches (benchmarks/RESULTS.md); for GPUs nothing was measured yet.
+TOKENS_PER_BATCH = {"cpu": 4_096}
+TOKENS_PER_BATCH_ELSEWHERE = 32_768
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,12 @@ class Batch:
         return np.arange(longest) < self.lengths[:, None]
 
 
-def plan_batches(lengths: Sequence[int] | np.ndarray, *, tokens_per_batch: int = TOKENS_PER_BATCH) -> Iterator[np.ndarray]:
+def default_budget(device_type: str) -> int:
+    """Most tokens that a batch holds on a kind of device ("cpu", "cuda", ...) when nothing else is asked for."""
+    return TOKENS_PER_BATCH.get(device_type, TOKENS_PER_BATCH_ELSEWHERE)
+
+
+def plan_batches(lengths: Sequence[int] | np.ndarray, *, tokens_per_batch: int) -> Iterator[np.ndarray]:
     """Row numbers of one batch after the other: longest rows first, each at most `tokens_per_batch` tokens with padding.
 
     A row longer than the budget makes a batch of its own. The plan depends on lengths and budget alone.

@@ -15,7 +15,6 @@ import pyarrow as pa
 from rankcell.embed import Embedder
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.model import Checkpoint
-from rankcell.model.batches import TOKENS_PER_BATCH
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import AffectedSums, Engine
 from rankcell.perturb.results import EDITS, STATES, Screen, join_affected, join_shards, screen_table, sums_table, write_table
@@ -45,7 +44,7 @@ class Perturber:
         layer: int = -2,
         device: str = "auto",
         precision: str = "auto",
-        tokens_per_batch: int = TOKENS_PER_BATCH,
+        tokens_per_batch: int | None = None,
     ):
         self.embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
         self.checkpoint = self.embedder.checkpoint

@@ -32,7 +32,7 @@ def questions(rows: Sequence[np.ndarray], frame: Frame, *, mask: int, mask_rate:
     return out
 
 
-def masked_accuracy(model: Any, asked: Sequence[Question], *, pad: int, device: Any, tokens_per_batch: int = 16_384) -> dict[str, float]:
+def masked_accuracy(model: Any, asked: Sequence[Question], *, pad: int, device: Any, tokens_per_batch: int = 4_096) -> dict[str, float]:
     """{"loss", "top1", "top10"} of a masked-language model over all masked genes, in evaluation mode."""
     import torch
     import torch.nn.functional as F
