@@ -126,6 +126,8 @@ def test_same_seed_same_weights(trained, tmp_path):
     ("setting", "error", "says"),
     [
         (dict(mask_rate=0.0), SettingsError, "mask_rate"),
+        (dict(drop=-0.5), SettingsError, "drop"),
+        (dict(average=1.0), SettingsError, "average"),
         (dict(epochs=0), SettingsError, "epochs"),
         (dict(width=15), SettingsError, "multiple"),
         (dict(positions=4), SettingsError, "positions"),

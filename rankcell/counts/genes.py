@@ -33,11 +33,6 @@ class GeneMap:
         """Matrix columns that the vocabulary knows."""
         return int((self.slot_of_column >= 0).sum())
 
-    @property
-    def injective(self) -> bool:
-        """Whether no two columns are the same gene."""
-        return self.n_known == len(self.gene_of_slot)
-
 
 def match_genes(source: CountSource, vocab: Vocabulary, *, gene_column: str | None = None, min_known: float = MIN_KNOWN) -> GeneMap:
     """Find the var column whose entries the vocabulary knows best (or take `gene_column`), and map it.

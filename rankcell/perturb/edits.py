@@ -139,8 +139,8 @@ class EditPlan:
         first, last = self.frame.span(len(row))
         body = row[first:last]
         position = dict(zip(body[::-1].tolist(), range(last - 1, first - 1, -1), strict=True))
-        numbers = [self._target_of_token[t] for t in position] if self._target_of_token else range(len(self.targets))
-        if self._target_of_token:
+        numbers = [self._target_of_token[t] for t in position] if self.every_gene else range(len(self.targets))
+        if self.every_gene:
             numbers = sorted(numbers, key=lambda n: position[self.targets[n][0]])
         for number in numbers:
             genes = self.targets[number]
@@ -154,16 +154,21 @@ class EditPlan:
             rank = position[genes[0]] - first if genes[0] in position else None
             yield Edit(row, done[0], done[1].astype(np.int64), where, number, rank)
 
+    @property
+    def every_gene(self) -> bool:
+        """Whether the targets are the genes that a row holds, whatever they are ("all")."""
+        return bool(self._target_of_token)
+
     def count(self, row: np.ndarray) -> int:
         """How many edits `edits(row)` gives; for single genes without making them."""
         kind = KINDS[self.kind]
         body = self.frame.body(row)
         if any(len(genes) > 1 for genes in self.targets):
             return sum(1 for _ in self.edits(row))
-        held = len(np.unique(body)) if self._target_of_token else int(np.isin(self._single_targets, body).sum())
+        held = len(np.unique(body)) if self.every_gene else int(np.isin(self._single_targets, body).sum())
         if not kind.inserts:
             return held
-        tried = held if self._target_of_token else len(self.targets)
+        tried = held if self.every_gene else len(self.targets)
         return tried - int(len(body) > 0 and body[0] in self._single_targets)  # the top gene is there already
 
     @functools.cached_property

@@ -19,7 +19,7 @@ from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import AffectedSums, Engine
 from rankcell.perturb.results import EDITS, STATES, Screen, join_affected, join_shards, screen_table, sums_table, write_table
 from rankcell.perturb.states import StateEmbeddings, cells_of, embed_states, read_states
-from rankcell.store import ShardedRun, locked, result_folder
+from rankcell.store import ShardedRun, check_result_folder, locked, result_folder
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 
@@ -96,6 +96,9 @@ class Perturber:
         progress
             Called with (tokens through the model, tokens to come in all), an estimate.
         """
+        check_result_folder(out)
+        if tokens_per_unit < 1:
+            raise SettingsError(f"tokens_per_unit is {tokens_per_unit}; at least 1")
         if readout_compat not in COMPAT:
             raise SettingsError(f"unknown readout compatibility '{readout_compat}'; one of {', '.join(COMPAT)}")
         self.checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
@@ -246,10 +249,9 @@ class _Todo:
         counts = np.array([plan.count(tokens.row(i)) for i in rows], np.int64)
         passes = 2 if KINDS[plan.kind].in_place else 1
         cost = counts * tokens.lengths[rows] * passes
-        unit_of = (np.cumsum(cost) - cost) // max(1, tokens_per_unit)
+        unit_of = (np.cumsum(cost) - cost) // tokens_per_unit
         edges = [*np.flatnonzero(np.diff(unit_of, prepend=-1)), len(rows)]
         spans = list(itertools.pairwise(edges))
         units = [rows[a:b] for a, b in spans]
-        listed = not plan._target_of_token
-        skipped = int(len(rows) * len(plan.targets) - counts.sum()) if listed else None
+        skipped = int(len(rows) * len(plan.targets) - counts.sum()) if not plan.every_gene else None
         return cls(units, [int(cost[a:b].sum()) for a, b in spans], int(counts.sum()), skipped)

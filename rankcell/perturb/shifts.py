@@ -8,8 +8,6 @@ float64, for the same reason.
 from collections.abc import Mapping
 from typing import Any
 
-READOUTS = ("cell", "cls")
-
 
 def gene_shifts(before_bpd: Any, after_bpd: Any) -> Any:
     """1 - cosine of each pair of states [edits, pairs, width] -> [edits, pairs]."""

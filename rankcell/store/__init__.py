@@ -3,11 +3,12 @@
 from rankcell.store.atomic import atomic_path, require_new, writing
 from rankcell.store.jsonio import content_hash, read_json, write_json
 from rankcell.store.lock import locked
-from rankcell.store.run import ShardedRun, result_folder
+from rankcell.store.run import ShardedRun, check_result_folder, result_folder
 
 __all__ = [
     "ShardedRun",
     "atomic_path",
+    "check_result_folder",
     "content_hash",
     "locked",
     "read_json",

@@ -75,20 +75,26 @@ class ShardedRun:
         write_json(self.folder / MANIFEST, self.manifest)
 
 
-def result_folder(path: str | os.PathLike) -> Path:
-    """`path` as an existing folder, made when its parent exists.
+def check_result_folder(path: str | os.PathLike) -> Path:
+    """`path` when a run could be kept there: a new name in an existing folder, or a folder of ours.
 
-    OutputError when it is a file, holds something that is not a result, or cannot be made.
+    OutputError when it is a file, or holds something that is not a result.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file: this writes a folder, choose another name")
     if not folder.parent.is_dir():
         raise OutputError(f"the folder {folder.parent} does not exist: make it first")
+    if folder.is_dir() and not (folder / MANIFEST).is_file() and any(not _is_ours(p.name) for p in folder.iterdir()):
+        raise OutputError(f"{folder} exists and is not a rankcell result: choose another output")
+    return folder
+
+
+def result_folder(path: str | os.PathLike) -> Path:
+    """The same as an existing folder, made where there is none. OutputError also when it cannot be made."""
+    folder = check_result_folder(path)
     with writing(folder):
         folder.mkdir(exist_ok=True)
-    if not (folder / MANIFEST).is_file() and any(not _is_ours(p.name) for p in folder.iterdir()):
-        raise OutputError(f"{folder} exists and is not a rankcell result: choose another output")
     return folder
 
 

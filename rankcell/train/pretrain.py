@@ -75,9 +75,12 @@ class Recipe:
         for name in ("layers", "width", "heads", "intermediate", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; at least 1")
-        for name, low, high in (("mask_rate", 0, 1), ("drop", -1, 1), ("holdout", 0, 1), ("dropout", -1, 1), ("average", -1, 1)):
-            if not low < getattr(self, name) < high and not (low < 0 and getattr(self, name) == 0):
-                raise SettingsError(f"{name} is {getattr(self, name)}; between {max(low, 0)} and {high}")
+        for name in ("mask_rate", "holdout"):
+            if not 0 < getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; above 0 and below 1")
+        for name in ("drop", "dropout", "average", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; at least 0 and below 1")
         if self.lr <= 0 or self.cell_weight < 0:
             raise SettingsError(f"lr is {self.lr} and cell_weight {self.cell_weight}; the first is above zero, the second not below")
         if not -self.layers - 1 <= self.cell_layer <= self.layers:
