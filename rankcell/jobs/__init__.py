@@ -1,0 +1,19 @@
+"""One function a verb: files in, files out. The command line and the counters (pp, tl) both stand on these."""
+
+from rankcell.jobs.counts import tokenize
+from rankcell.jobs.inputs import is_token_folder, named_genes, tokens_of
+from rankcell.jobs.models import embed, perturb, pretrain
+from rankcell.jobs.vocab import build_vocab, import_vocab, show_vocab
+
+__all__ = [
+    "build_vocab",
+    "embed",
+    "import_vocab",
+    "is_token_folder",
+    "named_genes",
+    "perturb",
+    "pretrain",
+    "show_vocab",
+    "tokenize",
+    "tokens_of",
+]

@@ -1,0 +1,58 @@
+"""What a verb may be given: counts, a token set, names of genes."""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rankcell.errors import InputError, RankcellWarning, SettingsError
+from rankcell.tokens import Tokenizer, TokenSet
+
+Progress = Callable[[int, int], None] | None
+
+
+def is_token_folder(source: Any) -> bool:
+    """Whether `source` is the path of a `datasets` folder."""
+    return isinstance(source, (str, os.PathLike)) and (Path(source) / "state.json").exists()
+
+
+def tokens_of(
+    source: Any,
+    checkpoint: Any,
+    *,
+    obs: Sequence[str] = (),
+    counts_layer: str | None = None,
+    raw: bool = False,
+    gene_column: str | None = None,
+    allow_non_counts: bool = False,
+) -> TokenSet:
+    """What a model is to be run on: a TokenSet as it is, a token folder, or counts tokenized with the model's vocabulary."""
+    if isinstance(source, TokenSet):
+        return source
+    if is_token_folder(source):
+        if counts_layer or raw or gene_column:
+            raise SettingsError(f"{source} holds tokens: --counts-layer, --raw and --gene-column are for counts")
+        has_spec = (Path(source) / "rankcell.json").exists()
+        return TokenSet.open(source, vocab=None if has_spec else checkpoint.vocab)
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        raise InputError(f"{source} is a folder but no token set (it has no state.json)")
+    tokenizer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9,]+ of [0-9,]+ cells have no gene", RankcellWarning)  # said by what comes next
+        return tokenizer.tokenize(source, obs=obs, layer=counts_layer, raw=raw, gene_column=gene_column, allow_non_counts=allow_non_counts)
+
+
+def named_genes(genes: str | Sequence[str]) -> str | list[str]:
+    """`all`, `A,B` or `@file` (a name a line) -> "all" or a list of names; lists pass."""
+    if not isinstance(genes, str):
+        return list(genes)
+    if genes == "all":
+        return genes
+    if not genes.startswith("@"):
+        return [g.strip() for g in genes.split(",") if g.strip()]
+    path = Path(genes[1:])
+    if not path.is_file():
+        raise InputError(f"no such file: {path} (from --genes {genes})")
+    lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [g for line in lines for g in line.replace(",", " ").split()]
