@@ -3,7 +3,9 @@
 import os
 from typing import Any
 
-__all__ = ["affected_df", "screen_df"]
+from rankcell.vocab import Vocabulary
+
+__all__ = ["affected_df", "screen_df", "tokens_df"]
 
 
 def screen_df(folder: str | os.PathLike) -> Any:
@@ -22,3 +24,23 @@ def affected_df(folder: str | os.PathLike) -> Any:
     from rankcell.perturb import read_screen
 
     return read_screen(folder).affected().to_pandas()
+
+
+def tokens_df(tokens: Any, cell: str | int, *, vocab: str | os.PathLike | Vocabulary | None = None) -> Any:
+    """What the model reads for one cell, a row per position in order.
+
+    tokens
+        A TokenSet, or its folder.
+    cell
+        A cell id (str) or a row number from 0 (int). CellError when there is no such cell.
+    vocab
+        The vocabulary that the tokens were made with; None: the shipped one with the same content hash.
+
+    Returns a DataFrame: `position` (from 0), `rank` (0 = the top gene; null for special tokens), `token`, `gene` (its id, or the
+    special token's name), `symbol` ("" where there is none) and `value`, which ranked the gene: count / n_counts *
+    target_sum / median, so 1 is what a typical cell that shows the gene has. `value` is NaN for special tokens, and
+    everywhere when the tokens do not carry their counts: tokenize with keep_counts=True.
+    """
+    from rankcell.report.encoding import encoding_table, opened
+
+    return encoding_table(*opened(tokens, vocab), cell)

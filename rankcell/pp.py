@@ -5,10 +5,52 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankcell import jobs
+from rankcell.counts.genes import MIN_KNOWN
 from rankcell.tokens import TokenSet
-from rankcell.vocab import Vocabulary
+from rankcell.vocab import Vocabulary, find_vocabulary
 
-__all__ = ["tokenize"]
+__all__ = ["align_genes", "tokenize"]
+
+
+def align_genes(
+    adata: Any,
+    vocab: str | os.PathLike | Vocabulary = "demo",
+    *,
+    gene_column: str | None = None,
+    layer: str | None = None,
+    raw: bool = False,
+    allow_non_counts: bool = False,
+    min_known: float = MIN_KNOWN,
+) -> Any:
+    """Counts on the genes of a vocabulary: a new AnnData with one column per gene; the input is not changed.
+
+    adata
+        An AnnData with raw counts; one backed by a file is read into memory.
+    vocab
+        A Vocabulary, a vocabulary folder, or the name of a shipped one.
+    gene_column
+        The var column that names the genes; None: the one whose entries the vocabulary knows best.
+    layer, raw
+        Which matrix holds the counts and becomes X; default X.
+    allow_non_counts
+        Sum values that are not counts.
+    min_known
+        GeneError when a smaller share of the columns, and of the vocabulary's genes, is known.
+
+    Returns an AnnData whose X is CSR: the columns of one gene summed, genes that the vocabulary does not know left out, in
+    the order in which genes first come in the input. X has the input's type, or a wider one where a sum needs it. var has
+    the vocabulary's gene ids as names, and `symbol`, `token`, `median` and `source_columns` (how many columns were summed).
+    `uns["rankcell_genes"]` says which column named the genes, how many columns were known and unknown, and the vocabulary.
+
+    `obs["n_counts"]` is kept, or set to each cell's total over all columns of the input, unknown genes included: rank
+    values divide by it, so that the new AnnData gives the same tokens as the old one. obs, obsm, obsp and uns are copied,
+    layers are summed like X (with `raw` they are left out, because their columns are others). Left out: varm, varp, the
+    input's own var columns, raw, and with `layer` the old X.
+    """
+    from rankcell.counts.align import align_genes as align
+
+    how = {"gene_column": gene_column, "layer": layer, "raw": raw, "allow_non_counts": allow_non_counts, "min_known": min_known}
+    return align(adata, find_vocabulary(vocab), **how)
 
 
 def tokenize(

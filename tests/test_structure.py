@@ -85,9 +85,9 @@ def test_public_names():
     ]
     assert {name: getattr(rankcell, name).__all__ for name in COUNTERS} == {
         "datasets": ["pbmc68k"],
-        "get": ["affected_df", "screen_df"],
-        "pl": ["ranked_genes"],
-        "pp": ["tokenize"],
+        "get": ["affected_df", "screen_df", "tokens_df"],
+        "pl": ["rank_encoding", "ranked_genes"],
+        "pp": ["align_genes", "tokenize"],
         "tl": ["embed", "perturb", "rank_edits"],
     }
     assert rankcell.errors.__all__ == [
@@ -183,6 +183,8 @@ VERBS = {
     "vocab list": None,  # has no options
     "vocab show": "rankcell.jobs.show_vocab",
     "vocab build": "rankcell.jobs.build_vocab",
+    "vocab tally": "rankcell.jobs.tally_vocab",
+    "vocab fetch": "rankcell.jobs.fetch_vocab",
     "vocab import": "rankcell.jobs.import_vocab",
 }
 LEAST = {  # the shortest command of each verb
@@ -193,6 +195,8 @@ LEAST = {  # the shortest command of each verb
     "demo": [],
     "vocab show": ["v"],
     "vocab build": ["in", "-o", "out"],
+    "vocab tally": ["in", "-o", "out"],
+    "vocab fetch": ["geneformer-v1"],
     "vocab import": ["--tokens", "t", "--medians", "m", "-o", "out"],
 }
 

@@ -1,4 +1,4 @@
-"""rankcell vocab list | show | build | import"""
+"""rankcell vocab list | show | build | tally | fetch | import"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,19 +6,27 @@ from typing import Annotated
 import typer
 
 from rankcell.cli import options as o
+from rankcell.cli.progress import progress
 
-app = typer.Typer(help="Vocabularies: list, show, build from counts, import Geneformer's.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Vocabularies: list, show, build from counts, fetch or import Geneformer's.", no_args_is_help=True, rich_markup_mode=None
+)
 _Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The vocabulary folder to write.")]
+
+_Ids = Annotated[Path | None, typer.Option(metavar="SYMBOLS.tsv", help="A table symbol, ensembl_id: genes get their Ensembl ids.")]
 
 
 @app.command("list")
 def list_() -> None:
-    """The vocabularies that ship with the package."""
-    from rankcell.vocab import Vocabulary, shipped_vocabularies
+    """The vocabularies that ship with the package, and those that can be fetched."""
+    from rankcell.vocab import Vocabulary, known_recipes, shipped_vocabularies
+    from rankcell.vocab.recipes import read_recipe
 
     for folder in shipped_vocabularies().values():
         v = Vocabulary.load(folder)
         typer.echo(f"{v.name:<16} {len(v):>7,} genes  {v.species or '-':<8} {' '.join(v.special)}  {v.hash[:12]}")
+    for name in known_recipes():
+        typer.echo(f"{name:<16} not fetched: rankcell vocab fetch {name}  ({read_recipe(name)['description']})")
 
 
 @app.command()
@@ -32,11 +40,9 @@ def show(vocab: Annotated[str, typer.Argument(metavar="V", help="A vocabulary fo
 
 @app.command()
 def build(
-    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files with the same genes.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files, and tallies of count files.")],
     out: _Out,
-    ids: Annotated[
-        Path | None, typer.Option(metavar="SYMBOLS.tsv", help="A table symbol, ensembl_id: genes get their Ensembl ids.")
-    ] = None,
+    ids: _Ids = None,
     name: Annotated[str | None, typer.Option(help="Its name (default: the folder's).")] = None,
     species: Annotated[str, typer.Option(help="What the genes belong to.")] = "",
     max_len: Annotated[int, typer.Option(help="Longest row, special tokens included.")] = 4096,
@@ -44,15 +50,53 @@ def build(
     layer: o.CountsLayer = None,
     raw: o.Raw = False,
     gene_column: o.BuildColumn = None,
+    min_cells: Annotated[int, typer.Option(help="Leave out genes that fewer cells show.")] = 1,
     force: o.Force = False,
 ) -> None:
-    """A vocabulary from counts: non-zero medians of normalised expression, exact."""
+    """A vocabulary from counts: non-zero medians of normalised expression, exact, whatever the number of cells."""
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
 
-    made = jobs.build_vocab(**options)
+    with progress("cells counted, all passes") as tick:
+        made = jobs.build_vocab(**options, progress=tick)
     n = sum(g.startswith("ENS") for g in made.genes)
     typer.echo(f"{out}: {made!r}, genes named by '{made.provenance['gene_column']}', {n:,} of them Ensembl ids")
+
+
+@app.command()
+def tally(
+    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.tally.parquet", help="The tally to write.")],
+    ids: _Ids = None,
+    layer: o.CountsLayer = None,
+    raw: o.Raw = False,
+    gene_column: o.BuildColumn = None,
+    force: o.Force = False,
+) -> None:
+    """The normalised values of a part of the cells in one file: `vocab build` takes tallies where the counts are elsewhere."""
+    options = dict(locals())  # every option is a parameter of the job
+    from rankcell import jobs
+
+    with progress("cells counted") as tick:
+        made = jobs.tally_vocab(**options, progress=tick)
+    typer.echo(f"{out}: {made['values']:,} values of {made['cells']:,} cells and {made['genes']:,} genes")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="geneformer-v1 or geneformer-v2.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="The vocabulary folder to write (default: NAME).")] = None,
+    files: Annotated[Path | None, typer.Option(metavar="DIR", help="Take the files from this folder; no network is used.")] = None,
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Where downloads are kept (default: as huggingface_hub does).")] = None,
+    force: o.Force = False,
+) -> None:
+    """Geneformer's published dictionaries, downloaded and checked by size and sha256, to a vocabulary folder."""
+    options = dict(locals())  # every option is a parameter of the job
+    from rankcell import jobs
+
+    with progress("files", stopped=lambda: "what was downloaded is kept, the same command goes on") as tick:
+        made = jobs.fetch_vocab(**options, progress=tick)
+    typer.echo(f"{out or name}: {made!r}")
 
 
 @app.command("import")

@@ -2,7 +2,21 @@
 
 from rankcell.counts.block import CountBlock
 from rankcell.counts.genes import GeneMap, match_genes
+from rankcell.counts.inputs import Inputs, find_inputs
 from rankcell.counts.opening import open_counts
+from rankcell.counts.parallel import in_order
+from rankcell.counts.selection import select_rows
 from rankcell.counts.source import CountSource, register
 
-__all__ = ["CountBlock", "CountSource", "GeneMap", "match_genes", "open_counts", "register"]
+__all__ = [
+    "CountBlock",
+    "CountSource",
+    "GeneMap",
+    "Inputs",
+    "find_inputs",
+    "in_order",
+    "match_genes",
+    "open_counts",
+    "register",
+    "select_rows",
+]

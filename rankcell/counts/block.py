@@ -12,7 +12,7 @@ class CountBlock:
     indptr
         int64, one more than there are cells.
     indices
-        Column of each stored entry; within a cell in any order, and a column may come twice (its entries are summed).
+        Column of each stored entry (int32); within a cell in any order, and a column may come twice (its entries are summed).
     data
         The stored entries, in the matrix' own type; explicit zeros are allowed and mean nothing.
     n_counts
@@ -35,6 +35,11 @@ def first_non_count(data: np.ndarray) -> tuple[int, str] | None:
         return None
     if data.dtype.kind == "i":
         return (int(np.argmax(data < 0)), "negative") if len(data) and data.min() < 0 else None
+    if data.dtype in (np.float32, np.float64) and data.dtype.isnative:
+        from rankcell.counts.kernels import all_counts
+
+        if all_counts(data):
+            return None
     good = (data >= 0) & (np.floor(data) == data) & (data < np.inf)
     if good.all():
         return None
@@ -46,8 +51,13 @@ def first_non_count(data: np.ndarray) -> tuple[int, str] | None:
 
 def row_sums(indptr: np.ndarray, data: np.ndarray) -> np.ndarray:
     """The sum of each row in float64, as float32 for a matrix of that type: a total of integers may not fit their type."""
-    total = np.zeros(len(indptr) - 1, np.float64)
-    filled = np.flatnonzero(np.diff(indptr))
-    if len(filled):
-        total[filled] = np.add.reduceat(data, indptr[filled], dtype=np.float64)
-    return total.astype(np.float32 if data.dtype in (np.float16, np.float32) else np.float64)
+    from rankcell.counts.kernels import sum_rows
+
+    total = np.empty(len(indptr) - 1, np.float64)
+    sum_rows(indptr, data if data.dtype != np.float16 else data.astype(np.float32), total)
+    return total.astype(totals_dtype(data.dtype))
+
+
+def totals_dtype(data: np.dtype) -> np.dtype:
+    """The type of row sums: the matrix' own where it is a float, else float64."""
+    return np.dtype(np.float32 if data in (np.float16, np.float32) else np.float64)

@@ -1,18 +1,20 @@
-"""AnnData objects, in memory or backed by a file."""
+"""AnnData objects: in memory, backed by a file, or lazy (dask)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from rankcell.counts.block import first_non_count
-from rankcell.counts.h5ad import dense_rows
-from rankcell.counts.source import ENTRIES_PER_BLOCK, CountSource, register, row_groups
+from rankcell.counts.matrix import ArrayVector, CsrMatrix, DenseMatrix, Matrix, Rows, dense_rows, row_groups
+from rankcell.counts.source import CountSource, register
 from rankcell.errors import InputError
 
 
 class AnnDataSource(CountSource):
     """An AnnData: X, a layer or raw, sparse or dense; never changed."""
+
+    format = "AnnData"
 
     def __init__(self, adata: Any, *, layer: str | None = None, raw: bool = False):
         self._adata = adata
@@ -21,57 +23,88 @@ class AnnDataSource(CountSource):
             raise InputError(f"this AnnData has no layer '{layer}'; it has {', '.join(adata.layers) or 'none'}")
         if raw and adata.raw is None:
             raise InputError("this AnnData has no raw matrix")
-        self._x = adata.raw.X if raw else adata.layers[layer] if layer is not None else adata.X
-        if self._x is None:
+        x = adata.raw.X if raw else adata.layers[layer] if layer is not None else adata.X
+        if x is None:
             raise InputError("this AnnData has no X: name a layer")
         self.matrix = "raw" if raw else f"layer '{layer}'" if layer is not None else "X"
-        self.n_cells, self.n_genes = self._x.shape
-        self.dtype = np.dtype(self._x.dtype)
-        self.has_cell_ids, self.cell_ids = True, [str(c) for c in adata.obs_names]
+        self.x = matrix_of(x)
+        self.ids = pa.array([str(c) for c in adata.obs_names], pa.string())
         self.obs_columns = [str(c) for c in adata.obs.columns]
         var = adata.raw.var if raw else adata.var
         self.var = {str(var.index.name or "index"): [str(g) for g in var.index]}
         for column in var.columns:
             if var[column].dtype.kind == "O" or str(var[column].dtype) in ("category", "string", "str"):
                 self.var.setdefault(str(column), [str(v) for v in var[column]])
+        self.others = {f"layer='{k}' (--layer {k})": _opener(v) for k, v in adata.layers.items() if v is not x}
+        if adata.raw is not None and not raw:
+            self.others["raw=True (--raw)"] = _opener(adata.raw.X)
+        if (raw or layer is not None) and adata.X is not None:
+            self.others[""] = _opener(adata.X)
 
-    def obs(self, column: str) -> Any:
-        return self._adata.obs[column]
-
-    def hint(self) -> str:
-        for name, x in self._adata.layers.items():
-            if x is not self._x and _head_is_counts(x):
-                return f"pass layer='{name}' (--layer {name}), which holds counts"
-        if self._adata.raw is not None and self.matrix != "raw" and _head_is_counts(self._adata.raw.X):
-            return "pass raw=True (--raw), which holds counts"
-        return ""
-
-    def _matrix_blocks(self, rows_per_block: int | None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        import scipy.sparse as sp
-
-        x = self._x.tocsr() if sp.issparse(self._x) else self._x
-        if sp.issparse(x):
-            indptr = x.indptr.astype(np.int64)
-            for a, b in row_groups(indptr, rows_per_block):
-                at = slice(indptr[a], indptr[b])
-                yield indptr[a : b + 1] - indptr[a], x.indices[at], x.data[at]
-            return
-        step = rows_per_block or max(1, 4 * ENTRIES_PER_BLOCK // max(1, self.n_genes))
-        for a in range(0, self.n_cells, step):
-            part = x[a : a + step]
-            if sp.issparse(part):  # a backed sparse matrix gives its slices in memory
-                part = part.tocsr()
-                yield part.indptr.astype(np.int64), part.indices, part.data
-            else:
-                yield dense_rows(part)
+    def obs(self, column: str) -> pa.Array:
+        values = pa.array(self._adata.obs[column], from_pandas=True)
+        return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
-def _head_is_counts(x: Any) -> bool:
+def _opener(x: Any) -> Callable[[], Matrix]:
+    return lambda: matrix_of(x)
+
+
+def matrix_of(x: Any) -> Matrix:
+    """The Matrix of an array: scipy sparse, numpy, backed by a file, or dask."""
     import scipy.sparse as sp
 
-    head = x[: max(1, 100_000 // max(1, x.shape[1]))]
-    head = np.ravel(head.data if sp.issparse(head) else np.asarray(head))
-    return head.dtype.kind in "fiu" and len(head) > 0 and bool(np.any(head)) and first_non_count(head) is None
+    if hasattr(x, "dask") and hasattr(x, "chunks"):
+        return DaskMatrix(x)
+    if sp.issparse(x):
+        x = x.tocsr()
+        return CsrMatrix(x.indptr, ArrayVector(x.indices), ArrayVector(x.data), x.shape[1])
+    if hasattr(x, "format") and hasattr(x, "group"):
+        return _stored(x)
+    return DenseMatrix(np.asarray(x) if not hasattr(x, "shape") else x)
+
+
+def _stored(x: Any) -> Matrix:
+    """A sparse matrix that anndata keeps in its file (CSRDataset, CSCDataset), read there."""
+    from rankcell.counts.hdf5 import Hdf5Vector
+    from rankcell.counts.spill import csc_matrix
+
+    group = x.group
+    vector = Hdf5Vector if type(group).__module__.startswith("h5py") else ArrayVector
+    indptr, indices, data = np.asarray(group["indptr"][:]), vector(group["indices"]), vector(group["data"])
+    if x.format == "csr":
+        return CsrMatrix(indptr, indices, data, int(x.shape[1]))
+    return csc_matrix(indptr, indices, data, int(x.shape[0]))
+
+
+class DaskMatrix(Matrix):
+    """A dask array of cells x genes whose blocks are dense or scipy sparse; computed a row range at a time."""
+
+    def __init__(self, x: Any):
+        self._x = x
+        self.shape = tuple(int(n) for n in x.shape)
+        self.dtype = np.dtype(x.dtype)
+
+    def ranges(self, rows_per_block: int | None = None) -> list[tuple[int, int]]:
+        edges = np.concatenate([[0], np.cumsum(self._x.chunks[0])]).astype(np.int64)
+        found = []
+        for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            per_row = np.full(b - a, self.shape[1] // 4 + 1, np.int64)
+            groups = row_groups(np.concatenate([[0], np.cumsum(per_row)]), rows_per_block)
+            found += [(a + lo, a + hi) for lo, hi in groups]
+        return found
+
+    def rows(self, a: int, b: int) -> Rows:
+        import scipy.sparse as sp
+
+        part = self._x[a:b].compute(scheduler="synchronous")
+        if not sp.issparse(part):
+            return dense_rows(part)
+        part = part.tocsr()
+        return part.indptr.astype(np.int64), part.indices.astype(np.int32, copy=False), part.data
+
+    def head(self) -> np.ndarray:
+        return self.rows(0, min(self.shape[0], max(1, 100_000 // max(1, self.shape[1]))))[2]
 
 
 def _is_anndata(source: Any) -> bool:

@@ -9,6 +9,11 @@ from rankcell.counts.source import FORMATS, CountSource
 from rankcell.errors import InputError
 
 
+def is_input(source: Any) -> bool:
+    """Whether a format recognises it."""
+    return any(recognises(source) for _, recognises, _ in FORMATS)
+
+
 def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> CountSource:
     """Open a count file or an AnnData. InputError when it is not there, broken, empty or of no known format."""
     if layer is not None and raw:

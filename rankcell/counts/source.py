@@ -1,53 +1,65 @@
 """CountSource: what every format offers, and the registry of formats."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from rankcell.counts.block import CountBlock, first_non_count, row_sums
+from rankcell.counts.block import CountBlock, first_non_count, row_sums, totals_dtype
+from rankcell.counts.matrix import Matrix
 from rankcell.errors import CellError, CountsError, InputError
 
 N_COUNTS = "n_counts"
-ENTRIES_PER_BLOCK = 2_000_000
 
 FORMATS: list[tuple[str, Callable[[Any], bool], Callable[..., "CountSource"]]] = []
 
 
 class CountSource:
-    """A count matrix with cells as rows: ids and columns at hand, the matrix read in blocks.
+    """A count matrix with cells as rows: ids and columns at hand, the matrix read in blocks, from any thread.
 
-    A format sets the attributes and gives `_matrix_blocks`; checks, n_counts and messages are here.
+    A format sets the attributes and gives `obs`; checks, n_counts and messages are here.
 
-    Attributes: `name` (for messages and provenance), `matrix` ("X", "layer 'counts'", "raw"), `n_cells`, `n_genes`,
-    `dtype`, `cell_ids` (str), `has_cell_ids` (False: the ids are row numbers), `var` (column name -> list of str, the
-    index under its own name), `obs_columns`, `elsewhere` (names of other matrices in the file that could be asked for).
+    Attributes: `name` (for messages and provenance), `format` ("h5ad", "loom", ...), `matrix` ("X", "layer 'counts'",
+    "raw"), `x` (the Matrix), `ids` (cell ids, an arrow string array), `has_cell_ids` (False: the ids are row numbers),
+    `var` (column name -> list of str, the index under its own name), `obs_columns`, `others` (option that asks for it ->
+    another matrix of the same input: "" is X).
     """
 
     name: str
+    format: str
     matrix: str
-    n_cells: int
-    n_genes: int
-    dtype: np.dtype
-    cell_ids: list[str]
-    has_cell_ids: bool
+    x: Matrix
+    ids: pa.StringArray
+    has_cell_ids: bool = True
     var: dict[str, list[str]]
     obs_columns: list[str]
+    others: dict[str, Callable[[], Matrix]]
 
-    def obs(self, column: str) -> Any:
-        """One column of cell annotations as a pandas Series or Categorical; CellError when there is none."""
+    @property
+    def n_cells(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def n_genes(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.x.dtype
+
+    @functools.cached_property
+    def cell_ids(self) -> list[str]:
+        return self.ids.to_pylist()
+
+    def obs(self, column: str) -> pa.Array:
+        """One column of cell annotations, categories as a dictionary array; CellError when it cannot be read."""
         raise NotImplementedError
-
-    def _matrix_blocks(self, rows_per_block: int | None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(indptr, indices, data) of consecutive blocks of rows."""
-        raise NotImplementedError
-
-    def hint(self) -> str:
-        """Where counts seem to be instead, as the option to pass, or ''."""
-        return ""
 
     def close(self) -> None:
         """Let go of the file."""
+        self.x.close()
 
     def __enter__(self) -> "CountSource":
         return self
@@ -55,10 +67,17 @@ class CountSource:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def require_obs(self, column: str) -> Any:
+    def require_obs(self, column: str) -> pa.Array:
         if column not in self.obs_columns:
-            raise CellError(f"{self.name} has no cell column '{column}'; it has {_some(self.obs_columns)}")
+            raise CellError(f"{self.name} has no cell column '{column}'; it has {some(self.obs_columns)}")
         return self.obs(column)
+
+    def hint(self) -> str:
+        """Where counts seem to be instead, as the option to pass, or ''."""
+        for option, matrix in self.others.items():
+            if looks_like_counts(matrix):
+                return f"pass {option}, which holds counts" if option else "leave out --layer and --raw: X holds counts"
+        return ""
 
     def check_door(self) -> None:
         """What can be known before the matrix is read: numbers are there, and the cell ids are unique."""
@@ -66,53 +85,82 @@ class CountSource:
             raise InputError(f"{self.name}: {self.matrix} is empty ({self.n_cells:,} cells x {self.n_genes:,} genes)")
         if self.dtype.kind not in "biuf":
             raise CountsError(f"{self.name}: {self.matrix} holds {self.dtype}, not numbers")
-        if len(set(self.cell_ids)) != self.n_cells:
-            seen: set[str] = set()
-            twice = [c for c in self.cell_ids if c in seen or seen.add(c)]
-            raise CellError(
-                f"{self.name}: {len(twice):,} cell ids stand there more than once (such as '{twice[0]}'): make them unique "
-                "first, for example with adata.obs_names_make_unique()"
+        n_genes = len(next(iter(self.var.values())))
+        if (len(self.ids), n_genes) != self.x.shape:
+            raise InputError(
+                f"{self.name}: {self.matrix} is {self.n_cells:,} x {self.n_genes:,}, but there are {len(self.ids):,} cell ids "
+                f"and {n_genes:,} genes"
             )
+        self._check_ids()
 
+    def _check_ids(self) -> None:
+        import pyarrow.compute as pc
+
+        if pc.count_distinct(self.ids).as_py() == self.n_cells:
+            return
+        seen: set[str] = set()
+        twice = [c for c in self.cell_ids if c in seen or seen.add(c)]
+        raise CellError(
+            f"{self.name}: {len(twice):,} cell ids stand there more than once (such as '{twice[0]}'): make them unique "
+            "first, for example with adata.obs_names_make_unique()"
+        )
+
+    @functools.cached_property
     def n_counts(self) -> np.ndarray | None:
         """obs `n_counts` as given (float32 stays float32, all else float64), or None. CountsError when NaN or not above zero."""
         if N_COUNTS not in self.obs_columns:
             return None
-        given = np.asarray(self.obs(N_COUNTS))
+        given = np.asarray(self.obs(N_COUNTS).to_numpy(zero_copy_only=False))
         if given.dtype.kind not in "fiu":
             raise CountsError(f"{self.name}: obs '{N_COUNTS}' holds {given.dtype}, not numbers")
         wrong = ~(np.isfinite(given) & (given >= 0)) if given.dtype.kind == "f" else given < 0
         if wrong.any():
             i = int(np.argmax(wrong))
             raise CountsError(
-                f"{self.name}: obs '{N_COUNTS}' of cell '{self.cell_ids[i]}' is {given[i]} ({int(wrong.sum()):,} such cells): "
+                f"{self.name}: obs '{N_COUNTS}' of cell '{self.ids[i]}' is {given[i]} ({int(wrong.sum()):,} such cells): "
                 "correct or remove that column; without it the row sum is used"
             )
         return given.astype(np.float32 if given.dtype in (np.float16, np.float32) else np.float64)
 
-    def blocks(self, *, rows_per_block: int | None = None, allow_non_counts: bool = False) -> Iterator[CountBlock]:
-        """The cells as CountBlocks in file order, checked.
+    @property
+    def totals_dtype(self) -> np.dtype:
+        """The type of a block's n_counts."""
+        return totals_dtype(self.dtype) if self.n_counts is None else self.n_counts.dtype
+
+    def ranges(self, rows_per_block: int | None = None) -> list[tuple[int, int]]:
+        """Consecutive row ranges that are read at once, each about as large as a block should be."""
+        with self._reading():
+            return self.x.ranges(rows_per_block)
+
+    def block(self, a: int, b: int, *, allow_non_counts: bool = False) -> CountBlock:
+        """The cells `a` to `b`, one of `ranges()` or part of one, checked.
 
         Raises CountsError when entries are negative, NaN or fractional (unless `allow_non_counts`), or a cell with
-        counts has an `n_counts` of zero.
+        counts has an `n_counts` of zero; InputError when the file does not hold what it should.
         """
-        given = self.n_counts()
-        start = 0
-        for indptr, indices, data in self._matrix_blocks(rows_per_block):
-            if not allow_non_counts and (found := first_non_count(data)):
-                self._refuse(start, indptr, indices, data, *found)
-            n = len(indptr) - 1
-            totals = row_sums(indptr, data) if given is None else given[start : start + n]
-            if given is not None:
-                self._require_totals(start, indptr, data, totals)
-            yield CountBlock(start, indptr, indices, data, totals)
-            start += n
+        with self._reading():
+            indptr, indices, data = self.x.rows(a, b)
+        if not allow_non_counts and (found := first_non_count(data)):
+            self._refuse(a, indptr, indices, data, *found)
+        given = self.n_counts
+        totals = row_sums(indptr, data) if given is None else given[a:b]
+        if given is not None and not totals.all():
+            self._require_totals(a, indptr, data, totals)
+        return CountBlock(a, indptr, indices, data, totals)
+
+    def blocks(self, *, rows_per_block: int | None = None, allow_non_counts: bool = False) -> Iterator[CountBlock]:
+        """The cells as CountBlocks in file order, checked as `block` does."""
+        for a, b in self.ranges(rows_per_block):
+            yield self.block(a, b, allow_non_counts=allow_non_counts)
+
+    def _reading(self) -> "_Reading":
+        return _Reading(self)
 
     def _require_totals(self, start: int, indptr: np.ndarray, data: np.ndarray, totals: np.ndarray) -> None:
         for i in np.flatnonzero(totals == 0):
             if np.any(data[indptr[i] : indptr[i + 1]] != 0):
                 raise CountsError(
-                    f"{self.name}: obs '{N_COUNTS}' of cell '{self.cell_ids[start + i]}' is 0 but the cell has counts: "
+                    f"{self.name}: obs '{N_COUNTS}' of cell '{self.ids[start + int(i)]}' is 0 but the cell has counts: "
                     "correct or remove that column; without it the row sum is used"
                 )
 
@@ -122,27 +170,41 @@ class CountSource:
         looks = {"fractional": " (log-normalised or scaled values?)", "negative": " (scaled values?)"}.get(kind, "")
         way_out = self.hint() or "pass --layer or --raw to point at the raw counts"
         raise CountsError(
-            f"{self.name}: {self.matrix} holds {data[i]:.6g} (cell '{self.cell_ids[start + row]}', gene '{gene}'), a {kind} "
+            f"{self.name}: {self.matrix} holds {data[i]:.6g} (cell '{self.ids[start + row]}', gene '{gene}'), a {kind} "
             f"value{looks}, not counts: {way_out}, or --allow-non-counts to rank it as it is"
         )
 
 
-def _some(names: list[str], n: int = 6) -> str:
+class _Reading:
+    """Turns what a damaged file does to its reader into one line about that file."""
+
+    def __init__(self, source: CountSource):
+        self.source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, e: Any, _: Any) -> None:
+        where = f"{self.source.name}: {self.source.matrix}"
+        if isinstance(e, InputError) and self.source.name not in str(e):
+            raise type(e)(f"{where}: {e}") from e
+        if isinstance(e, (OSError, KeyError, ValueError, RuntimeError, EOFError)) and not isinstance(e, NotImplementedError):
+            text = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+            raise InputError(f"{where} could not be read to its end: {text}") from e
+
+
+def looks_like_counts(matrix: Callable[[], Matrix]) -> bool:
+    """Whether the first stored entries of a matrix are counts, and some are not zero."""
+    try:
+        head = matrix().head()
+    except (InputError, OSError, KeyError, ValueError, RuntimeError):
+        return False
+    return head.dtype.kind in "fiu" and len(head) > 0 and bool(np.any(head)) and first_non_count(head) is None
+
+
+def some(names: list[str], n: int = 6) -> str:
+    """The first names of a list, for a message."""
     return (", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")) or "none"
-
-
-def row_groups(indptr: np.ndarray, rows_per_block: int | None) -> Iterator[tuple[int, int]]:
-    """Consecutive row ranges of `rows_per_block` rows, or of about ENTRIES_PER_BLOCK stored entries."""
-    n = len(indptr) - 1
-    start = 0
-    while start < n:
-        if rows_per_block:
-            stop = min(n, start + rows_per_block)
-        else:
-            stop = int(np.searchsorted(indptr, indptr[start] + ENTRIES_PER_BLOCK, side="right")) - 1
-            stop = min(n, max(stop, start + 1))
-        yield start, stop
-        start = stop
 
 
 def register(name: str, recognises: Callable[[Any], bool], opener: Callable[..., CountSource]) -> None:

@@ -3,17 +3,19 @@
 from rankcell.jobs.counts import tokenize
 from rankcell.jobs.inputs import is_token_folder, named_genes, tokens_of
 from rankcell.jobs.models import embed, perturb, pretrain
-from rankcell.jobs.vocab import build_vocab, import_vocab, show_vocab
+from rankcell.jobs.vocab import build_vocab, fetch_vocab, import_vocab, show_vocab, tally_vocab
 
 __all__ = [
     "build_vocab",
     "embed",
+    "fetch_vocab",
     "import_vocab",
     "is_token_folder",
     "named_genes",
     "perturb",
     "pretrain",
     "show_vocab",
+    "tally_vocab",
     "tokenize",
     "tokens_of",
 ]

@@ -1,12 +1,15 @@
-"""Vocabularies: built, imported, shown."""
+"""Vocabularies: built, counted in parts, fetched, imported, shown."""
 
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import InputError
-from rankcell.vocab import SPECIALS, Vocabulary, build_vocabulary, find_vocabulary, import_geneformer
+from rankcell.errors import GeneError, InputError, SettingsError, VocabularyError
+from rankcell.jobs.inputs import Progress
+from rankcell.vocab import SPECIALS, Vocabulary, find_vocabulary, import_geneformer
+from rankcell.vocab.build import TARGET_SUM, GeneColumns, normalised, union_of, vocabulary_of_values
 from rankcell.vocab.vocabulary import ensembl_id
 
 
@@ -22,63 +25,236 @@ def build_vocab(
     layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    min_cells: int = 1,
     force: bool = False,
+    progress: Progress = None,
 ) -> Vocabulary:
-    """Count files with the same genes -> a vocabulary folder `out` (see rankcell.vocab.build_vocabulary)."""
-    from rankcell.counts import open_counts
-    from rankcell.errors import GeneError
+    """Count files, and tallies of count files, -> a vocabulary folder `out` (see rankcell.vocab.build_vocabulary).
+
+    The order of the sources changes nothing of the vocabulary. Its genes are all that the sources have between them: in
+    the order of the columns where all have the same ones in the same order, else sorted by id. `progress(done, all)`
+    counts cells, each once per pass; the number of passes is known at the end.
+    """
     from rankcell.store import require_new
-    from rankcell.vocab.catalog import read_ids
     from rankcell.vocab.folder import HEAD
 
     require_new(out, force=force, marker=HEAD)
-    if not sources:
-        raise InputError("no count file was named")
-    table = read_ids(ids) if ids is not None else None
-    genes: list[str] = []
-    facts = []
-
-    def blocks():
-        for source in sources:
-            with open_counts(source, layer=layer, raw=raw) as counts:
-                here = counts.var[_gene_column(counts, gene_column, table is not None)]
-                if genes and here != genes:
-                    raise GeneError(
-                        f"{counts.name} has other genes, or another order, than {facts[0]['file']}: build from files with the same genes"
-                    )
-                genes[:] = here
-                facts.append({"file": os.path.basename(counts.name), "cells": counts.n_cells, "matrix": counts.matrix})
-                yield from counts.blocks()
-
-    with open_counts(sources[0], layer=layer, raw=raw) as first:
-        column = _gene_column(first, gene_column, table is not None)
-        index = next(iter(first.var))
-        genes[:] = first.var[column]
-        symbols = first.var[index] if column != index and _ensembl_share(first.var[index]) < 0.5 else None
-    vocab = build_vocabulary(
-        blocks(),
-        genes,
+    if min_cells < 1:
+        raise SettingsError(f"min_cells is {min_cells}: at least 1, as a gene that no cell shows has no median")
+    parts = _parts(sources, ids=ids, layer=layer, raw=raw, gene_column=gene_column)
+    whole = union_of([part.genes for part in parts])
+    tick = _Tick(progress, sum(part.cells for part in parts))
+    vocab = vocabulary_of_values(
+        lambda: _all_values(parts, whole, tick),
+        whole,
         name=name or Path(out).name,
-        ids=table,
-        symbols=symbols,
         special=SPECIALS if cls else SPECIALS[:2],
         species=species,
         max_len=max_len,
+        min_cells=min_cells,
         provenance={
-            "built_from": facts,
-            "gene_column": column,
-            "command": _build_command(sources, out, ids, name, species, max_len, cls, layer, raw, gene_column),
+            "built_from": [fact for part in parts for fact in part.files],
+            "gene_column": ", ".join(dict.fromkeys(part.gene_column for part in parts)),
+            "command": _build_command(sources, out, ids, name, species, max_len, cls, layer, raw, gene_column, min_cells),
+            "n_columns": _n_columns(parts, whole),
         },
     )
+    tick.end()
     vocab.save(out, force=force)
     return vocab
+
+
+def tally_vocab(
+    sources: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    ids: str | os.PathLike | None = None,
+    layer: str | None = None,
+    raw: bool = False,
+    gene_column: str | None = None,
+    force: bool = False,
+    progress: Progress = None,
+) -> dict[str, int]:
+    """Count files -> a tally `out`, which `build_vocab` takes in their place; how many cells, genes and values it holds."""
+    from rankcell.store import require_new
+    from rankcell.vocab.tally import is_tally, write_tally
+
+    require_new(out, force=force)
+    if not is_tally(out):
+        raise SettingsError(f"{out} does not end in .parquet, by which a tally is known: name it {Path(out).name}.tally.parquet")
+    parts = _parts(sources, ids=ids, layer=layer, raw=raw, gene_column=gene_column)
+    whole = union_of([part.genes for part in parts])
+    cells = sum(part.cells for part in parts)
+    facts = {
+        "target_sum": TARGET_SUM,
+        "cells": cells,
+        "columns": _n_columns(parts, whole),
+        "gene_column": ", ".join(dict.fromkeys(part.gene_column for part in parts)),
+        "ids": parts[0].ids,
+        "built_from": [fact for part in parts for fact in part.files],
+    }
+    tick = _Tick(progress, cells, passes=1)
+    total = write_tally(out, _all_values(parts, whole, tick), whole, facts, force=force)
+    return {"cells": cells, "genes": len(whole.keys), "values": total}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One source: which genes its columns are, where it comes from, and its values in the slots of a larger set of genes."""
+
+    name: str
+    genes: GeneColumns
+    files: list[dict[str, Any]]
+    gene_column: str
+    ids: str
+    cells: int
+    columns: int
+    values: Callable[[GeneColumns, "_Tick"], Iterator]
+
+
+class _Tick:
+    """Cells done, over all passes, for a progress bar; at least `passes` are expected."""
+
+    def __init__(self, progress: Progress, cells: int, *, passes: int = 2):
+        self._progress, self._cells, self._expected = progress, cells, passes
+        self._passes, self._done = 0, 0
+
+    def next_pass(self) -> None:
+        self._passes += 1
+        self._expected = max(self._expected, self._passes)
+
+    def add(self, cells: int) -> None:
+        self._done += cells
+        if self._progress:
+            self._progress(self._done, self._cells * self._expected)
+
+    def end(self) -> None:
+        if self._progress:
+            self._progress(self._done, self._done)
+
+
+def _all_values(parts: list[_Part], whole: GeneColumns, tick: _Tick) -> Iterator:
+    tick.next_pass()
+    for part in parts:
+        yield from part.values(part.genes.inside(whole), tick)
+
+
+def _n_columns(parts: list[_Part], whole: GeneColumns) -> int:
+    """Columns of the sources where all have the same genes, else genes between them."""
+    columns = {part.columns for part in parts}
+    return columns.pop() if len(columns) == 1 and all(part.genes.keys == whole.keys for part in parts) else len(whole.keys)
+
+
+def _parts(sources: Sequence[str | os.PathLike], *, ids: Any, layer: str | None, raw: bool, gene_column: str | None) -> list[_Part]:
+    """Every source opened once: its genes and what it is made with. Refused where they cannot be counted together."""
+    from rankcell.store import content_hash
+    from rankcell.vocab.catalog import read_ids
+    from rankcell.vocab.tally import is_tally
+
+    sources = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    if not sources:
+        raise InputError("no count file was named")
+    real = [os.path.realpath(s) for s in sources if isinstance(s, (str, os.PathLike))]
+    twice = [path for path in real if real.count(path) > 1]
+    if twice:
+        raise InputError(f"{twice[0]} is named twice: its cells would count twice")
+    table = read_ids(ids) if ids is not None else None
+    table_hash = content_hash(table) if table is not None else ""
+    parts = [
+        _tally_part(source) if is_tally(source) else _count_part(source, table, table_hash, layer, raw, gene_column) for source in sources
+    ]
+    for part in parts:
+        given = table_hash if ids is not None else parts[0].ids
+        if part.ids != given:
+            raise VocabularyError(
+                f"{part.name} {_made_with(part.ids)}, {'this command' if ids is not None else parts[0].name} {_made_with(given)}: "
+                "give every tally and this command the same --ids"
+            )
+        _require_same_naming(parts[0], part)
+    return parts
+
+
+def _made_with(ids: str) -> str:
+    return f"takes Ensembl ids from a table ({ids[:8]})" if ids else "takes no ids from a table"
+
+
+def _require_same_naming(one: _Part, other: _Part) -> None:
+    """GeneError when one source names genes by Ensembl ids and the other does not, and hardly a gene is in both."""
+    shares = [_ensembl_share(part.genes.keys) for part in (one, other)]
+    common = len(set(one.genes.keys) & set(other.genes.keys))
+    if (shares[0] > 0.5) != (shares[1] > 0.5) and common < 0.1 * min(len(one.genes.keys), len(other.genes.keys)):
+        raise GeneError(
+            f"{one.name} names genes as {one.genes.keys[0]} (by '{one.gene_column}'), {other.name} as {other.genes.keys[0]} (by "
+            f"'{other.gene_column}'): name a column that all files have with --gene-column, or give a table of ids with --ids"
+        )
+
+
+def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, layer: str | None, raw: bool, asked: str | None) -> _Part:
+    from rankcell.counts import open_counts
+
+    with open_counts(source, layer=layer, raw=raw) as counts:
+        column = _gene_column(counts, asked, table is not None)
+        index = next(iter(counts.var))
+        symbols = counts.var[index] if column != index and _ensembl_share(counts.var[index]) < 0.5 else None
+        genes = GeneColumns.of(counts.var[column], ids=table, symbols=symbols)
+        name, n_cells, n_genes, matrix = counts.name, counts.n_cells, counts.n_genes, counts.matrix
+
+    def values(inside: GeneColumns, tick: _Tick) -> Iterator:
+        with open_counts(source, layer=layer, raw=raw) as again:
+            if (again.n_cells, again.n_genes) != (n_cells, n_genes):
+                raise InputError(f"{name} changed while it was read: run again when nothing writes to it")
+            yield from normalised(_ticked(again.blocks(), tick), inside, TARGET_SUM)
+
+    return _Part(
+        name=name,
+        genes=genes,
+        files=[{"file": os.path.basename(name), "cells": n_cells, "matrix": matrix}],
+        gene_column=column,
+        ids=table_hash,
+        cells=n_cells,
+        columns=n_genes,
+        values=values,
+    )
+
+
+def _ticked(blocks: Iterable[Any], tick: _Tick) -> Iterator[Any]:
+    for block in blocks:
+        yield block
+        tick.add(len(block))
+
+
+def _tally_part(source: str | os.PathLike) -> _Part:
+    from rankcell.vocab.tally import open_tally
+
+    tally = open_tally(source)
+    facts = tally.facts
+    if facts["target_sum"] != TARGET_SUM:
+        raise VocabularyError(
+            f"{source} was made with target_sum {facts['target_sum']:g}, this command takes {TARGET_SUM:g}: make it again"
+        )
+
+    def values(inside: GeneColumns, tick: _Tick) -> Iterator:
+        done = 0
+        for slots, numbers in tally.values():
+            yield inside.slot_of_column[slots], numbers
+            tick.add((done + len(slots)) * facts["cells"] // tally.rows - done * facts["cells"] // tally.rows)
+            done += len(slots)
+
+    return _Part(
+        name=str(source),
+        genes=tally.genes,
+        files=[fact | {"tally": os.path.basename(source)} for fact in facts["built_from"]],
+        gene_column=facts["gene_column"],
+        ids=facts["ids"],
+        cells=facts["cells"],
+        columns=facts["columns"],
+        values=values,
+    )
 
 
 def _gene_column(counts: Any, asked: str | None, has_table: bool) -> str:
     """The var column to name genes by: the one asked for; with a table of ids the index; else the one of most Ensembl ids, if
     they are more than half of it, and the index otherwise."""
-    from rankcell.errors import GeneError
-
     if asked is not None and asked not in counts.var:
         raise GeneError(f"{counts.name} has no gene column '{asked}'; it has {', '.join(counts.var)}")
     if asked is not None or has_table:
@@ -91,7 +267,7 @@ def _ensembl_share(names: Sequence[str]) -> float:
     return sum(bool(ensembl_id(n)) for n in names) / max(1, len(names))
 
 
-def _build_command(sources, out, ids, name, species, max_len, cls, layer, raw, gene_column) -> str:
+def _build_command(sources, out, ids, name, species, max_len, cls, layer, raw, gene_column, min_cells) -> str:
     """The command line that makes this vocabulary, with file names and without folders."""
     words = ["rankcell vocab build", *(os.path.basename(s) for s in map(str, sources)), "-o", os.path.basename(str(out))]
     words += ["--ids", os.path.basename(str(ids))] if ids is not None else []
@@ -99,6 +275,7 @@ def _build_command(sources, out, ids, name, species, max_len, cls, layer, raw, g
     words += [w for option, value in options.items() if value for w in (option, str(value))]
     words += ["--max-len", str(max_len)] if max_len != 4096 else []
     words += ["--raw"] if raw else []
+    words += ["--min-cells", str(min_cells)] if min_cells > 1 else []
     return " ".join(words + ([] if cls else ["--no-cls"]))
 
 
@@ -123,6 +300,28 @@ def import_vocab(
     return vocab
 
 
+def fetch_vocab(
+    name: str,
+    out: str | os.PathLike | None = None,
+    *,
+    files: str | os.PathLike | None = None,
+    cache: str | os.PathLike | None = None,
+    force: bool = False,
+    progress: Progress = None,
+) -> Vocabulary:
+    """A vocabulary that others publish -> a vocabulary folder `out` (None: its name), see rankcell.vocab.fetch_vocabulary."""
+    from rankcell.store import require_new
+    from rankcell.vocab.folder import HEAD
+    from rankcell.vocab.recipes import fetch_vocabulary, read_recipe
+
+    read_recipe(name)
+    out = Path(name) if out is None else Path(out)
+    require_new(out, force=force, marker=HEAD)
+    vocab = dataclasses.replace(fetch_vocabulary(name, files=files, cache=cache, progress=progress), name=out.name)
+    vocab.save(out, force=force)
+    return vocab
+
+
 def show_vocab(vocab: str | os.PathLike) -> list[str]:
     """What a vocabulary is, as lines of text."""
     v = find_vocabulary(vocab)
@@ -141,4 +340,25 @@ def show_vocab(vocab: str | os.PathLike) -> list[str]:
         f"target_sum  {v.target_sum:g}",
         f"hash        {v.hash}",
     ]
-    return lines + [f"{key:<11} {value}" for key, value in v.provenance.items()]
+    return lines + (["provenance", *_spelled(v.provenance, "  ")] if v.provenance else [])
+
+
+def _spelled(value: Any, indent: str) -> Iterator[str]:
+    """Plain JSON as indented lines: what holds no further dicts or lists stands in one line."""
+    width = max((len(str(key)) for key in value), default=0) if isinstance(value, dict) else 0
+    for key, inner in value.items() if isinstance(value, dict) else (("-", inner) for inner in value):
+        if isinstance(inner, (dict, list)) and any(
+            isinstance(x, (dict, list)) for x in (inner.values() if isinstance(inner, dict) else inner)
+        ):
+            yield f"{indent}{key}"
+            yield from _spelled(inner, indent + "  ")
+        else:
+            yield f"{indent}{key:<{width}} {_in_a_line(inner)}".rstrip()
+
+
+def _in_a_line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_in_a_line(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_in_a_line, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

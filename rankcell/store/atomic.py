@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rankcell.errors import OutputError
+from rankcell.store.lock import locked_name
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -105,12 +106,18 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike, *, force: bool = False, marker: str | None = None) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike, *, force: bool = False, marker: str | None = None, exclusive: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `path` to write to: a file, or with `marker` (see require_new) a folder, made by the caller.
 
-    On success it is synced and renamed to `path`; on any failure it is removed and `path` is as it was.
+    On success it is synced and renamed to `path`; on any failure it is removed and `path` is as it was. With `exclusive`,
+    OutputError when another process is writing `path`.
     """
     path = require_new(path, force=force, marker=marker)
+    with locked_name(path) if exclusive else contextlib.nullcontext():
+        yield from _written_aside(path, force=force, marker=marker)
+
+
+def _written_aside(path: Path, *, force: bool, marker: str | None) -> Iterator[Path]:
     _sweep(path)
     part = path.with_name(f"{_part_prefix(path)}{os.getpid()}-{secrets.token_hex(3)}")
     try:

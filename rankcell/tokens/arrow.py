@@ -7,6 +7,7 @@ list feature is declared as "Sequence", which datasets 2 to 5 all read ("List" i
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from rankcell.errors import TokensError
 
+SHARD_BYTES = 256 * 2**20
 _NAMES = {"double": "float64", "float": "float32", "halffloat": "float16"}
 
 
@@ -29,37 +31,68 @@ def features(schema: pa.Schema) -> dict[str, Any]:
 
 
 class DatasetWriter:
-    """Writes record batches into a new `datasets` folder, one arrow stream file; nothing accumulates.
+    """Writes record batches into a new `datasets` folder, in arrow stream files of about `shard_bytes`; nothing accumulates.
 
-    `spec`: the TokenSpec of what is written, set by the caller.
+    Each finished file is synced to disk by a thread of its own while the next one is written. `spec`: the TokenSpec of what is
+    written, set by the caller.
     """
 
     spec: Any = None
 
-    def __init__(self, folder: Path, schema: pa.Schema):
+    def __init__(self, folder: Path, schema: pa.Schema, *, shard_bytes: int = SHARD_BYTES):
         folder.mkdir()
         self.folder = folder
+        self.shard_bytes = shard_bytes
         info = json.dumps({"info": {"features": features(schema)}})
         self.schema = schema.with_metadata({"huggingface": info})
-        self._file = "data-00000-of-00001.arrow"
-        self._sink = pa.OSFile(str(folder / self._file), "wb")
-        self._stream = pa.ipc.new_stream(self._sink, self.schema)
+        self._shards: list[Path] = []
+        self._written = 0
+        self._sink: Any = None
+        self._stream: Any = None
+        self._syncing = ThreadPoolExecutor(1, "sync")
+        self._synced: list[Future] = []
 
     def write(self, batch: pa.RecordBatch) -> None:
+        if self._stream is None or self._written >= self.shard_bytes:
+            self._finish_shard()
+            self._start_shard()
         self._stream.write_batch(batch.cast(self.schema))
+        self._written += batch.nbytes
 
-    def close(self) -> None:
-        """Close the data file, also when its end cannot be written."""
+    def _start_shard(self) -> None:
+        path = self.folder / f"data-{len(self._shards):05d}.arrow"
+        self._shards.append(path)
+        self._sink, self._written = pa.OSFile(str(path), "wb"), 0
+        self._stream = pa.ipc.new_stream(self._sink, self.schema)
+
+    def _finish_shard(self) -> None:
+        if self._stream is None:
+            return
         try:
             self._stream.close()
         finally:
             self._sink.close()
+            self._stream = None
+        self._synced.append(self._syncing.submit(_sync_file, self._shards[-1]))
+
+    def close(self) -> None:
+        """Close the last file, also when its end cannot be written; the names say how many there are."""
+        try:
+            if not self._shards:
+                self._start_shard()
+            self._finish_shard()
+        finally:
+            self._syncing.shutdown()
+        for done in self._synced:
+            done.result()
+        n = len(self._shards)
+        self._shards = [p.rename(p.with_name(f"data-{i:05d}-of-{n:05d}.arrow")) for i, p in enumerate(self._shards)]
 
     def describe(self, fingerprint: str) -> None:
         """Write the two json files that make the folder a dataset."""
         info = {"citation": "", "description": "", "features": features(self.schema), "homepage": "", "license": ""}
         state = {
-            "_data_files": [{"filename": self._file}],
+            "_data_files": [{"filename": p.name} for p in self._shards],
             "_fingerprint": fingerprint[:16],
             "_format_columns": None,
             "_format_kwargs": {},
@@ -69,6 +102,11 @@ class DatasetWriter:
         }
         for name, value in (("dataset_info.json", info), ("state.json", state)):
             (self.folder / name).write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as f:
+        os.fsync(f.fileno())
 
 
 def read_dataset(folder: str | os.PathLike) -> pa.Table:

@@ -12,7 +12,10 @@ FORMAT = "rankcell-tokens-1"
 
 @dataclasses.dataclass(frozen=True)
 class TokenSpec:
-    """Vocabulary (name and content hash), frame and longest row of a TokenSet, and where the rows come from."""
+    """Vocabulary (name and content hash), frame and longest row of a TokenSet, and where the rows come from.
+
+    `categories`: cell columns that were categories -> {"categories": names in order, "ordered"}; the rows hold their names.
+    """
 
     vocabulary: str
     vocabulary_hash: str
@@ -20,12 +23,21 @@ class TokenSpec:
     max_len: int
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     version: str = ""
+    categories: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, vocab: Vocabulary, *, frame: Frame, max_len: int, source: Mapping[str, Any] | None = None) -> "TokenSpec":
+    def of(
+        cls,
+        vocab: Vocabulary,
+        *,
+        frame: Frame,
+        max_len: int,
+        source: Mapping[str, Any] | None = None,
+        categories: Mapping[str, Any] | None = None,
+    ) -> "TokenSpec":
         from rankcell import __version__
 
-        return cls(vocab.name, vocab.hash, frame, max_len, dict(source or {}), __version__)
+        return cls(vocab.name, vocab.hash, frame, max_len, dict(source or {}), __version__, dict(categories or {}))
 
     def to_json(self) -> dict[str, Any]:
         head = {"format": FORMAT, "vocabulary": self.vocabulary, "vocabulary_hash": self.vocabulary_hash}
@@ -33,6 +45,7 @@ class TokenSpec:
             "frame": self.frame.to_json(),
             "max_len": self.max_len,
             "source": dict(self.source),
+            "categories": dict(self.categories),
             "version": self.version,
         }
 
@@ -48,6 +61,7 @@ class TokenSpec:
                 int(value["max_len"]),
                 value.get("source", {}),
                 value.get("version", ""),
+                value.get("categories", {}),
             )
         except (KeyError, TypeError, ValueError) as e:
             raise TokensError(f"rankcell.json cannot be read ({type(e).__name__}: {e})") from e

@@ -19,7 +19,7 @@ from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Frame, Vocabulary
 
 SPEC_FILE = "rankcell.json"
-_OWN = ("input_ids", "length", "cell_id")
+OWN_COLUMNS = ("input_ids", "length", "counts", "input_ids_uncropped", "length_uncropped", "cell_id")
 
 
 class TokenSet:
@@ -46,7 +46,7 @@ class TokenSet:
 
     @property
     def obs_columns(self) -> list[str]:
-        return [c for c in self.table.column_names if c not in _OWN]
+        return [c for c in self.table.column_names if c not in OWN_COLUMNS]
 
     @functools.cached_property
     def cell_ids(self) -> list[str]:
@@ -63,6 +63,16 @@ class TokenSet:
                 f"tokenize again with --obs {column}"
             )
         return self.table[column].to_numpy()
+
+    def obs_df(self) -> Any:
+        """All annotations as a pandas DataFrame with the cell ids as its index; what were categories are so again."""
+        import pandas as pd
+
+        frame = self.table.select(self.obs_columns).to_pandas().set_index(pd.Index(self.cell_ids, name="cell_id"))
+        for name, kind in self.spec.categories.items():
+            if name in frame:
+                frame[name] = pd.Categorical(frame[name], categories=kind["categories"], ordered=kind["ordered"])
+        return frame
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -205,12 +215,12 @@ def make_batch(values: np.ndarray, lengths: np.ndarray, cell_ids: Sequence[str],
         "length": pa.array(lengths, pa.int64()),
         "cell_id": pa.array(cell_ids, pa.string()),
     }
-    return pa.RecordBatch.from_pydict(columns | {name: obs_array(v) for name, v in obs.items()})
+    return pa.RecordBatch.from_pydict(columns | {name: plain_obs(v) for name, v in obs.items()})
 
 
-def obs_array(values: Any) -> pa.Array:
-    """Annotations as plain arrow values: categories as their strings, numbers and booleans as they are, NaN as null."""
-    array = pa.array(values, from_pandas=True)
+def plain_obs(values: Any) -> pa.Array:
+    """Annotations as plain arrow values: categories as their names, numbers and booleans as they are, NaN as null."""
+    array = values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if pa.types.is_dictionary(array.type):
@@ -223,7 +233,7 @@ def obs_array(values: Any) -> pa.Array:
 @contextlib.contextmanager
 def dataset_folder(folder: str | os.PathLike, schema: pa.Schema, *, force: bool = False) -> Iterator[DatasetWriter]:
     """A DatasetWriter on a temporary folder that becomes `folder` when all went well. Set its `spec` before leaving."""
-    with atomic_path(folder, force=force, marker=SPEC_FILE) as part:
+    with atomic_path(folder, force=force, marker=SPEC_FILE, exclusive=True) as part:
         sink = DatasetWriter(part, schema)
         try:
             yield sink

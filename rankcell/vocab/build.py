@@ -1,16 +1,72 @@
 """A vocabulary from counts: exact non-zero medians of normalised expression, one per gene."""
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from rankcell.errors import VocabularyError
+from rankcell.vocab.medians import Values, exact_medians
 from rankcell.vocab.vocabulary import SPECIALS, Vocabulary, ensembl_id
+
+TARGET_SUM = 10_000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneColumns:
+    """Which gene each column of a matrix is.
+
+    keys, symbols
+        Each gene once, in the order in which it first comes: its id (or name), and its symbol or "".
+    slot_of_column
+        int32, one per column: index into `keys`.
+    """
+
+    keys: tuple[str, ...]
+    symbols: tuple[str, ...]
+    slot_of_column: np.ndarray
+
+    @classmethod
+    def of(cls, genes: Iterable[str], *, ids: Mapping[str, str] | None = None, symbols: Iterable[str] | None = None) -> "GeneColumns":
+        """Genes by the Ensembl id that `ids` gives, else their own without its version, else their name, else their symbol."""
+        ids = ids or {}
+        columns = [str(g) for g in genes]
+        names = columns if symbols is None else [str(s) for s in symbols]
+        keys = [ids.get(c) or ensembl_id(c) or c or n for c, n in zip(columns, names, strict=True)]
+        first_name: dict[str, str] = {}
+        for name, key in zip(names, keys, strict=True):
+            first_name.setdefault(key, name)
+        slot_of_key = {k: i for i, k in enumerate(first_name)}
+        return cls(
+            keys=tuple(first_name),
+            symbols=tuple("" if ensembl_id(n) else n for n in first_name.values()),
+            slot_of_column=np.array([slot_of_key[k] for k in keys], np.int32),
+        )
+
+    def inside(self, whole: "GeneColumns") -> "GeneColumns":
+        """The same columns, with the slots of `whole`, whose genes they are among."""
+        place = {k: i for i, k in enumerate(whole.keys)}
+        slots = np.array([place[k] for k in self.keys], np.int32)
+        return GeneColumns(whole.keys, whole.symbols, slots[self.slot_of_column])
+
+
+def union_of(parts: Sequence[GeneColumns]) -> GeneColumns:
+    """The genes of all parts: in the order of the parts where that is one and the same, else by id, whatever the order of the parts.
+
+    A gene's symbol is the first in the alphabet where the parts give several.
+    """
+    symbol_of: dict[str, str] = {}
+    for part in parts:
+        for key, symbol in zip(part.keys, part.symbols, strict=True):
+            other = symbol_of.get(key, "")
+            symbol_of[key] = min(symbol, other) if symbol and other else symbol or other
+    keys = parts[0].keys if len({part.keys for part in parts}) == 1 else tuple(sorted(symbol_of))
+    return GeneColumns(keys, tuple(symbol_of[k] for k in keys), np.arange(len(keys), dtype=np.int32))
 
 
 def build_vocabulary(
-    blocks: Iterable[Any],
+    blocks: Callable[[], Iterable[Any]] | Iterable[Any],
     genes: Iterable[str],
     *,
     name: str,
@@ -19,62 +75,99 @@ def build_vocabulary(
     special: Iterable[str] = SPECIALS,
     species: str = "",
     max_len: int = 4096,
-    target_sum: float = 10_000.0,
+    target_sum: float = TARGET_SUM,
+    min_cells: int = 1,
     provenance: Mapping[str, Any] | None = None,
 ) -> Vocabulary:
     """Make a Vocabulary from the cells of `blocks` (rankcell.counts.CountBlock, all with the columns `genes`).
 
     A gene's median is taken over the cells that show it, of count / n_counts * target_sum in float64, where n_counts
-    is the cell's total over all its columns (obs `n_counts` where there is one). Genes that no cell shows are left
-    out. With `ids` (symbol -> Ensembl id) a column is known by its Ensembl id and keeps its name as the symbol; columns
-    of one id are summed. `symbols`: one per column, where `genes` are ids (versions dropped; a symbol stands in for a
-    missing id). Tokens follow the special ones in column order. Memory: 8 bytes per stored count.
+    is the cell's total over all its columns (obs `n_counts` where there is one). Genes that fewer than `min_cells` cells
+    show are left out. With `ids` (symbol -> Ensembl id) a column is known by its Ensembl id and keeps its name as the
+    symbol; columns of one id are summed. `symbols`: one per column, where `genes` are ids (versions dropped; a symbol
+    stands in for a missing id). Tokens follow the special ones in column order.
+
+    `blocks` is a function that gives the blocks anew each time it is called, once per pass: then memory does not grow with
+    the number of cells (rankcell.vocab.medians says what is needed). Blocks themselves, or a generator of them, are
+    taken too and held in memory.
     """
-    ids = ids or {}
-    columns = [str(g) for g in genes]
-    names = columns if symbols is None else [str(s) for s in symbols]
-    keys = [ids.get(c) or ensembl_id(c) or c or n for c, n in zip(columns, names, strict=True)]
-    order = list(dict.fromkeys(keys))
-    slot_of_key = {k: i for i, k in enumerate(order)}
-    slot = np.array([slot_of_key[k] for k in keys], np.int64)
-    slots, values = _values(blocks, slot, len(order), target_sum)
-    sort = np.argsort(slots, kind="stable")
-    slots, values = slots[sort], values[sort]
-    seen, start = np.unique(slots, return_index=True)
-    if not len(seen):
-        raise VocabularyError("no gene has a count: a vocabulary cannot be built from empty cells")
-    medians = [float(np.median(v)) for v in np.split(values, start[1:])]
-    first_name = {}
-    for gene_name, key in zip(names, keys, strict=True):
-        first_name.setdefault(key, gene_name)
-    special = list(special)
-    kept = [order[s] for s in seen]
-    return Vocabulary(
+    columns = GeneColumns.of(genes, ids=ids, symbols=symbols)
+    if callable(blocks):
+        again = blocks
+    else:
+        held = list(blocks)
+
+        def again() -> Iterable[Any]:
+            return held
+
+    return vocabulary_of_values(
+        lambda: normalised(again(), columns, target_sum),
+        columns,
         name=name,
+        special=special,
         species=species,
-        genes=tuple(kept),
-        symbols=tuple(first_name[k] if not ensembl_id(first_name[k]) else "" for k in kept),
-        tokens=np.arange(len(kept)) + len(special),
-        medians=medians,
-        special={t: i for i, t in enumerate(special)},
         max_len=max_len,
         target_sum=target_sum,
-        provenance=dict(provenance or {}) | {"n_genes_detected": len(kept), "n_columns": len(columns)},
+        min_cells=min_cells,
+        provenance=dict(provenance or {}) | {"n_columns": len(columns.slot_of_column)},
     )
 
 
-def _values(blocks: Iterable[Any], slot: np.ndarray, n_slots: int, target_sum: float) -> tuple[np.ndarray, np.ndarray]:
-    """Every non-zero normalised value with its gene slot, columns of one slot summed within a cell."""
-    all_slots, all_values = [], []
+def vocabulary_of_values(
+    values: Values,
+    columns: GeneColumns,
+    *,
+    name: str,
+    special: Iterable[str] = SPECIALS,
+    species: str = "",
+    max_len: int = 4096,
+    target_sum: float = TARGET_SUM,
+    min_cells: int = 1,
+    provenance: Mapping[str, Any] | None = None,
+) -> Vocabulary:
+    """The same from normalised values: `values()` gives pairs of slots of `columns.keys` and values above zero, at every call."""
+    found = exact_medians(values, len(columns.keys), likely=(target_sum / 2**18, target_sum * 2))
+    kept = np.flatnonzero(found.n >= max(1, min_cells))
+    if not len(kept):
+        if not found.n.any():
+            raise VocabularyError("no gene has a count: a vocabulary cannot be built from empty cells")
+        raise VocabularyError(f"no gene is shown by {min_cells:,} cells; the most frequent one by {found.n.max():,}: lower --min-cells")
+    special = list(special)
+    facts = dict(provenance or {})
+    n_columns = facts.pop("n_columns", len(columns.keys))
+    facts |= {"n_genes_detected": int((found.n > 0).sum()), "n_columns": n_columns}
+    facts |= {"min_cells": min_cells} if min_cells > 1 else {}
+    facts |= {"passes": found.passes} if found.passes > 1 else {}
+    return Vocabulary(
+        name=name,
+        species=species,
+        genes=tuple(columns.keys[s] for s in kept),
+        symbols=tuple(columns.symbols[s] for s in kept),
+        tokens=np.arange(len(kept)) + len(special),
+        medians=found.median[kept],
+        special={t: i for i, t in enumerate(special)},
+        max_len=max_len,
+        target_sum=target_sum,
+        provenance=facts,
+    )
+
+
+def normalised(blocks: Iterable[Any], columns: GeneColumns, target_sum: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(slots, values) of each block: every value above zero, columns of one slot summed within a cell."""
+    from rankcell.vocab.kernel import normalise
+
     for block in blocks:
-        n_rows = len(block.indptr) - 1
-        row = np.repeat(np.arange(n_rows), np.diff(block.indptr))
-        key = row * n_slots + slot[block.indices]
-        unique, where = np.unique(key, return_inverse=True)
-        total = np.bincount(where, weights=block.data.astype(np.float64), minlength=len(unique))
-        unique, total = unique[total > 0], total[total > 0]
-        all_slots.append(unique % n_slots)
-        all_values.append(total / block.n_counts.astype(np.float64)[unique // n_slots] * target_sum)
-    if not all_slots:
-        return np.empty(0, np.int64), np.empty(0)
-    return np.concatenate(all_slots), np.concatenate(all_values)
+        slots = np.empty(len(block.data), np.int32)
+        values = np.empty(len(block.data), np.float64)
+        n = normalise(
+            block.indptr.astype(np.int64, copy=False),
+            block.indices.astype(np.int32, copy=False),
+            block.data.astype(np.float64, copy=False),
+            block.n_counts.astype(np.float64, copy=False),
+            columns.slot_of_column,
+            len(columns.keys),
+            float(target_sum),
+            slots,
+            values,
+        )
+        yield slots[:n], values[:n]

@@ -1,4 +1,4 @@
-"""Vocabularies by name: those that ship with the package, and folders."""
+"""Vocabularies by name: those that ship with the package, those that can be fetched, and folders."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ from rankcell.errors import VocabularyError
 from rankcell.vocab.vocabulary import Vocabulary
 
 DEMO = "pbmc68k"
+_RECIPE = ".recipe.json"
 
 
 def dictionaries() -> Path:
@@ -35,6 +36,11 @@ def shipped_vocabularies() -> dict[str, Path]:
     return {p.parent.name: p.parent for p in folders}
 
 
+def known_recipes() -> dict[str, Path]:
+    """Name -> recipe file of every vocabulary that `rankcell vocab fetch` can get."""
+    return {p.name.removesuffix(_RECIPE): p for p in sorted(dictionaries().glob(f"*{_RECIPE}"))}
+
+
 def find_vocabulary(vocab: "str | os.PathLike | Vocabulary") -> Vocabulary:
     """A Vocabulary as it is, a folder, or the name of a shipped one (`demo` is `pbmc68k`)."""
     if isinstance(vocab, Vocabulary):
@@ -43,6 +49,14 @@ def find_vocabulary(vocab: "str | os.PathLike | Vocabulary") -> Vocabulary:
     name = DEMO if str(vocab) == "demo" else str(vocab)
     if name in shipped and not (Path(vocab) / "vocabulary.json").exists():
         return Vocabulary.load(shipped[name])
+    if name in known_recipes() and not Path(vocab).is_dir():
+        raise VocabularyError(f"vocabulary '{name}' is not fetched yet: run 'rankcell vocab fetch {name}', then name its folder")
     if not Path(vocab).is_dir():
         raise VocabularyError(f"no vocabulary '{vocab}': give a vocabulary folder or one of {', '.join(['demo', *shipped])}")
     return Vocabulary.load(vocab)
+
+
+def find_by_hash(content_hash: str) -> Vocabulary | None:
+    """The shipped vocabulary with this content hash, or None."""
+    shipped = (Vocabulary.load(folder) for folder in shipped_vocabularies().values())
+    return next((vocab for vocab in shipped if vocab.hash == content_hash), None)

@@ -1,117 +1,83 @@
-"""Geneformer's dictionary pickles -> Vocabulary, read by an unpickler that cannot run code.
+"""Geneformer's dictionary pickles -> Vocabulary. Nothing of a pickle runs: see rankcell.vocab.plain_pickle.
 
-Only plain containers, strings, numbers and numpy scalars come through; every other global is refused before it is
-looked up, so nothing of the pickle runs. Source of the layout: Geneformer's tokenizer (gene -> id, gene -> median,
-any id -> Ensembl id, symbol -> Ensembl id).
+Source of the layout: Geneformer's tokenizer (gene -> id, gene -> median, any id -> Ensembl id, symbol -> Ensembl id).
 """
 
-import contextlib
 import hashlib
-import io
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rankcell.errors import VocabularyError
+from rankcell.vocab.plain_pickle import LARGEST, RefusedError, read_plain_dict, short
 from rankcell.vocab.vocabulary import CLS, PAD, SPECIALS, Vocabulary
 
-_LARGEST = 256 * 2**20
-_SCALARS = {
-    "bool",
-    "bool_",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "float16",
-    "float32",
-    "float64",
-    "str_",
+_BELONGS = {
+    "token": "a gene and a whole number",
+    "median": "a gene and a number",
+    "mapping": "a name and a gene id",
+    "symbol": "a symbol and a gene id",
 }
 
 
-def _scalar(dtype: Any, raw: Any = None) -> Any:
-    """A numpy scalar from its dtype and bytes, as numpy's own reducer would make it, for numbers and strings only."""
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "biufU" or not isinstance(raw, bytes):
-        raise pickle.UnpicklingError("a numpy scalar that is not a number or a string")
-    return np.frombuffer(raw, dtype)[0]
-
-
-def _encode(text: Any, codec: Any = "latin1") -> bytes:
-    """Stands in for _codecs.encode, by which old pickle protocols spell the bytes of a scalar."""
-    if not isinstance(text, str) or codec != "latin1":
-        raise pickle.UnpicklingError(f"bytes in the codec {codec!r}")
-    return text.encode(codec)
-
-
-class _Dtype:
-    """Stands in for numpy.dtype: makes only dtypes of numbers and strings."""
-
-    def __new__(cls, code: Any = "f8", *_: Any) -> Any:
-        if not isinstance(code, str) or code.lstrip("<>=|")[:1] not in set("biufU?"):
-            raise pickle.UnpicklingError(f"a numpy dtype {code!r}")
-        return np.dtype(code)
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "scalar":
-            return _scalar
-        if module == "numpy" and name == "dtype":
-            return _Dtype
-        if (module, name) == ("_codecs", "encode"):
-            return _encode
-        if module == "numpy" and name in _SCALARS:
-            return getattr(np, name)
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to something outside itself")
-
-
-def read_plain_pickle(path: str | os.PathLike) -> Any:
-    """The content of a pickle of plain values. VocabularyError when it holds anything else; none of it runs."""
+def read_plain_pickle(path: str | os.PathLike) -> dict[Any, Any]:
+    """The dictionary of plain values in a pickle. VocabularyError when it holds anything else; none of it runs."""
     path = Path(path)
+    if path.is_dir():
+        raise VocabularyError(f"{path} is a folder, not a dictionary pickle")
     if not path.is_file():
         raise VocabularyError(f"no file {path}")
-    if path.stat().st_size > _LARGEST:
-        raise VocabularyError(f"{path} has {path.stat().st_size:,} bytes; a gene dictionary has at most {_LARGEST:,}")
-    raw = path.read_bytes()
+    try:
+        if path.stat().st_size > LARGEST:
+            raise VocabularyError(f"{path} has {path.stat().st_size:,} bytes; a gene dictionary has at most {LARGEST:,}")
+        raw = path.read_bytes()
+    except OSError as e:
+        raise VocabularyError(f"{path} cannot be read: {e.strerror}") from e
     if raw.startswith(b"version https://git-lfs"):
         raise VocabularyError(f"{path} is a git-lfs pointer, not the dictionary: run 'git lfs pull' where it came from")
     try:
-        return _PlainUnpickler(io.BytesIO(raw)).load()
-    except pickle.UnpicklingError as e:
-        raise VocabularyError(f"{path} was refused and nothing of it was run: {e}, and only plain values are read") from None
-    except RecursionError:
-        raise VocabularyError(f"{path} was refused: it is nested too deeply") from None
-    except Exception as e:
-        raise VocabularyError(f"{path} is not a readable pickle ({type(e).__name__}: {e})") from None
+        return read_plain_dict(raw)
+    except RefusedError as e:
+        raise VocabularyError(
+            f"{path} was refused and nothing of it was run: {e}; only a dict of plain strings and numbers is read"
+        ) from None
+    except (ValueError, OverflowError) as e:
+        raise VocabularyError(f"{path} is not a readable pickle ({' '.join(str(e).split())[:200]})") from None
 
 
-def _dictionary(path: str | os.PathLike, role: str, value_type: type) -> dict[str, Any]:
+def _dictionary(path: str | os.PathLike, role: str) -> dict[str, Any]:
+    """The entries of one dictionary, each of the type that its role asks for."""
     content = read_plain_pickle(path)
-    if not isinstance(content, dict) or not content:
-        raise VocabularyError(f"{path} holds a {type(content).__name__}; the {role} dictionary is a dict")
+    if not content:
+        raise VocabularyError(f"{path} holds an empty dict; the {role} dictionary has entries")
     out = {}
     for key, value in content.items():
-        good = isinstance(key, str)
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            out[key] = value_type(value)
-            good = good and (value_type is not int or out[key] == value)
-        if not good or key not in out:
-            raise VocabularyError(f"{path}: entry {key!r}: {value!r} does not belong in a {role} dictionary")
+        if role in ("mapping", "symbol") and (_is_missing(key) or _is_missing(value)):
+            continue
+        if not isinstance(key, str) or not _fits(value, role):
+            raise VocabularyError(
+                f"{path}: entry {short(key)}: {short(value)} does not belong in a {role} dictionary, which holds {_BELONGS[role]} an entry"
+            )
+        out[key] = int(value) if role == "token" else float(value) if role == "median" else value
     return out
+
+
+def _fits(value: Any, role: str) -> bool:
+    if role in ("mapping", "symbol"):
+        return isinstance(value, str)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):  # True would pass for token 1
+        return False
+    return role == "median" or (isinstance(value, int) or value.is_integer())
+
+
+def _plainly(name: str) -> str:
+    """A name for a message, as it is where that is possible."""
+    return name if name.isprintable() and len(name) <= 40 else short(name)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value
 
 
 def import_geneformer(
@@ -135,20 +101,20 @@ def import_geneformer(
 
     Raises VocabularyError when a file is not what it should be, or genes with a token have no median.
     """
-    token_of = _dictionary(tokens, "token", int)
-    median_of = _dictionary(medians, "median", float)
+    token_of = _dictionary(tokens, "token")
+    median_of = _dictionary(medians, "median")
     special = {k: v for k, v in token_of.items() if k.startswith("<") and k.endswith(">")}
     if PAD not in special:
         raise VocabularyError(f"{tokens} has no <pad> entry: it is not a token dictionary")
     odd = sorted(set(special) - set(SPECIALS))
     if odd:
-        raise VocabularyError(f"{tokens} has special tokens that are not known here: {', '.join(odd[:3])}")
+        raise VocabularyError(f"{tokens} has special tokens that are not known here: {', '.join(map(_plainly, odd[:3]))}")
     genes = sorted((g for g in token_of if g not in special), key=token_of.__getitem__)
     lacking = [g for g in genes if g not in median_of]
     if lacking:
-        raise VocabularyError(f"{len(lacking):,} of {len(genes):,} genes have no median in {medians} (such as {lacking[0]})")
-    called = _symbol_of(_dictionary(symbols, "symbol", str), genes) if symbols else {}
-    aliases = _aliases(_dictionary(mapping, "mapping", str), set(genes)) if mapping else {}
+        raise VocabularyError(f"{len(lacking):,} of {len(genes):,} genes have no median in {medians} (such as {_plainly(lacking[0])})")
+    called = _symbol_of(_dictionary(symbols, "symbol"), genes) if symbols else {}
+    aliases = _aliases(_dictionary(mapping, "mapping"), set(genes)) if mapping else {}
     files = {"tokens": tokens, "medians": medians, "mapping": mapping, "symbols": symbols}
     return Vocabulary(
         name=name or Path(tokens).stem,

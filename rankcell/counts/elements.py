@@ -1,0 +1,102 @@
+"""Columns of obs and var as anndata stores them, in HDF5 and zarr alike, read without anndata where that is simple.
+
+Loading anndata takes longer than tokenizing some thousand cells. What is read here are arrays, strings, categories and
+nullable columns; anything else is given to anndata.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rankcell.errors import InputError
+
+
+def column(group: Any, name: str, *, where: str) -> pa.Array:
+    """One column; categories as a dictionary array, missing values as nulls. InputError when it cannot be read."""
+    try:
+        return _read(group[name], group)
+    except Exception as e:  # anndata's error for an unknown encoding has no public name
+        text = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        raise InputError(f"{where}: {getattr(group, 'name', '')}/{name} is not readable ({text})") from e
+
+
+def strings(node: Any) -> pa.StringArray:
+    """A stored list of strings (numbers as their text)."""
+    return _plain(node).cast(pa.string())
+
+
+def _read(node: Any, group: Any) -> pa.Array:
+    encoding = str(node.attrs.get("encoding-type", ""))
+    if hasattr(node, "shape"):
+        if "categories" in node.attrs:  # anndata before 0.8
+            names = strings(group[_text_or_ref(node.attrs["categories"], group)])
+            return _dictionary(np.asarray(node[:]), names, ordered=False)
+        return _plain(node)
+    if encoding == "categorical":
+        return _dictionary(np.asarray(node["codes"][:]), _plain(node["categories"]), ordered=bool(node.attrs.get("ordered", False)))
+    if encoding.startswith("nullable"):
+        values = _plain(node["values"])
+        missing = np.asarray(node["mask"][:]).astype(bool)
+        return pa.array(values.to_numpy(zero_copy_only=False), type=values.type, mask=missing, from_pandas=False)
+    return _by_anndata(node)
+
+
+def _text_or_ref(value: Any, group: Any) -> Any:
+    return value if isinstance(value, str) else group.file[value].name
+
+
+def _dictionary(codes: np.ndarray, names: pa.Array, *, ordered: bool) -> pa.Array:
+    where = pa.array(codes.astype(np.int32), mask=codes < 0)
+    return pa.DictionaryArray.from_arrays(where, names, ordered=ordered)
+
+
+def _plain(node: Any) -> pa.Array:
+    """An array of numbers, truth values or strings."""
+    if node.ndim != 1:
+        raise InputError(f"it has {node.ndim} dimensions, not 1")
+    if hasattr(node, "asstr") and node.dtype.kind in "OS":  # h5py: strings of variable or fixed length
+        return pa.array(node.asstr()[:], pa.string())
+    values = np.asarray(node[:])
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8")
+    if values.dtype.kind in "OUT":
+        return pa.array([v if v is None or isinstance(v, str) else _decode(v) for v in values.tolist()], pa.string())
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"it holds {values.dtype}")
+    return pa.array(values, from_pandas=values.dtype.kind == "f")
+
+
+def _decode(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _by_anndata(node: Any) -> pa.Array:
+    import pandas as pd
+    from anndata.io import read_elem
+
+    values = read_elem(node)
+    return pa.array(pd.Series(values) if not isinstance(values, (pd.Series, pd.Categorical)) else values, from_pandas=True)
+
+
+def column_names(group: Any) -> list[str]:
+    """The columns of a stored data frame, in its order, without the index."""
+    order = group.attrs.get("column-order")
+    names = [_decode(n) if isinstance(n, bytes) else str(n) for n in order] if order is not None else list(group)
+    return [n for n in names if n in group and n not in (_index_key(group), "__categories")]
+
+
+def index_name(group: Any) -> str:
+    key = _index_key(group)
+    return "index" if key == "_index" else key
+
+
+def index(group: Any, *, where: str) -> pa.StringArray:
+    """The index of a stored data frame, as text."""
+    return column(group, _index_key(group), where=where).cast(pa.string())
+
+
+def _index_key(group: Any) -> str:
+    return str(group.attrs.get("_index", "_index" if "_index" in group else "index"))

@@ -1,0 +1,82 @@
+"""Compiled loops over entries: are they counts, their sums, dense blocks to rows, entries to the rows they belong to."""
+
+import numpy as np
+
+from rankcell.counts.compiled import compiled
+
+
+@compiled
+def all_counts(data):
+    """Whether every entry is a whole number from zero up and below infinity."""
+    odd = False
+    for i in range(len(data)):
+        x = data[i]
+        odd |= not ((x >= 0) & (np.floor(x) == x) & (x < np.inf))
+    return not odd
+
+
+@compiled
+def sum_rows(indptr, data, total):
+    """total[i]: the entries of row i summed in float64, in their order."""
+    for i in range(len(total)):
+        at = 0.0
+        for k in range(indptr[i], indptr[i + 1]):
+            at += np.float64(data[k])
+        total[i] = at
+
+
+@compiled
+def count_rows(x, indptr):
+    """indptr of the non-zero entries of a block of cells x genes."""
+    for i in range(x.shape[0]):
+        n = 0
+        for j in range(x.shape[1]):
+            n += x[i, j] != 0
+        indptr[i + 1] = indptr[i] + n
+
+
+@compiled
+def fill_rows(x, indptr, indices, data):
+    for i in range(x.shape[0]):
+        k = indptr[i]
+        for j in range(x.shape[1]):
+            if x[i, j] != 0:
+                indices[k] = j
+                data[k] = x[i, j]
+                k += 1
+
+
+@compiled
+def count_columns(x, n):
+    """n[i + 1]: the non-zero entries of column i of a block of genes x cells."""
+    for g in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            n[i + 1] += x[g, i] != 0
+
+
+@compiled
+def fill_columns(x, at, indices, data):
+    """The entries of each column from at[i] on, genes rising."""
+    for g in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            if x[g, i] != 0:
+                indices[at[i]] = g
+                data[at[i]] = x[g, i]
+                at[i] += 1
+
+
+@compiled
+def place(rows, columns, values, at, indices, data):
+    """Entries to their rows, in the order in which they come; at[i]: where the next one of row i goes."""
+    for k in range(len(rows)):
+        i = at[rows[k]]
+        indices[i] = columns[k]
+        data[i] = values[k]
+        at[rows[k]] = i + 1
+
+
+@compiled
+def add_ones(rows, n):
+    """n[r] += 1 for every entry's row."""
+    for k in range(len(rows)):
+        n[rows[k]] += 1

@@ -1,0 +1,172 @@
+"""Matrix: cells x genes, read in ranges of rows from any thread, whatever the storage."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from rankcell.errors import InputError
+
+ENTRIES_PER_BLOCK = 1_000_000
+ROWS_PER_BLOCK = 1_000
+DENSE_PER_BLOCK = 4_000_000
+_HEAD = 100_000
+
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class Vector(Protocol):
+    """A one-dimensional array that may lie in a file."""
+
+    dtype: np.dtype
+
+    def __len__(self) -> int: ...
+    def read(self, a: int, b: int) -> np.ndarray: ...
+
+
+class Matrix:
+    """A matrix of cells x genes. A storage gives `ranges`, `rows` and `head`."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    def ranges(self, rows_per_block: int | None = None) -> list[tuple[int, int]]:
+        """Consecutive row ranges; the default ones hold about ENTRIES_PER_BLOCK entries and at most ROWS_PER_BLOCK rows."""
+        raise NotImplementedError
+
+    def rows(self, a: int, b: int) -> Rows:
+        """(indptr int64 from 0, indices int32, data) of the rows `a` to `b`, which lie within one of the ranges."""
+        raise NotImplementedError
+
+    def head(self) -> np.ndarray:
+        """Some stored entries from the start, to see what kind of values they are."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of files."""
+
+
+class ArrayVector:
+    """A numpy array, or a zarr array, as a Vector."""
+
+    def __init__(self, array: Any):
+        self._array = array
+        self.dtype = np.dtype(array.dtype)
+
+    def __len__(self) -> int:
+        return int(self._array.shape[0])
+
+    def read(self, a: int, b: int) -> np.ndarray:
+        return np.asarray(self._array[a:b])
+
+
+class CsrMatrix(Matrix):
+    """Compressed sparse rows."""
+
+    def __init__(self, indptr: np.ndarray, indices: Vector, data: Vector, n_genes: int):
+        self.shape = (len(indptr) - 1, n_genes)
+        self.dtype = data.dtype
+        self.indptr = check_pointers(indptr, min(len(indices), len(data)))
+        self._indices, self._data = indices, data
+
+    def ranges(self, rows_per_block: int | None = None) -> list[tuple[int, int]]:
+        return row_groups(self.indptr, rows_per_block)
+
+    def rows(self, a: int, b: int) -> Rows:
+        lo, hi = int(self.indptr[a]), int(self.indptr[b])
+        indices = check_indices(self._indices.read(lo, hi), self.shape[1], "column")
+        return self.indptr[a : b + 1] - lo, indices, self._data.read(lo, hi)
+
+    def head(self) -> np.ndarray:
+        return self._data.read(0, min(_HEAD, len(self._data)))
+
+
+class DenseMatrix(Matrix):
+    """A two-dimensional array, of cells x genes or (`transposed`) genes x cells, sliced a block of cells at a time."""
+
+    def __init__(self, array: Any, *, transposed: bool = False, step: int = 1):
+        """`step`: the number of cells that the storage keeps together."""
+        self._array, self._transposed, self._step = array, transposed, step
+        self.shape = tuple(int(n) for n in (array.shape[::-1] if transposed else array.shape))
+        self.dtype = np.dtype(array.dtype)
+
+    def ranges(self, rows_per_block: int | None = None) -> list[tuple[int, int]]:
+        step = rows_per_block
+        if step is None:
+            step = min(ROWS_PER_BLOCK, max(1, DENSE_PER_BLOCK // max(1, self.shape[1])))
+            step = max(1, step // self._step) * self._step
+        n = self.shape[0]
+        return [(a, min(n, a + step)) for a in range(0, n, step)]
+
+    def rows(self, a: int, b: int) -> Rows:
+        return dense_rows(self._array[:, a:b].T if self._transposed else self._array[a:b])
+
+    def head(self) -> np.ndarray:
+        n = max(1, _HEAD // max(1, self.shape[1]))
+        return np.ravel(np.asarray(self._array[:, :n] if self._transposed else self._array[:n]))
+
+
+def dense_rows(x: Any) -> Rows:
+    """(indptr, indices, data) of the non-zero entries of a dense block (NaN counts as non-zero)."""
+    x = np.atleast_2d(np.asarray(x))
+    if x.dtype.kind not in "iuf" or not x.dtype.isnative or x.dtype == np.float16:
+        rows, columns = np.nonzero(x)
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(x)))]).astype(np.int64)
+        return indptr, columns.astype(np.int32), x[rows, columns]
+    if x.flags.f_contiguous and not x.flags.c_contiguous:
+        return gather_columns(x.T)
+    from rankcell.counts.kernels import count_rows, fill_rows
+
+    indptr = np.zeros(len(x) + 1, np.int64)
+    x = np.ascontiguousarray(x)
+    count_rows(x, indptr)
+    indices, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], x.dtype)
+    fill_rows(x, indptr, indices, data)
+    return indptr, indices, data
+
+
+def gather_columns(x: np.ndarray) -> Rows:
+    """The same for a block of genes x cells: the non-zero entries of each of its columns."""
+    from rankcell.counts.kernels import count_columns, fill_columns
+
+    at = np.zeros(x.shape[1] + 1, np.int64)
+    count_columns(x, at)
+    indptr = np.cumsum(at)
+    indices, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], x.dtype)
+    fill_columns(x, indptr[:-1].copy(), indices, data)
+    return indptr, indices, data
+
+
+def check_pointers(indptr: np.ndarray, stored: int) -> np.ndarray:
+    """`indptr` as int64. InputError when it does not describe `stored` entries."""
+    indptr = np.asarray(indptr).astype(np.int64)
+    if not len(indptr) or indptr[0] != 0 or indptr[-1] > stored or np.any(np.diff(indptr) < 0):
+        raise InputError(f"the row pointers do not fit the {stored:,} stored entries")
+    return indptr
+
+
+def check_indices(indices: np.ndarray, n: int, what: str) -> np.ndarray:
+    """`indices` as int32. InputError when one is outside 0 to n - 1."""
+    if indices.dtype.kind not in "iu":
+        raise InputError(f"the {what} numbers are {indices.dtype}, not whole numbers")
+    if len(indices):
+        low, high = indices.min(), indices.max()
+        if low < 0 or high >= n:
+            raise InputError(f"an entry refers to {what} {low if low < 0 else high}; there are {n:,}")
+    return indices.astype(np.int32, copy=False)
+
+
+def row_groups(indptr: np.ndarray, rows_per_block: int | None = None) -> list[tuple[int, int]]:
+    """Consecutive row ranges of `rows_per_block` rows, or of at most ROWS_PER_BLOCK rows and about ENTRIES_PER_BLOCK entries.
+
+    The default ranges end at every multiple of ROWS_PER_BLOCK.
+    """
+    n = len(indptr) - 1
+    if rows_per_block:
+        return [(a, min(n, a + rows_per_block)) for a in range(0, n, rows_per_block)]
+    found, start = [], 0
+    while start < n:
+        stop = int(np.searchsorted(indptr, indptr[start] + ENTRIES_PER_BLOCK, side="right")) - 1
+        stop = min(n, max(stop, start + 1), (start // ROWS_PER_BLOCK + 1) * ROWS_PER_BLOCK)
+        found.append((start, stop))
+        start = stop
+    return found

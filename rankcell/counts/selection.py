@@ -1,0 +1,49 @@
+"""Which cells an expression over their annotations keeps: `cell_type == 'B' and n_genes > 500`."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from rankcell.counts.source import CountSource, some
+from rankcell.errors import CellError
+
+_TRUE = {"1", "1.0", "true", "True", "TRUE"}
+_FALSE = {"0", "0.0", "false", "False", "FALSE", ""}
+
+
+def select_rows(source: CountSource, expression: str) -> np.ndarray:
+    """Truth value per cell of a pandas query over obs; the name of a column by itself stands for its truth (1, True, "1").
+
+    Missing values are not kept. CellError when the expression cannot be evaluated, names no column, or does not give a truth
+    value per cell.
+    """
+    named = [c for c in source.obs_columns if re.search(rf"(?<![\w.]){re.escape(c)}(?!\w)", expression)]
+    if expression.strip().strip("`") in source.obs_columns:
+        return _truth(source, expression.strip().strip("`"))
+    if not named:
+        raise CellError(f'{source.name}: the filter "{expression}" names no cell column; there are {some(source.obs_columns, 12)}')
+    import pandas as pd
+
+    frame = pd.DataFrame({c: source.obs(c).to_pandas() for c in named})
+    try:
+        found: Any = frame.eval(expression, engine="python")
+    except Exception as e:  # pandas and Python raise what they like at an expression
+        raise CellError(
+            f'{source.name}: the filter "{expression}" cannot be evaluated ({type(e).__name__}: {e}); cell columns are '
+            f"{some(source.obs_columns, 12)}; text needs quotes, names with spaces need backticks"
+        ) from e
+    if not isinstance(found, pd.Series) or str(found.dtype) not in ("bool", "boolean", "object") or len(found) != source.n_cells:
+        raise CellError(f'{source.name}: the filter "{expression}" does not say yes or no for each cell')
+    return found.fillna(False).to_numpy(dtype=bool)
+
+
+def _truth(source: CountSource, column: str) -> np.ndarray:
+    """A column of truth values, of 0 and 1, or of their names."""
+    values = ["" if v is None else str(v) for v in source.obs(column).to_pylist()]
+    odd = set(values) - _TRUE - _FALSE
+    if odd:
+        raise CellError(
+            f"{source.name}: cell column '{column}' holds '{sorted(odd)[0]}': a filter by its name alone needs 0 and 1, or True and False"
+        )
+    return np.array([v in _TRUE for v in values])

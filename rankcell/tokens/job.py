@@ -1,0 +1,275 @@
+"""One run of the Tokenizer: its sources, opened one after the other, into record batches of a fixed number of rows."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_genes, open_counts, select_rows
+from rankcell.errors import CellError, SettingsError
+from rankcell.tokens.ranker import RankedRows, Ranker
+from rankcell.tokens.tokenset import OWN_COLUMNS, plain_obs
+from rankcell.vocab import Frame, Vocabulary
+
+ROWS_PER_BATCH = 1_000
+SOURCE = "source"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How counts are read and what is kept of them (see Tokenizer)."""
+
+    obs: tuple[str, ...] = ()
+    layer: str | None = None
+    raw: bool = False
+    gene_column: str | None = None
+    filter: str | None = None
+    keep_counts: bool = False
+    keep_uncropped: bool = False
+    allow_non_counts: bool = False
+    workers: int | None = None
+    rows_per_block: int | None = None
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a row is made with."""
+
+    vocab: Vocabulary
+    frame: Frame
+    max_len: int
+
+
+@dataclass
+class Piece:
+    """Ranked rows of one part, and which of its cells they are."""
+
+    part: "Part"
+    cells: np.ndarray
+    ranked: RankedRows
+
+
+class Part:
+    """One source within a job."""
+
+    def __init__(self, source: CountSource, label: str | None, encoding: Encoding, options: Options):
+        self.source, self.label, self.options = source, label, options
+        self.genes = match_genes(source, encoding.vocab, gene_column=options.gene_column)
+        self.obs = {c: source.require_obs(c) for c in options.obs}
+        self.mask = select_rows(source, options.filter) if options.filter else None
+        self.n_kept = source.n_cells if self.mask is None else int(self.mask.sum())
+        self._rank = Ranker(encoding.vocab, encoding.frame, encoding.max_len, self.genes)
+
+    def facts(self) -> dict[str, Any]:
+        """Where the rows come from, for the TokenSpec."""
+        found = {
+            "name": os.path.basename(self.source.name),
+            "format": self.source.format,
+            "matrix": self.source.matrix,
+            "gene_column": self.genes.column,
+            "genes_known": self.genes.n_known,
+            "genes": self.source.n_genes,
+            "n_counts": "obs n_counts" if "n_counts" in self.source.obs_columns else "row sum",
+            "cell_ids": "given" if self.source.has_cell_ids else "row numbers",
+        }
+        if self.mask is not None:
+            found |= {"filter": self.options.filter, "cells_left_out": self.source.n_cells - self.n_kept}
+        return found
+
+    def pieces(self) -> Iterator[Piece]:
+        """All kept rows in order, ranked by several threads."""
+        o, source = self.options, self.source
+        ranges = source.ranges(o.rows_per_block)
+        if self.mask is not None:
+            ranges = [(a, b) for a, b in ranges if self.mask[a:b].any()]
+
+        def work(at: tuple[int, int]) -> Piece:
+            block = source.block(*at, allow_non_counts=o.allow_non_counts)
+            rows = np.arange(at[1] - at[0]) if self.mask is None else np.flatnonzero(self.mask[slice(*at)])
+            ranked = self._rank(block, rows, keep_counts=o.keep_counts, keep_uncropped=o.keep_uncropped)
+            return Piece(self, rows + at[0], ranked)
+
+        if ranges:
+            self._rank.warm_up(source.dtype, source.totals_dtype)
+        yield from in_order(work, ranges, workers=o.workers)
+
+
+@dataclass
+class Job:
+    """All sources of one run. `schema`, `facts` and `n_cells` are known before a row is ranked."""
+
+    encoding: Encoding
+    options: Options
+    inputs: Inputs
+    schema: pa.Schema = field(init=False)
+    categories: dict[str, dict[str, Any]] = field(init=False)
+    facts: dict[str, Any] = field(init=False)
+    n_cells: int = 0
+    n_kept: int = 0
+    n_empty: int = 0
+    _only: Part | None = None
+
+    @classmethod
+    def of(cls, encoding: Encoding, source: Any, options: Options) -> "Job":
+        """Look at every source, so that whatever is wrong with one is said before work begins."""
+        reserved = [c for c in options.obs if c in (*OWN_COLUMNS, SOURCE)]
+        if reserved:
+            raise SettingsError(f"the cell column '{reserved[0]}' has a name that tokens use themselves: rename it first")
+        job = cls(encoding, options, find_inputs(source))
+        obs, facts = [], []
+        for n in range(len(job.inputs.items)):
+            part = job._open(n)
+            job.n_cells += part.source.n_cells
+            job.n_kept += part.n_kept
+            obs.append(part.obs)
+            facts.append(part.facts())
+            if len(job.inputs.items) == 1:
+                job._only = part
+            else:
+                part.source.close()
+        job.facts = {"files": [{SOURCE: s} | f for s, f in zip(job.inputs.labels, facts, strict=True)]} if job.inputs.several else facts[0]
+        columns, job.categories = _columns(obs, job.inputs)
+        job.schema = pa.schema({**_own_types(options, job.inputs.several), **columns})
+        return job
+
+    def _open(self, n: int) -> Part:
+        o = self.options
+        source = open_counts(self.inputs.items[n], layer=o.layer, raw=o.raw)
+        try:
+            return Part(source, self.inputs.labels[n] if self.inputs.several else None, self.encoding, o)
+        except BaseException:
+            source.close()
+            raise
+
+    def close(self) -> None:
+        if self._only:
+            self._only.source.close()
+
+    def batches(self, progress: Callable[[int, int], None] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows as record batches of ROWS_PER_BATCH rows (the last may have fewer), whatever the blocks were."""
+        waiting: list[Piece] = []
+        n_waiting = done = 0
+        for n in range(len(self.inputs.items)):
+            part = self._only or self._open(n)
+            with part.source:
+                for piece in part.pieces():
+                    self.n_empty += int((piece.ranked.lengths == len(self.encoding.frame)).sum())
+                    waiting.append(piece)
+                    n_waiting += len(piece.cells)
+                    while n_waiting >= ROWS_PER_BATCH:
+                        taken, waiting = _split(waiting, ROWS_PER_BATCH)
+                        n_waiting -= ROWS_PER_BATCH
+                        yield self._batch(taken)
+                        if progress:
+                            progress(done + int(taken[-1].cells[-1]) + 1, self.n_cells)
+                done += part.source.n_cells
+        if waiting:
+            yield self._batch(waiting)
+        if progress:
+            progress(self.n_cells, self.n_cells)
+
+    def _batch(self, pieces: Sequence[Piece]) -> pa.RecordBatch:
+        o = self.options
+        rows = [p.ranked for p in pieces]
+        lengths = _joined([r.lengths for r in rows])
+        columns = {"input_ids": _lists(_joined([r.values for r in rows]), lengths), "length": pa.array(lengths)}
+        if o.keep_counts:
+            columns["counts"] = _lists(_joined([r.counts for r in rows]), lengths)
+        if o.keep_uncropped:
+            n_genes = _joined([r.n_genes for r in rows])
+            columns |= {"input_ids_uncropped": _lists(_joined([r.uncropped for r in rows]), n_genes), "length_uncropped": pa.array(n_genes)}
+        columns["cell_id"] = _concatenated([_cell_ids(p) for p in pieces], pa.string())
+        if self.inputs.several:
+            columns[SOURCE] = pa.array([p.part.label for p in pieces for _ in range(len(p.cells))], pa.string())
+        for name in o.obs:
+            taken = [plain_obs(p.part.obs[name].take(pa.array(p.cells))) for p in pieces]
+            columns[name] = _concatenated(taken, self.schema.field(name).type)
+        return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
+
+
+def _own_types(o: Options, several: bool) -> dict[str, pa.DataType]:
+    ids = pa.list_(pa.int32())
+    return {
+        **{"input_ids": ids, "length": pa.int64()},
+        **({"counts": pa.list_(pa.float32())} if o.keep_counts else {}),
+        **({"input_ids_uncropped": ids, "length_uncropped": pa.int64()} if o.keep_uncropped else {}),
+        **{"cell_id": pa.string()},
+        **({SOURCE: pa.string()} if several else {}),
+    }
+
+
+def _columns(obs: Sequence[dict[str, pa.Array]], inputs: Inputs) -> tuple[dict[str, pa.DataType], dict[str, dict[str, Any]]]:
+    """The type of each cell column over all sources, and the categories of those that are categories in all of them."""
+    types, categories = {}, {}
+    for name in obs[0] if obs else ():
+        columns = [o[name] for o in obs]
+        kinds = [plain_obs(c[:0]).type for c in columns]
+        try:
+            types[name] = pa.unify_schemas([pa.schema({name: k}) for k in kinds], promote_options="permissive").field(name).type
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            odd = next(n for n, k in enumerate(kinds) if k != kinds[0])
+            raise CellError(
+                f"the cell column '{name}' holds {kinds[0]} in {inputs.labels[0]} and {kinds[odd]} in {inputs.labels[odd]}: "
+                "make them alike, or leave the column out"
+            ) from None
+        if pa.types.is_null(types[name]):
+            types[name] = pa.string()
+        if types[name] == pa.string() and all(pa.types.is_dictionary(c.type) for c in columns):
+            lists = [c.dictionary.to_pylist() for c in columns]
+            same_order = all(c.type.ordered for c in columns) and all(x == lists[0] for x in lists)
+            categories[name] = {"categories": list(dict.fromkeys(c for x in lists for c in x)), "ordered": same_order}
+    return types, categories
+
+
+def _cell_ids(piece: Piece) -> pa.Array:
+    ids = piece.part.source.ids.take(pa.array(piece.cells))
+    if piece.part.label is None:
+        return ids
+    import pyarrow.compute as pc
+
+    return pc.binary_join_element_wise(piece.part.label, ids, ":")
+
+
+def _split(pieces: list[Piece], n: int) -> tuple[list[Piece], list[Piece]]:
+    """The first `n` rows of the pieces, and the rest."""
+    taken, rest = [], []
+    for piece in pieces:
+        size = min(n, len(piece.cells))
+        n -= size
+        if size == len(piece.cells):
+            taken.append(piece)
+        else:
+            if size:
+                taken.append(_slice(piece, 0, size))
+            rest.append(_slice(piece, size, len(piece.cells)))
+    return taken, rest
+
+
+def _slice(piece: Piece, a: int, b: int) -> Piece:
+    r = piece.ranked
+    at = slice(int(r.lengths[:a].sum()), int(r.lengths[:b].sum()))
+    whole = slice(0, 0) if r.n_genes is None else slice(int(r.n_genes[:a].sum()), int(r.n_genes[:b].sum()))
+    part = RankedRows(
+        r.values[at],
+        r.lengths[a:b],
+        None if r.counts is None else r.counts[at],
+        None if r.uncropped is None else r.uncropped[whole],
+        None if r.n_genes is None else r.n_genes[a:b],
+    )
+    return Piece(piece.part, piece.cells[a:b], part)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def _concatenated(parts: Sequence[pa.Array], kind: pa.DataType) -> pa.Array:
+    return pa.concat_arrays([p.cast(kind) for p in parts])

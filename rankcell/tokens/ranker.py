@@ -1,0 +1,81 @@
+"""A block of counts -> its token rows, by the kernel."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rankcell.counts import CountBlock, GeneMap
+from rankcell.vocab import Frame, Vocabulary
+
+
+@dataclass(frozen=True)
+class RankedRows:
+    """Token rows end to end.
+
+    values, lengths
+        int32 tokens, special ones included, and int64 tokens per row.
+    counts
+        float32 beside `values`: count / n_counts * target_sum, 0 at special tokens; None when not asked for.
+    uncropped, n_genes
+        int32 gene tokens of whole rows, and int64 genes per row; None when not asked for.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+    counts: np.ndarray | None = None
+    uncropped: np.ndarray | None = None
+    n_genes: np.ndarray | None = None
+
+
+class Ranker:
+    """Ranks the rows of blocks of one source with one vocabulary."""
+
+    def __init__(self, vocab: Vocabulary, frame: Frame, max_len: int, genes: GeneMap):
+        slots = genes.slot_of_column
+        known = np.flatnonzero(slots >= 0)
+        first_of_slot = np.full(len(genes.gene_of_slot), len(slots), np.int64)
+        np.minimum.at(first_of_slot, slots[known], known)
+        gene = genes.gene_of_slot[slots[known]]
+        self.first_column = np.full(len(slots), -1, np.int32)
+        self.first_column[known] = first_of_slot[slots[known]]
+        self.inv_median, self.median = np.zeros(len(slots)), np.ones(len(slots))
+        self.inv_median[known], self.median[known] = 1.0 / vocab.medians[gene], vocab.medians[gene]
+        self.token = np.zeros(len(slots), np.int32)
+        self.token[known] = vocab.tokens[gene]
+        self.one_column_each = len(genes.gene_of_slot) == len(known)
+        self.target_sum = vocab.target_sum
+        self.most = max_len - len(frame)
+        self.head, self.tail = np.array(frame.head, np.int32), np.array(frame.tail, np.int32)
+
+    def __call__(
+        self, block: CountBlock, rows: np.ndarray | None = None, *, keep_counts: bool = False, keep_uncropped: bool = False
+    ) -> RankedRows:
+        """The given rows of a block (int64; None: all)."""
+        from rankcell.tokens.kernel import product_type, rank_rows
+
+        rows = np.arange(len(block)) if rows is None else rows
+        kind = product_type(block.data.dtype, block.n_counts.dtype)
+        totals = block.n_counts  # the reciprocal is taken in their own type, and only then cast to the product's
+        reciprocal = np.divide(1, totals, out=np.zeros_like(totals), where=totals != 0)
+        stored = np.diff(block.indptr)[rows]
+        room = int((np.minimum(stored, self.most) + len(self.head) + len(self.tail)).sum())
+        out, lengths = np.empty(room, np.int32), np.empty(len(rows), np.int64)
+        scaled = np.empty(room if keep_counts else 0, np.float32)
+        uncropped = np.empty(max(1, int(stored.sum())) if keep_uncropped else 0, np.int32)
+        n_genes = np.zeros(len(rows) if keep_uncropped else 0, np.int64)
+        n = rank_rows(
+            *(rows, block.indptr, block.indices, block.data.astype(kind, copy=False), reciprocal.astype(kind, copy=False)),
+            *(kind.type(self.target_sum), self.inv_median, self.first_column, self.one_column_each, self.token, self.median),
+            *(self.most, self.head, self.tail, out, lengths, scaled, uncropped, n_genes),
+        )
+        return RankedRows(
+            out[:n],
+            lengths,
+            scaled[:n] if keep_counts else None,
+            uncropped[: n_genes.sum()] if keep_uncropped else None,
+            n_genes if keep_uncropped else None,
+        )
+
+    def warm_up(self, data: np.dtype, n_counts: np.dtype) -> None:
+        """Compile (or load) the kernel for these types, in the thread that Ctrl-C can stop."""
+        self(CountBlock(0, np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, data), np.empty(0, n_counts)))

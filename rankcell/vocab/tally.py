@@ -1,0 +1,119 @@
+"""Tallies: the normalised values of one part of the cells, kept in a file so that parts can be counted apart and built from together.
+
+A tally is a parquet file with a row per cell and gene that it shows: `gene` (id, dictionary-encoded) and `value`
+(float64, count / n_counts * target_sum). Its schema's metadata holds, under `rankcell`, what it was made with: all the
+genes of the input in their order with their symbols, target_sum, the files, the number of cells and of columns, and the
+hash of the table of ids if one was given. Values of a gene are complete within a cell; cells are not told apart.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankcell.errors import InputError
+from rankcell.store import atomic_path
+from rankcell.vocab.build import GeneColumns
+
+_FORMAT = "rankcell-tally-1"
+_KEY = b"rankcell"
+_ROWS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """A tally file: its genes, the number of values, and what it was made with (`built_from`, `gene_column`, `ids`, `cells`,
+    `columns`, `target_sum`)."""
+
+    path: Path
+    genes: GeneColumns
+    facts: dict[str, Any]
+    rows: int
+
+    def values(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(slots of `genes.keys`, values), part by part. InputError when the file is broken or was changed."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        slot_of_key = {k: i for i, k in enumerate(self.genes.keys)}
+        n = 0
+        try:
+            with pq.ParquetFile(self.path, read_dictionary=["gene"]) as file:
+                for batch in file.iter_batches(batch_size=_ROWS, columns=["gene", "value"]):
+                    gene = batch.column("gene")
+                    slot_of_entry = np.array([slot_of_key[k] for k in gene.dictionary.to_pylist()], np.int32)
+                    slots, values = slot_of_entry[gene.indices.to_numpy()], batch.column("value").to_numpy()
+                    if not (values > 0).all() or not np.isfinite(values).all():
+                        raise InputError(f"{self.path} holds values that are not above zero: it is damaged; make it again")
+                    n += len(values)
+                    yield slots, np.ascontiguousarray(values, np.float64)
+        except (pa.ArrowException, OSError, KeyError, IndexError, TypeError) as e:
+            raise InputError(f"{self.path} cannot be read to its end ({_line(e)}): make it again") from e
+
+
+def is_tally(path: Any) -> bool:
+    """Whether `path` is named as a tally is (`.parquet`)."""
+    return isinstance(path, (str, os.PathLike)) and Path(path).suffix.lower() == ".parquet"
+
+
+def open_tally(path: str | os.PathLike) -> Tally:
+    """The tally in `path`. InputError when it is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is a folder, not a tally" if path.is_dir() else f"no such file: {path}")
+    try:
+        file = pq.read_metadata(path)
+        schema = file.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError) as e:
+        raise InputError(f"{path} is not a readable parquet file ({_line(e)})") from e
+    try:
+        facts = json.loads((schema.metadata or {})[_KEY])
+        if facts["format"] != _FORMAT:
+            raise ValueError(facts["format"])
+        keys, symbols = zip(*facts.pop("genes"), strict=True)
+        genes = GeneColumns(keys, symbols, np.arange(len(keys), dtype=np.int32))
+        {k: facts[k] for k in ("built_from", "gene_column", "ids", "cells", "columns", "target_sum")}
+    except (KeyError, ValueError, TypeError) as e:
+        raise InputError(f"{path} is a parquet file but not a tally: make one of counts with 'rankcell vocab tally'") from e
+    return Tally(path, genes, facts, file.num_rows)
+
+
+def write_tally(
+    path: str | os.PathLike,
+    values: Iterable[tuple[np.ndarray, np.ndarray]],
+    genes: GeneColumns,
+    facts: dict[str, Any],
+    *,
+    force: bool = False,
+) -> int:
+    """Write `values` (slots of `genes.keys`, values) as they come; the number of values. One block is held in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    head = {"format": _FORMAT, **facts, "genes": list(zip(genes.keys, genes.symbols, strict=True))}
+    schema = pa.schema(
+        [("gene", pa.dictionary(pa.int32(), pa.string())), ("value", pa.float64())],
+        metadata={_KEY: json.dumps(head, ensure_ascii=False).encode()},
+    )
+    names = pa.array(genes.keys, pa.string())
+    total = 0
+    with atomic_path(path, force=force) as part:
+        with pq.ParquetWriter(part, schema, compression="zstd") as out:
+            for slots, numbers in values:
+                out.write_table(pa.table([pa.DictionaryArray.from_arrays(pa.array(slots), names), pa.array(numbers)], schema=schema))
+                total += len(slots)
+        if not total:
+            raise InputError("no gene has a count: a tally cannot be made of empty cells")
+    return total
+
+
+def _line(e: Exception) -> str:
+    text = str(e).strip().splitlines()
+    return text[0][:200] if text else type(e).__name__
