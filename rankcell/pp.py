@@ -25,7 +25,7 @@ def align_genes(
     """Counts on the genes of a vocabulary: a new AnnData with one column per gene; the input is not changed.
 
     adata
-        An AnnData with raw counts; one backed by a file is read into memory.
+        An AnnData with raw counts; one backed by a file, or lazy (dask), is read into memory.
     vocab
         A Vocabulary, a vocabulary folder, or the name of a shipped one.
     gene_column
@@ -63,13 +63,17 @@ def tokenize(
     layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    filter: str | None = None,
+    keep_counts: bool = False,
+    keep_uncropped: bool = False,
     allow_non_counts: bool = False,
     workers: int | None = None,
 ) -> TokenSet:
     """Rank-value tokens of every cell: genes in descending order of count / n_counts * 10,000 / median.
 
     adata
-        An AnnData with raw counts (never changed), or the path of an h5ad file.
+        An AnnData with raw counts (never changed), the path of a count file (h5ad, loom, zarr, 10x), a folder or pattern of such
+        files, or a list of these.
     vocab
         A Vocabulary, a vocabulary folder, or the name of a shipped one.
     obs
@@ -80,10 +84,16 @@ def tokenize(
         Which matrix holds the counts; default X.
     gene_column
         The var column that names the genes; None: the one whose entries the vocabulary knows best.
+    filter
+        Only cells for which this pandas expression over obs is true, such as `cell_type == 'B'`.
+    keep_counts
+        Also keep count / n_counts * target_sum beside each token (column `counts`).
+    keep_uncropped
+        Also keep all genes of each cell (columns `input_ids_uncropped`, `length_uncropped`).
     allow_non_counts
         Rank values that are not counts.
     workers
-        Threads; None: all processors.
+        Threads; None: the processors, at most 8.
 
     Returns a TokenSet, a row per cell in the AnnData's order with its cell ids.
     """

@@ -190,6 +190,14 @@ def test_a_view_and_a_backed_file(tmp_path):
     assert dict(again.uns["rankcell_genes"]) == found.uns["rankcell_genes"] and again.var.equals(found.var)
 
 
+def test_a_lazy_matrix():
+    array = pytest.importorskip("dask.array")
+    adata = full()
+    adata.X = array.from_array(adata.X.toarray(), chunks=(1, 5))
+    found = rc.pp.align_genes(adata, make_vocab(4))
+    assert found.X.toarray().tolist() == [[4, 2, 0], [4, 0, 6]] and hasattr(adata.X, "dask")
+
+
 def test_aligned_again_it_is_the_same():
     vocab = make_vocab(4)
     once = rc.pp.align_genes(full(), vocab)

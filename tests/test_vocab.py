@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankcell import jobs
-from rankcell.errors import OutputError, SettingsError, TokensError, VocabularyError
+from rankcell.cli import main
+from rankcell.errors import GeneError, InputError, OutputError, SettingsError, TokensError, VocabularyError
 from rankcell.vocab import Frame, Vocabulary, find_vocabulary, import_geneformer, shipped_vocabularies
 
 
@@ -278,6 +279,8 @@ def test_find_vocabulary(tmp_path, monkeypatch):
     assert find_vocabulary("demo") == find_vocabulary("pbmc68k")
     with pytest.raises(VocabularyError, match=r"no vocabulary 'human'.*demo, .*pbmc68k"):
         find_vocabulary("human")
+    with pytest.raises(VocabularyError, match=r"'geneformer-v2' is not fetched yet: run 'rankcell vocab fetch geneformer-v2'"):
+        find_vocabulary("geneformer-v2")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pbmc68k").mkdir()  # somebody's folder of that name, without a vocabulary in it, is not in the way
     assert len(find_vocabulary("pbmc68k")) == 765
@@ -356,20 +359,19 @@ def test_build_keeps_a_symbol_that_looks_like_an_id(tmp_path):
     assert v.symbols == ("ENSA", "") and v.lookup(["ENSA"]).tolist() == [0]
 
 
-def test_build_refuses_files_with_other_genes(tmp_path):
+def test_build_refuses_what_it_cannot_open(tmp_path):
     make_adata([[1, 2]]).write_h5ad(tmp_path / "a.h5ad")
-    other = make_adata([[1, 2]])
-    other.var["ensembl_id"] = ["ENSG00000000001", "ENSG00000000000"]
-    other.write_h5ad(tmp_path / "b.h5ad")
-    from rankcell.errors import GeneError, InputError
-
-    with pytest.raises(GeneError, match=r"b\.h5ad has other genes, or another order, than a\.h5ad"):
-        jobs.build_vocab([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "v")
     with pytest.raises(GeneError, match="no gene column 'nope'"):
         jobs.build_vocab([tmp_path / "a.h5ad"], tmp_path / "v", gene_column="nope")
     with pytest.raises(InputError, match="no count file"):
         jobs.build_vocab([], tmp_path / "v")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5ad", "b.h5ad"]
+    with pytest.raises(InputError, match="no such file"):
+        jobs.build_vocab([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "v")
+    with pytest.raises(InputError, match=r"a\.h5ad is named twice"):
+        jobs.build_vocab([tmp_path / "a.h5ad", tmp_path / "." / "a.h5ad"], tmp_path / "v")
+    with pytest.raises(SettingsError, match="min_cells is 0"):
+        jobs.build_vocab([tmp_path / "a.h5ad"], tmp_path / "v", min_cells=0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5ad"]
 
 
 @pytest.mark.parametrize(
@@ -465,27 +467,56 @@ def test_import_with_cls_symbols_and_mapping(tmp_path):
     assert Vocabulary.load(tmp_path / "v") == made == v and made.max_len == 77 and made.name == "v"
 
 
+def test_sufficient_subsets_and_numbers_of_every_kind(tmp_path):
+    """Tokens and medians are enough; whole numbers may be written as floats, and numbers in any type of numpy."""
+    v = import_geneformer(
+        dump(tmp_path / "t.pkl", {"<pad>": 0.0, "A": np.uint8(1), "B": np.int64(2), "C": 3.0, "D": np.float16(4)}),
+        dump(tmp_path / "m.pkl", {"A": 1, "B": np.int16(2), "C": np.float32(0.5), "D": np.dtype(">f8").type(7), "E": float("nan")}),
+    )
+    assert v.tokens.tolist() == [1, 2, 3, 4] and v.medians.tolist() == [1, 2, 0.5, 7] and not any(v.symbols) and not v.aliases
+    symbols = dump(tmp_path / "s.pkl", {"ONE": "A", "TWO": None, None: "B", "THREE": float("nan")})  # what is missing names nothing
+    mapping = dump(tmp_path / "a.pkl", {np.str_("UNO"): np.str_("A"), "OTHER": "Z"})
+    for options in ({}, {"symbols": symbols}, {"mapping": mapping}, {"symbols": symbols, "mapping": mapping}):
+        w = import_geneformer(tmp_path / "t.pkl", tmp_path / "m.pkl", **options)
+        assert w == v and sorted(w.provenance["imported_from"]) == sorted(["tokens", "medians", *options])
+        assert w.lookup(["ONE", "UNO", "TWO"]).tolist() == [0 if "symbols" in options else -1, 0 if "mapping" in options else -1, -1]
+    with pytest.raises(VocabularyError, match="entry 'A': 1 does not belong in a symbol dictionary, which holds a symbol and a gene id"):
+        import_geneformer(tmp_path / "t.pkl", tmp_path / "m.pkl", symbols=dump(tmp_path / "x.pkl", {"A": 1}))
+
+
 @pytest.mark.parametrize(
     ("tokens", "medians", "message"),
     [
-        ([1, 2], MEDIANS, "holds a list; the token dictionary is a dict"),
-        ({}, MEDIANS, "the token dictionary is a dict"),
+        ([1, 2], MEDIANS, "nothing of it was run: a list where a dict of plain values is expected"),
+        ({}, MEDIANS, "holds an empty dict"),
         ({1: 2}, MEDIANS, "entry 1: 2 does not belong"),
         ({"<pad>": 0.5}, MEDIANS, "entry '<pad>': 0.5 does not belong"),
         ({"<pad>": float("inf")}, MEDIANS, "does not belong"),
         ({"<pad>": None}, MEDIANS, "does not belong"),
+        ({"<pad>": True}, MEDIANS, "True does not belong in a token dictionary, which holds a gene and a whole number an entry"),
+        ({"<pad>": "0"}, MEDIANS, "does not belong"),
+        ({"<pad>": np.float32(np.nan)}, MEDIANS, "nan does not belong"),
+        ({"<pad>": b"0"}, MEDIANS, "does not belong"),
         ({"A": 1}, MEDIANS, "no <pad> entry"),
         (PLAIN | {"<bos>": 9}, MEDIANS, "special tokens that are not known here: <bos>"),
         (PLAIN, {"ENSG00000000001": 1.0}, "1 of 2 genes have no median.*ENSG00000000002"),
         (PLAIN, MEDIANS | {"ENSG00000000001": "x"}, "'x' does not belong in a median dictionary"),
-        (PLAIN, MEDIANS | {"ENSG00000000001": 0.0}, "medians are above zero"),
+        (PLAIN, MEDIANS | {"ENSG00000000001": "1.5"}, "'1.5' does not belong in a median dictionary, which holds a gene and a number"),
+        (PLAIN, MEDIANS | {"ENSG00000000001": True}, "True does not belong"),
+        (PLAIN, MEDIANS | {"ENSG00000000001": 0.0}, "median of ENSG00000000001 is 0.0; medians are above zero"),
+        (PLAIN, MEDIANS | {"ENSG00000000001": -1}, "median of ENSG00000000001 is -1.0"),
+        (PLAIN, MEDIANS | {"ENSG00000000001": np.float32(np.nan)}, "median of ENSG00000000001 is nan"),
+        (PLAIN, MEDIANS | {"ENSG00000000001": float("inf")}, "median of ENSG00000000001 is inf"),
+        (PLAIN | {"ENSG00000000001": -3}, MEDIANS, "negative"),
+        (PLAIN | {"A\nB": 7}, MEDIANS, r"1 of 3 genes have no median in .*such as 'A\\nB'"),
         (PLAIN | {"ENSG00000000001": 3}, MEDIANS, "stands for two things"),
         (PLAIN | {"ENSG00000000001": 10**12}, MEDIANS, "1000000000000"),
     ],
 )
 def test_dictionaries_that_make_no_sense(tmp_path, tokens, medians, message):
-    with pytest.raises(VocabularyError, match=message):
+    with pytest.raises(VocabularyError, match=message) as e:
         import_geneformer(dump(tmp_path / "t.pkl", tokens), dump(tmp_path / "m.pkl", medians))
+    assert "\n" not in str(e.value)
 
 
 class Runs:
@@ -565,3 +596,34 @@ def test_pointers_and_missing_files_say_what_to_do(tmp_path):
         import_geneformer(tmp_path / "t.pkl", tmp_path / "m.pkl")
     with pytest.raises(VocabularyError, match=r"no file .*nothing\.pkl"):
         import_geneformer(tmp_path / "nothing.pkl", tmp_path / "m.pkl")
+
+
+# In words
+
+
+def test_show_spells_the_provenance_out(tmp_path):
+    nested = {"built_from": [{"file": "a.h5ad", "cells": 1200}], "files": {"tokens": {"bytes": 10, "parts": ["x", "y"]}}, "passes": 2}
+    a_vocabulary(provenance=nested | {"command": "rankcell", "none": []}).save(tmp_path / "v")
+    lines = jobs.show_vocab(tmp_path / "v")
+    assert lines[lines.index("provenance") :] == [
+        "provenance",
+        "  built_from",
+        "    - file a.h5ad, cells 1,200",
+        "  files",
+        "    tokens",
+        "      bytes 10",
+        "      parts x, y",
+        "  passes     2",
+        "  command    rankcell",
+        "  none",
+    ]
+    a_vocabulary(provenance={}).save(tmp_path / "w")
+    assert "provenance" not in jobs.show_vocab(tmp_path / "w")
+
+
+def test_list_names_what_ships_and_what_can_be_fetched(capsys):
+    assert main(["vocab", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("pbmc68k") and "765 genes" in lines[0]
+    assert [line.split("  ")[0] for line in lines[1:]] == ["geneformer-v1", "geneformer-v2"]
+    assert all(f"not fetched: rankcell vocab fetch {line.split()[0]}" in line for line in lines[1:])

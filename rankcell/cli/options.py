@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-In = Annotated[Path, typer.Argument(metavar="IN", help="A count file (h5ad) or a token set folder.")]
-Counts = Annotated[Path, typer.Argument(metavar="IN", help="A count file (h5ad).")]
+In = Annotated[Path, typer.Argument(metavar="IN", help="A count file (h5ad, loom, zarr, 10x) or a token set folder.")]
+COUNT_FILES = "Count files (h5ad, loom, zarr, 10x h5 or matrix folder), folders or patterns of them."
+Counts = Annotated[list[str], typer.Argument(metavar="IN...", help=COUNT_FILES)]
 Model = Annotated[str, typer.Option(help="A checkpoint folder, or 'demo'.")]
 ModelVocab = Annotated[str | None, typer.Option(help="A vocabulary folder or name; completes a checkpoint that carries none.")]
 CountsLayer = Annotated[str | None, typer.Option(help="The layer that holds the counts (default X).")]

@@ -21,8 +21,16 @@ def tokenize(
     raw: o.Raw = False,
     gene_column: o.GeneColumn = None,
     obs: Annotated[list[str], typer.Option(metavar="COL", help="A cell column to carry along; may be repeated.")] = [],
+    filter: Annotated[
+        str | None,
+        typer.Option(metavar="EXPR", help="Only cells for which this is true: \"cell_type == 'B'\", or filter_pass. A pandas expression."),
+    ] = None,
+    keep_counts: Annotated[bool, typer.Option("--keep-counts", help="Also keep count / n_counts * 10,000 beside each token.")] = False,
+    keep_uncropped: Annotated[bool, typer.Option("--keep-uncropped", help="Also keep all genes of each cell, beyond --max-len.")] = False,
     allow_non_counts: o.AllowNonCounts = False,
-    workers: Annotated[int | None, typer.Option(help="Threads (default: all processors); the result does not depend on it.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads (default: the processors, at most 8); the result does not depend on it.")
+    ] = None,
     force: o.Force = False,
 ) -> None:
     """Counts to rank-value gene tokens: a `datasets` folder with cell ids."""
@@ -31,16 +39,5 @@ def tokenize(
 
     with progress("cells tokenized") as tick:
         tokens = jobs.tokenize(**options, progress=tick)
-    facts = tokens.spec.source
-    share = facts["genes_known"] / facts["genes"]
-    doubt = f" ({share:.0%}: is this the right vocabulary?)" if share < 0.1 else ""
-    typer.echo(
-        f"{out}: {len(tokens):,} cells, {facts['genes_known']:,} of {facts['genes']:,} genes known{doubt} to vocabulary "
-        f"'{tokens.spec.vocabulary}' by {facts['gene_column']}, median {int(_median(tokens.n_genes))} genes a cell"
-    )
-
-
-def _median(values) -> float:
-    import numpy as np
-
-    return float(np.median(values))
+    for line in jobs.tokenized(tokens):
+        typer.echo(f"{out}: {line}")

@@ -28,7 +28,7 @@ def align_genes(
         raise InputError(f"align_genes takes an AnnData and got {type(adata).__name__}: read the file first, with anndata.read_h5ad")
     if not 0 <= min_known <= 1:
         raise SettingsError(f"min_known is {min_known}; it is a share, from 0 to 1")
-    if adata.isbacked:
+    if adata.isbacked or any(hasattr(x, "dask") for x in (adata.X, *adata.layers.values())):
         adata = adata.to_memory()
     with open_counts(adata, layer=layer, raw=raw) as source:
         genes = match_genes(source, vocab, gene_column=gene_column, min_known=min_known)

@@ -1,6 +1,6 @@
 """One function a verb: files in, files out. The command line and the counters (pp, tl) both stand on these."""
 
-from rankcell.jobs.counts import tokenize
+from rankcell.jobs.counts import tokenize, tokenized
 from rankcell.jobs.inputs import is_token_folder, named_genes, tokens_of
 from rankcell.jobs.models import embed, perturb, pretrain
 from rankcell.jobs.vocab import build_vocab, fetch_vocab, import_vocab, show_vocab, tally_vocab
@@ -17,5 +17,6 @@ __all__ = [
     "show_vocab",
     "tally_vocab",
     "tokenize",
+    "tokenized",
     "tokens_of",
 ]
