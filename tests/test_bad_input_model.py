@@ -34,7 +34,7 @@ def here(tmp_path_factory):
 
 CASES = {
     "no such input": ("embed nothing.h5ad -o out.parquet --model model", "no such file"),
-    "a folder that is no token set": ("embed model -o out.parquet --model model", "no token set"),
+    "a folder that is no token set": ("embed model -o out.parquet --model model", "without count files or tokens"),
     "no such model": ("embed counts.h5ad -o out.parquet --model nowhere", "no checkpoint folder"),
     "a model without vocabulary": ("embed counts.h5ad -o out.parquet --model model-without-vocab", "--vocab"),
     "another vocabulary for the model": ("embed counts.h5ad -o out.parquet --model model --vocab bare-vocab", "'bare'"),

@@ -10,7 +10,7 @@ from conftest import make_adata, make_vocab
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rankcell.counts import h5ad, match_genes, open_counts
+from rankcell.counts import match_genes, open_counts, spill
 from rankcell.errors import CountsError, GeneError, InputError
 
 STORED = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": lambda x: sp.csr_matrix(x).toarray()}
@@ -76,25 +76,22 @@ def test_every_storage(dense, tmp_path, kind, how, backing):
         assert [p.name for p in tmp_path.iterdir()] == ["x.h5ad"]
 
 
-@pytest.mark.parametrize("per_pass", [1, 7, 40, 10**9])
-@pytest.mark.parametrize("per_block", [3, 2_000_000])
-def test_csc_in_several_passes(dense, tmp_path, monkeypatch, per_pass, per_block):
+@pytest.mark.parametrize("per_walk", [1, 7, 1_000_000])
+@pytest.mark.parametrize("per_bucket", [1, 40, 1_000_000])
+def test_csc_in_several_buckets(dense, tmp_path, monkeypatch, per_walk, per_bucket):
     make = make_adata(dense)
     make.X = sp.csc_matrix(dense)
     make.write_h5ad(tmp_path / "x.h5ad")
-    passes = []
-    rows_of = h5ad.H5adSource._csc_rows
-    monkeypatch.setattr(h5ad, "CSC_ENTRIES_PER_PASS", per_pass)
-    monkeypatch.setattr(h5ad, "ENTRIES_PER_BLOCK", per_block)
-    monkeypatch.setattr(h5ad.H5adSource, "_csc_rows", lambda *a: passes.append(a[2:]) or rows_of(*a))
+    monkeypatch.setattr(spill, "BUCKET_ENTRIES", per_bucket)
+    monkeypatch.setattr(spill, "WALK_ENTRIES", per_walk)
     for rows_per_block in (None, 2, 50):
-        passes.clear()
         with open_counts(tmp_path / "x.h5ad") as counts:
             np.testing.assert_array_equal(read(counts, rows_per_block), dense)
-        assert [a for a, _ in passes] == [0, *(b for _, b in passes[:-1])] and passes[-1][1] == 23
-        in_pass = [int((dense[a:b] > 0).sum()) for a, b in passes]
-        assert all(n <= per_pass or b - a == 1 for n, (a, b) in zip(in_pass, passes, strict=True))
-    assert (len(passes) == 1) == (per_pass == 10**9)
+            buckets = counts.x.ranges()
+        assert [a for a, _ in buckets] == [0, *(b for _, b in buckets[:-1])] and buckets[-1][1] == 23
+        in_bucket = [int((dense[a:b] > 0).sum()) for a, b in buckets]
+        assert all(n <= per_bucket or b - a == 1 for n, (a, b) in zip(in_bucket, buckets, strict=True))
+        assert (len(buckets) == 1) == (per_bucket == 1_000_000)
 
 
 def raw_h5ad(path, kind, data, indices, indptr, shape, n_cells):
@@ -147,12 +144,12 @@ def test_unsorted_and_repeated_entries(tmp_path_factory, case, dtype, index_type
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"indices": [0, 9]}, "refers to column or row 9; there are 3"),
-        ({"indices": [0, -1]}, "refers to column or row"),
+        ({"indices": [0, 9]}, "refers to column 9; there are 3"),
+        ({"indices": [0, -1]}, "refers to column -1"),
         ({"indptr": [0, 2, 1]}, "row pointers"),
         ({"indptr": [0, 1, 9]}, "row pointers"),
         ({"indptr": [1, 1, 2]}, "row pointers"),
-        ({"indptr": [0, 2]}, "row pointers"),
+        ({"indptr": [0, 2]}, "pointers for 2 cells x 3 genes"),
     ],
 )
 @pytest.mark.parametrize("kind", ["csr", "csc"])
@@ -164,8 +161,8 @@ def test_sparse_files_that_contradict_themselves(tmp_path, change, message, kind
         tmp_path / "x.h5ad", kind, np.array(parts["data"], np.float32), np.array(parts["indices"]), np.array(parts["indptr"]), (2, 3), 2
     )
     if kind == "csc":
-        message = message.replace("there are 3", "there are 2")
-    with open_counts(path) as counts, pytest.raises(InputError, match=message):
+        message = message.replace("there are 3", "there are 2").replace("column", "row")
+    with pytest.raises(InputError, match=message), open_counts(path) as counts:
         list(counts.blocks())
 
 

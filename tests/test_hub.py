@@ -20,7 +20,7 @@ from rankcell import jobs
 from rankcell.cli import main
 from rankcell.errors import InputError, OutputError, VocabularyError
 from rankcell.hub import fetch_file
-from rankcell.vocab import Vocabulary, fetch_vocabulary, known_recipes
+from rankcell.vocab import Vocabulary, fetch_vocabulary, known_recipes, shipped_vocabularies
 from rankcell.vocab.recipes import ROLES, read_recipe
 
 CONTENT = {
@@ -136,7 +136,10 @@ def offline():
     ("error", "reason"),
     [
         (offline(), "ConnectError: Name or service not known"),
-        (LocalEntryNotFoundError("we cannot find the requested files\nin the cache"), "LocalEntryNotFoundError: we cannot find the requested files)"),
+        (
+            LocalEntryNotFoundError("we cannot find the requested files\nin the cache"),
+            "LocalEntryNotFoundError: we cannot find the requested files)",
+        ),
         (OfflineModeIsEnabled("offline mode is enabled"), "OfflineModeIsEnabled: offline mode is enabled"),
         (GatedRepoError("Access is restricted", response=Mock()), "GatedRepoError: "),
         (RepositoryNotFoundError("404 Client Error", response=Mock()), "RepositoryNotFoundError: "),
@@ -203,7 +206,9 @@ def test_fetch_from_a_folder(hub, recipe, tmp_path):
     with pytest.raises(InputError, match=r"gene_name_id_dict_gc104M\.pkl has 5 bytes, not the"):
         fetch_vocabulary("geneformer-v2", files=tmp_path / "flat")
     (tmp_path / "flat" / "gene_name_id_dict_gc104M.pkl").unlink()
-    with pytest.raises(InputError, match=r"flat has no gene_name_id_dict_gc104M\.pkl: download geneformer/gene_name_id_dict_gc104M\.pkl from"):
+    with pytest.raises(
+        InputError, match=r"flat has no gene_name_id_dict_gc104M\.pkl: download geneformer/gene_name_id_dict_gc104M\.pkl from"
+    ):
         fetch_vocabulary("geneformer-v2", files=tmp_path / "flat")
     with pytest.raises(InputError, match="is not a folder: --files"):
         fetch_vocabulary("geneformer-v2", files=tmp_path / "nowhere")
@@ -251,7 +256,7 @@ def test_names_that_are_no_recipes(tmp_path, capsys):
 
 
 def test_recipes_say_what_they_must():
-    assert list(known_recipes()) == ["geneformer-v1", "geneformer-v2"]
+    assert list(known_recipes()) == ["geneformer-v1", "geneformer-v2"] and not set(known_recipes()) & set(shipped_vocabularies())
     for name, max_len in (("geneformer-v1", 2048), ("geneformer-v2", 4096)):
         recipe = read_recipe(name)
         assert (recipe["name"], recipe["species"], recipe["max_len"]) == (name, "human", max_len)

@@ -175,6 +175,7 @@ def test_every_file_says_what_it_is():
 # The command line
 
 VERBS = {
+    "check": "rankcell.jobs.check",
     "tokenize": "rankcell.jobs.tokenize",
     "embed": "rankcell.jobs.embed",
     "perturb": "rankcell.jobs.perturb",
@@ -188,6 +189,7 @@ VERBS = {
     "vocab import": "rankcell.jobs.import_vocab",
 }
 LEAST = {  # the shortest command of each verb
+    "check": ["in"],
     "tokenize": ["in", "-o", "out"],
     "embed": ["in", "-o", "out"],
     "perturb": ["in", "-o", "out"],

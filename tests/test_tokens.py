@@ -240,6 +240,7 @@ def test_rankcell_json(tmp_path):
         "max_len": 32,
         "source": {
             "name": "in.h5ad",
+            "format": "h5ad",
             "matrix": "X",
             "gene_column": "ensembl_id",
             "genes_known": 2,
@@ -247,6 +248,7 @@ def test_rankcell_json(tmp_path):
             "n_counts": "obs n_counts",
             "cell_ids": "given",
         },
+        "categories": {},
         "version": rankcell.__version__,
     }
 

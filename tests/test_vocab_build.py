@@ -402,7 +402,7 @@ def test_tables_of_ids_must_agree(three):
 
 
 def test_writing_tallies(three, monkeypatch):
-    with pytest.raises(SettingsError, match=r"out\.tally does not end in \.parquet"):
+    with pytest.raises(SettingsError, match=r"out\.tally does not end in \.parquet, .*: name it out\.tally\.parquet"):
         jobs.tally_vocab([three / "a.h5ad"], three / "out.tally")
     jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
     with pytest.raises(OutputError, match="--force"):
@@ -420,7 +420,9 @@ def test_files_that_name_genes_in_two_ways_are_refused(tmp_path):
     adata = make_adata([[1, 2, 3]])
     del adata.var["ensembl_id"]
     adata.write_h5ad(tmp_path / "b.h5ad")
-    with pytest.raises(GeneError, match=r"a\.h5ad names genes as ENSG0+ \(by 'ensembl_id'\), .*b\.h5ad as G0 \(by 'index'\): .*--gene-column"):
+    with pytest.raises(
+        GeneError, match=r"a\.h5ad names genes as ENSG0+ \(by 'ensembl_id'\), .*b\.h5ad as G0 \(by 'index'\): .*--gene-column"
+    ):
         jobs.build_vocab([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "v")
     v = jobs.build_vocab([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "v", gene_column="index")
     assert v.genes == ("G0", "G1", "G2") and v.provenance["gene_column"] == "index"

@@ -1,12 +1,17 @@
 """Entry point: runs a verb, turns errors into one line and an exit code."""
 
+import contextlib
+import os
+import signal
 import sys
 import warnings
 
 import typer
 
-from rankcell.cli import demo, embed, perturb, pretrain, tokenize, vocab
+from rankcell.cli import check, demo, embed, perturb, pretrain, tokenize, vocab
 from rankcell.errors import RankcellError, RankcellWarning
+
+_STOPPED = 130
 
 app = typer.Typer(
     name="rankcell",
@@ -16,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (demo.demo, tokenize.tokenize, embed.embed, perturb.perturb, pretrain.pretrain):
+for verb in (demo.demo, check.check, tokenize.tokenize, embed.embed, perturb.perturb, pretrain.pretrain):
     app.command()(verb)
 app.add_typer(vocab.app, name="vocab")
 
@@ -31,18 +36,39 @@ def _top(version: bool = typer.Option(False, "--version", help="Show the version
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line; the exit code: 0, 2 with one line on stderr for an error of the user's, 130 for Ctrl-C."""
+    """Run the command line; the exit code: 0, 2 with one line on stderr for an error of the user's, 130 for Ctrl-C.
+
+    args
+        None: those of this process, which then ends at once after a Ctrl-C.
+    """
+    code = _guarded(sys.argv[1:] if args is None else args)
+    if args is None and code == _STOPPED:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """End the process without waiting for threads that compile or read: all is cleared up, and nothing of theirs is wanted."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _guarded(args: list[str]) -> int:
+    """Run with every expected error as one line."""
     warnings.showwarning = _show_warning
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("always", category=RankcellWarning)
     try:
-        return int(app(args, standalone_mode=False) or 0)
+        return _run(args)
     except RankcellError as e:
         return _fail(str(e))
     except KeyboardInterrupt:
         print("rankcell: stopped", file=sys.stderr)
-        return 130
+        return _STOPPED
     except Exception as e:
         if type(e).__name__ == "NoArgsIsHelpError":
             print(e.format_message())
@@ -50,8 +76,18 @@ def main(args: list[str] | None = None) -> int:
         if hasattr(e, "format_message"):  # a usage error of the parser
             return _fail(f"{e.format_message()} (see rankcell --help)")
         if isinstance(e, BrokenPipeError):
-            return 130
+            return _STOPPED
         raise
+
+
+def _run(args: list[str]) -> int:
+    """Parse and run, without the parser's own ideas about Ctrl-C: some of its versions say nothing, some print an empty line."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("rankcell", list(args)) as context:
+            return int(command.invoke(context) or 0)
+    except typer.Exit as e:
+        return e.exit_code
 
 
 def _fail(message: str) -> int:

@@ -1,18 +1,76 @@
 """How kernels are compiled. Files with kernels are imported inside the functions that call them: numba takes half a second."""
 
+import contextlib
+import hashlib
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
+from numba.core.caching import IndexDataCacheFile
 
 
 def compiled(function: Callable) -> Any:
     """`function` compiled to run without the interpreter's lock, kept beside its file, else in the user's cache folder, else nowhere.
 
-    numba looks for the two folders itself and replaces its files whole, so several processes may start at once; where it finds
-    neither (a read-only installation of a user without a home), it would refuse to compile.
+    numba looks for the two folders itself; where it finds neither (a read-only installation of a user without a home), it would
+    refuse to compile.
     """
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        kernel = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:
-        return numba.njit(nogil=True)(function)
+        kernel = numba.njit(nogil=True)(function)
+    if kernel is function:  # NUMBA_DISABLE_JIT
+        return kernel
+    if hasattr(kernel._cache, "cache_path"):
+        impl = kernel._cache._impl
+        kernel._cache._cache_file = _OneFileEach(kernel._cache.cache_path, impl.filename_base, impl.locator.get_source_stamp())
+    kernel._compile_for_args = _aside(kernel._compile_for_args)
+    return kernel
+
+
+def _aside(compile: Callable) -> Callable:
+    """`compile` in a thread of its own when the main thread calls it.
+
+    A Ctrl-C is raised in the main thread wherever that is, and LLVM's callbacks lose it: the program would run on, or end with
+    an error of numba's. Here the main thread only waits.
+    """
+
+    def run(*args: Any, **how: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return compile(*args, **how)
+        pool = ThreadPoolExecutor(1, "compile")
+        try:
+            return pool.submit(compile, *args, **how).result()
+        finally:
+            pool.shutdown(wait=False)
+
+    return run
+
+
+class _OneFileEach(IndexDataCacheFile):
+    """Compiled code in files whose names say all that it depends on: source, numba, argument types, processor.
+
+    numba numbers its files and keeps an index of them. Two processes that start at once can give one number to two kernels, and
+    one that is stopped between index and file leaves a number that stands for older code: both would run the wrong code
+    unnoticed. An index or file that was cut short stops every later run. Here there is no index, a file is replaced whole, what
+    cannot be read is compiled again, and what cannot be kept is not kept.
+    """
+
+    def load(self, key: Any) -> Any:
+        try:
+            return self._load_data(self._name(key))
+        except Exception:  # a damaged file can raise anything
+            return None
+
+    def save(self, key: Any, data: Any) -> None:
+        with contextlib.suppress(OSError):
+            self._save_data(self._name(key), data)
+
+    def flush(self) -> None:
+        """There is no index to empty."""
+
+    def _name(self, key: Any) -> str:
+        said = repr((self._version, self._source_stamp, key))
+        return f"{self._index_name.removesuffix('.nbi')}.{hashlib.sha256(said.encode()).hexdigest()[:24]}.nbc"

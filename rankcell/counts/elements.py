@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rankcell.counts.arrays import as_numbers, numbers, texts
+from rankcell.counts.hdf5 import require_filters
 from rankcell.errors import InputError
 
 
@@ -26,20 +28,36 @@ def strings(node: Any) -> pa.StringArray:
     return _plain(node).cast(pa.string())
 
 
+def require_length(values: pa.Array, n: int, what: str) -> pa.Array:
+    if len(values) != n:
+        raise InputError(f"{what} has {len(values):,} entries instead of {n:,}")
+    return values
+
+
 def _read(node: Any, group: Any) -> pa.Array:
     encoding = str(node.attrs.get("encoding-type", ""))
     if hasattr(node, "shape"):
+        if encoding not in ("", "array", "string-array"):
+            raise InputError(f"it is stored as '{encoding}', which is not known here")
         if "categories" in node.attrs:  # anndata before 0.8
             names = strings(group[_text_or_ref(node.attrs["categories"], group)])
-            return _dictionary(np.asarray(node[:]), names, ordered=False)
+            return _dictionary(_array(node), names, ordered=False)
         return _plain(node)
     if encoding == "categorical":
-        return _dictionary(np.asarray(node["codes"][:]), _plain(node["categories"]), ordered=bool(node.attrs.get("ordered", False)))
+        return _dictionary(_array(node["codes"]), _plain(node["categories"]), ordered=bool(node.attrs.get("ordered", False)))
     if encoding.startswith("nullable"):
         values = _plain(node["values"])
-        missing = np.asarray(node["mask"][:]).astype(bool)
-        return pa.array(values.to_numpy(zero_copy_only=False), type=values.type, mask=missing, from_pandas=False)
+        missing = _array(node["mask"]).astype(bool)
+        return _with_nulls(values, missing)
     return _by_anndata(node)
+
+
+def _with_nulls(values: pa.Array, missing: np.ndarray) -> pa.Array:
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        return texts([None if gone else v for v, gone in zip(values.to_pylist(), missing.tolist(), strict=True)])
+    if pa.types.is_boolean(values.type):
+        return numbers(np.array(values.to_pylist()), missing)
+    return numbers(as_numbers(values), missing)
 
 
 def _text_or_ref(value: Any, group: Any) -> Any:
@@ -47,7 +65,7 @@ def _text_or_ref(value: Any, group: Any) -> Any:
 
 
 def _dictionary(codes: np.ndarray, names: pa.Array, *, ordered: bool) -> pa.Array:
-    where = pa.array(codes.astype(np.int32), mask=codes < 0)
+    where = numbers(codes.astype(np.int32), codes < 0)
     return pa.DictionaryArray.from_arrays(where, names, ordered=ordered)
 
 
@@ -56,17 +74,24 @@ def _plain(node: Any) -> pa.Array:
     if node.ndim != 1:
         raise InputError(f"it has {node.ndim} dimensions, not 1")
     if hasattr(node, "asstr") and node.dtype.kind in "OS":  # h5py: strings of variable or fixed length
-        return pa.array(node.asstr()[:], pa.string())
-    values = np.asarray(node[:])
+        require_filters(node)
+        return texts(node.asstr("utf-8")[:].tolist())
+    values = _array(node)
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8")
     if values.dtype.kind in "OUT":
-        return pa.array([v if v is None or isinstance(v, str) else _decode(v) for v in values.tolist()], pa.string())
+        return texts([v if v is None or isinstance(v, str) else _decode(v) for v in values.tolist()])
     if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
     if values.dtype.kind not in "biuf":
         raise InputError(f"it holds {values.dtype}")
-    return pa.array(values, from_pandas=values.dtype.kind == "f")
+    return numbers(values)
+
+
+def _array(node: Any) -> np.ndarray:
+    if hasattr(node, "asstr"):
+        require_filters(node)
+    return np.asarray(node[:])
 
 
 def _decode(value: Any) -> str:

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from rankcell.counts import elements
-from rankcell.counts.hdf5 import Hdf5Vector, first_line, open_hdf5, require_filters
+from rankcell.counts.hdf5 import Hdf5Vector, is_hdf5, loading, open_hdf5
+from rankcell.counts.hdf5dense import dense_dataset
 from rankcell.counts.matrix import CsrMatrix, DenseMatrix, Matrix, Vector
 from rankcell.counts.source import CountSource, register
 from rankcell.counts.spill import csc_matrix
 from rankcell.errors import InputError
+
+_SUFFIXES = {".h5ad", ".hdf5", ".h5", ".loom"}
 
 
 class StoredAnnData(CountSource):
@@ -23,14 +26,8 @@ class StoredAnnData(CountSource):
 
     def __init__(self, root: Any, name: str, vector: Callable[[Any], Vector], *, layer: str | None, raw: bool):
         self.name, self._root, self._vector = name, root, vector
-        try:
+        with loading(self):
             self._load(layer, raw)
-        except InputError as e:
-            self.close()
-            raise e if name in str(e) else type(e)(f"{name}: {e}") from e
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as e:
-            self.close()
-            raise InputError(f"{name} is not a readable {self.format} ({type(e).__name__}: {first_line(e)})") from e
 
     def _load(self, layer: str | None, raw: bool) -> None:
         f = self._root
@@ -39,13 +36,14 @@ class StoredAnnData(CountSource):
         layers = sorted(f["layers"]) if "layers" in f else []
         if layer is not None and layer not in layers:
             raise InputError(f"{self.name} has no layer '{layer}'; it has {', '.join(layers) or 'none'}")
-        if raw and not ("raw" in f and "X" in f["raw"]):
+        has_raw = "raw" in f and not hasattr(f["raw"], "shape") and "X" in f["raw"]
+        if raw and not has_raw:
             raise InputError(f"{self.name} has no raw matrix")
         where = "raw/X" if raw else f"layers/{layer}" if layer is not None else "X"
         if where not in f:
             raise InputError(f"{self.name} has no X: pass --layer with one of {', '.join(layers) or 'none'}, or --raw")
         self.matrix = "raw" if raw else f"layer '{layer}'" if layer is not None else "X"
-        places = {"": "X", "--raw": "raw/X"} | {f"--layer {x}": f"layers/{x}" for x in layers}
+        places = {"": "X"} | ({"--raw": "raw/X"} if has_raw else {}) | {f"--layer {x}": f"layers/{x}" for x in layers}
         self.others = {o: self._opener(w) for o, w in places.items() if w != where and w in f}
         for part in ("obs", "var"):
             if hasattr(f[part], "shape"):
@@ -66,6 +64,7 @@ class StoredAnnData(CountSource):
             values = elements.column(var, column, where=self.name)
             kind = getattr(values.type, "value_type", values.type)
             if str(kind) in ("string", "large_string"):
+                elements.require_length(values, len(next(iter(found.values()))), f"{self.name}: var/{column}")
                 found.setdefault(column, [str(v) for v in values.to_pylist()])
         return found
 
@@ -83,7 +82,7 @@ class StoredAnnData(CountSource):
             said = node.attrs.get("encoding-type", "an unknown group")
             raise InputError(f"{self.name}: {where} is stored as '{said}', not a matrix")
         n_cells, n_genes = (int(n) for n in (node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"]))
-        indptr = np.asarray(node["indptr"][:])
+        indptr = _whole(self._vector(node["indptr"]))
         if len(indptr) != (n_cells if kind == "csr" else n_genes) + 1:
             raise InputError(f"{self.name}: {where} has {len(indptr):,} pointers for {n_cells:,} cells x {n_genes:,} genes")
         indices, data = self._vector(node["indices"]), self._vector(node["data"])
@@ -93,7 +92,12 @@ class StoredAnnData(CountSource):
         return DenseMatrix(node)
 
     def obs(self, column: str) -> Any:
-        return elements.column(self._obs, column, where=self.name)
+        values = elements.column(self._obs, column, where=self.name)
+        return elements.require_length(values, self.n_cells, f"{self.name}: obs/{column}")
+
+
+def _whole(vector: Vector) -> np.ndarray:
+    return vector.read(0, len(vector))
 
 
 class H5adSource(StoredAnnData):
@@ -102,34 +106,30 @@ class H5adSource(StoredAnnData):
     format = "h5ad"
 
     def __init__(self, path: str | os.PathLike, *, layer: str | None = None, raw: bool = False):
-        self.path = Path(path)
-        self._file = open_hdf5(self.path)
-        super().__init__(self._file, str(path), Hdf5Vector, layer=layer, raw=raw)
+        self.name, self._root = str(path), open_hdf5(Path(path))
+        with loading(self):
+            self._check_layout()
+        super().__init__(self._root, self.name, Hdf5Vector, layer=layer, raw=raw)
+
+    def _check_layout(self) -> None:
+        if "obs" not in self._root or "var" not in self._root:
+            raise InputError(
+                f"{self.name} is an HDF5 file of no known layout: it holds {', '.join(sorted(self._root)) or 'nothing'}; an h5ad has "
+                "obs and var, a loom matrix, row_attrs and col_attrs, a 10x file matrix/barcodes"
+            )
 
     def _dense(self, node: Any) -> Matrix:
-        require_filters(node)
-        return DenseMatrix(node, step=node.chunks[0] if node.chunks else 1)
+        return dense_dataset(node)
 
     def close(self) -> None:
         if hasattr(self, "x"):
             self.x.close()
-        self._file.close()
-
-
-def is_hdf5(source: Any) -> bool:
-    """Whether it is a file that begins as HDF5 files do."""
-    if not isinstance(source, (str, os.PathLike)) or not Path(source).is_file():
-        return False
-    try:
-        with open(source, "rb") as f:
-            return f.read(8) == b"\x89HDF\r\n\x1a\n"
-    except OSError:
-        return False
+        self._root.close()
 
 
 def _is_h5ad(source: Any) -> bool:
-    """By its name; what has another HDF5 layout was asked for its content before (loom, 10x)."""
-    return isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() in {".h5ad", ".hdf5", ".h5"}
+    """Any HDF5 file, and what is named as one: what has another layout was asked for its content before (loom, 10x)."""
+    return isinstance(source, (str, os.PathLike)) and (Path(source).suffix.lower() in _SUFFIXES or is_hdf5(source))
 
 
 register("h5ad", _is_h5ad, H5adSource)

@@ -8,16 +8,19 @@ are plain, deflated or shuffled and deflated), they are read and inflated here, 
 import contextlib
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rankcell.counts.hdf5index import chunk_index
+from rankcell.counts.matrix import plain_dtype
 from rankcell.errors import InputError
 
 _DEFLATE, _SHUFFLE = 1, 2  # numbers of HDF5's own filters
 _PLAIN = ((), (_DEFLATE,), (_SHUFFLE, _DEFLATE))
+_RUN = 64  # chunks that are read at once at most
 
 
 def open_hdf5(path: Path) -> Any:
@@ -28,12 +31,57 @@ def open_hdf5(path: Path) -> Any:
         raise InputError(f"{path} is a folder, not an HDF5 file")
     try:
         return h5py.File(path, "r")
-    except OSError as e:
+    except (OSError, RuntimeError, ValueError) as e:
         if "truncated" in str(e):
             raise InputError(f"{path} is truncated (it ends before the HDF5 file it says it is): copy it again") from e
         if isinstance(e, PermissionError):
             raise InputError(f"{path} cannot be read: permission denied") from e
         raise InputError(f"{path} is not an HDF5 file (h5ad, loom, 10x h5): {first_line(e)}") from e
+
+
+def holds(source: Any, layout: Callable[[Any], bool]) -> bool:
+    """Whether `source` is the path of an HDF5 file whose root group has this layout; False when it cannot be read."""
+    if not is_hdf5(source):
+        return False
+    try:
+        with open_hdf5(Path(source)) as root:
+            return layout(root)
+    except Exception:  # whatever HDF5 says about a damaged file, its reader says it better
+        return False
+
+
+def is_hdf5(source: Any) -> bool:
+    """Whether it is a file that begins as HDF5 files do, at its start or after a block of the user's own."""
+    if not isinstance(source, (str, os.PathLike)) or not Path(source).is_file():
+        return False
+    try:
+        with open(source, "rb") as f:
+            size = os.fstat(f.fileno()).st_size
+            at = 0
+            while at < size:
+                f.seek(at)
+                if f.read(8) == b"\x89HDF\r\n\x1a\n":
+                    return True
+                at = 2 * at or 512
+    except OSError:
+        pass
+    return False
+
+
+@contextlib.contextmanager
+def loading(source: Any) -> Iterator[None]:
+    """Turn what goes wrong while a source is opened into one line with its name; it is closed then."""
+    try:
+        yield
+    except InputError as e:
+        source.close()
+        raise e if source.name in str(e) else type(e)(f"{source.name}: {e}") from e
+    except Exception as e:  # HDF5 and zarr raise whatever they like at a damaged file
+        source.close()
+        raise InputError(f"{source.name} is not a readable {source.format} file ({type(e).__name__}: {first_line(e)})") from e
+    except BaseException:
+        source.close()
+        raise
 
 
 def first_line(e: BaseException) -> str:
@@ -68,8 +116,8 @@ def require_filters(dataset: Any) -> None:
         )
 
 
-class _Chunks:
-    """Where the chunks of a dataset lie in its file, in the order of their place in it."""
+class Chunks:
+    """Where the chunks of a dataset lie in its file, in the order of their place in it; what was never written is the fill value."""
 
     def __init__(self, dataset: Any, fd: int, filters: tuple[int, ...]):
         self.fd = fd
@@ -78,39 +126,84 @@ class _Chunks:
         self.offset = np.full(self.grid, -1, np.int64)
         self.size = np.zeros(self.grid, np.int64)
         self.whole = True
-
-        def found(info: Any) -> None:
-            at = tuple(int(o) // c for o, c in zip(info.chunk_offset, self.shape, strict=True))
-            self.offset[at], self.size[at] = info.byte_offset, info.size
-            self.whole = self.whole and not info.filter_mask
-
-        dataset.id.chunk_iter(found)
-        self.whole = self.whole and bool((self.offset >= 0).all())
         self.shuffled, self.deflated = _SHUFFLE in filters, _DEFLATE in filters
         self.n_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
+        self._fill = dataset.fillvalue
         self._inflate = inflater()
+        self._find(dataset)
+
+    def _find(self, dataset: Any) -> None:
+        known = chunk_index(dataset, self.fd)
+        if known is not None:
+            place, offset, size = known
+            self.offset[tuple(place.T)], self.size[tuple(place.T)] = offset, size
+        else:
+            dataset.id.chunk_iter(self._found)
+        there = self.offset >= 0
+        end = os.fstat(self.fd).st_size
+        if (self.offset[there] + self.size[there] > end).any() or (self.size < 0).any():
+            raise OSError(f"chunks of {dataset.name} lie beyond the end of the file")
+
+    def _found(self, info: Any) -> None:
+        at = tuple(o // c for o, c in zip(info.chunk_offset, self.shape, strict=True))
+        self.offset[at], self.size[at] = info.byte_offset, info.size
+        self.whole = self.whole and not info.filter_mask
 
     def read(self, at: tuple[int, ...]) -> np.ndarray:
         """The values of one chunk, flat. OSError when its bytes are not what they should be."""
-        raw: Any = os.pread(self.fd, int(self.size[at]), int(self.offset[at]))
-        if self.deflated:
-            try:
-                raw = self._inflate(raw, self.n_bytes)
-            except (zlib.error, ValueError, OSError, EOFError) as e:
-                raise OSError(f"a compressed chunk is damaged ({e})") from e
-        if len(raw) != self.n_bytes:
-            raise OSError(f"a chunk holds {len(raw):,} bytes instead of {self.n_bytes:,}")
+        return self.values(self.inflated([at]))
+
+    def inflated(self, places: list[tuple[int, ...]]) -> list[bytes]:
+        """The bytes of some chunks, each n_bytes long; those that lie side by side in the file are read at once."""
+        found = [b""] * len(places)
+        offsets, sizes = [int(self.offset[p]) for p in places], [int(self.size[p]) for p in places]
+        run: list[int] = []
+        for k in sorted(range(len(places)), key=offsets.__getitem__):
+            if offsets[k] < 0:
+                found[k] = self._filled()
+                continue
+            if run and not (offsets[k] == offsets[run[-1]] + sizes[run[-1]] and len(run) < _RUN):
+                self._read_run(run, offsets, sizes, found)
+                run = []
+            run.append(k)
+        if run:
+            self._read_run(run, offsets, sizes, found)
+        return found
+
+    def _read_run(self, run: list[int], offsets: list[int], sizes: list[int], found: list[bytes]) -> None:
+        start = offsets[run[0]]
+        raw: Any = os.pread(self.fd, offsets[run[-1]] + sizes[run[-1]] - start, start)
+        view = raw if len(run) == 1 else memoryview(raw)
+        inflate, n_bytes = self._inflate, self.n_bytes
+        for k in run:
+            part = view if len(run) == 1 else view[offsets[k] - start : offsets[k] - start + sizes[k]]
+            if self.deflated:
+                try:
+                    part = inflate(part, n_bytes)
+                except Exception as e:  # zlib and ISA-L have errors of their own
+                    raise OSError(f"a compressed chunk is damaged ({e})") from e
+            if len(part) != n_bytes:
+                raise OSError(f"a chunk holds {len(part):,} bytes instead of {n_bytes:,}")
+            found[k] = part
+
+    def values(self, inflated: list[bytes]) -> np.ndarray:
+        """The values in such bytes, chunk after chunk, flat."""
+        raw = inflated[0] if len(inflated) == 1 else b"".join(inflated)
         if self.shuffled:
-            raw = np.ascontiguousarray(np.frombuffer(raw, np.uint8).reshape(self.dtype.itemsize, -1).T)
+            by_byte = np.frombuffer(raw, np.uint8).reshape(len(inflated), self.dtype.itemsize, -1)
+            raw = np.ascontiguousarray(by_byte.transpose(0, 2, 1)).ravel()
         return np.frombuffer(raw, self.dtype)
 
+    def _filled(self) -> bytes:
+        return np.full(self.n_bytes // self.dtype.itemsize, self._fill, self.dtype).tobytes()
 
-def chunks_of(dataset: Any) -> _Chunks | None:
+
+def chunks_of(dataset: Any) -> Chunks | None:
     """Its chunks, when they can be read without HDF5; else None."""
     fd, filters = _plain_file(dataset), _filters(dataset)
     if fd is None or dataset.chunks is None or filters not in _PLAIN or not hasattr(dataset.id, "chunk_iter"):
         return None
-    found = _Chunks(dataset, fd, filters)
+    found = Chunks(dataset, fd, filters)
     return found if found.whole else None
 
 
@@ -121,7 +214,7 @@ def _filters(dataset: Any) -> tuple[int, ...]:
 
 def _plain_file(dataset: Any) -> int | None:
     """The file descriptor that HDF5 reads from, when bytes are where it says: an ordinary file, native numbers."""
-    native = dataset.dtype.kind in "biuf" and dataset.dtype.isnative
+    native = dataset.dtype.kind in "biuf" and dataset.dtype == plain_dtype(dataset.dtype)
     if not (native and hasattr(os, "pread") and dataset.file.driver == "sec2" and not dataset.file.userblock_size):
         return None
     if dataset.is_virtual or dataset.external:
@@ -136,11 +229,11 @@ class Hdf5Vector:
     """A one-dimensional dataset, read in slices from any thread."""
 
     def __init__(self, dataset: Any):
-        if not hasattr(dataset, "ndim") or dataset.ndim != 1:
+        if getattr(dataset, "ndim", 0) != 1:
             raise InputError(f"{dataset.file.filename}: {dataset.name} is not a list of numbers")
         require_filters(dataset)
         self._dataset = dataset
-        self.dtype = dataset.dtype
+        self.dtype = plain_dtype(dataset.dtype)
         self._chunks = chunks_of(dataset) if len(dataset) else None
         self._start = None if self._chunks is not None or dataset.chunks is not None else _contiguous(dataset)
 
@@ -152,26 +245,37 @@ class Hdf5Vector:
         if self._start is not None:
             return self._contiguous(a, b)
         if self._chunks is None:
-            return self._dataset[a:b]
+            return np.asarray(self._dataset[a:b]).astype(self.dtype, copy=False)
         out = np.empty(b - a, self.dtype)
-        step = self._chunks.shape[0]
+        chunks, step = self._chunks, self._chunks.shape[0]
+        as_stored = not (chunks.deflated or chunks.shuffled) and hasattr(os, "preadv")
         for k in range(a // step, -(-b // step)):
             lo, hi = max(a, k * step), min(b, (k + 1) * step)
-            if lo < hi:
-                out[lo - a : hi - a] = self._chunks.read((k,))[lo - k * step : hi - k * step]
+            if lo >= hi:
+                continue
+            if as_stored and chunks.offset[k] >= 0:
+                if chunks.size[k] != chunks.n_bytes:
+                    raise OSError(f"a chunk holds {chunks.size[k]:,} bytes instead of {chunks.n_bytes:,}")
+                _read_into(out[lo - a : hi - a], chunks.fd, int(chunks.offset[k]) + (lo - k * step) * out.itemsize)
+            else:
+                out[lo - a : hi - a] = chunks.read((k,))[lo - k * step : hi - k * step]
         return out
 
     def _contiguous(self, a: int, b: int) -> np.ndarray:
         fd, start = self._start
         out = np.empty(b - a, self.dtype)
-        view, at, size = memoryview(out).cast("B"), start + a * out.itemsize, out.nbytes
-        done = 0
-        while done < size:
-            n = os.preadv(fd, [view[done:]], at + done)
-            if not n:
-                raise OSError("the file ends before the data does")
-            done += n
+        _read_into(out, fd, start + a * out.itemsize)
         return out
+
+
+def _read_into(out: np.ndarray, fd: int, at: int) -> None:
+    """Fill an array with the bytes at a place in a file."""
+    view, done = memoryview(out).cast("B"), 0
+    while done < len(view):
+        n = os.preadv(fd, [view[done:]], at + done)
+        if not n:
+            raise OSError("the file ends before the data does")
+        done += n
 
 
 def _contiguous(dataset: Any) -> tuple[int, int] | None:

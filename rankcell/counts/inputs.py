@@ -50,7 +50,7 @@ def _expand(one: Any) -> tuple[list[Any], bool]:
         if not found:
             if (path / "state.json").exists():
                 raise InputError(f"{path} holds tokens already; this takes counts")
-            raise InputError(f"{path} is a folder without count files (h5ad, loom, zarr, 10x h5, 10x matrix folders)")
+            raise InputError(f"{path} is a folder without count files or tokens (h5ad, loom, zarr, 10x h5, 10x matrix folders)")
         return found, True
     if not path.exists() and glob.has_magic(str(one)):
         found = [Path(p) for p in sorted(glob.glob(str(one), recursive=True))]

@@ -80,3 +80,70 @@ def add_ones(rows, n):
     """n[r] += 1 for every entry's row."""
     for k in range(len(rows)):
         n[rows[k]] += 1
+
+
+@compiled
+def count_buckets(bucket_of_row, rows, n):
+    """n[b] += 1 for the bucket of every entry's row."""
+    for k in range(len(rows)):
+        n[bucket_of_row[rows[k]]] += 1
+
+
+@compiled
+def to_buckets(bucket_of_row, rows, columns, values, at, to_rows, to_columns, to_values):
+    """Entries to the buckets of their rows, in the order in which they come; at[b]: where the next one of bucket b goes."""
+    for k in range(len(rows)):
+        b = bucket_of_row[rows[k]]
+        i = at[b]
+        to_rows[i] = rows[k]
+        to_columns[i] = columns[k]
+        to_values[i] = values[k]
+        at[b] = i + 1
+
+
+@compiled
+def take_genes(x, mask, gene, n_genes, lo, hi, shift, rows, columns, values, start):
+    """Entries that are not zero of chunks of genes x cells (x[chunk, gene, cell], as bits), appended from `start` on; where they end.
+
+    Only the cells `lo` to `hi` and genes below `n_genes`; the first row of x is gene `gene`, the cell c goes to row c + shift.
+    There must be room for one more entry than x has. `mask`: the bits that make a value other than zero.
+    """
+    n = np.uint64(start)  # unsigned: no look for indices from the end
+    for k in range(x.shape[0]):
+        for g in range(x.shape[1]):
+            column = gene + k * x.shape[1] + g
+            if column >= n_genes:
+                return n
+            line = x[k, g, lo:hi]
+            some = mask ^ mask
+            for i in range(len(line)):
+                some |= line[i]
+            if some & mask:
+                for i in range(len(line)):
+                    rows[n] = i + lo + shift
+                    columns[n] = column
+                    values[n] = line[i]
+                    n += np.uint64((line[i] & mask) != 0)
+    return n
+
+
+@compiled
+def take_cells(x, mask, gene, n_genes, lo, hi, shift, rows, columns, values, start):
+    """The same for chunks of cells x genes: x[chunk, cell, gene]."""
+    n = np.uint64(start)
+    for k in range(x.shape[0]):
+        first = gene + k * x.shape[2]
+        width = min(x.shape[2], n_genes - first)
+        for c in range(lo, hi):
+            for at in range(0, width, 32):
+                line = x[k, c, at : min(at + 32, width)]
+                some = mask ^ mask
+                for i in range(len(line)):
+                    some |= line[i]
+                if some & mask:
+                    for i in range(len(line)):
+                        rows[n] = c + shift
+                        columns[n] = first + at + i
+                        values[n] = line[i]
+                        n += np.uint64((line[i] & mask) != 0)
+    return n

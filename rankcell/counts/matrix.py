@@ -49,14 +49,16 @@ class ArrayVector:
     """A numpy array, or a zarr array, as a Vector."""
 
     def __init__(self, array: Any):
+        if len(array.shape) != 1:
+            raise InputError(f"a list of numbers has {len(array.shape)} dimensions")
         self._array = array
-        self.dtype = np.dtype(array.dtype)
+        self.dtype = plain_dtype(array.dtype)
 
     def __len__(self) -> int:
         return int(self._array.shape[0])
 
     def read(self, a: int, b: int) -> np.ndarray:
-        return np.asarray(self._array[a:b])
+        return np.asarray(self._array[a:b]).astype(self.dtype, copy=False)
 
 
 class CsrMatrix(Matrix):
@@ -87,22 +89,31 @@ class DenseMatrix(Matrix):
         """`step`: the number of cells that the storage keeps together."""
         self._array, self._transposed, self._step = array, transposed, step
         self.shape = tuple(int(n) for n in (array.shape[::-1] if transposed else array.shape))
-        self.dtype = np.dtype(array.dtype)
+        self.dtype = plain_dtype(array.dtype)
 
     def ranges(self, rows_per_block: int | None = None) -> list[tuple[int, int]]:
         step = rows_per_block
         if step is None:
             step = min(ROWS_PER_BLOCK, max(1, DENSE_PER_BLOCK // max(1, self.shape[1])))
             step = max(1, step // self._step) * self._step
-        n = self.shape[0]
-        return [(a, min(n, a + step)) for a in range(0, n, step)]
+        return even_ranges(self.shape[0], step)
 
     def rows(self, a: int, b: int) -> Rows:
-        return dense_rows(self._array[:, a:b].T if self._transposed else self._array[a:b])
+        x = np.asarray(self._array[:, a:b].T if self._transposed else self._array[a:b])
+        return dense_rows(x.astype(self.dtype, copy=False))
 
     def head(self) -> np.ndarray:
         n = max(1, _HEAD // max(1, self.shape[1]))
         return np.ravel(np.asarray(self._array[:, :n] if self._transposed else self._array[:n]))
+
+
+def plain_dtype(dtype: Any) -> np.dtype:
+    """The type that values are read as: the machine's byte order, and no more than 8 bytes a number."""
+    if not isinstance(dtype, np.dtype):
+        return np.dtype(object)  # strings of pandas
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        return np.dtype(np.float64)
+    return dtype.newbyteorder("=")
 
 
 def dense_rows(x: Any) -> Rows:
@@ -138,7 +149,10 @@ def gather_columns(x: np.ndarray) -> Rows:
 
 def check_pointers(indptr: np.ndarray, stored: int) -> np.ndarray:
     """`indptr` as int64. InputError when it does not describe `stored` entries."""
-    indptr = np.asarray(indptr).astype(np.int64)
+    indptr = np.asarray(indptr)
+    if indptr.dtype.kind not in "iu" or indptr.ndim != 1:
+        raise InputError(f"the row pointers are {indptr.dtype}, not whole numbers")
+    indptr = indptr.astype(np.int64)
     if not len(indptr) or indptr[0] != 0 or indptr[-1] > stored or np.any(np.diff(indptr) < 0):
         raise InputError(f"the row pointers do not fit the {stored:,} stored entries")
     return indptr
@@ -155,6 +169,11 @@ def check_indices(indices: np.ndarray, n: int, what: str) -> np.ndarray:
     return indices.astype(np.int32, copy=False)
 
 
+def even_ranges(n: int, step: int) -> list[tuple[int, int]]:
+    """Ranges of `step` rows; the last may be shorter."""
+    return [(a, min(n, a + step)) for a in range(0, n, step)]
+
+
 def row_groups(indptr: np.ndarray, rows_per_block: int | None = None) -> list[tuple[int, int]]:
     """Consecutive row ranges of `rows_per_block` rows, or of at most ROWS_PER_BLOCK rows and about ENTRIES_PER_BLOCK entries.
 
@@ -162,7 +181,7 @@ def row_groups(indptr: np.ndarray, rows_per_block: int | None = None) -> list[tu
     """
     n = len(indptr) - 1
     if rows_per_block:
-        return [(a, min(n, a + rows_per_block)) for a in range(0, n, rows_per_block)]
+        return even_ranges(n, rows_per_block)
     found, start = [], 0
     while start < n:
         stop = int(np.searchsorted(indptr, indptr[start] + ENTRIES_PER_BLOCK, side="right")) - 1

@@ -1,14 +1,15 @@
 """AnnData objects: in memory, backed by a file, or lazy (dask)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from rankcell.counts.matrix import ArrayVector, CsrMatrix, DenseMatrix, Matrix, Rows, dense_rows, row_groups
+from rankcell.counts.matrix import ArrayVector, CsrMatrix, DenseMatrix, Matrix, Rows, dense_rows, plain_dtype, row_groups
 from rankcell.counts.source import CountSource, register
-from rankcell.errors import InputError
+from rankcell.counts.spill import csc_matrix, tiled_matrix
+from rankcell.errors import CellError, InputError
 
 
 class AnnDataSource(CountSource):
@@ -42,7 +43,10 @@ class AnnDataSource(CountSource):
             self.others[""] = _opener(adata.X)
 
     def obs(self, column: str) -> pa.Array:
-        values = pa.array(self._adata.obs[column], from_pandas=True)
+        try:
+            values = pa.array(self._adata.obs[column], from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as e:
+            raise CellError(f"the cell column '{column}' holds values of several kinds ({e}): make it text first") from e
         return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
@@ -55,19 +59,36 @@ def matrix_of(x: Any) -> Matrix:
     import scipy.sparse as sp
 
     if hasattr(x, "dask") and hasattr(x, "chunks"):
-        return DaskMatrix(x)
+        return _dask_matrix(x)
     if sp.issparse(x):
         x = x.tocsr()
         return CsrMatrix(x.indptr, ArrayVector(x.indices), ArrayVector(x.data), x.shape[1])
     if hasattr(x, "format") and hasattr(x, "group"):
         return _stored(x)
+    if type(x).__module__.startswith("h5py"):
+        from rankcell.counts.hdf5dense import dense_dataset
+
+        return dense_dataset(x)
     return DenseMatrix(np.asarray(x) if not hasattr(x, "shape") else x)
+
+
+def _dask_matrix(x: Any) -> Matrix:
+    """Blocks that hold whole rows are read as ranges of rows, other ones (a matrix stored by gene) by way of scratch files."""
+    if x.numblocks[1] == 1:
+        return DaskMatrix(x)
+    rows, columns = (np.concatenate([[0], np.cumsum(c)]).tolist() for c in x.chunks)
+
+    def tiles() -> Iterator[tuple[int, int, Any]]:
+        for j in range(x.numblocks[1]):
+            for i in range(x.numblocks[0]):
+                yield rows[i], columns[j], x.blocks[i, j].compute(scheduler="synchronous")
+
+    return tiled_matrix(tiles, tuple(int(n) for n in x.shape), plain_dtype(x.dtype))
 
 
 def _stored(x: Any) -> Matrix:
     """A sparse matrix that anndata keeps in its file (CSRDataset, CSCDataset), read there."""
     from rankcell.counts.hdf5 import Hdf5Vector
-    from rankcell.counts.spill import csc_matrix
 
     group = x.group
     vector = Hdf5Vector if type(group).__module__.startswith("h5py") else ArrayVector
@@ -83,7 +104,7 @@ class DaskMatrix(Matrix):
     def __init__(self, x: Any):
         self._x = x
         self.shape = tuple(int(n) for n in x.shape)
-        self.dtype = np.dtype(x.dtype)
+        self.dtype = plain_dtype(x.dtype)
 
     def ranges(self, rows_per_block: int | None = None) -> list[tuple[int, int]]:
         edges = np.concatenate([[0], np.cumsum(self._x.chunks[0])]).astype(np.int64)
@@ -99,9 +120,9 @@ class DaskMatrix(Matrix):
 
         part = self._x[a:b].compute(scheduler="synchronous")
         if not sp.issparse(part):
-            return dense_rows(part)
+            return dense_rows(np.asarray(part).astype(self.dtype, copy=False))
         part = part.tocsr()
-        return part.indptr.astype(np.int64), part.indices.astype(np.int32, copy=False), part.data
+        return part.indptr.astype(np.int64), part.indices.astype(np.int32, copy=False), part.data.astype(self.dtype, copy=False)
 
     def head(self) -> np.ndarray:
         return self.rows(0, min(self.shape[0], max(1, 100_000 // max(1, self.shape[1]))))[2]

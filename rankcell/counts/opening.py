@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rankcell.counts import h5ad, memory  # noqa: F401
+# In the order in which they are asked: h5ad takes every other HDF5 file, and says what it holds
+from rankcell.counts import loom, tenx, mtx, zarrstore, memory, h5ad  # noqa: F401 # isort: skip
 from rankcell.counts.source import FORMATS, CountSource
 from rankcell.errors import InputError
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rankcell.counts.arrays import as_numbers
 from rankcell.counts.block import CountBlock, first_non_count, row_sums, totals_dtype
 from rankcell.counts.matrix import Matrix
 from rankcell.errors import CellError, CountsError, InputError
@@ -110,9 +111,10 @@ class CountSource:
         """obs `n_counts` as given (float32 stays float32, all else float64), or None. CountsError when NaN or not above zero."""
         if N_COUNTS not in self.obs_columns:
             return None
-        given = np.asarray(self.obs(N_COUNTS).to_numpy(zero_copy_only=False))
-        if given.dtype.kind not in "fiu":
-            raise CountsError(f"{self.name}: obs '{N_COUNTS}' holds {given.dtype}, not numbers")
+        stored = self.obs(N_COUNTS)
+        given = as_numbers(stored)
+        if given is None:
+            raise CountsError(f"{self.name}: obs '{N_COUNTS}' holds {stored.type}, not numbers")
         wrong = ~(np.isfinite(given) & (given >= 0)) if given.dtype.kind == "f" else given < 0
         if wrong.any():
             i = int(np.argmax(wrong))

@@ -1,12 +1,15 @@
 """One function a verb: files in, files out. The command line and the counters (pp, tl) both stand on these."""
 
+from rankcell.jobs.check import CheckReport, check
 from rankcell.jobs.counts import tokenize, tokenized
 from rankcell.jobs.inputs import is_token_folder, named_genes, tokens_of
 from rankcell.jobs.models import embed, perturb, pretrain
 from rankcell.jobs.vocab import build_vocab, fetch_vocab, import_vocab, show_vocab, tally_vocab
 
 __all__ = [
+    "CheckReport",
     "build_vocab",
+    "check",
     "embed",
     "fetch_vocab",
     "import_vocab",

@@ -35,8 +35,6 @@ def tokens_of(
             raise SettingsError(f"{source} holds tokens: --counts-layer, --raw and --gene-column are for counts")
         has_spec = (Path(source) / "rankcell.json").exists()
         return TokenSet.open(source, vocab=None if has_spec else checkpoint.vocab)
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-        raise InputError(f"{source} is a folder but no token set (it has no state.json)")
     tokenizer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "[0-9,]+ of [0-9,]+ cells have no gene", RankcellWarning)  # said by what comes next

@@ -81,7 +81,8 @@ def tally_vocab(
 
     require_new(out, force=force)
     if not is_tally(out):
-        raise SettingsError(f"{out} does not end in .parquet, by which a tally is known: name it {Path(out).name}.tally.parquet")
+        better = f"{Path(out).name.removesuffix('.tally')}.tally.parquet"
+        raise SettingsError(f"{out} does not end in .parquet, by which a tally is known: name it {better}")
     parts = _parts(sources, ids=ids, layer=layer, raw=raw, gene_column=gene_column)
     whole = union_of([part.genes for part in parts])
     cells = sum(part.cells for part in parts)

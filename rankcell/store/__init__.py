@@ -1,6 +1,6 @@
 """What every long job needs, once: atomic writes, locks, fingerprints, manifests and resumable shards. A leaf room."""
 
-from rankcell.store.atomic import atomic_path, require_new, writing
+from rankcell.store.atomic import atomic_path, require_apart, require_new, writing
 from rankcell.store.jsonio import content_hash, read_json, write_json
 from rankcell.store.lock import locked
 from rankcell.store.run import ShardedRun, check_result_folder, result_folder
@@ -12,6 +12,7 @@ __all__ = [
     "content_hash",
     "locked",
     "read_json",
+    "require_apart",
     "require_new",
     "result_folder",
     "write_json",

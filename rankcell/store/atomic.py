@@ -1,18 +1,22 @@
 """Write under a temporary name beside the target, sync, rename: a final name never holds half a file."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import platform
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rankcell.errors import OutputError
 from rankcell.store.lock import locked_name
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG}
+_OLD = ".old"  # ends the name of an output that was moved aside to be replaced
 
 
 def require_new(path: str | os.PathLike, *, force: bool = False, marker: str | None = None) -> Path:
@@ -32,6 +36,8 @@ def require_new(path: str | os.PathLike, *, force: bool = False, marker: str | N
         raise OutputError(f"{path} is a file: this writes a folder, choose another name")
     if not marker and path.is_dir():
         raise OutputError(f"{path} is a folder: this writes a file, choose another name")
+    if path.is_symlink() and not path.exists():
+        raise OutputError(f"{path} is a link to nothing: remove it, or choose another output")
     if path.exists() and not force:
         raise OutputError(f"{path} exists: choose another output, or pass --force to replace it")
     if marker and path.is_dir() and not (path / marker).exists() and any(path.iterdir()):
@@ -41,6 +47,24 @@ def require_new(path: str | os.PathLike, *, force: bool = False, marker: str | N
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"the folder {path.parent} cannot be written to")
     return path
+
+
+def require_apart(out: str | os.PathLike, inputs: Iterable[Any]) -> None:
+    """OutputError when `out` is one of the inputs, lies inside one, or holds one; inputs that are not paths are left alone.
+
+    Links are followed. An output that stands inside an input changes it, and one that holds an input removes it with --force.
+    """
+    real = Path(os.path.realpath(out))
+    for given in inputs:
+        if not isinstance(given, (str, os.PathLike)):
+            continue
+        source = Path(os.path.realpath(given))
+        if source == real:
+            raise OutputError(f"{out} is the input: choose another output")
+        if source in real.parents:
+            raise OutputError(f"{out} lies inside the input {given}, which is not written to: choose another output")
+        if real in source.parents:
+            raise OutputError(f"{out} holds the input {given}, which would be lost: choose another output")
 
 
 def _sync(path: Path) -> None:
@@ -55,6 +79,15 @@ def _sync(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file or folder; a Ctrl-C meanwhile waits until it is gone."""
+    try:
+        _delete(path)
+    except KeyboardInterrupt:
+        _delete(path)
+        raise
+
+
+def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -62,15 +95,27 @@ def _remove(path: Path) -> None:
 
 
 def _part_prefix(path: Path) -> str:
-    return f".{path.name}.part-{platform.node() or 'here'}-"
+    return f".{path.name}.part-"
 
 
-def _sweep(path: Path) -> None:
-    """Remove what processes of this machine that are gone (kill -9) left half-written for `path`."""
-    prefix = _part_prefix(path)
+def _host() -> str:
+    return platform.node() or "here"
+
+
+def _sweep(path: Path, *, alone: bool) -> None:
+    """Remove what processes of this machine that are gone (kill -9) left half-written for `path`, and undo a broken replacing.
+
+    alone: the lock of `path` is held, so that no process of this machine is writing it, whatever its number says (a container
+    gives the same numbers again).
+    """
     for left in path.parent.iterdir():
-        pid = left.name.removeprefix(prefix).partition("-")[0]
-        if left.name.startswith(prefix) and pid.isdigit() and not _is_alive(int(pid)):
+        if not left.name.startswith(_part_prefix(path)):
+            continue
+        host, _, rest = left.name.removeprefix(_part_prefix(path)).rpartition("-")[0].rpartition("-")
+        is_dead = host == _host() and rest.isdigit() and (alone or not _is_alive(int(rest)))
+        if left.name.endswith(_OLD) and (is_dead or alone):
+            _settle(left, path)
+        elif is_dead:
             _remove(left)
 
 
@@ -100,7 +145,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     except OSError as e:
         if e.errno in _FULL or "No space left" in str(e) or "errno = 28" in str(e):  # HDF5 hides the errno in its text
             raise OutputError(f"the disk is full: {path} was not written; free some space and run again") from e
-        if e.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG}:
+        if e.errno in _REFUSED:
             raise OutputError(f"{path} cannot be written: {e.strerror}") from e
         raise
 
@@ -113,29 +158,57 @@ def atomic_path(path: str | os.PathLike, *, force: bool = False, marker: str | N
     OutputError when another process is writing `path`.
     """
     path = require_new(path, force=force, marker=marker)
-    with locked_name(path) if exclusive else contextlib.nullcontext():
+    with locked_name(path) if exclusive else contextlib.nullcontext(False) as alone:
+        _sweep(path, alone=alone)
+        require_new(path, force=force, marker=marker)  # an earlier output may have come back
         yield from _written_aside(path, force=force, marker=marker)
 
 
 def _written_aside(path: Path, *, force: bool, marker: str | None) -> Iterator[Path]:
-    _sweep(path)
-    part = path.with_name(f"{_part_prefix(path)}{os.getpid()}-{secrets.token_hex(3)}")
+    part = path.with_name(f"{_part_prefix(path)}{_host()}-{os.getpid()}-{secrets.token_hex(3)}")
     try:
         with writing(path):
             yield part
             _sync(part)
             require_new(path, force=force, marker=marker)
-            if path.is_dir():
-                old = part.with_name(part.name + ".old")
-                path.rename(old)
-                part.rename(path)
-                _remove(old)
-            else:
-                os.replace(part, path)
+            _rename(part, path)
             if os.name == "posix":
                 _sync_folder(path.parent)
     finally:
         _remove(part)
+
+
+def _rename(part: Path, path: Path) -> None:
+    """Give `part` its final name. Where a folder stands there, the two change places, or it stays for a moment under a name of
+    its own, from which `_settle` takes it back however this ends.
+    """
+    if not path.is_dir():
+        os.replace(part, path)
+    elif not _exchange(part, path):
+        old = part.with_name(part.name + _OLD)
+        try:
+            path.rename(old)
+            part.rename(path)
+        finally:
+            _settle(old, path)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two names in one step; False where that cannot be done: it is Linux's own, and not every filesystem has it."""
+    try:
+        swap = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return swap(here, os.fsencode(a.absolute()), here, os.fsencode(b.absolute()), exchange) == 0
+
+
+def _settle(old: Path, path: Path) -> None:
+    """An output that was moved aside: back to its name when no other has come there, else removed."""
+    if os.path.lexists(old) and os.path.lexists(path):
+        _remove(old)
+    elif os.path.lexists(old):
+        old.rename(path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@
 list feature is declared as "Sequence", which datasets 2 to 5 all read ("List" is unknown before 4).
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ class DatasetWriter:
     """Writes record batches into a new `datasets` folder, in arrow stream files of about `shard_bytes`; nothing accumulates.
 
     Each finished file is synced to disk by a thread of its own while the next one is written. `spec`: the TokenSpec of what is
-    written, set by the caller.
+    written, set by the caller when all is written; closed without it, the writing has failed and nothing more is synced.
     """
 
     spec: Any = None
@@ -73,10 +74,16 @@ class DatasetWriter:
         finally:
             self._sink.close()
             self._stream = None
+        for done in self._synced:
+            if done.done():
+                done.result()  # a disk that fails is heard of now, not after the last file
         self._synced.append(self._syncing.submit(_sync_file, self._shards[-1]))
 
     def close(self) -> None:
         """Close the last file, also when its end cannot be written; the names say how many there are."""
+        if self.spec is None:
+            self._drop()
+            return
         try:
             if not self._shards:
                 self._start_shard()
@@ -87,6 +94,16 @@ class DatasetWriter:
             done.result()
         n = len(self._shards)
         self._shards = [p.rename(p.with_name(f"data-{i:05d}-of-{n:05d}.arrow")) for i, p in enumerate(self._shards)]
+
+    def _drop(self) -> None:
+        """Let go of the open file; what is wrong with it has been said, or does not matter any more."""
+        self._syncing.shutdown(wait=False, cancel_futures=True)
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+            with contextlib.suppress(OSError):
+                self._sink.close()
+            self._stream = None
 
     def describe(self, fingerprint: str) -> None:
         """Write the two json files that make the folder a dataset."""

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_genes, open_counts, select_rows
+from rankcell.counts.arrays import numbers, texts
 from rankcell.errors import CellError, SettingsError
 from rankcell.tokens.ranker import RankedRows, Ranker
 from rankcell.tokens.tokenset import OWN_COLUMNS, plain_obs
@@ -175,17 +176,17 @@ class Job:
         o = self.options
         rows = [p.ranked for p in pieces]
         lengths = _joined([r.lengths for r in rows])
-        columns = {"input_ids": _lists(_joined([r.values for r in rows]), lengths), "length": pa.array(lengths)}
+        columns = {"input_ids": _lists(_joined([r.values for r in rows]), lengths), "length": numbers(lengths)}
         if o.keep_counts:
             columns["counts"] = _lists(_joined([r.counts for r in rows]), lengths)
         if o.keep_uncropped:
             n_genes = _joined([r.n_genes for r in rows])
-            columns |= {"input_ids_uncropped": _lists(_joined([r.uncropped for r in rows]), n_genes), "length_uncropped": pa.array(n_genes)}
+            columns |= {"input_ids_uncropped": _lists(_joined([r.uncropped for r in rows]), n_genes), "length_uncropped": numbers(n_genes)}
         columns["cell_id"] = _concatenated([_cell_ids(p) for p in pieces], pa.string())
         if self.inputs.several:
-            columns[SOURCE] = pa.array([p.part.label for p in pieces for _ in range(len(p.cells))], pa.string())
+            columns[SOURCE] = texts([p.part.label for p in pieces for _ in range(len(p.cells))])
         for name in o.obs:
-            taken = [plain_obs(p.part.obs[name].take(pa.array(p.cells))) for p in pieces]
+            taken = [plain_obs(p.part.obs[name].take(numbers(p.cells))) for p in pieces]
             columns[name] = _concatenated(taken, self.schema.field(name).type)
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
 
@@ -225,7 +226,7 @@ def _columns(obs: Sequence[dict[str, pa.Array]], inputs: Inputs) -> tuple[dict[s
 
 
 def _cell_ids(piece: Piece) -> pa.Array:
-    ids = piece.part.source.ids.take(pa.array(piece.cells))
+    ids = piece.part.source.ids.take(numbers(piece.cells))
     if piece.part.label is None:
         return ids
     import pyarrow.compute as pc
@@ -268,7 +269,11 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    return pa.ListArray.from_arrays(numbers(offsets), _items(values))
+
+
+def _items(values: np.ndarray) -> pa.Array:
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 def _concatenated(parts: Sequence[pa.Array], kind: pa.DataType) -> pa.Array:

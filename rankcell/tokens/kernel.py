@@ -11,7 +11,9 @@ entries above zero are tokens.
 
 How it is fast: the values of a cell spread over some orders of magnitude, so the bits of their float32 rounding, which rise with
 them, put nearly every gene into a bucket of its own. A histogram of the buckets says where each bucket begins, and where the row
-will be cropped: what lies beyond is never moved. An insertion pass over the exact values then finishes the few that share a bucket.
+will be cropped: what lies beyond is never moved. What is moved is one 64-bit number a gene, the bits and its place in the row; an
+insertion pass puts the few that share a bucket in order, and where two roundings are equal the exact values decide. Numbers that
+index are unsigned, because a signed one is checked for being below zero each time.
 """
 
 import numpy as np
@@ -20,6 +22,9 @@ from rankcell.counts.compiled import compiled
 
 _CROWDED = 48
 _MOST_BUCKETS = 16384
+_U = np.uint64
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
 
 
 def product_type(data_dtype: np.dtype, n_counts_dtype: np.dtype) -> np.dtype:
@@ -29,27 +34,29 @@ def product_type(data_dtype: np.dtype, n_counts_dtype: np.dtype) -> np.dtype:
 
 
 @compiled
-def _gather(indices, data, start, stop, r, target, inv_median, value, column):
-    """Known entries above zero of one row as (value, column), when its columns rise strictly; -1 when they do not."""
-    n = 0
-    last = -1
-    rising = True
+def _gather(indices, data, start, stop, r, target, inv_median, value, key, column):
+    """Known entries above zero of one row: value, its float32, column; their number, and whether the columns rise strictly."""
+    n = _U(0)
+    falling = False
+    last = np.int64(-1)
     for k in range(start, stop):
         c = indices[k]
         x = data[k]
         w = inv_median[c]
-        rising &= c > last
-        last = c
-        value[n] = np.float64(x * r * target) * w
+        falling |= np.int64(c) <= last
+        last = np.int64(c)
+        v = np.float64(x * r * target) * w
+        value[n] = v
+        key[n] = np.float32(v)
         column[n] = c
-        n += (w > 0.0) & (x > 0)
-    return n if rising else -1
+        n += _U((w > 0.0) & (x > 0))
+    return n, not falling
 
 
 @compiled
-def _gather_summed(indices, data, start, stop, r, target, inv_median, first_column, value, column, total, touched):
+def _gather_summed(indices, data, start, stop, r, target, inv_median, first_column, value, key, column, total, touched):
     """The same for rows in any column order, entries of one gene summed (float64, then the product type)."""
-    m = 0
+    m = _U(0)
     for k in range(start, stop):
         c = first_column[indices[k]]
         if c < 0 or data[k] == 0:
@@ -57,104 +64,126 @@ def _gather_summed(indices, data, start, stop, r, target, inv_median, first_colu
         if not touched[c]:
             touched[c] = True
             column[m] = c
-            m += 1
+            m += _U(1)
         total[c] += np.float64(data[k])
-    n = 0
+    n = _U(0)
     for i in range(m):
         c = column[i]
         x = data.dtype.type(total[c])
         total[c] = 0.0
         touched[c] = False
         if x > 0:
-            value[n] = np.float64(x * r * target) * inv_median[c]
+            v = np.float64(x * r * target) * inv_median[c]
+            value[n] = v
+            key[n] = np.float32(v)
             column[n] = c
-            n += 1
+            n += _U(1)
     return n
 
 
 @compiled
-def _merge_sort(value, column, n, spare_value, spare_column):
-    """value[:n] from high to low, equal ones by column; for rows whose buckets are crowded."""
-    width = 1
-    while width < n:
-        for lo in range(0, n, 2 * width):
-            mid = min(lo + width, n)
-            hi = min(lo + 2 * width, n)
-            i, j = lo, mid
-            for k in range(lo, hi):
-                left = j >= hi
-                if not left and i < mid:
-                    left = value[i] > value[j] or (value[i] == value[j] and column[i] < column[j])
-                if left:
-                    spare_value[k], spare_column[k] = value[i], column[i]
-                    i += 1
-                else:
-                    spare_value[k], spare_column[k] = value[j], column[j]
-                    j += 1
-        value[:n] = spare_value[:n]
-        column[:n] = spare_column[:n]
-        width *= 2
+def _before(a, b, value, column):
+    """Whether item `a` ranks before item `b`: the higher value, or the earlier column."""
+    i, j = a & _LOW, b & _LOW
+    return value[i] > value[j] or (value[i] == value[j] and column[i] < column[j])
 
 
 @compiled
-def _first(value, column, n, most, key, bins, out_value, out_column):
-    """The first min(n, most) genes in order of rank, to out_value and out_column; their number.
+def _sort_exactly(item, start, stop, value, column, spare):
+    """Merge sort of a stretch of items by their exact values."""
+    width = _U(1)
+    while width < stop - start:
+        lo = start
+        while lo < stop:
+            mid, hi = min(lo + width, stop), min(lo + width + width, stop)
+            i, j = lo, mid
+            for k in range(lo, hi):
+                if i < mid and (j >= hi or not _before(item[j], item[i], value, column)):
+                    spare[k] = item[i]
+                    i += _U(1)
+                else:
+                    spare[k] = item[j]
+                    j += _U(1)
+            lo = hi
+        for k in range(start, stop):
+            item[k] = spare[k]
+        width += width
 
-    `key`: room for n float32; `bins`: for _MOST_BUCKETS.
+
+@compiled
+def _settle(item, n, value, column, spare):
+    """Put stretches of equal roundings in the order of the exact values."""
+    a = _U(0)
+    while a + _U(1) < n:
+        b = a + _U(1)
+        while b < n and (item[b] >> _HALF) == (item[a] >> _HALF):
+            b += _U(1)
+        if b - a > _U(1):
+            _sort_exactly(item, a, b, value, column, spare)
+        a = b
+
+
+@compiled
+def _order(value, key, column, n, most, bins, item, spare):
+    """The places of the first min(n, most) genes in order of rank: the lower half of `item`; returns their number.
+
+    `bins`: room for _MOST_BUCKETS; `item`, `spare`: for n.
     """
-    if n == 0:
-        return 0
+    if n == _U(0):
+        return n
     bits = key.view(np.uint32)
-    for i in range(n):
-        key[i] = np.float32(value[i])
     low = bits[0]
     high = bits[0]
     for i in range(n):
         low = min(low, bits[i])
         high = max(high, bits[i])
-    n_bins = 64
-    while n_bins < 4 * n and n_bins < _MOST_BUCKETS:
-        n_bins *= 2
+    n_bins = _U(64)
+    while n_bins < _U(4) * n and n_bins < _U(_MOST_BUCKETS):
+        n_bins += n_bins
     shift = np.uint32(0)
-    while ((high - low) >> shift) >= n_bins:
+    while _U((high - low) >> shift) >= n_bins:
         shift += np.uint32(1)
     bins[:n_bins] = 0
     for i in range(n):
-        bins[(high - bits[i]) >> shift] += 1
-    at = 0
-    largest = 0
+        bins[(high - bits[i]) >> shift] += np.uint32(1)
+    at = np.uint32(0)
+    largest = np.uint32(0)
     for b in range(n_bins):  # kept free of branches: it runs four times as often as there are genes
         size = bins[b]
         bins[b] = at
-        at += size
+        at = np.uint32(at + size)
         largest = max(largest, size)
     limit = n
     if n > most:  # where the first bucket begins that is cropped away
-        b = 0
-        while b < n_bins and bins[b] < most:
-            b += 1
-        limit = bins[b] if b < n_bins else n
+        b = _U(0)
+        while b < n_bins and _U(bins[b]) < most:
+            b += _U(1)
+        limit = _U(bins[b]) if b < n_bins else n
     for i in range(n):
-        b = (high - bits[i]) >> shift
-        p = bins[b]
+        k = high - bits[i]
+        p = bins[k >> shift]
         if p < limit:
-            out_value[p] = value[i]
-            out_column[p] = column[i]
-            bins[b] = p + 1
+            item[p] = (_U(k) << _HALF) | _U(i)
+            bins[k >> shift] = np.uint32(p + np.uint32(1))
     if largest > _CROWDED:
-        _merge_sort(out_value, out_column, limit, value, column)
-    for i in range(1, limit):
-        v = out_value[i]
-        if out_value[i - 1] > v:
+        _sort_exactly(item, _U(0), limit, value, column, spare)
+        return min(n, most)
+    last = item[0]
+    for i in range(_U(1), limit):
+        v = item[i]
+        if v > last:
+            last = v
             continue
-        c = out_column[i]
         j = i
-        while j > 0 and (out_value[j - 1] < v or (out_value[j - 1] == v and out_column[j - 1] > c)):
-            out_value[j] = out_value[j - 1]
-            out_column[j] = out_column[j - 1]
-            j -= 1
-        out_value[j] = v
-        out_column[j] = c
+        while j > _U(0) and item[j - _U(1)] > v:
+            item[j] = item[j - _U(1)]
+            j -= _U(1)
+        item[j] = v
+    equal = False
+    for i in range(_U(1), limit):
+        equal |= (item[i] >> _HALF) == (item[i - _U(1)] >> _HALF)
+    if equal:
+        _settle(item, limit, value, column, spare)
     return min(n, most)
 
 
@@ -190,10 +219,10 @@ def rank_rows(
     widest = 1
     for row in rows:
         widest = max(widest, indptr[row + 1] - indptr[row])
-    value, ranked_value = np.empty(widest + 1, np.float64), np.empty(widest + 1, np.float64)
-    column, ranked = np.empty(widest + 1, np.int32), np.empty(widest + 1, np.int32)
-    key = np.empty(widest + 1, np.float32)
-    bins = np.empty(_MOST_BUCKETS, np.int32)
+    value, key = np.empty(widest + 1, np.float64), np.empty(widest + 1, np.float32)
+    column = np.empty(widest + 1, np.uint32)
+    item, spare = np.empty(widest + 1, np.uint64), np.empty(widest + 1, np.uint64)
+    bins = np.empty(_MOST_BUCKETS, np.uint32)
     total = np.zeros(len(inv_median), np.float64)
     touched = np.zeros(len(inv_median), np.bool_)
     all_genes = len(uncropped) > 0
@@ -201,27 +230,30 @@ def rank_rows(
     at_uncropped = 0
     for i in range(len(rows)):
         a, b, r = indptr[rows[i]], indptr[rows[i] + 1], reciprocal[rows[i]]
-        n = _gather(indices, data, a, b, r, target, inv_median, value, column) if one_column_each else -1
-        if n < 0:
-            n = _gather_summed(indices, data, a, b, r, target, inv_median, first_column, value, column, total, touched)
-        n_first = _first(value, column, n, n if all_genes else most, key, bins, ranked_value, ranked)
-        kept = min(n, most)
+        n, rising = _U(0), False
+        if one_column_each:
+            n, rising = _gather(indices, data, a, b, r, target, inv_median, value, key, column)
+        if not rising:
+            n = _gather_summed(indices, data, a, b, r, target, inv_median, first_column, value, key, column, total, touched)
+        n_first = _order(value, key, column, n, n if all_genes else _U(most), bins, item, spare)
+        kept = min(n_first, _U(most))
         out[at : at + len(head)] = head
-        at += len(head)
+        genes = out[at + len(head) :]
         for k in range(kept):
-            out[at + k] = token[ranked[k]]
+            genes[k] = token[column[item[k] & _LOW]]
+        end = at + len(head) + np.int64(kept)
+        out[end : end + len(tail)] = tail
         if len(scaled):
-            scaled[at - len(head) : at] = 0
+            scaled[at : end + len(tail)] = 0
+            beside = scaled[at + len(head) :]
             for k in range(kept):
-                scaled[at + k] = ranked_value[k] * median[ranked[k]]
-            scaled[at + kept : at + kept + len(tail)] = 0
-        at += kept
-        out[at : at + len(tail)] = tail
-        at += len(tail)
-        lengths[i] = kept + len(head) + len(tail)
+                beside[k] = value[item[k] & _LOW] * median[column[item[k] & _LOW]]
+        lengths[i] = end + len(tail) - at
+        at = end + len(tail)
         if all_genes:
+            whole = uncropped[at_uncropped:]
             for k in range(n_first):
-                uncropped[at_uncropped + k] = token[ranked[k]]
-            at_uncropped += n_first
-            n_genes[i] = n_first
+                whole[k] = token[column[item[k] & _LOW]]
+            at_uncropped += np.int64(n_first)
+            n_genes[i] = np.int64(n_first)
     return at

@@ -64,7 +64,7 @@ class Ranker:
         uncropped = np.empty(max(1, int(stored.sum())) if keep_uncropped else 0, np.int32)
         n_genes = np.zeros(len(rows) if keep_uncropped else 0, np.int64)
         n = rank_rows(
-            *(rows, block.indptr, block.indices, block.data.astype(kind, copy=False), reciprocal.astype(kind, copy=False)),
+            *(rows, block.indptr, block.indices.view(np.uint32), block.data.astype(kind, copy=False), reciprocal.astype(kind, copy=False)),
             *(kind.type(self.target_sum), self.inv_median, self.first_column, self.one_column_each, self.token, self.median),
             *(self.most, self.head, self.tail, out, lengths, scaled, uncropped, n_genes),
         )

@@ -15,6 +15,7 @@ import pyarrow as pa
 from rankcell.errors import CellError, TokensError
 from rankcell.store import atomic_path, content_hash, read_json
 from rankcell.tokens.arrow import DatasetWriter, read_dataset
+from rankcell.tokens.plain import spec_of_plain
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Frame, Vocabulary
 
@@ -171,40 +172,8 @@ class TokenSet:
             return tokens
         if vocab is None:
             raise TokensError(f"{folder} is a plain dataset that does not say its vocabulary: pass it with --vocab")
-        return cls(table, _spec_of_plain(table, vocab, Path(folder)))
-
-
-def _spec_of_plain(table: pa.Table, vocab: Vocabulary, folder: Path) -> TokenSpec:
-    """The spec of rows that came without one: ids checked, the frame read from all rows."""
-    probe = TokenSet(table, TokenSpec.of(vocab, frame=Frame(), max_len=vocab.max_len))
-    framed = vocab.frame
-    n_framed = n_other = n_cls = longest = 0
-    known = set(vocab.special.values())
-    for i, row in enumerate(probe):
-        longest = max(longest, len(row))
-        if len(row) and not 0 <= row.min() <= row.max() < vocab.n_ids:
-            raise TokensError(
-                f"{folder}: token {row.min() if row.min() < 0 else row.max()} of row {i} is not in vocabulary '{vocab.name}' (highest {vocab.n_ids - 1}): give the right --vocab"
-            )
-        odd = row[vocab.gene_of_token[row] < 0]
-        if any(t not in known for t in odd.tolist()):
-            raise TokensError(
-                f"{folder}: token {odd[0]} of row {i} stands for nothing in vocabulary '{vocab.name}': give the right --vocab"
-            )
-        is_framed = len(framed) > 0 and framed.matches(row)
-        body = framed.body(row) if is_framed else row
-        if any(vocab.gene_of_token[body] < 0):
-            n_cls += 1
-        n_framed += is_framed
-        n_other += not is_framed
-    if n_cls or (n_framed and n_other):
-        raise TokensError(
-            f"{folder}: {n_framed:,} rows have the special tokens of vocabulary '{vocab.name}' around them, {n_other:,} have not, and "
-            f"{n_cls:,} have special tokens among the genes: one set has one frame; is this the right --vocab?"
-        )
-    frame = framed if n_framed else Frame()
-    source = {"folder": folder.name, "cell_ids": "cell_id" if "cell_id" in table.column_names else "row numbers"}
-    return TokenSpec.of(vocab, frame=frame, max_len=max(longest, vocab.max_len), source=source)
+        rows = cls(table, TokenSpec.of(vocab, frame=Frame(), max_len=vocab.max_len))
+        return cls(table, spec_of_plain(table, rows._flat, vocab, Path(folder)))
 
 
 def make_batch(values: np.ndarray, lengths: np.ndarray, cell_ids: Sequence[str], obs: Mapping[str, Any]) -> pa.RecordBatch:

@@ -69,7 +69,9 @@ class _Dtype:
         dtype = np.dtype(self.order + self.code)
         if not isinstance(raw, bytes) or len(raw) != dtype.itemsize or not raw:
             raise RefusedError("a numpy scalar whose bytes do not fit its type")
-        return _checked(np.frombuffer(raw, dtype)[0].item())
+        if dtype.kind == "U":  # numpy itself would build a string of code points that are none
+            return raw.decode("utf-32-le" if self.order == "<" else "utf-32-be").rstrip("\0")
+        return np.frombuffer(raw, dtype)[0].item()
 
 
 def read_plain_dict(raw: bytes) -> dict[Any, Any]:
@@ -173,8 +175,10 @@ class _Machine:
         raise RefusedError("instructions without values")
 
     def _hold(self, key: int) -> None:
-        if not self._stack or len(self._held) >= _MOST_HELD:
-            raise RefusedError("instructions without values" if not self._stack else f"more than {_MOST_HELD:,} values held for later")
+        if not self._stack:
+            raise RefusedError("instructions without values")
+        if not 0 <= key < _MOST_HELD:  # pickle counts them from zero
+            raise RefusedError(f"more than {_MOST_HELD:,} values held for later")
         self._held[key] = self._stack[-1]
 
     def _set(self, items: list[Any]) -> None:

@@ -40,17 +40,16 @@ class Tally:
         import pyarrow.parquet as pq
 
         slot_of_key = {k: i for i, k in enumerate(self.genes.keys)}
-        n = 0
         try:
             with pq.ParquetFile(self.path, read_dictionary=["gene"]) as file:
-                for batch in file.iter_batches(batch_size=_ROWS, columns=["gene", "value"]):
-                    gene = batch.column("gene")
-                    slot_of_entry = np.array([slot_of_key[k] for k in gene.dictionary.to_pylist()], np.int32)
-                    slots, values = slot_of_entry[gene.indices.to_numpy()], batch.column("value").to_numpy()
-                    if not (values > 0).all() or not np.isfinite(values).all():
-                        raise InputError(f"{self.path} holds values that are not above zero: it is damaged; make it again")
-                    n += len(values)
-                    yield slots, np.ascontiguousarray(values, np.float64)
+                for group in range(file.num_row_groups):  # one by one: read as a whole, pyarrow keeps what it has read
+                    for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=["gene", "value"]):
+                        gene = batch.column("gene")
+                        slot_of_entry = np.array([slot_of_key[k] for k in gene.dictionary.to_pylist()], np.int32)
+                        slots, values = slot_of_entry[gene.indices.to_numpy()], batch.column("value").to_numpy()
+                        if not (values > 0).all() or not np.isfinite(values).all():
+                            raise InputError(f"{self.path} holds values that are not above zero: it is damaged; make it again")
+                        yield slots, np.ascontiguousarray(values, np.float64)
         except (pa.ArrowException, OSError, KeyError, IndexError, TypeError) as e:
             raise InputError(f"{self.path} cannot be read to its end ({_line(e)}): make it again") from e
 

@@ -1,0 +1,45 @@
+"""numpy and lists to arrow without `pyarrow.array`, which loads pandas at its first call (a quarter of a second, 40 MB)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+
+def numbers(values: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:
+    """Numbers or truth values as arrow; null where `missing`, and where a fraction is NaN."""
+    values = np.ascontiguousarray(values)
+    if missing is None and values.dtype.kind == "f" and np.isnan(values).any():
+        missing = np.isnan(values)
+    if values.dtype.kind == "b":
+        kind, data = pa.bool_(), _bits(values)
+    else:
+        kind, data = pa.from_numpy_dtype(values.dtype), pa.py_buffer(values)
+    return pa.Array.from_buffers(kind, len(values), [None if missing is None else _bits(~missing), data])
+
+
+def texts(values: Sequence[str | None]) -> pa.StringArray:
+    """Strings as arrow; None is null. Text of more than 2 GB is large_string."""
+    raw = [b"" if v is None else v.encode() for v in values]
+    ends = np.cumsum([0, *map(len, raw)])
+    large = bool(ends[-1] > np.iinfo(np.int32).max)
+    offsets = ends.astype(np.int64 if large else np.int32)
+    known = np.array([v is not None for v in values], bool)
+    valid = None if known.all() else _bits(known)
+    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(b"".join(raw))]
+    return pa.Array.from_buffers(pa.large_string() if large else pa.string(), len(raw), buffers)
+
+
+def _bits(values: np.ndarray) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(values.astype(bool), bitorder="little"))
+
+
+def as_numbers(values: pa.Array) -> np.ndarray | None:
+    """The numbers of an arrow array, NaN (in float64) for nulls; None when it holds no numbers."""
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        return None
+    found = np.frombuffer(values.buffers()[1], values.type.to_pandas_dtype())[values.offset : values.offset + len(values)]
+    if not values.null_count:
+        return found
+    known = np.unpackbits(np.frombuffer(values.buffers()[0], np.uint8), bitorder="little")[values.offset : values.offset + len(values)]
+    return np.where(known, found.astype(np.float64), np.nan)

@@ -1,0 +1,85 @@
+"""loom files: genes x cells, read with h5py and never opened to write."""
+
+import html
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from rankcell.counts import elements
+from rankcell.counts.arrays import texts
+from rankcell.counts.hdf5 import holds, loading, open_hdf5
+from rankcell.counts.hdf5dense import dense_dataset
+from rankcell.counts.matrix import Matrix
+from rankcell.counts.source import CountSource, register
+from rankcell.errors import InputError
+
+_CELL_IDS = ("CellID", "obs_names", "cell_id", "barcode", "barcodes", "Barcode", "Barcodes", "cell_names", "index")
+
+
+class LoomSource(CountSource):
+    """A loom file: /matrix or one of /layers, row_attrs as var, col_attrs as obs."""
+
+    format = "loom"
+
+    def __init__(self, path: str | os.PathLike, *, layer: str | None = None, raw: bool = False):
+        self.name = str(path)
+        if raw:
+            raise InputError(f"{path}: a loom file has no raw matrix: leave out --raw, or name a layer")
+        self._root = open_hdf5(Path(path))
+        with loading(self):
+            self._load(layer)
+
+    def _load(self, layer: str | None) -> None:
+        root = self._root
+        if not _is_loom(root):
+            raise InputError(f"it is not a loom file: it holds {', '.join(sorted(root)) or 'nothing'}, not matrix, row_attrs and col_attrs")
+        layers = sorted(root["layers"]) if "layers" in root else []
+        if layer is not None and layer not in layers:
+            raise InputError(f"{self.name} has no layer '{layer}'; it has {', '.join(layers) or 'none'}")
+        self.matrix = "matrix" if layer is None else f"layer '{layer}'"
+        places = {"": "matrix"} | {f"--layer {x}": f"layers/{x}" for x in layers}
+        where = "matrix" if layer is None else f"layers/{layer}"
+        self.others = {option: self._opener(w) for option, w in places.items() if w != where}
+        self.x = dense_dataset(root[where], transposed=True)
+        self._obs = root["col_attrs"]
+        self.obs_columns = _attributes(self._obs)
+        named = next((n for n in _CELL_IDS if n in self.obs_columns), None)
+        self.has_cell_ids = named is not None
+        self.ids = self.obs(named).cast(pa.string()) if named else texts([str(i) for i in range(self.n_cells)])
+        self.var = {}
+        for name in _attributes(root["row_attrs"]):
+            if root["row_attrs"][name].ndim == 1 and root["row_attrs"][name].dtype.kind in "OS":
+                self.var[name] = _attribute(root["row_attrs"], name, self.name).to_pylist()
+        if not self.var:
+            self.var["row number"] = [str(i) for i in range(self.n_genes)]
+
+    def _opener(self, where: str) -> Callable[[], Matrix]:
+        return lambda: dense_dataset(self._root[where], transposed=True)
+
+    def obs(self, column: str) -> pa.Array:
+        return elements.require_length(_attribute(self._obs, column, self.name), self.n_cells, f"{self.name}: col_attrs/{column}")
+
+    def close(self) -> None:
+        self._root.close()
+
+
+def _attributes(group: Any) -> list[str]:
+    return [name for name in group if hasattr(group[name], "shape")]
+
+
+def _attribute(group: Any, name: str, where: str) -> pa.Array:
+    """One attribute; text as loompy gives it, which stores what is not ASCII as HTML entities."""
+    values = elements.column(group, name, where=where)
+    if values.type == pa.string() and any("&" in (v or "") for v in values.to_pylist()):
+        return texts([None if v is None else html.unescape(v) for v in values.to_pylist()])
+    return values
+
+
+def _is_loom(root: Any) -> bool:
+    return hasattr(root.get("matrix"), "shape") and "row_attrs" in root and "col_attrs" in root
+
+
+register("loom", lambda source: holds(source, _is_loom), LoomSource)

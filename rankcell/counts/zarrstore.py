@@ -1,0 +1,90 @@
+"""zarr stores, version 2 and 3, in folders and .zip files, with AnnData's layout. Opened read-only."""
+
+import contextlib
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankcell.counts.h5ad import StoredAnnData
+from rankcell.counts.hdf5 import first_line, loading
+from rankcell.counts.matrix import ArrayVector, DenseMatrix, Matrix
+from rankcell.counts.source import register
+from rankcell.errors import InputError
+
+_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs", ".zarray")
+
+
+class ZarrSource(StoredAnnData):
+    """An AnnData in a zarr store. zarr decodes chunks without the interpreter's lock, whichever thread asks."""
+
+    format = "zarr"
+
+    def __init__(self, path: str | os.PathLike, *, layer: str | None = None, raw: bool = False):
+        self.name = str(path)
+        self._store, root = _open(Path(path))
+        with loading(self):
+            if "obs" not in root or "var" not in root:
+                found = ", ".join(sorted(root)) or "nothing"
+                raise InputError(f"{path} is a zarr store but not an AnnData, which has obs and var: it holds {found}")
+        super().__init__(root, self.name, lambda node: ArrayVector(_Slices(node)), layer=layer, raw=raw)
+
+    def _dense(self, node: Any) -> Matrix:
+        return DenseMatrix(_Slices(node), step=(getattr(node, "shards", None) or node.chunks)[0])
+
+    def close(self) -> None:
+        if hasattr(self, "x"):
+            self.x.close()
+        self._store.close()
+
+
+class _Slices:
+    """An array of a store; whatever goes wrong in reading it is an OSError."""
+
+    def __init__(self, node: Any):
+        if not hasattr(node, "shape"):
+            raise InputError(f"{node.name} is not a list of numbers")
+        self._node, self.shape, self.dtype = node, node.shape, node.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        try:
+            return np.asarray(self._node[key])
+        except Exception as e:  # every codec has its own
+            raise OSError(f"{self._node.name}: {first_line(e)}") from e
+
+
+def _open(path: Path) -> tuple[Any, Any]:
+    """(store, root group). InputError when it is none."""
+    import zarr
+
+    store: Any = None
+    try:
+        store = zarr.storage.LocalStore(path, read_only=True) if path.is_dir() else zarr.storage.ZipStore(path, mode="r")
+        return store, zarr.open_group(store, mode="r")
+    except Exception as e:  # zarr, zipfile and json have their own
+        if store is not None:
+            with contextlib.suppress(Exception):  # a .zip that could not be opened cannot be closed
+                store.close()
+        raise InputError(f"{path} is not a readable zarr store ({type(e).__name__}: {first_line(e)})") from e
+
+
+def _is_zarr(source: Any) -> bool:
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    path = Path(source)
+    if path.is_dir():
+        return path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in _MARKS)
+    if path.suffix.lower() != ".zip" or not path.is_file():
+        return False
+    if path.name.lower().endswith(".zarr.zip"):
+        return True
+    try:
+        with zipfile.ZipFile(path) as z:
+            return not {*_MARKS}.isdisjoint(z.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+register("zarr", _is_zarr, ZarrSource)

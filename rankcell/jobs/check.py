@@ -1,0 +1,254 @@
+"""Look before tokenizing: what is in count files, and the command that will work."""
+
+import glob
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rankcell.counts import Inputs, find_inputs
+from rankcell.counts.check import Facts, read_facts
+from rankcell.counts.ids import vocabulary_species
+from rankcell.counts.places import COUNTS, EMPTY, Place, choose, find_places
+from rankcell.errors import InputError, OutputError, RankcellError
+from rankcell.jobs.check_page import Looked, Rows, bullet, full, set_out, short, total
+from rankcell.jobs.inputs import Progress
+from rankcell.store import require_new
+from rankcell.tokens import Tokenizer
+from rankcell.tokens.job import Encoding, Job, Options
+
+_DEFAULT_VOCAB = "demo"
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found.
+
+    page
+        Statements about the inputs, as lines.
+    command
+        The `rankcell tokenize` command that will work, quoted for the shell; None when none will.
+    reasons
+        What is in the way, each with what to do; empty when there is a command.
+    inputs
+        The facts about each input that could be read.
+    """
+
+    page: tuple[str, ...]
+    command: str | None
+    reasons: tuple[str, ...]
+    inputs: tuple[Facts, ...]
+
+    @property
+    def ok(self) -> bool:
+        return self.command is not None
+
+    def lines(self) -> list[str]:
+        """The page, then the command or the reasons."""
+        if self.command is not None:
+            return [*self.page, "", "This will work:", self.command]
+        return [*self.page, "", "This will not work:", *(line for reason in self.reasons for line in bullet(reason))]
+
+
+def check(
+    source: Any,
+    *,
+    vocab: str | os.PathLike = _DEFAULT_VOCAB,
+    max_len: int | None = None,
+    cls: bool | None = None,
+    layer: str | None = None,
+    raw: bool = False,
+    gene_column: str | None = None,
+    obs: Sequence[str] = (),
+    filter: str | None = None,
+    workers: int | None = None,
+    progress: Progress = None,
+) -> CheckReport:
+    """Read count files whole, in a stream, and say what is in them and how to tokenize them.
+
+    source
+        A count file, a folder or pattern of such, or a list of these.
+
+    The other parameters are those of `tokenize`; the command repeats them, and adds a layer or raw where the counts are there.
+    Raises InputError when there is nothing to read; of several inputs, one that cannot be read is a reason.
+    """
+    obs = (obs,) if isinstance(obs, str) else tuple(dict.fromkeys(obs))
+    tokenizer = Tokenizer(vocab, max_len=max_len, cls=cls)
+    rows = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len)
+    inputs = find_inputs(source)
+    if not all(isinstance(i, (str, os.PathLike)) for i in inputs.items):
+        raise InputError("check takes count files: write the AnnData to a file first, with adata.write_h5ad")
+    looked = _look(inputs, layer, raw)
+    used, conflict = _agree([one.places for one in looked if not one.problem], layer, raw)
+    tick = _Tick(progress, sum(p.shape[0] for p in used))
+    how = dict(gene_column=gene_column, obs=obs, filter=filter, workers=workers, tick=tick)
+    looked = _read(looked, used, rows, inputs.several, how)
+    tick.end()
+    reasons = [one.problem for one in looked if one.problem] + conflict
+    reasons += [reason for one in looked if one.facts is not None for reason in _reasons(one)]
+    named = dict(vocab=vocab, max_len=max_len, cls=cls, gene_column=gene_column, obs=obs, filter=filter)
+    command = _command(source, inputs, used[0] if used else None, named)
+    if not reasons:
+        reasons = _refusal(tokenizer, source, used[0], gene_column, obs, filter, Path(command[-1]))
+    return CheckReport(
+        page=tuple(_page(looked, rows, inputs.several)),
+        command=None if reasons else shlex.join(command),
+        reasons=tuple(reasons),
+        inputs=tuple(one.facts for one in looked if one.facts is not None),
+    )
+
+
+class _Tick:
+    """Cells read so far, for a progress bar."""
+
+    def __init__(self, progress: Progress, cells: int):
+        self._progress, self._cells, self._done = progress, cells, 0
+
+    def __call__(self, cells: int) -> None:
+        self._done += cells
+        if self._progress:
+            self._progress(self._done, self._cells)
+
+    def end(self) -> None:
+        if self._progress:
+            self._progress(self._cells, self._cells)
+
+
+def _species(tokenizer: Tokenizer) -> str:
+    return vocabulary_species(tokenizer.vocab.species, tokenizer.vocab.genes)
+
+
+def _look(inputs: Inputs, layer: str | None, raw: bool) -> list[Looked]:
+    """The matrices of each input. Of several, one that cannot be opened has a problem; a single one raises."""
+    found = []
+    for item, label in zip(inputs.items, inputs.labels, strict=True):
+        try:
+            found.append(Looked(str(item), label, find_places(item, layer=layer, raw=raw), named=layer is not None or raw))
+        except InputError as e:
+            if not inputs.several:
+                raise
+            found.append(Looked(str(item), label, problem=str(e)))
+    return found
+
+
+def _agree(looks: Sequence[Sequence[Place]], layer: str | None, raw: bool) -> tuple[list[Place], list[str]]:
+    """The matrix that each input is read at, the same for all where there is one that holds counts in all; else why not."""
+    chosen = [choose(places, layer=layer, raw=raw) for places in looks]
+    if layer is not None or raw or len({p.key for p in chosen}) <= 1:
+        return chosen, []
+    by_key = [{p.key: p for p in places} for places in looks]
+    for wanted in ({COUNTS}, {COUNTS, EMPTY}):
+        for place in looks[0]:
+            here = [at.get(place.key) for at in by_key]
+            if all(p is not None and p.verdict in wanted for p in here):
+                return here, []
+    where = list(dict.fromkeys(p.name for p in chosen))
+    return chosen, [f"the inputs hold their counts in different places ({', '.join(where)}): tokenize those of each kind apart"]
+
+
+def _read(looked: list[Looked], used: list[Place], rows: Rows, several: bool, how: dict[str, Any]) -> list[Looked]:
+    """The facts of each input that could be opened."""
+    places, found = iter(used), []
+    for one in looked:
+        if one.problem:
+            found.append(one)
+            continue
+        place = next(places)
+        try:
+            facts = read_facts(one.path, rows.vocab, place, **how)
+            found.append(replace(one, used=place, facts=facts))
+        except InputError as e:
+            if not several:
+                raise
+            found.append(replace(one, problem=str(e)))
+    return found
+
+
+def _reasons(one: Looked) -> list[str]:
+    """Why this input would be refused, each with what to do."""
+    facts, found = one.facts, list(one.facts.wrong)
+    genes, odd = facts.genes, facts.non_count
+    if genes.ids.case == "lower" and genes.in_upper_case > 0.5 * genes.n_columns:
+        found.append(
+            f"in upper case the vocabulary would know {genes.in_upper_case:,} of the {genes.n_columns:,} names: if these are its symbols "
+            "and only lost their case, set adata.var_names = adata.var_names.str.upper() first"
+        )
+    if odd is not None:
+        found.append(
+            f"{facts.name}: {one.used.name} holds {odd.value:.6g} (cell '{odd.cell}', gene '{odd.gene}'), a {odd.kind} value, "
+            f"not a count: {_way_out(one)}"
+        )
+    return found
+
+
+def _way_out(one: Looked) -> str:
+    able = next((p for p in one.places if p.verdict == COUNTS and p != one.used), None)
+    if able is not None:
+        return (
+            f"pass {shlex.join(able.options)}, as {able.name} holds counts"
+            if able.options
+            else "leave out --layer and --raw, as X holds counts"
+        )
+    elsewhere = "no other matrix of the file holds counts either" if len(one.places) > 1 else "there is no other matrix in the file"
+    return f"{elsewhere}; take the file from before it was normalised (or rank the values as they are with --allow-non-counts)"
+
+
+def _command(source: Any, inputs: Inputs, used: Place | None, named: dict[str, Any]) -> list[str]:
+    """The words of the command; the output comes last."""
+    given = list(source) if isinstance(source, (list, tuple)) else [source]
+    words = ["rankcell", "tokenize", *(_path(s) for s in given)]
+    words += ["--vocab", str(named["vocab"])] if str(named["vocab"]) != _DEFAULT_VOCAB else []
+    words += ["--max-len", str(named["max_len"])] if named["max_len"] is not None else []
+    words += ["--cls" if named["cls"] else "--no-cls"] if named["cls"] is not None else []
+    words += used.options if used is not None else []
+    for option in ("gene_column", "filter"):
+        words += [f"--{option.replace('_', '-')}", named[option]] if named[option] is not None else []
+    words += [w for column in named["obs"] for w in ("--obs", column)]
+    return [*words, "-o", str(_output(given, inputs))]
+
+
+def _path(source: Any) -> str:
+    """A path that is not taken for an option."""
+    return f"./{source}" if str(source).startswith("-") else str(source)
+
+
+def _output(given: Sequence[Any], inputs: Inputs) -> Path:
+    """NAME.dataset after the input, in the working folder; with a number where that stands there already."""
+    stem = inputs.labels[0] if not inputs.several else _folder_name(given)
+    stem = Path(stem).name.lstrip("-")
+    stem = "tokens" if glob.has_magic(stem) or not stem else stem
+    names = (f"{stem}{'' if n == 1 else f'-{n}'}.dataset" for n in range(1, 10_000))
+    return Path(next(name for name in names if not os.path.lexists(name)))
+
+
+def _folder_name(given: Sequence[Any]) -> str:
+    if len(given) > 1:
+        return "tokens"
+    path = Path(given[0])
+    return (path if path.is_dir() else path.parent).resolve().name
+
+
+def _refusal(
+    tokenizer: Tokenizer, source: Any, place: Place, gene_column: str | None, obs: tuple[str, ...], filter: str | None, out: Path
+) -> list[str]:
+    """What tokenize itself says before it reads: cell columns that do not go together, an output that cannot be written."""
+    options = Options(obs=obs, layer=place.layer, raw=place.raw, gene_column=gene_column, filter=filter)
+    try:
+        require_new(out)
+        Job.of(Encoding(tokenizer.vocab, tokenizer.frame, tokenizer.max_len), source, options).close()
+    except OutputError as e:
+        return [f"{e}, or run the command in another folder"]
+    except RankcellError as e:
+        return [str(e)]
+    return []
+
+
+def _page(looked: Sequence[Looked], rows: Rows, several: bool) -> list[str]:
+    if not several:
+        return set_out(full(looked[0], rows))
+    lines: list[str] = []
+    for one in looked:
+        lines += [*set_out(short(one, rows)), ""]
+    return lines + set_out(total(looked, rows))

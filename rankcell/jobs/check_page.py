@@ -1,0 +1,303 @@
+"""The page of `rankcell check`: facts about count inputs as plain statements."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rankcell.counts.check import FILTER_PASS, Facts
+from rankcell.counts.places import COUNTS, Place
+from rankcell.vocab import Vocabulary
+
+WIDTH = 100
+_LABEL = 12
+_MOST_NAMES = 12
+
+Statement = tuple[str, str]  # a label and a sentence; a label "" goes on with the one above
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One input: its label among several, its matrices, the one that is used, and what was read there.
+
+    `named`: the user said which matrix to use. `problem`: why it could not be opened or read; there is nothing else then.
+    """
+
+    path: str
+    label: str
+    places: Sequence[Place] = ()
+    used: Place | None = None
+    facts: Facts | None = None
+    named: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the rows will be: the vocabulary and its species, the frame's length and the most tokens of a row."""
+
+    vocab: Vocabulary
+    species: str
+    frame: int
+    max_len: int
+
+    @property
+    def most_genes(self) -> int:
+        return self.max_len - self.frame
+
+    def describe(self) -> str:
+        special = "with CLS" + (" and EOS" if self.frame > 1 else "") if self.frame else "no CLS"
+        of = f", {self.species}" if self.species else ""
+        return f"{self.vocab.name}: {len(self.vocab):,} genes{of}; rows of up to {self.max_len:,} tokens, {special}"
+
+
+def set_out(statements: Sequence[Statement]) -> list[str]:
+    """Statements as lines of at most WIDTH columns, labels aligned."""
+    lines = []
+    for label, text in statements:
+        ways = dict(initial_indent=f"{label:<{_LABEL}}", subsequent_indent=" " * _LABEL)
+        lines += textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False, **ways)
+    return lines
+
+
+def bullet(text: str) -> list[str]:
+    ways = dict(initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(text, WIDTH, **ways)
+
+
+def share(n: float, of: float) -> str:
+    """A percentage that says 0 and 100 only where it is."""
+    if n == of or not of:
+        return "100 %" if of else "0 %"
+    return f"{min(99.9, max(0.1, 100 * n / of)):.1f} %" if n else "0 %"
+
+
+def number(x: float) -> str:
+    return f"{x:,.1f}".removesuffix(".0") if abs(x) < 1e15 else f"{x:.4g}"
+
+
+def is_are(n: int, one: str, many: str) -> str:
+    """A number with the words that go with one or with many."""
+    return f"{n:,} {one if n == 1 else many}"
+
+
+def full(looked: Looked, rows: Rows) -> list[Statement]:
+    """All statements about one input."""
+    f = looked.facts
+    return [
+        ("file", looked.path),
+        *_storage(f, looked.used),
+        *_matrices(looked),
+        ("vocabulary", rows.describe()),
+        *_gene_ids(f),
+        *_known(f),
+        ("species", _species(f, rows)),
+        ("n_counts", _totals(f)),
+        *_cells(f),
+        *_lengths(f, rows),
+        *_obs(f),
+        *_filter_pass(f),
+        *(("warning", text) for text in _warnings(looked, rows)),
+    ]
+
+
+def short(looked: Looked, rows: Rows) -> list[Statement]:
+    """The statements about one of several inputs."""
+    if looked.facts is None:
+        return [("file", looked.path), ("problem", looked.problem)]
+    f = looked.facts
+    return [
+        ("file", looked.path),
+        *_storage(f, looked.used),
+        *_matrices(looked),
+        *list(_known(f))[:1],
+        ("n_counts", _totals(f)),
+        *(_cells(f) if f.n_kept < f.n_cells or not f.has_cell_ids else ()),
+        *_lengths(f, rows),
+        *_filter_pass(f),
+        *(("warning", text) for text in _warnings(looked, rows)),
+    ]
+
+
+def total(inputs: Sequence[Looked], rows: Rows) -> list[Statement]:
+    """The statements about all inputs together."""
+    read = [one.facts for one in inputs if one.facts is not None]
+    n_cells, n_kept = sum(f.n_cells for f in read), sum(f.n_kept for f in read)
+    joined = np.concatenate([f.genes_per_cell for f in read]) if read else np.empty(0, np.int32)
+    given = [f.totals.given for f in read]
+    return [
+        ("total", f"{is_are(len(inputs), 'input', 'inputs')}, {n_cells:,} cells" + (f", {n_kept:,} kept" if n_kept < n_cells else "")),
+        ("vocabulary", rows.describe()),
+        *_lengths_of(joined, rows),
+        ("cells", f"ids will be <source>:<id>, such as '{inputs[0].label}:...'; a column source says which input a cell is from"),
+        *_shared_obs(read, [one.label for one in inputs if one.facts is not None]),
+        *([("warning", "n_counts is in the obs of some inputs only: the others use the row sum")] if len(set(given)) > 1 else []),
+    ]
+
+
+def _storage(f: Facts, used: Place) -> Iterator[Statement]:
+    stored = f", stored {f.stored}" if f.stored else ""
+    yield "format", f"{f.format}; {used.name} holds {f.dtype}{stored}"
+    what = is_are(f.n_entries, *(("non-zero entry", "non-zero entries") if f.stored == "dense" else ("stored entry", "stored entries")))
+    kept = f" in the {f.n_kept:,} cells kept" if f.n_kept < f.n_cells else ""
+    room = f.n_kept * f.n_columns
+    yield (
+        "size",
+        f"{f.n_cells:,} cells x {f.n_columns:,} gene columns; {what}{kept} ({share(f.n_entries, room)} of the matrix)",
+    )
+    if f.n_zeros:
+        yield "", f"{is_are(f.n_zeros, 'stored entry is', 'stored entries are')} zero: no token comes of these"
+    if f.n_repeated:
+        yield "", f"{is_are(f.n_repeated, 'entry repeats', 'entries repeat')} a gene column of the same cell: these are summed"
+
+
+def _matrices(looked: Looked) -> Iterator[Statement]:
+    """Each matrix, and which one is used and why."""
+    label = "counts"
+    for place in looked.places:
+        yield label, place.describe()
+        label = ""
+    if len(looked.places) > 1:
+        yield "", f"used: {looked.used.name}, {_why(looked)}"
+    if odd := looked.facts.non_count:
+        value = odd.kind if odd.kind == "NaN" else f"{odd.value:.6g}, {odd.kind}"
+        yield "", f"{looked.used.name} holds a value that is not a count: {value} (cell '{odd.cell}', gene '{odd.gene}')"
+
+
+def _why(looked: Looked) -> str:
+    used = looked.used
+    able = [p for p in looked.places if p.verdict == COUNTS and p != used]
+    others = f"{' and '.join(p.name for p in able)} {'holds' if len(able) == 1 else 'hold'} counts"
+    too = f"; {others}{' too' if used.verdict == COUNTS else ''}" if able else ""
+    if looked.named:
+        return f"as you named it{too}"
+    if used.verdict != COUNTS:
+        return "as no matrix seems to hold counts"
+    if not able:
+        return "the only one that holds counts"
+    if any(p.order < used.order for p in able):
+        return f"as all inputs hold counts there{too}"
+    rule = "layers named counts come first" if used.layer else "raw comes before layers" if used.raw else f"{used.name} comes first"
+    return f"as {rule}{too}"
+
+
+def _gene_ids(f: Facts) -> Iterator[Statement]:
+    g = f.genes
+    yield "gene ids", f"'{g.column}' names the genes: {g.ids.describe()}"
+    if g.ids.genome:
+        yield "", f"most names begin with {g.ids.genome}: take it off, as no vocabulary has it"
+    if g.n_summed:
+        yield "", f"{g.n_summed:,} columns share a gene with another column: they are summed"
+    if g.n_duplicate_names:
+        yield "", f"{is_are(g.n_duplicate_names, 'name comes', 'names come')} again in the index of var"
+
+
+def _known(f: Facts) -> Iterator[Statement]:
+    g, are_counts = f.genes, f.non_count is None
+    yield (
+        "known",
+        f"{g.n_known:,} of {g.n_columns:,} gene columns ({share(g.n_known, g.n_columns)}), "
+        f"{g.n_detected_known:,} of {g.n_detected:,} with a {'count' if are_counts else 'value above zero'} ({share(g.n_detected_known, g.n_detected)})"
+        + (f", {share(g.counts_known, g.counts)} of all counts" if are_counts else ""),
+    )
+    if g.unknown:
+        names = [f"{name} ({share(n, g.counts)})" if are_counts else name for name, n in g.unknown]
+        yield "not known", f"the most abundant: {', '.join(names)}" + (" of all counts" if are_counts else "")
+
+
+def _species(f: Facts, rows: Rows) -> str:
+    likely = f.genes.ids.likely_species()
+    how = "ids" if f.genes.ids.species else "letter case of the symbols"
+    found = f"{' and '.join(likely)}, by the {how}" if likely else "not clear from the gene ids"
+    return f"{found}; the vocabulary is of {rows.species or 'a species it does not say'}"
+
+
+def _totals(f: Facts) -> str:
+    t = f.totals
+    span = f"{number(t.low)} to {number(t.high)}"
+    if not t.given:
+        return f"{'in obs, but not usable' if 'n_counts' in f.obs else 'not in obs'}: the row sum is a cell's total ({span})"
+    if f.non_count is not None:
+        return f"in obs ({span}) and taken from there"
+    if not t.n_different:
+        return f"in obs ({span}), equal to the row sum"
+    how = f"by at most {share(t.largest, 1)} of n_counts" if t.largest < 1 else f"by at most {t.largest:,.3g} times n_counts"
+    return f"in obs ({span}) and taken from there; {t.n_different:,} of {f.n_kept:,} cells have another row sum, {how}"
+
+
+def _cells(f: Facts) -> Iterator[Statement]:
+    yield "cells", f"{f.n_cells:,}, " + ("ids given, all different" if f.has_cell_ids else "without ids: they are called by row number")
+    if f.n_kept < f.n_cells:
+        yield "", f"{f.n_kept:,} kept by the filter, {f.n_cells - f.n_kept:,} left out"
+
+
+def _lengths(f: Facts, rows: Rows) -> Iterator[Statement]:
+    return _lengths_of(f.genes_per_cell, rows)
+
+
+def _lengths_of(genes: np.ndarray, rows: Rows) -> Iterator[Statement]:
+    """Known genes a cell; cells without any; cells that are cropped."""
+    if not len(genes):
+        return
+    yield "per cell", f"known genes: median {number(np.median(genes))}, from {genes.min():,} to {genes.max():,}"
+    if n := int((genes == 0).sum()):
+        keeps = "its row is kept" if n == 1 else "their rows are kept"
+        yield "empty", f"{is_are(n, 'cell has', 'cells have')} no known gene ({share(n, len(genes))}): {keeps}, without genes"
+    lost = genes[genes > rows.most_genes] - rows.most_genes
+    if not len(lost):
+        yield "cropped", f"no cell, as none has more than {rows.most_genes:,} known genes"
+        return
+    how = f"{is_are(len(lost), 'cell has', 'cells have')} more than {rows.most_genes:,} known genes ({share(len(lost), len(genes))})"
+    yield "cropped", f"{how}; genes lost there: median {number(np.median(lost))}, at most {lost.max():,}"
+
+
+def _named(columns: dict[str, str]) -> str:
+    shown = [f"{c} ({kind})" if kind else c for c, kind in list(columns.items())[:_MOST_NAMES]]
+    more = len(columns) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _obs(f: Facts) -> Iterator[Statement]:
+    yield "obs", _named(f.obs) if f.obs else "no columns (for --obs and --filter)"
+
+
+def _shared_obs(read: Sequence[Facts], labels: Sequence[str]) -> Iterator[Statement]:
+    """Cell columns that all inputs have, and those that some lack."""
+    every = list(dict.fromkeys(c for f in read for c in f.obs))
+    kinds = {c: list(dict.fromkeys(f.obs[c] for f in read)) for c in every if all(c in f.obs for f in read)}
+    shared = {c: " or ".join(words) if len(words) < 3 else "" for c, words in kinds.items()}
+    yield "obs", f"in all inputs: {_named(shared)}" if shared else "no column is in all inputs"
+    lacking = {c: [n for f, n in zip(read, labels, strict=True) if c not in f.obs] for c in every if c not in shared}
+    if lacking:
+        yield "", "not in all: " + _named({c: f"not in {names[0]}" + (" ..." if len(names) > 1 else "") for c, names in lacking.items()})
+
+
+def _filter_pass(f: Facts) -> Iterator[Statement]:
+    if f.n_pass is not None:
+        yield (
+            FILTER_PASS,
+            f"in obs: {f.n_pass:,} of {f.n_cells:,} cells pass. Geneformer would leave the others out; here all cells are kept "
+            f"unless --filter {FILTER_PASS} is given",
+        )
+
+
+def _warnings(looked: Looked, rows: Rows) -> Iterator[str]:
+    f, used = looked.facts, looked.used
+    g, likely = f.genes, f.genes.ids.likely_species()
+    if rows.species and likely and rows.species not in likely:
+        yield f"these look like {' and '.join(likely)} genes, and the vocabulary is of {rows.species}"
+    elif len(likely) > 1:
+        yield f"genes of several species: {' and '.join(likely)}"
+    if f.non_count is None and 0 < g.counts_known < 0.5 * g.counts:
+        yield f"the vocabulary knows only {share(g.counts_known, g.counts)} of the counts: is it the right one?"
+    wider = next((p for p in looked.places if p.raw and p.verdict == COUNTS and p.shape[1] > f.n_columns), None)
+    if wider and not used.raw:
+        yield f"raw holds counts of more genes ({wider.shape[1]:,} columns, {used.name} {f.n_columns:,}): pass --raw to use them all"
+    if g.other_features:
+        what = ", ".join(f"{n:,} {k}" for k, n in g.other_features.items())
+        yield f"columns that are no genes ({what}) add to the row sum of each cell: take them out first"
+    if f.totals.n_below:
+        yield f"in {is_are(f.totals.n_below, 'cell', 'cells')} n_counts is less than the row sum: does it belong to this matrix?"
+    if not f.n_kept:
+        yield "the filter keeps no cell"

@@ -1,0 +1,76 @@
+"""The spec of rows that came without one (Geneformer's folders): ids checked against a vocabulary, the frame read from all rows."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from rankcell.errors import TokensError
+from rankcell.tokens.spec import TokenSpec
+from rankcell.vocab import Frame, Vocabulary
+
+_ROWS = 10_000
+
+
+@dataclass
+class _Seen:
+    """What the rows looked at so far are: with the frame, without it, with special tokens among the genes; the longest."""
+
+    framed: int = 0
+    other: int = 0
+    mixed: int = 0
+    longest: int = 0
+    rows: int = 0
+
+
+def spec_of_plain(table: pa.Table, chunks: Iterable[tuple[np.ndarray, np.ndarray]], vocab: Vocabulary, folder: Path) -> TokenSpec:
+    """The TokenSpec of rows given as (offsets, values) of each chunk. TokensError when they do not fit `vocab`."""
+    seen = _Seen()
+    try:
+        for offsets, values in chunks:
+            for a in range(0, len(offsets) - 1, _ROWS):
+                ends = offsets[a : a + _ROWS + 1].astype(np.int64)
+                _look(ends - ends[0], values[ends[0] : ends[-1]], vocab, seen)
+    except ValueError as e:
+        raise TokensError(f"{folder}: {e}: give the right --vocab") from None
+    if seen.mixed or (seen.framed and seen.other):
+        raise TokensError(
+            f"{folder}: {seen.framed:,} rows have the special tokens of vocabulary '{vocab.name}' around them, {seen.other:,} have not, "
+            f"and {seen.mixed:,} have special tokens among the genes: one set has one frame; is this the right --vocab?"
+        )
+    frame = vocab.frame if seen.framed else Frame()
+    source = {"folder": folder.name, "cell_ids": "cell_id" if "cell_id" in table.column_names else "row numbers"}
+    return TokenSpec.of(vocab, frame=frame, max_len=max(seen.longest, vocab.max_len), source=source)
+
+
+def _look(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, seen: _Seen) -> None:
+    """Add some rows to what was seen; ValueError at a token that the vocabulary does not have."""
+    lengths = np.diff(ends)
+
+    def refuse(at: int, what: str) -> None:
+        row = seen.rows + int(np.searchsorted(ends, at, side="right")) - 1
+        raise ValueError(f"token {values[at]} of row {row} {what}")
+
+    outside = np.flatnonzero((values < 0) | (values >= vocab.n_ids))
+    if len(outside):
+        refuse(int(outside[0]), f"is not in vocabulary '{vocab.name}' (highest {vocab.n_ids - 1})")
+    special = np.flatnonzero(vocab.gene_of_token[values] < 0)
+    unknown = special[~np.isin(values[special], list(vocab.special.values()))]
+    if len(unknown):
+        refuse(int(unknown[0]), f"stands for nothing in vocabulary '{vocab.name}'")
+    frame = vocab.frame
+    is_framed = np.full(len(lengths), len(frame) > 0) & (lengths >= len(frame))
+    rows = np.flatnonzero(is_framed)
+    for k, token in enumerate(frame.head):
+        rows = rows[values[ends[rows] + k] == token]
+    for k, token in enumerate(reversed(frame.tail)):
+        rows = rows[values[ends[rows + 1] - 1 - k] == token]
+    n_special = np.bincount(np.searchsorted(ends, special, side="right") - 1, minlength=len(lengths))
+    n_special[rows] -= len(frame)
+    seen.framed += len(rows)
+    seen.other += len(lengths) - len(rows)
+    seen.mixed += int((n_special > 0).sum())
+    seen.longest = max(seen.longest, int(lengths.max(initial=0)))
+    seen.rows += len(lengths)
