@@ -119,6 +119,25 @@ def test_tutorial_runs_and_is_shown_with_its_outputs():
     NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
 
 
+def test_tokenize_tutorial_prints_what_it_shows(monkeypatch, tmp_path):
+    import os
+
+    import nbformat
+    from nbclient import NotebookClient
+
+    def printed(notebook):
+        cells = (c for c in notebook.cells if c.cell_type == "code")
+        return ["".join(o["text"] for o in c.outputs if o.get("name") == "stdout") for c in cells]
+
+    path = ROOT / "tutorials" / "02_tokenize_anything.ipynb"
+    shown = nbformat.read(path, as_version=4)
+    assert sum("image/png" in o.get("data", {}) for c in shown.cells if c.cell_type == "code" for o in c.outputs) == 1
+    monkeypatch.setenv("PATH", os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]))
+    again = nbformat.read(path, as_version=4)
+    NotebookClient(again, timeout=900, kernel_name="python3").execute(cwd=str(tmp_path))
+    assert printed(again) == printed(shown) and "exit code 2" in "".join(printed(shown))
+
+
 def test_command_reference_is_fresh():
     made = subprocess.run([sys.executable, "-m", "rankcell.cli.reference"], capture_output=True, text=True, check=True).stdout
     assert made == (ROOT / "tutorials" / "COMMANDS.md").read_text(), "run: python -m rankcell.cli.reference > tutorials/COMMANDS.md"

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from rankcell.errors import RankcellWarning, SettingsError
-from rankcell.store import require_new
+from rankcell.store import require_apart, require_new
 from rankcell.tokens.job import Encoding, Job, Options
 from rankcell.tokens.spec import TokenSpec
 from rankcell.tokens.tokenset import SPEC_FILE, TokenSet, dataset_folder
@@ -103,6 +103,7 @@ class Tokenizer:
         options = {k: v for k, v in locals().items() if k not in ("self", "source", "out", "force", "progress")}
         require_new(out, force=force, marker=SPEC_FILE)
         with closing(self._job(source, options)) as job:
+            require_apart(out, job.inputs.items)
             with dataset_folder(out, job.schema, force=force) as sink:
                 for batch in job.batches(progress):
                     sink.write(batch)
