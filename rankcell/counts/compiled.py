@@ -23,7 +23,7 @@ def compiled(function: Callable) -> Any:
         kernel = numba.njit(nogil=True)(function)
     if kernel is function:  # NUMBA_DISABLE_JIT
         return kernel
-    if hasattr(kernel._cache, "cache_path"):
+    if kernel._cache.cache_path:
         impl = kernel._cache._impl
         kernel._cache._cache_file = _OneFileEach(kernel._cache.cache_path, impl.filename_base, impl.locator.get_source_stamp())
     kernel._compile_for_args = _aside(kernel._compile_for_args)

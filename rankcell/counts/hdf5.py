@@ -7,7 +7,6 @@ are plain, deflated or shuffled and deflated), they are read and inflated here, 
 
 import contextlib
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,14 +87,13 @@ def first_line(e: BaseException) -> str:
     return str(e).splitlines()[0][:200] if str(e) else type(e).__name__
 
 
-def inflater() -> Callable[[bytes, int], bytes]:
-    """(zlib stream, size of what is in it) -> its content, by ISA-L where it is installed."""
+def inflater() -> Callable[[Any, int, int], bytes]:
+    """What undoes zlib, called with the stream, its window (15) and the size of its content: ISA-L where it is installed."""
     try:
-        from isal import isal_zlib
-
-        return lambda raw, size: isal_zlib.decompress(raw, 15, size)
+        from isal.isal_zlib import decompress
     except ImportError:
-        return lambda raw, size: zlib.decompress(raw, 15, size)
+        from zlib import decompress
+    return decompress
 
 
 def require_filters(dataset: Any) -> None:
@@ -174,17 +172,20 @@ class Chunks:
         start = offsets[run[0]]
         raw: Any = os.pread(self.fd, offsets[run[-1]] + sizes[run[-1]] - start, start)
         view = raw if len(run) == 1 else memoryview(raw)
-        inflate, n_bytes = self._inflate, self.n_bytes
+        n_bytes = self.n_bytes
         for k in run:
-            part = view if len(run) == 1 else view[offsets[k] - start : offsets[k] - start + sizes[k]]
-            if self.deflated:
-                try:
-                    part = inflate(part, n_bytes)
-                except Exception as e:  # zlib and ISA-L have errors of their own
-                    raise OSError(f"a compressed chunk is damaged ({e})") from e
-            if len(part) != n_bytes:
-                raise OSError(f"a chunk holds {len(part):,} bytes instead of {n_bytes:,}")
-            found[k] = part
+            at = offsets[k] - start
+            found[k] = view if len(run) == 1 else view[at : at + sizes[k]]
+        if self.deflated:
+            inflate = self._inflate
+            try:
+                for k in run:
+                    found[k] = inflate(found[k], 15, n_bytes)
+            except Exception as e:  # zlib and ISA-L have errors of their own
+                raise OSError(f"a compressed chunk is damaged ({e})") from e
+        for k in run:
+            if len(found[k]) != n_bytes:
+                raise OSError(f"a chunk holds {len(found[k]):,} bytes instead of {n_bytes:,}")
 
     def values(self, inflated: list[bytes]) -> np.ndarray:
         """The values in such bytes, chunk after chunk, flat."""

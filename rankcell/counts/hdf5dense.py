@@ -1,11 +1,13 @@
 """Two-dimensional HDF5 datasets as rows of cells: the entries that are not zero are taken straight out of the chunks."""
 
+import threading
 from typing import Any
 
 import numpy as np
 
 from rankcell.counts.hdf5 import Chunks, chunks_of, require_filters
 from rankcell.counts.matrix import DENSE_PER_BLOCK, ENTRIES_PER_BLOCK, ROWS_PER_BLOCK, DenseMatrix, Matrix, Rows, even_ranges
+from rankcell.counts.spill import dense_matrix
 from rankcell.errors import InputError
 
 _AT_ONCE = 1 << 18  # bytes of chunks that are looked through together: they should stay near the processor
@@ -16,11 +18,9 @@ def dense_dataset(dataset: Any, *, transposed: bool = False) -> Matrix:
     if dataset.ndim != 2:
         raise InputError(f"{dataset.file.filename}: {dataset.name} has {dataset.ndim} dimensions, not 2")
     require_filters(dataset)
-    chunks = chunks_of(dataset) if dataset.size else None
-    if chunks is not None:
-        return ChunkedDense(dataset, chunks, transposed=transposed)
-    step = dataset.chunks[1 if transposed else 0] if dataset.chunks else 1
-    return DenseMatrix(dataset, transposed=transposed, step=step)
+    found = dense_matrix(dataset, dataset.chunks or (1, 1), transposed=transposed)
+    chunks = chunks_of(dataset) if dataset.size and isinstance(found, DenseMatrix) else None
+    return found if chunks is None else ChunkedDense(dataset, chunks, transposed=transposed)
 
 
 class ChunkedDense(DenseMatrix):
@@ -28,6 +28,7 @@ class ChunkedDense(DenseMatrix):
 
     def __init__(self, dataset: Any, chunks: Chunks, *, transposed: bool):
         self._chunks = chunks
+        self._mine = threading.local()  # each thread's room for entries, used again: fresh memory costs as much as what is put there
         self._cells, self._genes = (1, 0) if transposed else (0, 1)
         super().__init__(dataset, transposed=transposed, step=chunks.shape[self._cells])
         self._stored = int(chunks.size.sum()) / max(1, dataset.size)  # bytes per value: few where most are zero
@@ -42,7 +43,10 @@ class ChunkedDense(DenseMatrix):
         return even_ranges(self.shape[0], n)
 
     def rows(self, a: int, b: int) -> Rows:
-        found = _Entries(self.dtype)
+        if not hasattr(self._mine, "entries"):
+            self._mine.entries = _Entries(self.dtype)
+        found = self._mine.entries
+        found.n = 0
         stripes = range(a // self._step, -(-b // self._step))
         n_chunks, at_once = self._chunks.grid[self._genes], max(1, _AT_ONCE // self._chunks.n_bytes)
         for first in range(0, n_chunks, at_once):
@@ -83,10 +87,11 @@ class _Entries:
             self._rows, self._columns, self._values = (_longer(x, self.n, size) for x in (self._rows, self._columns, self._values))
 
     def by_row(self, n_rows: int) -> Rows:
-        from rankcell.counts.kernels import place
+        from rankcell.counts.kernels import add_ones, place
 
-        rows = self._rows[: self.n]
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_rows))]).astype(np.int64)
+        rows, indptr = self._rows[: self.n], np.zeros(n_rows + 1, np.int64)
+        add_ones(rows, indptr[1:])
+        np.cumsum(indptr, out=indptr)
         indices, values = np.empty(self.n, np.int32), np.empty(self.n, self._bits)
         place(rows, self._columns[: self.n], self._values[: self.n], indptr[:-1].copy(), indices, values)
         return indptr, indices, values.view(self.dtype)

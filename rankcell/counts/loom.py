@@ -63,6 +63,8 @@ class LoomSource(CountSource):
         return elements.require_length(_attribute(self._obs, column, self.name), self.n_cells, f"{self.name}: col_attrs/{column}")
 
     def close(self) -> None:
+        if hasattr(self, "x"):
+            self.x.close()
         self._root.close()
 
 

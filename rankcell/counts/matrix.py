@@ -162,7 +162,8 @@ def check_indices(indices: np.ndarray, n: int, what: str) -> np.ndarray:
     """`indices` as int32. InputError when one is outside 0 to n - 1."""
     if indices.dtype.kind not in "iu":
         raise InputError(f"the {what} numbers are {indices.dtype}, not whole numbers")
-    if len(indices):
+    unsigned = indices.view(indices.dtype.str.replace("i", "u"))  # a number below zero is a very large one: one look, not two
+    if len(indices) and unsigned.max() >= n:
         low, high = indices.min(), indices.max()
         if low < 0 or high >= n:
             raise InputError(f"an entry refers to {what} {low if low < 0 else high}; there are {n:,}")

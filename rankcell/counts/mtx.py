@@ -21,7 +21,7 @@ from rankcell.errors import InputError
 
 _MATRIX = ("matrix.mtx", "matrix.mtx.gz")
 _FEATURES = ("features.tsv", "features.tsv.gz", "genes.tsv", "genes.tsv.gz")
-_BLOCK = 1 << 23  # bytes of text
+_BLOCK = 1 << 20  # bytes of text
 
 
 class MtxSource(CountSource):

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.counts.matrix import Matrix, Rows, Vector, check_indices, check_pointers, dense_rows
+from rankcell.counts.matrix import DenseMatrix, Matrix, Rows, Vector, check_indices, check_pointers, dense_rows, plain_dtype
 from rankcell.errors import InputError
 from rankcell.store import writing
 
 BUCKET_ENTRIES = 1_000_000
 WALK_ENTRIES = 1_000_000
+MOST_TOGETHER = 1 << 25  # values of a dense matrix that are read at once
 
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns, values of the same entries
 
@@ -237,12 +238,28 @@ def tiled_matrix(tiles: Callable[[], Iterator[tuple[int, int, Any]]], shape: tup
 
     def walk() -> Iterator[Entries]:
         for row, column, part in tiles():
-            if hasattr(part, "tocsr"):
-                part = part.tocsr()
-                indptr, indices, data = part.indptr, part.indices, part.data
-            else:
-                indptr, indices, data = dense_rows(part)
-            rows = np.repeat(np.arange(row, row + len(indptr) - 1, dtype=np.int32), np.diff(indptr))
-            yield rows, indices.astype(np.int32) + np.int32(column), data.astype(dtype, copy=False)
+            part = part.tocsr() if hasattr(part, "tocsr") else np.asarray(part)
+            step = max(1, WALK_ENTRIES // max(1, part.shape[1]))
+            for a in range(0, part.shape[0], step):
+                piece = part[a : a + step]
+                indptr, indices, data = (piece.indptr, piece.indices, piece.data) if hasattr(piece, "indptr") else dense_rows(piece)
+                rows = np.repeat(np.arange(row + a, row + a + len(indptr) - 1, dtype=np.int32), np.diff(indptr))
+                yield rows, indices.astype(np.int32) + np.int32(column), data.astype(dtype, copy=False)
 
     return SpilledMatrix(walk, shape, dtype, head=lambda: next((x for _, _, x in walk() if len(x)), np.empty(0, dtype)), once=True)
+
+
+def dense_matrix(array: Any, chunks: tuple[int, int], *, transposed: bool = False) -> Matrix:
+    """A stored two-dimensional array, by ranges of cells; by way of scratch files where chunks hold more cells than fit in memory."""
+    step, width = chunks[::-1] if transposed else chunks
+    n_cells, n_genes = array.shape[::-1] if transposed else array.shape
+    if min(step, n_cells) * n_genes <= MOST_TOGETHER:
+        return DenseMatrix(array, transposed=transposed, step=step)
+
+    def tiles() -> Iterator[tuple[int, int, Any]]:
+        for g in range(0, n_genes, width):
+            for a in range(0, n_cells, step):
+                b, h = min(n_cells, a + step), min(n_genes, g + width)
+                yield a, g, np.asarray(array[g:h, a:b]).T if transposed else array[a:b, g:h]
+
+    return tiled_matrix(tiles, (int(n_cells), int(n_genes)), plain_dtype(array.dtype))

@@ -88,6 +88,8 @@ class TenxSource(CountSource):
         return found
 
     def close(self) -> None:
+        if hasattr(self, "x"):
+            self.x.close()
         self._root.close()
 
 

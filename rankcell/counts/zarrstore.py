@@ -10,8 +10,9 @@ import numpy as np
 
 from rankcell.counts.h5ad import StoredAnnData
 from rankcell.counts.hdf5 import first_line, loading
-from rankcell.counts.matrix import ArrayVector, DenseMatrix, Matrix
+from rankcell.counts.matrix import ArrayVector, Matrix
 from rankcell.counts.source import register
+from rankcell.counts.spill import dense_matrix
 from rankcell.errors import InputError
 
 _MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs", ".zarray")
@@ -32,7 +33,7 @@ class ZarrSource(StoredAnnData):
         super().__init__(root, self.name, lambda node: ArrayVector(_Slices(node)), layer=layer, raw=raw)
 
     def _dense(self, node: Any) -> Matrix:
-        return DenseMatrix(_Slices(node), step=(getattr(node, "shards", None) or node.chunks)[0])
+        return dense_matrix(_Slices(node), getattr(node, "shards", None) or node.chunks)
 
     def close(self) -> None:
         if hasattr(self, "x"):

@@ -38,7 +38,11 @@ def locked_name(path: Path) -> Iterator[bool]:
         try:
             yield is_held
         finally:
-            lock.unlink(missing_ok=True)
+            try:
+                lock.unlink(missing_ok=True)
+            except KeyboardInterrupt:
+                lock.unlink(missing_ok=True)
+                raise
 
 
 def _take(handle: IO[str], path: str | os.PathLike) -> bool:
