@@ -117,7 +117,7 @@ def test_what_is_wrong_with_the_last_file_is_said_first(two, monkeypatch):
 
 
 def test_columns_of_unlike_types(two):
-    folder, a, b = two
+    folder, _, b = two
     b.obs["age"] = [1.5, 2.5, np.nan]
     b.write_h5ad(folder / "two.h5ad")
     tokens = Tokenizer(make_vocab()).tokenize(folder, obs=["age"])
@@ -129,7 +129,7 @@ def test_columns_of_unlike_types(two):
 
 
 def test_categories_stay_known(two):
-    folder, a, b = two
+    folder, a, _ = two
     a.obs["stage"] = pd.Categorical(["late", "early"] * 2 + ["late"], categories=["early", "mid", "late"], ordered=True)
     a.write_h5ad(folder / "one.h5ad")
     Tokenizer(make_vocab()).write(folder / "one.h5ad", folder / "out", obs=["stage", "cell_type", "age", "ok"])
@@ -330,7 +330,7 @@ def test_crowded_buckets(shape, most):
 
 
 def test_an_anndata_among_files(two):
-    folder, a, b = two
+    folder, _, b = two
     tokens = Tokenizer(make_vocab()).tokenize([folder / "one.h5ad", b])
     assert tokens.cell_ids[-1] == "input1:cell2"
     assert isinstance(b, ad.AnnData)
