@@ -1,7 +1,10 @@
 """Damaged count files: one line, or a right result; never another exception, a hang, a crash, or a changed input."""
 
+import pathlib
 import shutil
 import stat
+import subprocess
+import sys
 import warnings
 
 import h5py
@@ -95,27 +98,38 @@ def test_cut_off(whole, tmp_path, name):
     assert refused > (0 if path.is_dir() and "zarr" in name else N / 2)
 
 
-@pytest.mark.parametrize("name", WRITERS)
-def test_bytes_changed(whole, tmp_path, name):
-    """Where nothing in the format tells (numbers as they are, names), the result may be another; an exception never.
-
-    HDF5 1.14 itself crashes at about one in a thousand files that are changed like this (in its heap of strings, while h5py reads
-    an attribute); none of these is among them.
-    """
-    path, _ = whole[name]
+def change_bytes(path, folder):
+    """20 bytes changed, N times: how often that was refused."""
     rng = np.random.default_rng(2)
     refused = 0
     for _ in range(N):
-        damaged = copied(path, tmp_path / "d")
+        damaged = copied(path, folder)
         files = [f for f in files_of(damaged) if f.stat().st_size]
         one = files[rng.integers(len(files))]
         data = bytearray(one.read_bytes())
-        at = rng.integers(0, len(data), 20)
-        for k in at:
+        for k in rng.integers(0, len(data), 20):
             data[k] = rng.integers(256)
         one.write_bytes(bytes(data))
         refused += refused_or(damaged) is not None
-    assert refused > 0
+    return refused
+
+
+def test_bytes_changed(whole, tmp_path):
+    """Where nothing in the format tells (numbers as they are, names), the result may be another; an exception never.
+
+    In a process of its own: HDF5 itself has been seen to crash in its heap of strings, once in 400 such files of one kind.
+    """
+    names = list(WRITERS)
+    script = "import pathlib, sys; sys.path.insert(0, sys.argv[1]); from test_faults import change_bytes\n"
+    script += "for p in sys.argv[3:]: print(change_bytes(pathlib.Path(p), pathlib.Path(sys.argv[2])), flush=True)"
+    here = str(pathlib.Path(__file__).parent)
+    command = [sys.executable, "-c", script, here, str(tmp_path / "d"), *(str(whole[n][0]) for n in names)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+    refused = [int(line) for line in done.stdout.split()]
+    assert all(n > 0 for n in refused)
+    if done.returncode < 0:
+        pytest.xfail(f"HDF5 crashed at a changed {names[len(refused)]}")
+    assert done.returncode == 0 and len(refused) == len(names), done.stderr
 
 
 @pytest.mark.parametrize("name", ["h5ad csr gzip", "h5ad dense gzip", "loom"])

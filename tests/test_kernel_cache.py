@@ -115,7 +115,7 @@ def test_damaged_files_are_compiled_again(small):
 KILLED = """
 import os, signal
 def hook(event, args, left=[STEP]):
-    if (event == "os.rename" or (event == "open" and args[1] == "w")) and "/cache" in str(args[0]):
+    if event == "os.rename" and "/cache" in str(args[0]):
         left[0] -= 1
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -129,7 +129,7 @@ def test_killed_while_a_new_version_is_kept(small):
     kept = small.cache
     small.result()
     small.write(5)
-    for step in range(1, 20):
+    for step in range(1, 20):  # before each file takes its name
         small.cache = kept.with_name(f"cache{step}")
         shutil.copytree(kept, small.cache)
         done = small.run(before=KILLED.replace("STEP", str(step)))
@@ -137,7 +137,7 @@ def test_killed_while_a_new_version_is_kept(small):
             break
         assert done.returncode == -9
         assert small.result()[0] == 15
-    assert step > 4 and done.stdout.split()[0] == "15"
+    assert step > 2 and done.stdout.split()[0] == "15"
 
 
 @posix

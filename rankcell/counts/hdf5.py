@@ -241,13 +241,14 @@ class Hdf5Vector:
     def __len__(self) -> int:
         return int(self._dataset.shape[0])
 
-    def read(self, a: int, b: int) -> np.ndarray:
-        """Entries `a` to `b`. OSError when the file does not hold them."""
-        if self._start is not None:
-            return self._contiguous(a, b)
-        if self._chunks is None:
+    def read(self, a: int, b: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Entries `a` to `b`, in `out` when room is given. OSError when the file does not hold them."""
+        if self._start is None and self._chunks is None:
             return np.asarray(self._dataset[a:b]).astype(self.dtype, copy=False)
-        out = np.empty(b - a, self.dtype)
+        out = np.empty(b - a, self.dtype) if out is None else out
+        if self._start is not None:
+            _read_into(out, self._start[0], self._start[1] + a * out.itemsize)
+            return out
         chunks, step = self._chunks, self._chunks.shape[0]
         as_stored = not (chunks.deflated or chunks.shuffled) and hasattr(os, "preadv")
         for k in range(a // step, -(-b // step)):
@@ -260,12 +261,6 @@ class Hdf5Vector:
                 _read_into(out[lo - a : hi - a], chunks.fd, int(chunks.offset[k]) + (lo - k * step) * out.itemsize)
             else:
                 out[lo - a : hi - a] = chunks.read((k,))[lo - k * step : hi - k * step]
-        return out
-
-    def _contiguous(self, a: int, b: int) -> np.ndarray:
-        fd, start = self._start
-        out = np.empty(b - a, self.dtype)
-        _read_into(out, fd, start + a * out.itemsize)
         return out
 
 

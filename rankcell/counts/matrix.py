@@ -1,12 +1,13 @@
 """Matrix: cells x genes, read in ranges of rows from any thread, whatever the storage."""
 
+import threading
 from typing import Any, Protocol
 
 import numpy as np
 
 from rankcell.errors import InputError
 
-ENTRIES_PER_BLOCK = 1_000_000
+ENTRIES_PER_BLOCK = 2_000_000
 ROWS_PER_BLOCK = 1_000
 DENSE_PER_BLOCK = 4_000_000
 _HEAD = 100_000
@@ -20,7 +21,7 @@ class Vector(Protocol):
     dtype: np.dtype
 
     def __len__(self) -> int: ...
-    def read(self, a: int, b: int) -> np.ndarray: ...
+    def read(self, a: int, b: int, out: np.ndarray | None = None) -> np.ndarray: ...
 
 
 class Matrix:
@@ -40,6 +41,12 @@ class Matrix:
     def head(self) -> np.ndarray:
         """Some stored entries from the start, to see what kind of values they are."""
         raise NotImplementedError
+
+    def use_rows_at_once(self) -> None:
+        """Promise that what `rows` gave a thread is used up before that thread asks again: its room may be written over.
+
+        Fresh memory costs a third of what reading into it does.
+        """
 
     def close(self) -> None:
         """Let go of files."""
@@ -69,14 +76,29 @@ class CsrMatrix(Matrix):
         self.dtype = data.dtype
         self.indptr = check_pointers(indptr, min(len(indices), len(data)))
         self._indices, self._data = indices, data
+        self._rooms: threading.local | None = None
+
+    def use_rows_at_once(self) -> None:
+        self._rooms = threading.local()
+
+    def _room(self, of: str, vector: Vector, n: int) -> np.ndarray | None:
+        """This thread's room for `n` entries of a vector."""
+        if self._rooms is None:
+            return None
+        room = getattr(self._rooms, of, None)
+        if room is None or len(room) < n:
+            room = np.empty(n + n // 4, vector.dtype)
+            setattr(self._rooms, of, room)
+        return room[:n]
 
     def ranges(self, rows_per_block: int | None = None) -> list[tuple[int, int]]:
         return row_groups(self.indptr, rows_per_block)
 
     def rows(self, a: int, b: int) -> Rows:
         lo, hi = int(self.indptr[a]), int(self.indptr[b])
-        indices = check_indices(self._indices.read(lo, hi), self.shape[1], "column")
-        return self.indptr[a : b + 1] - lo, indices, self._data.read(lo, hi)
+        indices = self._indices.read(lo, hi, self._room("indices", self._indices, hi - lo))
+        data = self._data.read(lo, hi, self._room("data", self._data, hi - lo))
+        return self.indptr[a : b + 1] - lo, check_indices(indices, self.shape[1], "column"), data
 
     def head(self) -> np.ndarray:
         return self._data.read(0, min(_HEAD, len(self._data)))

@@ -93,6 +93,7 @@ class Part:
             ranked = self._rank(block, rows, keep_counts=o.keep_counts, keep_uncropped=o.keep_uncropped)
             return Piece(self, rows + at[0], ranked)
 
+        source.x.use_rows_at_once()
         if ranges:
             self._rank.warm_up(source.dtype, source.totals_dtype)
         yield from in_order(work, ranges, workers=o.workers)
