@@ -136,25 +136,28 @@ def main() -> None:
         print(f"start-up (`rankcell tokenize` on one cell, new process)  {seconds:.2f} s")
 
         def ours(path):
-            shutil.rmtree(out, ignore_errors=True)
             return jobs.tokenize(path, out, vocab=vocab)
 
         def plain(path):
-            shutil.rmtree(folder / "plain", ignore_errors=True)
             plain_loop(path, vocab, folder / "plain")
+
+        def clear():  # not timed
+            for made in (out, folder / "plain"):
+                shutil.rmtree(made, ignore_errors=True)
 
         for path in paths:
             n = len(ours(path))  # imports and the compiled kernel
             work = [lambda p=path: ours(p), lambda p=path: plain(p), lambda p=path: read_arrays(p), lambda p=path: read_chunks(p)]
-            fast, slow, read, chunks = best_of(a.repeats, *work)
+            fast, slow, read, chunks = best_of(a.repeats, *work, before=clear)
             print(f"{path.name}: {n:,} cells")
             print(f"  rankcell tokenize        {fast:8.3f} s  {n / fast:10,.0f} cells/s")
             print(f"  plain loop               {slow:8.3f} s  {n / slow:10,.0f} cells/s   rankcell is {slow / fast:.1f} times as fast")
             print(f"  h5py reads the arrays    {read:8.3f} s                        rankcell takes {fast / read:.2f} times as long")
             print(f"  direct chunks and zlib   {chunks:8.3f} s                        rankcell takes {fast / chunks:.2f} times as long")
         if a.loom:
+            clear()
             ours(a.loom)
-            fast, loom = best_of(a.repeats, lambda: ours(paths[-1]), lambda: ours(a.loom))
+            fast, loom = best_of(a.repeats, lambda: ours(paths[-1]), lambda: ours(a.loom), before=clear)
             print(f"{a.loom.name}: {loom:.3f} s, {loom / fast:.2f} times {paths[-1].name} ({fast:.3f} s)")
 
 

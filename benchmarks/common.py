@@ -19,11 +19,15 @@ def machine() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
 
 
-def best_of(n: int, *work: Callable[[], Any]) -> list[float]:
-    """The shortest of `n` runs of each piece of work, in turn, so that a slow moment of the machine hits all alike."""
+def best_of(n: int, *work: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> list[float]:
+    """The shortest of `n` runs of each piece of work, in turn, so that a slow moment of the machine hits all alike.
+
+    `before` is called before each run and not timed.
+    """
     best = [float("inf")] * len(work)
     for _ in range(n):
         for i, run in enumerate(work):
+            before()
             start = time.perf_counter()
             run()
             best[i] = min(best[i], time.perf_counter() - start)

@@ -26,7 +26,7 @@ def environment(**changed):
 KERNELS = """
 import sys
 import numpy as np
-from rankcell.counts.compiled import compiled
+from rankcell.compiled import compiled
 
 @compiled
 def inner(x):

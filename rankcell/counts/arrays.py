@@ -38,7 +38,10 @@ def as_numbers(values: pa.Array) -> np.ndarray | None:
     """The numbers of an arrow array, NaN (in float64) for nulls; None when it holds no numbers."""
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         return None
-    found = np.frombuffer(values.buffers()[1], values.type.to_pandas_dtype())[values.offset : values.offset + len(values)]
+    kind, stored = np.dtype(values.type.to_pandas_dtype()), values.buffers()[1]
+    if stored is None:  # an empty array may have no room at all
+        return np.empty(0, kind)
+    found = np.frombuffer(stored, kind, len(values), values.offset * kind.itemsize)
     if not values.null_count:
         return found
     known = np.unpackbits(np.frombuffer(values.buffers()[0], np.uint8), bitorder="little")[values.offset : values.offset + len(values)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rankcell.counts.compiled import compiled
+from rankcell.compiled import compiled
 
 
 @compiled

@@ -64,7 +64,7 @@ class ArrayVector:
     def __len__(self) -> int:
         return int(self._array.shape[0])
 
-    def read(self, a: int, b: int) -> np.ndarray:
+    def read(self, a: int, b: int, out: np.ndarray | None = None) -> np.ndarray:
         return np.asarray(self._array[a:b]).astype(self.dtype, copy=False)
 
 

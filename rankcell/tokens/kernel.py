@@ -18,7 +18,7 @@ index are unsigned, because a signed one is checked for being below zero each ti
 
 import numpy as np
 
-from rankcell.counts.compiled import compiled
+from rankcell.compiled import compiled
 
 _CROWDED = 48
 _MOST_BUCKETS = 16384

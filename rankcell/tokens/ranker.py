@@ -77,5 +77,5 @@ class Ranker:
         )
 
     def warm_up(self, data: np.dtype, n_counts: np.dtype) -> None:
-        """Compile (or load) the kernel for these types, in the thread that Ctrl-C can stop."""
+        """Compile (or load) the kernel for these types before several threads ask for it."""
         self(CountBlock(0, np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, data), np.empty(0, n_counts)))

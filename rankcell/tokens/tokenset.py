@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rankcell.counts.arrays import as_numbers
 from rankcell.errors import CellError, TokensError
 from rankcell.store import atomic_path, content_hash, read_json
 from rankcell.tokens.arrow import DatasetWriter, read_dataset
@@ -78,7 +79,7 @@ class TokenSet:
     @functools.cached_property
     def lengths(self) -> np.ndarray:
         """int64: tokens per row, special tokens included."""
-        parts = [np.diff(np.asarray(c.offsets)) for c in self._chunks]
+        parts = [np.diff(as_numbers(c.offsets)) for c in self._chunks]
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
 
     @functools.cached_property
@@ -92,7 +93,7 @@ class TokenSet:
     @functools.cached_property
     def _flat(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """(offsets, values) of every chunk, as views of the mapped file."""
-        return [(np.asarray(c.offsets), np.asarray(c.values)) for c in self._chunks]
+        return [(as_numbers(c.offsets), as_numbers(c.values)) for c in self._chunks]
 
     def row(self, i: int) -> np.ndarray:
         """The tokens of cell `i` (int32), special tokens included."""

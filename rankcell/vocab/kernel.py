@@ -5,11 +5,14 @@ of values, and a histogram over them has no rounding at its borders. All unsigne
 mixed with signed ones, numba would go through float64 and lose bits.
 """
 
+import functools
+
 import numpy as np
-from numba import njit
+
+from rankcell.compiled import compiled
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@functools.partial(compiled, error_model="numpy")
 def normalise(indptr, indices, data, n_counts, slot_of_column, n_slots, target_sum, out_slot, out_value):
     """Write every value above zero of a block with its slot; how many there are.
 
@@ -40,7 +43,7 @@ def normalise(indptr, indices, data, n_counts, slot_of_column, n_slots, target_s
     return n
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_into_bins(slots, bits, row_of_slot, low, width, histogram, seen, below):
     """Count each value: in `seen` of its slot, and for slots with a row in `below` or in the bin of the histogram it falls into.
 
@@ -61,7 +64,7 @@ def count_into_bins(slots, bits, row_of_slot, low, width, histogram, seen, below
             histogram[row, np.int64(b)] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def choose_bins(active, histogram, rank, seen, low, high, width, below, inside, bottom, top):
     """Narrow [low, high) of each active slot to the bin that holds the value of its rank.
 
@@ -88,7 +91,7 @@ def choose_bins(active, histogram, rank, seen, low, high, width, below, inside, 
         below[slot] = under
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def collect(slots, bits, low, high, start, room, filled, out, above):
     """Put the values inside [low, high) of the slots with a `start` into `out`, and the least value from `high` on into `above`.
 

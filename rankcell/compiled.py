@@ -11,23 +11,28 @@ import numba
 from numba.core.caching import IndexDataCacheFile
 
 
-def compiled(function: Callable) -> Any:
+def compiled(function: Callable, **options: Any) -> Any:
     """`function` compiled to run without the interpreter's lock, kept beside its file, else in the user's cache folder, else nowhere.
 
     numba looks for the two folders itself; where it finds neither (a read-only installation of a user without a home), it would
-    refuse to compile.
+    refuse to compile. `options`: of numba.njit.
     """
     try:
-        kernel = numba.njit(nogil=True, cache=True)(function)
+        kernel = numba.njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:
-        kernel = numba.njit(nogil=True)(function)
-    if kernel is function:  # NUMBA_DISABLE_JIT
-        return kernel
+        kernel = numba.njit(nogil=True, **options)(function)
+    if kernel is not function:  # NUMBA_DISABLE_JIT gives it back
+        with contextlib.suppress(AttributeError, TypeError):  # a numba that is built otherwise inside keeps its own ways
+            _make_safe(kernel)
+    return kernel
+
+
+def _make_safe(kernel: Any) -> None:
+    """Let a kernel be kept and compiled in ways that bear several processes, damage and Ctrl-C."""
+    kernel._compile_for_args = _aside(kernel._compile_for_args)
     if kernel._cache.cache_path:
         impl = kernel._cache._impl
         kernel._cache._cache_file = _OneFileEach(kernel._cache.cache_path, impl.filename_base, impl.locator.get_source_stamp())
-    kernel._compile_for_args = _aside(kernel._compile_for_args)
-    return kernel
 
 
 def _aside(compile: Callable) -> Callable:
