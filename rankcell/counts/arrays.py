@@ -20,13 +20,29 @@ def numbers(values: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:
 
 def texts(values: Sequence[str | None]) -> pa.StringArray:
     """Strings as arrow; None is null. Text of more than 2 GB is large_string."""
-    raw = [b"" if v is None else v.encode() for v in values]
+    return _strings([None if v is None else v.encode() for v in values])
+
+
+def utf8(values: Sequence[bytes | str | None]) -> pa.StringArray:
+    """Strings given by their bytes. UnicodeDecodeError when one is not UTF-8."""
+    found = _strings([v.encode() if isinstance(v, str) else v for v in values])
+    try:
+        found.validate(full=True)
+    except pa.ArrowInvalid:
+        for v in values:
+            v.decode() if isinstance(v, bytes) else v
+        raise
+    return found
+
+
+def _strings(raw: list[bytes | None]) -> pa.StringArray:
+    known = np.array([v is not None for v in raw], bool)
+    if not known.all():
+        raw = [b"" if v is None else v for v in raw]
     ends = np.cumsum([0, *map(len, raw)])
     large = bool(ends[-1] > np.iinfo(np.int32).max)
     offsets = ends.astype(np.int64 if large else np.int32)
-    known = np.array([v is not None for v in values], bool)
-    valid = None if known.all() else _bits(known)
-    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(b"".join(raw))]
+    buffers = [None if known.all() else _bits(known), pa.py_buffer(offsets), pa.py_buffer(b"".join(raw))]
     return pa.Array.from_buffers(pa.large_string() if large else pa.string(), len(raw), buffers)
 
 

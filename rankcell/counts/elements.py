@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.counts.arrays import as_numbers, numbers, texts
+from rankcell.counts.arrays import as_numbers, numbers, texts, utf8
 from rankcell.counts.hdf5 import require_filters
 from rankcell.errors import InputError
 
@@ -75,7 +75,7 @@ def _plain(node: Any) -> pa.Array:
         raise InputError(f"it has {node.ndim} dimensions, not 1")
     if hasattr(node, "asstr") and node.dtype.kind in "OS":  # h5py: strings of variable or fixed length
         require_filters(node)
-        return texts(node.asstr("utf-8")[:].tolist())
+        return utf8(np.atleast_1d(node[:]).tolist())
     values = _array(node)
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8")

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rankcell.errors import TokensError
 
-SHARD_BYTES = 256 * 2**20
+SHARD_BYTES = 128 * 2**20
 _NAMES = {"double": "float64", "float": "float32", "halffloat": "float16"}
 
 

@@ -154,8 +154,12 @@ class Vocabulary:
         the letter, because a change of case turns a mouse gene's symbol into a human one's.
         """
         index = self._index
-        found = (index.get(n, -1) if (n := str(name).strip()) in index else index.get(ensembl_id(n), -1) for name in names)
+        found = (index.get(n, -1) if (n := str(name).strip()) in index else self._without_version(n) for name in names)
         return np.fromiter(found, np.int32)
+
+    def _without_version(self, name: str) -> int:
+        """The gene that an Ensembl id in another spelling names, else -1."""
+        return self._index.get(ensembl_id(name), -1) if name[:3].upper() == "ENS" else -1
 
     def find(self, name: str) -> int:
         """Gene index of one id, symbol or alias. SettingsError when the vocabulary has no such gene."""
