@@ -299,7 +299,7 @@ def test_duplicate_cell_ids(folder, capsys):
     adata.write_h5ad(folder / "bad.h5ad")
     with h5py.File(folder / "bad.h5ad", "r+") as f:
         f["obs"]["_index"][2] = "cell0"
-    refused_file(folder, capsys, folder / "bad.h5ad", ["1 cell ids stand there more than once", "'cell0'", "obs_names_make_unique"])
+    refused_file(folder, capsys, folder / "bad.h5ad", ["1 cell id stands there more than once", "'cell0'", "obs_names_make_unique"])
 
 
 # Options

@@ -161,7 +161,6 @@ FILTERS = {
     "ok": [0, 2, 3, 4],
     "not ok": [1],
     "age % 2 == 1 and `cell_type` == 'B'": [1, 3],
-    "age > 100": [],
 }
 
 
@@ -175,6 +174,15 @@ def test_filters(two, expression):
             assert tokens.cell_ids == [f"cell{i}" for i in kept] and tokens.table["age"].to_pylist() == kept
             assert rows(tokens) == [rows(Tokenizer(make_vocab()).tokenize(a))[i] for i in kept]
             assert tokens.spec.source["cells_left_out"] == 5 - len(kept)
+
+
+def test_a_filter_that_keeps_nothing_says_what_there_is(two):
+    folder, a, _ = two
+    for source in (a, folder / "one.h5ad", folder):
+        with pytest.raises(CellError, match=r"keeps none of the . cells; cell_type holds A, B"):
+            Tokenizer(make_vocab()).tokenize(source, filter="cell_type == 'a'")
+    with pytest.raises(CellError, match=r"write =="):
+        Tokenizer(make_vocab()).tokenize(a, filter="cell_type = 'A'")
 
 
 @pytest.mark.parametrize("values", [[1, 0, 1, 1, 0], [1.0, 0.0, 1.0, 1.0, np.nan], list("10110"), ["True", "False", "True", "true", ""]])
@@ -241,6 +249,32 @@ def test_own_names_cannot_be_annotations(two):
         a.obs[name] = 1
         with pytest.raises(SettingsError, match=name):
             Tokenizer(make_vocab()).tokenize(a, obs=[name])
+
+
+# Columns that are no genes
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_antibodies_are_not_the_genes_they_are_named_after(tmp_path, in_file):
+    """In an AnnData as in 10x files: neither tokens nor totals, neither aligned nor shown."""
+    import rankcell as rc
+
+    rna = make_adata(counts(6))
+    antibodies = make_adata(counts(6, 3, seed=4) * 90)
+    antibodies.var_names = ["AB0", "AB1", "AB2"]
+    both = ad.concat([rna, antibodies], axis="var", merge="first")
+    both.var["feature_types"] = ["Gene Expression"] * 12 + ["Antibody Capture"] * 3
+    assert both.var["ensembl_id"].duplicated().sum() == 3  # named after genes
+    source = both
+    if in_file:
+        both.write_h5ad(tmp_path / "both.h5ad")
+        source = tmp_path / "both.h5ad"
+    tokens = Tokenizer(make_vocab()).tokenize(source)
+    assert rows(tokens) == rows(Tokenizer(make_vocab()).tokenize(rna))
+    assert tokens.spec.source["columns_left_out"] == {"Antibody Capture": 3} and tokens.spec.source["genes"] == 12
+    if not in_file:
+        aligned, alone = (rc.pp.align_genes(a, make_vocab()) for a in (both, rna))
+        assert (aligned.X != alone.X).nnz == 0 and (aligned.obs["n_counts"] == alone.obs["n_counts"]).all()
 
 
 # The same bytes

@@ -408,6 +408,14 @@ def test_plain_folder_that_does_not_fit(tmp_path, input_ids, message):
         TokenSet.open(plain(tmp_path / "p", input_ids), vocab=make_vocab(4))
 
 
+def test_another_vocabularys_frame_is_seen(tmp_path):
+    """Rows with CLS and EOS, opened with a vocabulary in which those numbers are genes."""
+    folder = plain(tmp_path / "p", [[2, 5, 4, 3]] * 3 + [[2, 6, 3]] * 3)
+    with pytest.raises(TokensError, match="all 6 rows begin with one token.*look like another vocabulary's <cls>"):
+        TokenSet.open(folder, vocab=make_vocab(8, special=SPECIALS[:2]))
+    assert TokenSet.open(folder, vocab=make_vocab(8)).frame == Frame((2,), (3,))
+
+
 def test_token_number_that_stands_for_nothing(tmp_path):
     from rankcell.vocab import Vocabulary
 

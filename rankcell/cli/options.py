@@ -10,13 +10,15 @@ COUNT_FILES = "Count files (h5ad, loom, zarr, 10x h5 or matrix folder), folders 
 Counts = Annotated[list[str], typer.Argument(metavar="IN...", help=COUNT_FILES)]
 Model = Annotated[str, typer.Option(help="A checkpoint folder, or 'demo'.")]
 ModelVocab = Annotated[str | None, typer.Option(help="A vocabulary folder or name; completes a checkpoint that carries none.")]
-CountsLayer = Annotated[str | None, typer.Option(help="The layer that holds the counts (default X).")]
+CountsLayer = Annotated[str | None, typer.Option(help="The layer that holds the counts (default: X itself).")]
 Raw = Annotated[bool, typer.Option("--raw", help="The counts are in raw.")]
 GeneColumn = Annotated[str | None, typer.Option(help="The var column that names the genes (default: found by membership).")]
 BuildColumn = Annotated[
     str | None, typer.Option(help="The var column that names the genes (default: the one that holds Ensembl ids, else the index).")
 ]
-AllowNonCounts = Annotated[bool, typer.Option("--allow-non-counts", help="Rank values that are not counts.")]
+AllowNonCounts = Annotated[
+    bool, typer.Option("--allow-non-counts", help="Rank values that are not counts; what is not above zero is left out.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="auto (fp32), fp32, bf16 or fp16.")]
 TokensPerBatch = Annotated[

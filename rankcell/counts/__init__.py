@@ -5,7 +5,7 @@ from rankcell.counts.genes import GeneMap, match_genes
 from rankcell.counts.inputs import Inputs, find_inputs
 from rankcell.counts.opening import open_counts
 from rankcell.counts.parallel import in_order
-from rankcell.counts.selection import select_rows
+from rankcell.counts.selection import select_rows, values_named
 from rankcell.counts.source import CountSource, register
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "open_counts",
     "register",
     "select_rows",
+    "values_named",
 ]

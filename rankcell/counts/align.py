@@ -1,6 +1,7 @@
 """Counts on the genes of a vocabulary: columns of one gene summed, unknown genes left out, the input unchanged."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ def align_genes(
         adata = adata.to_memory()
     with open_counts(adata, layer=layer, raw=raw) as source:
         genes = match_genes(source, vocab, gene_column=gene_column, min_known=min_known)
+        if source.kept_columns is not None:  # the AnnData has more columns than the source: antibodies and the like
+            slots = np.full((adata.raw if raw else adata).n_vars, -1, np.int32)
+            slots[source.kept_columns] = genes.slot_of_column
+            genes = dataclasses.replace(genes, slot_of_column=slots)
         totals = np.concatenate([block.n_counts for block in source.blocks(allow_non_counts=allow_non_counts)])
         record = _record(genes, vocab, source.matrix)
     return _assembled(adata, vocab, genes, totals, record, layer=layer, raw=raw)

@@ -37,7 +37,23 @@ def open_hdf5(path: Path) -> Any:
             raise InputError(f"{path} is truncated (it ends before the HDF5 file it says it is): copy it again") from e
         if isinstance(e, PermissionError):
             raise InputError(f"{path} cannot be read: permission denied") from e
-        raise InputError(f"{path} is not an HDF5 file (h5ad, loom, 10x h5): {first_line(e)}") from e
+        raise InputError(f"{path} is not an HDF5 file (h5ad, loom, 10x h5){_instead(path)}: {first_line(e)}") from e
+
+
+def _instead(path: Path) -> str:
+    """What a file that is not HDF5 seems to be."""
+    with contextlib.suppress(OSError):
+        with open(path, "rb") as f:
+            head = f.read(512)
+        kinds = {b"": ", it is empty", b"\x1f\x8b": ", it is compressed by gzip (gunzip it first)", b"PK": ", it is a zip archive"}
+        for start, kind in kinds.items():
+            if head.startswith(start) and (start or not head):
+                return kind
+        if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            return ", it is a pickle"
+        if head.isascii():
+            return ", it is a text"
+    return ""
 
 
 def holds(source: Any, layout: Callable[[Any], bool]) -> bool:

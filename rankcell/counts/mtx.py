@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts.arrays import as_numbers, texts
+from rankcell.counts.features import TYPES, genes_only, left_out
 from rankcell.counts.hdf5 import loading
 from rankcell.counts.source import CountSource, register
 from rankcell.counts.spill import Entries, SpilledMatrix
-from rankcell.counts.tenx import as_float32, genes_only
+from rankcell.counts.tenx import as_float32
 from rankcell.errors import InputError
 
 _MATRIX = ("matrix.mtx", "matrix.mtx.gz")
@@ -54,6 +55,7 @@ class MtxSource(CountSource):
                 f"lines and {barcodes.name} {len(self.ids):,}"
             )
         self.var, number = genes_only(found, self.name)
+        self.left_out = left_out(found.get(TYPES))
         self.others, self.obs_columns = {}, []
         shape = len(self.ids), int((number >= 0).sum())
 

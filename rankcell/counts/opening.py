@@ -6,6 +6,7 @@ from typing import Any
 
 # In the order in which they are asked: h5ad takes every other HDF5 file, and says what it holds
 from rankcell.counts import loom, tenx, mtx, zarrstore, memory, h5ad  # noqa: F401 # isort: skip
+from rankcell.counts.features import leave_out
 from rankcell.counts.source import FORMATS, CountSource
 from rankcell.errors import InputError
 
@@ -26,6 +27,7 @@ def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> 
             opened = opener(source, layer=layer, raw=raw)
             try:
                 opened.check_door()
+                leave_out(opened)
             except InputError:
                 opened.close()
                 raise

@@ -18,7 +18,7 @@ def select_rows(source: CountSource, expression: str) -> np.ndarray:
     Missing values are not kept. CellError when the expression cannot be evaluated, names no column, or does not give a truth
     value per cell.
     """
-    named = [c for c in source.obs_columns if re.search(rf"(?<![\w.]){re.escape(c)}(?!\w)", expression)]
+    named = _named(source, expression)
     if expression.strip().strip("`") in source.obs_columns:
         return _truth(source, expression.strip().strip("`"))
     if not named:
@@ -31,11 +31,29 @@ def select_rows(source: CountSource, expression: str) -> np.ndarray:
     except Exception as e:  # pandas and Python raise what they like at an expression
         raise CellError(
             f'{source.name}: the filter "{expression}" cannot be evaluated ({type(e).__name__}: {e}); cell columns are '
-            f"{some(source.obs_columns, 12)}; text needs quotes, names with spaces need backticks"
+            f"{some(source.obs_columns, 12)}; text needs quotes, names with spaces need backticks{_meant(expression)}"
         ) from e
     if not isinstance(found, pd.Series) or str(found.dtype) not in ("bool", "boolean", "object") or len(found) != source.n_cells:
-        raise CellError(f'{source.name}: the filter "{expression}" does not say yes or no for each cell')
+        raise CellError(f'{source.name}: the filter "{expression}" does not say yes or no for each cell{_meant(expression)}')
     return found.fillna(False).to_numpy(dtype=bool)
+
+
+def values_named(source: CountSource, expression: str) -> dict[str, list[str]]:
+    """What the columns that an expression names hold, each value once."""
+    held = {}
+    for column in _named(source, expression):
+        values = source.obs(column)
+        known = values.dictionary if hasattr(values, "dictionary") else values.unique()
+        held[column] = [str(v) for v in known.to_pylist()]
+    return held
+
+
+def _named(source: CountSource, expression: str) -> list[str]:
+    return [c for c in source.obs_columns if re.search(rf"(?<![\w.]){re.escape(c)}(?!\w)", expression)]
+
+
+def _meant(expression: str) -> str:
+    return "; to compare, write ==" if re.search(r"[^=!<>]=[^=]", expression) else ""
 
 
 def _truth(source: CountSource, column: str) -> np.ndarray:

@@ -1,7 +1,8 @@
 """CountSource: what every format offers, and the registry of formats."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ class CountSource:
     Attributes: `name` (for messages and provenance), `format` ("h5ad", "loom", ...), `matrix` ("X", "layer 'counts'",
     "raw"), `x` (the Matrix), `ids` (cell ids, an arrow string array), `has_cell_ids` (False: the ids are row numbers),
     `var` (column name -> list of str, the index under its own name), `obs_columns`, `others` (option that asks for it ->
-    another matrix of the same input: "" is X).
+    another matrix of the same input: "" is X), `left_out` (kind -> number of columns that are no genes and not counted here),
+    `kept_columns` (the numbers of the columns that are here, when some were left out of an AnnData).
     """
 
     name: str
@@ -37,6 +39,8 @@ class CountSource:
     var: dict[str, list[str]]
     obs_columns: list[str]
     others: dict[str, Callable[[], Matrix]]
+    left_out: Mapping[str, int] = MappingProxyType({})
+    kept_columns: np.ndarray | None = None
 
     @property
     def n_cells(self) -> int:
@@ -99,11 +103,11 @@ class CountSource:
 
         if pc.count_distinct(self.ids).as_py() == self.n_cells:
             return
-        seen: set[str] = set()
-        twice = [c for c in self.cell_ids if c in seen or seen.add(c)]
+        times = {c["values"].as_py(): c["counts"].as_py() for c in pc.value_counts(self.ids) if c["counts"].as_py() > 1}
+        name, n = next(iter(times.items()))
         raise CellError(
-            f"{self.name}: {len(twice):,} cell ids stand there more than once (such as '{twice[0]}'): make them unique "
-            "first, for example with adata.obs_names_make_unique()"
+            f"{self.name}: {len(times):,} cell {'id stands' if len(times) == 1 else 'ids stand'} there more than once (such as '{name}', "
+            f"{n} times): make them unique first, for example with adata.obs_names_make_unique()"
         )
 
     @functools.cached_property
@@ -170,10 +174,10 @@ class CountSource:
         row = int(np.searchsorted(indptr, i, side="right")) - 1
         gene = next(iter(self.var.values()))[int(indices[i])]
         looks = {"fractional": " (log-normalised or scaled values?)", "negative": " (scaled values?)"}.get(kind, "")
-        way_out = self.hint() or "pass --layer or --raw to point at the raw counts"
+        way_out = self.hint() or "take it from before it was normalised (nothing that --layer or --raw could name seems to hold counts)"
         raise CountsError(
             f"{self.name}: {self.matrix} holds {data[i]:.6g} (cell '{self.ids[start + row]}', gene '{gene}'), a {kind} "
-            f"value{looks}, not counts: {way_out}, or --allow-non-counts to rank it as it is"
+            f"value{looks}, not counts: {way_out}, or --allow-non-counts to rank it as it is (what is not above zero is left out)"
         )
 
 

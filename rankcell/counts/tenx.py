@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts import elements
+from rankcell.counts.features import TYPES, ChosenColumns, genes_only, left_out
 from rankcell.counts.hdf5 import Hdf5Vector, holds, loading, open_hdf5
 from rankcell.counts.matrix import CsrMatrix, Matrix, Rows
 from rankcell.counts.source import CountSource, register
 from rankcell.errors import CountsError, InputError
 
-GENES = "Gene Expression"
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
 
@@ -40,6 +40,7 @@ class TenxSource(CountSource):
         self.ids = elements.column(group, "barcodes", where=self.name).cast(pa.string())
         features = self._features(group)
         self.var, columns = genes_only(features, self.name)
+        self.left_out = left_out(features.get(TYPES))
         shape = group["shape"][:].tolist() if group["shape"].dtype.kind in "iu" else [0, 0]
         pointers = Hdf5Vector(group["indptr"])
         indptr = pointers.read(0, len(pointers))
@@ -79,7 +80,7 @@ class TenxSource(CountSource):
         ids = "gene_id" if "gene_id" in features else "id"  # a probe's own id is `id`
         found = {"index": text(features, "name"), "gene_ids": text(features, ids)}
         if "feature_type" in features:
-            found["feature_types"] = text(features, "feature_type")
+            found[TYPES] = text(features, "feature_type")
         if "genome" in features:
             found["genome"] = text(features, "genome")
         for name, values in found.items():
@@ -91,19 +92,6 @@ class TenxSource(CountSource):
         if hasattr(self, "x"):
             self.x.close()
         self._root.close()
-
-
-def genes_only(features: dict[str, list[str]], name: str) -> tuple[dict[str, list[str]], np.ndarray]:
-    """(the features that are genes, the number of each feature among them or -1); InputError when there are none."""
-    types = features.get("feature_types")
-    if types is None:
-        return features, np.arange(len(features["index"]), dtype=np.int32)
-    keep = np.array([t == GENES for t in types], bool)
-    if len(keep) and not keep.any():
-        kinds = ", ".join(sorted(set(types))[:6])
-        raise InputError(f"{name} holds no gene expression: its features are of the type {kinds}")
-    number = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
-    return {k: [v for v, kept in zip(values, keep, strict=True) if kept] for k, values in features.items()}, number
 
 
 def as_float32(data: np.ndarray) -> np.ndarray:
@@ -118,35 +106,16 @@ def as_float32(data: np.ndarray) -> np.ndarray:
     return data.astype(np.float32)
 
 
-class GeneExpression(Matrix):
-    """The columns of a matrix of features that are genes, counts as float32.
-
-    `number`: the new number of each column, -1 for what is no gene.
-    """
+class GeneExpression(ChosenColumns):
+    """The columns of a matrix of features that are genes, counts as float32."""
 
     def __init__(self, inner: Matrix, number: np.ndarray):
-        self._inner, self._number = inner, number
-        self._all = bool((number >= 0).all())
-        self.shape = inner.shape[0], int((number >= 0).sum())
+        super().__init__(inner, number)
         self.dtype = np.dtype(np.float32) if inner.dtype.kind in "biu" else inner.dtype
 
-    def ranges(self, rows_per_block: int | None = None) -> list[tuple[int, int]]:
-        return self._inner.ranges(rows_per_block)
-
     def rows(self, a: int, b: int) -> Rows:
-        indptr, indices, data = self._inner.rows(a, b)
-        if not self._all:
-            number = self._number[indices]
-            kept = number >= 0
-            indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
-            indices, data = number[kept], data[kept]
+        indptr, indices, data = super().rows(a, b)
         return indptr, indices, as_float32(data)
-
-    def head(self) -> np.ndarray:
-        return self._inner.head()
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 def _is_matrix(node: Any) -> bool:

@@ -46,9 +46,12 @@ def tokenized(tokens: TokenSet) -> list[str]:
     least = files[int(np.argmin(shares))]
     doubt = f" ({min(shares):.0%}: is this the right vocabulary?)" if min(shares) < 0.1 else ""
     found = f"{least['genes_known']:,} of {least['genes']:,} genes known{doubt} to vocabulary '{tokens.spec.vocabulary}'"
-    where = f"by {least['gene_column']}" if len(files) == 1 else f"in {len(files)} inputs, at the least"
+    where = f"by {least['gene_column']}" if len(files) == 1 else f"in that of {len(files)} inputs which has the fewest"
     n_genes = tokens.n_genes
     middle = f", median {int(np.median(n_genes))} genes a cell" if len(n_genes) else ""
     lines = [f"{len(tokens):,} cells, {found} {where}{middle}"]
+    for kind in dict.fromkeys(k for f in files for k in f.get("columns_left_out", {})):
+        n = max(f.get("columns_left_out", {}).get(kind, 0) for f in files)
+        lines.append(f"{n:,} columns of {kind} are no genes and left out")
     left_out = sum(f.get("cells_left_out", 0) for f in files)
     return lines + ([f"{left_out:,} cells left out by the filter {files[0]['filter']}"] if left_out else [])

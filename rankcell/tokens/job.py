@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_genes, open_counts, select_rows
+from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_genes, open_counts, select_rows, values_named
 from rankcell.counts.arrays import numbers, texts
+from rankcell.counts.source import some
 from rankcell.errors import CellError, SettingsError
 from rankcell.tokens.ranker import RankedRows, Ranker
 from rankcell.tokens.tokenset import OWN_COLUMNS, plain_obs
@@ -76,6 +77,8 @@ class Part:
             "n_counts": "obs n_counts" if "n_counts" in self.source.obs_columns else "row sum",
             "cell_ids": "given" if self.source.has_cell_ids else "row numbers",
         }
+        if self.source.left_out:
+            found["columns_left_out"] = dict(self.source.left_out)
         if self.mask is not None:
             found |= {"filter": self.options.filter, "cells_left_out": self.source.n_cells - self.n_kept}
         return found
@@ -122,16 +125,24 @@ class Job:
             raise SettingsError(f"the cell column '{reserved[0]}' has a name that tokens use themselves: rename it first")
         job = cls(encoding, options, find_inputs(source))
         obs, facts = [], []
+        held: dict[str, dict[str, None]] = {}  # column -> values, where the filter has kept nothing yet
         for n in range(len(job.inputs.items)):
             part = job._open(n)
             job.n_cells += part.source.n_cells
             job.n_kept += part.n_kept
             obs.append(part.obs)
             facts.append(part.facts())
+            if options.filter and not job.n_kept:
+                for column, values in values_named(part.source, options.filter).items():
+                    held.setdefault(column, {}).update(dict.fromkeys(values))
             if len(job.inputs.items) == 1:
                 job._only = part
             else:
                 part.source.close()
+        if options.filter and not job.n_kept:
+            job.close()
+            said = "; ".join(f"{column} holds {some(list(values), 10)}" for column, values in held.items())
+            raise CellError(f'the filter "{options.filter}" keeps none of the {job.n_cells:,} cells; {said}')
         job.facts = {"files": [{SOURCE: s} | f for s, f in zip(job.inputs.labels, facts, strict=True)]} if job.inputs.several else facts[0]
         columns, job.categories = _columns(obs, job.inputs)
         job.schema = pa.schema({**_own_types(options, job.inputs.several), **columns})

@@ -1,7 +1,7 @@
 """The spec of rows that came without one (Geneformer's folders): ids checked against a vocabulary, the frame read from all rows."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Frame, Vocabulary
 
 _ROWS = 10_000
+_ENOUGH = 5  # rows that begin and end alike by more than chance
 
 
 @dataclass
@@ -23,6 +24,7 @@ class _Seen:
     mixed: int = 0
     longest: int = 0
     rows: int = 0
+    ends: set[tuple[int, int]] = field(default_factory=set)
 
 
 def spec_of_plain(table: pa.Table, chunks: Iterable[tuple[np.ndarray, np.ndarray]], vocab: Vocabulary, folder: Path) -> TokenSpec:
@@ -35,6 +37,12 @@ def spec_of_plain(table: pa.Table, chunks: Iterable[tuple[np.ndarray, np.ndarray
                 _look(ends - ends[0], values[ends[0] : ends[-1]], vocab, seen)
     except ValueError as e:
         raise TokensError(f"{folder}: {e}: give the right --vocab") from None
+    if len(seen.ends) == 1 and seen.rows >= _ENOUGH and not seen.framed:
+        first, last = (vocab.describe_token(t) for t in next(iter(seen.ends)))
+        raise TokensError(
+            f"{folder}: all {seen.rows:,} rows begin with one token and end with one, which are the genes {first} and {last} in vocabulary "
+            f"'{vocab.name}' but look like another vocabulary's <cls> and <eos>: give the right --vocab"
+        )
     if seen.mixed or (seen.framed and seen.other):
         raise TokensError(
             f"{folder}: {seen.framed:,} rows have the special tokens of vocabulary '{vocab.name}' around them, {seen.other:,} have not, "
@@ -69,6 +77,9 @@ def _look(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, seen: _Seen) 
         rows = rows[values[ends[rows + 1] - 1 - k] == token]
     n_special = np.bincount(np.searchsorted(ends, special, side="right") - 1, minlength=len(lengths))
     n_special[rows] -= len(frame)
+    if len(seen.ends) < 2:
+        some = np.flatnonzero(lengths > 1)
+        seen.ends |= set(zip(values[ends[some]].tolist(), values[ends[some + 1] - 1].tolist(), strict=True))
     seen.framed += len(rows)
     seen.other += len(lengths) - len(rows)
     seen.mixed += int((n_special > 0).sum())

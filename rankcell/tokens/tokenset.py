@@ -18,7 +18,7 @@ from rankcell.store import atomic_path, content_hash, read_json
 from rankcell.tokens.arrow import DatasetWriter, read_dataset
 from rankcell.tokens.plain import spec_of_plain
 from rankcell.tokens.spec import TokenSpec
-from rankcell.vocab import Frame, Vocabulary
+from rankcell.vocab import Frame, Vocabulary, find_vocabulary
 
 SPEC_FILE = "rankcell.json"
 OWN_COLUMNS = ("input_ids", "length", "counts", "input_ids_uncropped", "length_uncropped", "cell_id")
@@ -154,11 +154,12 @@ class TokenSet:
             sink.spec = self.spec
 
     @classmethod
-    def open(cls, folder: str | os.PathLike, *, vocab: Vocabulary | None = None) -> "TokenSet":
-        """Open a folder written here, or a plain `datasets` folder (Geneformer's) completed by `vocab`.
+    def open(cls, folder: str | os.PathLike, *, vocab: str | os.PathLike | Vocabulary | None = None) -> "TokenSet":
+        """Open a folder written here, or a plain `datasets` folder (Geneformer's) completed by `vocab` (also a name or folder).
 
         Raises TokensError when it cannot be read, needs a vocabulary, or its rows do not fit the one given.
         """
+        vocab = None if vocab is None else find_vocabulary(vocab)
         table = read_dataset(folder)
         if "input_ids" not in table.column_names or not pa.types.is_list(table.schema.field("input_ids").type):
             raise TokensError(f"{folder} is a dataset without token rows: it has no list column 'input_ids'")
