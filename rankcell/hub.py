@@ -34,6 +34,7 @@ def fetch_file(
         return check_file(held, size=size, sha256=sha256)
     try:
         with _quiet(), writing(Path(cache) if cache else "the download cache"):
+            _require_network(repo, path)
             held = hf_hub_download(repo, path, cache_dir=cache)
     except RankcellError:
         raise
@@ -42,6 +43,18 @@ def fetch_file(
             f"{path} of the Hugging Face repository {repo} could not be fetched ({_reason(e)}). Without a network: {otherwise}"
         ) from e
     return check_file(held, size=size, sha256=sha256)
+
+
+def _require_network(repo: str, path: str) -> None:
+    """Ask for the file once. Raises what the library does when nobody answers, which hf_hub_download would do after six tries.
+
+    It waits for HF_HUB_ETAG_TIMEOUT seconds (10). Any answer will do: what to make of it, hf_hub_download knows better.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
+
+    with contextlib.suppress(HfHubHTTPError, FileMetadataError):
+        get_hf_file_metadata(hf_hub_url(repo, path))
 
 
 def check_file(path: str | os.PathLike, *, size: int, sha256: str) -> Path:

@@ -346,7 +346,16 @@ def test_symbols_in_lower_case(here, capsys):
 def test_antibody_columns(here, capsys):
     adata = make_adata(COUNTS)
     adata.var["feature_types"] = ["Gene Expression"] * 3 + ["Antibody Capture"]
-    works(capsys, write(adata), says=["warning columns that are no genes (1 Antibody Capture) add to the row sum"])
+    adata.raw = adata.copy()
+    says = ["size 3 cells x 3 gene columns", "left out 1 column that is no gene (Antibody Capture)", "known 3 of 3 gene columns"]
+    works(capsys, write(adata), says=says)
+    assert "warning" not in checked(capsys, "a.h5ad")[1]  # raw has no more genes
+    adata.var["feature_types"] = ["Gene Expression", "Gene Expression", "Antibody Capture", "Custom"]
+    page = checked(capsys, write(adata))[1]
+    assert "left out 2 columns that are no genes (1 Antibody Capture, 1 Custom)" in page
+    adata.var["feature_types"] = ["Peaks"] * 4
+    says = ["4 gene columns", "warning no column is of the feature type Gene Expression, as they are Peaks: are these genes?"]
+    works(capsys, write(adata), says=says)
 
 
 @pytest.mark.parametrize(
@@ -387,23 +396,32 @@ def test_n_counts(here, capsys):
     write(make_adata(COUNTS, n_counts=[3, 3, 6]))
     works(capsys, "a.h5ad", says=["n_counts in obs (3 to 6), equal to the row sum", "obs n_counts (whole numbers)"])
     write(make_adata(COUNTS, n_counts=[3.0, 4.0, 12.0]))
-    page = ["n_counts in obs (3 to 12) and taken from there; 2 of 3 cells have another row sum, by at most 50.0 % of n_counts"]
-    works(capsys, "a.h5ad", says=page)
+    used = "n_counts in obs (3 to 12) and used as the cells' totals; the row sums are"
+    works(capsys, "a.h5ad", says=[f"{used} lower in 2 of 3 cells (by up to 50.0 %), as when genes were left out after counting: fine"])
+    write(make_adata(COUNTS, n_counts=[4.0, 4.0, 12.0]))
+    works(capsys, "a.h5ad", says=["(4 to 12) and used as the cells' totals; the row sums are lower in all 3 cells (by up to 50.0 %), as"])
+    write(make_adata(COUNTS, n_counts=[1.0, 3.0, 12.0]))
+    warned = "warning n_counts is below the row sum in 1 of 3 cells: was it counted otherwise?"
+    works(capsys, "a.h5ad", says=["lower in 1 of 3 cells (by up to 50.0 %) and higher in 1 of 3 cells (see the warning)", warned])
     write(make_adata(COUNTS, n_counts=[1.0, 3.0, 6.0]))
-    works(capsys, "a.h5ad", says=["by at most 2 times n_counts", "warning in 1 cell n_counts is less than the row sum"])
+    works(capsys, "a.h5ad", says=["totals; the row sums are higher in 1 of 3 cells (see the warning)", warned])
+    write(make_adata([[1, 2], [0, 0]], n_counts=[3, 0]))
+    works(capsys, "a.h5ad", says=["n_counts in obs (0 to 3), equal to the row sum"])
 
 
 @pytest.mark.parametrize(
-    "n_counts, message",
+    "n_counts, found, message",
     [
-        ([3, 0, 6], "obs 'n_counts' of cell 'cell1' is 0 but the cell has counts"),
-        ([3, np.nan, 6], "obs 'n_counts' of cell 'cell1' is nan"),
-        ([3, -1, 6], "obs 'n_counts' of cell 'cell1' is -1"),
-        (["3", "x", "6"], "not numbers"),
+        ([3, 0, 6], "it is 0 in cell 'cell1', which has counts", "obs 'n_counts' of cell 'cell1' is 0 but the cell has counts"),
+        ([3, np.nan, 6], "it is NaN in cell 'cell1'", "obs 'n_counts' of cell 'cell1' is nan"),
+        ([3, -1, -2], "it is -1 in cell 'cell1' (2 such cells)", "obs 'n_counts' of cell 'cell1' is -1"),
+        (["3", "x", "6"], "it holds no numbers", "not numbers"),
     ],
 )
-def test_n_counts_that_cannot_be(here, capsys, n_counts, message):
-    fails(capsys, write(make_adata(COUNTS, n_counts=n_counts)), says=[message])
+def test_n_counts_that_cannot_be(here, capsys, n_counts, found, message):
+    way_out = "correct or remove that column; without it the row sum is used"
+    page = fails(capsys, write(make_adata(COUNTS, n_counts=n_counts)), says=[f"n_counts in obs, but not usable: {found} cells 3", message])
+    assert page.count(way_out) == 1 and "a cell's total" not in page
 
 
 def test_empty_cells(here, capsys):
@@ -433,25 +451,24 @@ def test_a_filter(here, capsys):
     says = [
         "2 kept by the filter, 1 left out",
         "5 stored entries in the 2 cells kept (62.5 % of the matrix)",
-        "known genes: median 2.5, from 2 to 3",
+        "known genes: median 2, from 2 to 3",
     ]
     says.append("known 4 of 4 gene columns (100 %), 3 of 3 with a count")
     tokens = works(capsys, name, "--filter", "kind == 'x'", says=says, options="--filter 'kind == '\"'\"'x'\"'\"''")
     assert tokens.cell_ids == ["cell0", "cell2"]
-    assert (
-        len(
-            works(
-                capsys,
-                name,
-                "--filter",
-                "kind == 'z'",
-                says=["warning the filter keeps no cell"],
-                options="--filter 'kind == '\"'\"'z'\"'\"''",
-            )
-        )
-        == 0
-    )
     fails(capsys, name, "--filter", "sort == 'x'", says=['the filter "sort ==', "names no cell column; there are kind, filter_pass"])
+
+
+def test_a_filter_that_keeps_no_cell(here, capsys):
+    name = write(make_adata(COUNTS, kind=["x", "y", "x"], n_counts=[3, 3, 6]))
+    said = ["size 3 cells x 4 gene columns counts X", "known 4 of 4 gene columns (100 %) species", "n_counts in obs and used as"]
+    said += ["0 kept by the filter, 3 left out", "will not work: - ", "keeps none of the 3 cells; kind holds x, y"]
+    page = fails(capsys, name, "--filter", "kind == 'z'", says=said)
+    assert "0 to 0" not in page and "0 of 0" not in page and "stored entries" not in page and "per cell" not in page
+    write(make_adata(COUNTS, kind=["z", "y", "x"], n_counts=[3, 3, 6]), "b.h5ad")
+    said = ["0 kept by the filter, 3 left out warning the filter keeps no cell file b.h5ad", "total 2 inputs, 6 cells, 1 kept"]
+    tokens = works(capsys, name, "b.h5ad", "--filter", "kind == 'z'", says=said, options="--filter 'kind == '\"'\"'z'\"'\"''")
+    assert tokens.cell_ids == ["b:cell0"]
 
 
 def test_cell_columns(here, capsys):
@@ -489,6 +506,32 @@ def test_several_inputs(here, capsys):
     fails(capsys, "runs", "--obs", "batch", says=["a.h5ad has no cell column 'batch'"])
 
 
+def test_the_genes_of_each_input(here, capsys):
+    a, b = make_adata(COUNTS), make_adata(COUNTS)
+    del b.var["ensembl_id"]
+    write(a), write(b, "b.h5ad"), write(make_adata(COUNTS), "c.h5ad")
+    says = [
+        "gene ids 'ensembl_id' names the genes: Ensembl gene ids; species human, by the ids known 4 of 4",
+        "gene ids 'index' names the genes: symbols; species human, by the letter case of the symbols known 4 of 4",
+        "warning the inputs differ in the gene column: 'index' in b; 'ensembl_id' in c (each input is looked up by its own)",
+        "warning the inputs differ in the id system: symbols in b; Ensembl gene ids in c (each",
+    ]
+    works(capsys, "b.h5ad", "c.h5ad", says=says)
+    assert "differ" not in checked(capsys, "a.h5ad", "c.h5ad")[1]
+    b.var_names = ["Gapdh", "Cd3d", "Cd8a", "Actb"]
+    said = ["warning the inputs differ in species: human in a; mouse in b (does one vocabulary fit them all?)"]
+    fails(capsys, "a.h5ad", write(b, "b.h5ad"), says=[*said, "not known the most abundant: Gapdh (41.7 %)"])
+
+
+@pytest.mark.parametrize("value, offered", [(-0.5, True), (0.5, True), (np.nan, False), (np.inf, False)])
+def test_ranking_as_it_is_is_offered_where_it_can_be(here, capsys, value, offered):
+    said = (
+        "take the file from before it was normalised" + " (or rank the values as they are with --allow-non-counts: NaN and what" * offered
+    )
+    page = fails(capsys, write(make_adata([[1, 2, value, 0]])), says=[said])
+    assert ("--allow-non-counts" in page) == offered
+
+
 def test_several_inputs_use_the_same_matrix(here, capsys):
     a = make_adata(COUNTS)
     a.layers["counts"] = a.X.copy()
@@ -505,7 +548,12 @@ def test_several_inputs_use_the_same_matrix(here, capsys):
     assert len(tokens) == 6
     del a.layers["counts"]
     write(a)
-    fails(capsys, "a.h5ad", "b.h5ad", says=["the inputs hold their counts in different places (X, layer 'counts'): tokenize those"])
+    fails(
+        capsys,
+        "a.h5ad",
+        "b.h5ad",
+        says=["the inputs hold their counts in different places (no option for a; --layer counts for b): tokenize"],
+    )
 
 
 def test_one_of_several_inputs_is_broken(here, capsys):
@@ -548,7 +596,7 @@ def test_what_cannot_be_opened_is_one_line(here, capsys):
     adata = make_adata(COUNTS)
     adata.obs_names = ["x", "x", "y"]
     write(adata)
-    refused(capsys, "a.h5ad", "--vocab", "v", message="1 cell ids stand there more than once (such as 'x')")
+    refused(capsys, "a.h5ad", "--vocab", "v", message="1 cell id stands there more than once (such as 'x', 2 times)")
 
 
 def test_a_file_that_breaks_off_while_it_is_read(here, capsys):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import shlex
 import shutil
 from unittest.mock import Mock
 
@@ -10,7 +11,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    FileMetadataError,
     GatedRepoError,
+    HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -36,6 +39,7 @@ class Hub:
 
     def __init__(self, cache):
         self.cache, self.shelf, self.calls, self.error = cache, {}, [], None
+        self.asked, self.silent = [], None
 
     def place(self, repo, path):
         return self.cache / repo.replace("/", "--") / "snapshots" / "main" / path
@@ -43,6 +47,11 @@ class Hub:
     def try_to_load_from_cache(self, repo_id, filename, cache_dir=None):
         at = self.place(repo_id, filename)
         return str(at) if at.exists() else None
+
+    def get_hf_file_metadata(self, url):
+        self.asked.append(url)
+        if self.silent is not None:
+            raise self.silent
 
     def hf_hub_download(self, repo_id, filename, **options):
         self.calls.append((repo_id, filename, options))
@@ -62,6 +71,7 @@ class Hub:
 def hub(tmp_path, monkeypatch):
     hub = Hub(tmp_path / "hub")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub.hf_hub_download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", hub.get_hf_file_metadata)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", hub.try_to_load_from_cache)
     return hub
 
@@ -158,6 +168,24 @@ def test_without_a_network(hub, error, reason):
     assert said.endswith("Without a network: do this instead") and "\n" not in said
 
 
+def test_nobody_answers(hub):
+    """One question finds it out; huggingface_hub asks six times, with longer and longer pauses."""
+    hub.shelf["a/b.pkl"] = GOOD
+    hub.silent = ConnectError("Name or service not known")
+    with pytest.raises(InputError, match=r"could not be fetched \(ConnectError: Name or service not known\)"):
+        fetch_file("some/one", "a/b.pkl", **SUM)
+    assert hub.calls == [] and hub.asked == ["https://huggingface.co/some/one/resolve/main/a/b.pkl"]
+    for answer in (HfHubHTTPError("503 Service Unavailable", response=Mock()), FileMetadataError("no etag")):
+        hub.silent = answer  # any answer will do: the library knows what to make of it
+        assert fetch_file("some/one", "a/b.pkl", **SUM).read_bytes() == GOOD
+        os.unlink(hub.place("some/one", "a/b.pkl"))
+    hub.silent = None
+    fetch_file("some/one", "a/b.pkl", **SUM)
+    assert len(hub.asked) == 4 and len(hub.calls) == 3
+    fetch_file("some/one", "a/b.pkl", **SUM)  # the cache has it
+    assert len(hub.asked) == 4
+
+
 def test_a_full_disk_is_another_matter(hub):
     hub.error = OSError(28, "No space left on device")
     with pytest.raises(OutputError, match="the disk is full: the download cache was not written"):
@@ -228,8 +256,47 @@ def test_without_a_network_the_line_says_what_to_do_by_hand(hub, tmp_path, capsy
         assert f"'rankcell vocab fetch {name} --files FOLDER'" in said
         command = said[said.index("'rankcell vocab import ") + 1 : said.rindex("'")]
         assert command.endswith(f" -o {name}")
-        assert main(command.split()[1:]) == 2 and "no file token_dictionary_gc" in capsys.readouterr().err
+        assert main(command.split()[1:]) == 2 and "no file FOLDER/token_dictionary_gc" in capsys.readouterr().err
+        for out in ("mine", "my a'b"):
+            assert main(["vocab", "fetch", name, "-o", out]) == 2
+            said = capsys.readouterr().err
+            fetch, imported = (said[said.index(f"'rankcell vocab {verb} ") + 1 :] for verb in ("fetch", "import"))
+            assert shlex.split(fetch[: fetch.index("', or '")])[-2:] == ["-o", out]
+            assert shlex.split(imported[: imported.rindex("'")])[-2:] == ["-o", out] and said.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_every_missing_file_is_named_and_what_is_enough(hub, recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    assert main(["vocab", "fetch", "geneformer-v2", "--files", "files"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and all(os.path.basename(f["path"]) in said for f in recipe["files"].values())
+    assert "'rankcell vocab import' takes any of them that include the tokens and the medians" in said and "vocab import -" not in said
+
+    (folder / "token_dictionary.pkl").write_bytes(pickle.dumps(CONTENT["tokens"]))
+    (folder / "gene_name_id_dict.pkl").write_bytes(pickle.dumps(CONTENT["symbols"]))
+    assert main(["vocab", "fetch", "geneformer-v2", "--files", "files", "-o", "mine"]) == 2
+    assert "vocab import -" not in capsys.readouterr().err  # there are no medians
+
+    (folder / "gene_median_dictionary_gc104M.pkl").write_bytes(pickle.dumps(CONTENT["medians"]))
+    assert main(["vocab", "fetch", "geneformer-v2", "--files", "files", "-o", "mine"]) == 2
+    said = capsys.readouterr().err
+    missing = "token_dictionary_gc104M.pkl, gene_name_id_dict_gc104M.pkl, ensembl_mapping_dict_gc104M.pkl"
+    assert f"files has no {missing}: download geneformer/token_dictionary_gc104M.pkl, " in said and said.count("\n") == 1
+    command = said[said.index("'rankcell vocab import -") + 1 : said.rindex("'")]
+    assert "--mapping" not in command and command.endswith(" -o mine")
+    assert main(shlex.split(command)[1:]) == 0
+    v = Vocabulary.load("mine")
+    assert len(v) == 2 and v.symbols == ("ONE", "") and v.max_len == recipe["max_len"] and hub.asked == []
+
+
+def test_the_file_that_is_fetched_is_shown(hub, recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["vocab", "fetch", "geneformer-v2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1] == [f"file {i + 1} of 4: {recipe['files'][role]['path']}" for i, role in enumerate(ROLES)]
 
 
 def test_stopped_between_two_files_nothing_stands_under_the_final_name(hub, recipe, tmp_path, monkeypatch, capsys):

@@ -302,7 +302,9 @@ def test_a_split_and_tallied_input_is_the_input(tmp_path_factory, cells, data):
     cut = data.draw(st.integers(1, len(x) - 1))
     sources = []
     for i, part in enumerate((x[:cut], x[cut:])):
-        make_adata(part).write_h5ad(folder / f"{i}.h5ad")
+        adata = make_adata(part)
+        adata.obs_names = [f"{i}-{name}" for name in adata.obs_names]
+        adata.write_h5ad(folder / f"{i}.h5ad")
         if part.any() and data.draw(st.booleans()):
             jobs.tally_vocab([folder / f"{i}.h5ad"], folder / f"{i}.tally.parquet")
             sources.append(f"{i}.tally.parquet")
@@ -317,7 +319,9 @@ def test_what_a_tally_holds(three):
     x = np.random.default_rng(3).poisson(1.2, (30, 6))[:12]
     normal = (x / x.sum(1, keepdims=True) * 10_000)[x > 0]
     assert table["gene"].to_pylist() == [names(6)[j] for j in np.nonzero(x)[1]] and table["value"].to_pylist() == normal.tolist()
-    facts = json.loads(table.schema.metadata[b"rankcell"])
+    facts = json.loads(pq.read_metadata(three / "a.tally.parquet").metadata[b"rankcell"])
+    (digest,) = facts.pop("digests")
+    assert len(bytes.fromhex(digest)) == 32
     assert facts == {
         "format": "rankcell-tally-1",
         "target_sum": 10_000.0,
@@ -340,7 +344,7 @@ def test_what_a_tally_holds(three):
 def rewrite(path, out, *, facts=None, **columns):
     """The tally `path` with other facts or columns."""
     table = pq.read_table(path)
-    head = json.loads(table.schema.metadata[b"rankcell"]) | (facts or {})
+    head = json.loads(pq.read_metadata(path).metadata[b"rankcell"]) | (facts or {})
     for name, values in columns.items():
         table = table.set_column(table.column_names.index(name), name, values)
     pq.write_table(table.replace_schema_metadata({b"rankcell": json.dumps(head).encode()}), out)
@@ -353,6 +357,7 @@ def rewrite(path, out, *, facts=None, **columns):
         ({"facts": {"ids": "ab" * 32}}, VocabularyError, "takes Ensembl ids from a table .abababab., .*: give every tally"),
         ({"facts": {"format": "rankcell-tally-9"}}, InputError, "not a tally"),
         ({"facts": {"genes": 5}}, InputError, "not a tally"),
+        ({"facts": {"digests": []}}, InputError, "not a tally"),
         ({"value": [0.0]}, InputError, "not above zero"),
         ({"value": [float("nan")]}, InputError, "not above zero"),
         ({"value": ["much"]}, InputError, "cannot be read to its end"),
@@ -417,7 +422,7 @@ def test_writing_tallies(three, monkeypatch):
 
 def test_files_that_name_genes_in_two_ways_are_refused(tmp_path):
     make_adata([[1, 2, 3]]).write_h5ad(tmp_path / "a.h5ad")
-    adata = make_adata([[1, 2, 3]])
+    adata = make_adata([[1, 2, 4]])
     del adata.var["ensembl_id"]
     adata.write_h5ad(tmp_path / "b.h5ad")
     with pytest.raises(
@@ -429,8 +434,8 @@ def test_files_that_name_genes_in_two_ways_are_refused(tmp_path):
 
 
 def test_a_gene_with_two_symbols_takes_the_first_in_the_alphabet(tmp_path):
-    for name, symbol in (("a", "ZED"), ("b", "ALPHA")):
-        adata = make_adata([[1, 2]])
+    for name, symbol, count in (("a", "ZED", 2), ("b", "ALPHA", 3)):
+        adata = make_adata([[1, count]])
         adata.var_names = [symbol, "G1"]
         adata.write_h5ad(tmp_path / f"{name}.h5ad")
     assert build(tmp_path, "a.h5ad", "b.h5ad") == build(tmp_path, "b.h5ad", "a.h5ad")
@@ -464,6 +469,99 @@ def test_progress_counts_cells_over_all_passes(three, tiny):
     seen.clear()
     jobs.build_vocab([three / "a.tally.parquet"], three / "w", progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1] and seen[0] == (12, 24)
+
+
+def test_progress_never_announces_a_total_that_shrinks(three, monkeypatch):
+    seen = []
+    for kept in (0, 40, 10**6):
+        monkeypatch.setattr(medians, "KEPT", kept)
+        monkeypatch.setattr(medians, "BUDGET", 20)
+        monkeypatch.setattr(medians, "BINS", 60)
+        seen.clear()
+        v = jobs.build_vocab([three / "a.h5ad", three / "b.h5ad"], three / f"v{kept}", progress=lambda *tick: seen.append(tick))
+        passes = v.provenance.get("passes", 1)
+        totals = [total for _, total in seen]
+        assert totals == sorted(totals) and seen[-1] == (20 * passes, 20 * passes) and (passes == 1) == (kept == 10**6)
+        assert all(done < 20 * passes for done, _ in seen[:-1])
+
+
+def twin(path, out):
+    """The same cells in another file: X dense."""
+    import anndata as ad
+
+    adata = ad.read_h5ad(path)
+    adata.X = adata.X.toarray()
+    adata.write_h5ad(out)
+
+
+def test_the_same_cells_twice_are_refused(three, tiny, capsys):
+    jobs.tally_vocab([three / "a.h5ad", three / "b.h5ad"], three / "ab.tally.parquet")
+    jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
+    twin(three / "a.h5ad", three / "twin.h5ad")
+    for one, other in (("a.h5ad", "a.tally.parquet"), ("ab.tally.parquet", "a.h5ad"), ("a.tally.parquet", "ab.tally.parquet")):
+        for pair in ((one, other), (other, one)):
+            assert main(["vocab", "build", *(str(three / p) for p in pair), "-o", str(three / "v")]) == 2
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1 and "hold the same cells, which would count twice" in said
+            assert f"{three / one} " in said and f"{three / other} " in said and (one, other)[0] in said
+            assert ("(made of a.h5ad)" in said) == any("tally" in p for p in pair)
+    for verb, out in ((jobs.build_vocab, "v"), (jobs.tally_vocab, "t.parquet")):
+        with pytest.raises(InputError, match=r"a\.h5ad and .*twin\.h5ad hold the same cells"):
+            verb([three / "a.h5ad", three / "twin.h5ad"], three / out)
+        assert not (three / out).exists()
+    assert build(three, "b.h5ad", "twin.h5ad") == build(three, "ab.tally.parquet")
+
+
+def test_the_same_ids_are_not_the_same_cells(tmp_path):
+    """Barcodes, and row numbers in place of ids, come again in other files."""
+    for name, x in (("a", [[1, 2], [3, 4]]), ("b", [[2, 1], [4, 5]]), ("c", [[1, 2, 0], [3, 4, 0]])):
+        make_adata(x).write_h5ad(tmp_path / f"{name}.h5ad")
+    assert len(Vocabulary.load(jobs_out(tmp_path, "a.h5ad", "b.h5ad", "c.h5ad"))) == 2
+
+
+def test_the_digest_does_not_depend_on_blocks():
+    from rankcell.vocab.tally import CellsDigest
+
+    ids, totals = pa.array([f"c{i}" for i in range(70_000)]), np.arange(70_000)
+    whole, parts, other = CellsDigest(ids, 3), CellsDigest(ids, 3), CellsDigest(ids, 4)
+    whole.add(totals)
+    other.add(totals)
+    for start in range(0, 70_000, 999):
+        parts.add(totals[start : start + 999].astype(np.float32))
+    assert whole.value() == parts.value() != other.value()
+
+
+def test_folders_and_patterns(three, capsys, monkeypatch):
+    whole = build(three, "a.h5ad", "b.h5ad", "c.h5ad")
+    (three / "in").mkdir()
+    for name in "ab":
+        os.rename(three / f"{name}.h5ad", three / "in" / f"{name}.h5ad")
+    jobs.tally_vocab([three / "c.h5ad"], three / "in" / "c.tally.parquet")
+    assert jobs.tally_vocab(str(three / "in" / "*.h5ad"), three / "ab.tally.parquet")["cells"] == 20
+    jobs.build_vocab([three / "in"], three / "only")
+    assert [f["file"] for f in Vocabulary.load(three / "only").provenance["built_from"]] == ["a.h5ad", "b.h5ad"]  # tallies are named
+    for sources in (["in", "c.h5ad"], ["c.h5ad", "in"], ["in/*"], ["in/*.parquet", "in"], ["c.h5ad", "ab.tally.parquet"]):
+        assert build(three, *sources) == whole, sources
+    monkeypatch.chdir(three)
+    assert main(["vocab", "build", "in/", "in/*.parquet", "-o", "w"]) == 0
+    assert Vocabulary.load("w").provenance["command"] == "rankcell vocab build in '*.parquet' -o w"
+    (three / "none").mkdir()
+    capsys.readouterr()
+    for sources in (["none"], ["no*.h5ad"], ["nothing.h5ad"], ["in", "in/a.h5ad"], ["w"]):
+        for words in (["build", *sources, "-o", "x"], ["tally", *sources, "-o", "x.parquet"]):
+            assert main(["vocab", *words]) == 2
+            assert capsys.readouterr().err.count("\n") == 1
+    assert not (three / "x").exists() and not (three / "x.parquet").exists()
+
+
+def test_values_that_are_not_counts(three, capsys):
+    """The line names no option that these verbs do not have."""
+    make_adata([[0.5, 1]]).write_h5ad(three / "log.h5ad")
+    for words in (["build", "-o", str(three / "v")], ["tally", "-o", str(three / "t.parquet")]):
+        assert main(["vocab", *words, str(three / "log.h5ad")]) == 2
+        said = capsys.readouterr().err
+        assert "not counts" in said and "--layer" in said and "allow-non-counts" not in said and said.count("\n") == 1
+        assert not said.rstrip().endswith(",")
 
 
 def test_the_commands(three, capsys, monkeypatch):

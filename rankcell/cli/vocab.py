@@ -40,7 +40,7 @@ def show(vocab: Annotated[str, typer.Argument(metavar="V", help="A vocabulary fo
 
 @app.command()
 def build(
-    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files, and tallies of count files.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files, folders or patterns of them, and tallies.")],
     out: _Out,
     ids: _Ids = None,
     name: Annotated[str | None, typer.Option(help="Its name (default: the folder's).")] = None,
@@ -65,7 +65,7 @@ def build(
 
 @app.command()
 def tally(
-    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files, folders or patterns of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.tally.parquet", help="The tally to write.")],
     ids: _Ids = None,
     layer: o.CountsLayer = None,
@@ -93,9 +93,17 @@ def fetch(
     """Geneformer's published dictionaries, downloaded and checked by size and sha256, to a vocabulary folder."""
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
+    from rankcell.vocab.recipes import ROLES, read_recipe
 
-    with progress("files", stopped=lambda: "what was downloaded is kept, the same command goes on") as tick:
+    def tick(done: int, total: int) -> None:
+        if done < total:
+            typer.echo(f"file {done + 1} of {total}: {read_recipe(name)['files'][ROLES[done]]['path']}")
+
+    try:
         made = jobs.fetch_vocab(**options, progress=tick)
+    except KeyboardInterrupt:
+        typer.echo("rankcell: stopped; what was downloaded is kept, the same command goes on", err=True)
+        raise typer.Exit(130) from None
     typer.echo(f"{out or name}: {made!r}")
 
 

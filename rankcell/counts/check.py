@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rankcell.counts.arrays import as_numbers
 from rankcell.counts.block import CountBlock, first_non_count
+from rankcell.counts.features import GENES, TYPES
 from rankcell.counts.genes import GeneMap, match_genes
 from rankcell.counts.ids import IdFacts, id_facts
 from rankcell.counts.opening import open_counts
@@ -21,6 +23,7 @@ from rankcell.vocab import Vocabulary
 FILTER_PASS = "filter_pass"
 _MOST_COLUMNS = 20
 _MOST_UNKNOWN = 5
+_WAY_OUT = "correct or remove that column; without it the row sum is used"
 _EQUAL = 1e-6  # row sums in single precision differ from n_counts in double by less
 
 
@@ -39,7 +42,8 @@ class GeneFacts:
     """The gene columns, and what the vocabulary knows of them.
 
     `unknown`: the most abundant genes that it does not know, with their counts. `in_upper_case`: columns that it would know in
-    upper case, looked at when it knows too few. `other_features`: columns that are not genes, by their feature type.
+    upper case, looked at when it knows too few. `left_out`: kind -> number of the columns that are no genes, counted nowhere.
+    `other_types`: feature type -> number of columns, where var says of none that it is a gene.
     """
 
     column: str
@@ -55,19 +59,25 @@ class GeneFacts:
     unknown: list[tuple[str, float]]
     n_duplicate_names: int
     in_upper_case: int
-    other_features: dict[str, int]
+    left_out: dict[str, int]
+    other_types: dict[str, int]
 
 
 @dataclass(frozen=True)
 class TotalFacts:
-    """The cells' totals; `given`: obs has n_counts. Differences are relative to n_counts, over the kept cells."""
+    """The totals of the kept cells; `given`: they are obs n_counts. `unusable`: why they are not, although obs has it.
+
+    `n_lower`, `n_higher`: cells whose row sum is lower or higher than n_counts. `most_lower`: the largest part of n_counts that
+    a row sum lacks.
+    """
 
     given: bool
     low: float
     high: float
-    n_different: int = 0
-    n_below: int = 0
-    largest: float = 0.0
+    unusable: str = ""
+    n_lower: int = 0
+    n_higher: int = 0
+    most_lower: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,7 @@ def read_facts(
     with open_counts(item, layer=place.layer, raw=place.raw) as source:
         wrong: list[str] = []
         genes = _map_genes(source, vocab, gene_column, wrong)
-        given = _given_totals(source, wrong)
+        given, unusable = _given_totals(source, wrong)
         mask = _mask(source, filter, wrong)
         for column in obs:
             if column not in source.obs_columns:
@@ -128,7 +138,9 @@ def read_facts(
             if tick:
                 tick(part.cells[1] - part.cells[0])
         if tally.zero_total is not None:
-            wrong.append(_zero_total(source, tally.zero_total))
+            cell = source.ids[tally.zero_total]
+            unusable = f"it is 0 in cell '{cell}', which has counts"
+            wrong.append(f"{source.name}: obs '{N_COUNTS}' of cell '{cell}' is 0 but the cell has counts: {_WAY_OUT}")
         return Facts(
             name=source.name,
             format=source.format,
@@ -141,7 +153,7 @@ def read_facts(
             n_repeated=tally.n_repeated,
             non_count=tally.non_count,
             genes=_gene_facts(source, vocab, genes, tally.column_sum),
-            totals=tally.totals(),
+            totals=tally.totals(unusable),
             has_cell_ids=source.has_cell_ids,
             n_kept=int(tally.mask.sum()),
             genes_per_cell=tally.n_known[tally.mask],
@@ -161,15 +173,32 @@ def _map_genes(source: CountSource, vocab: Vocabulary, gene_column: str | None, 
         return match_genes(source, vocab, gene_column=gene_column, min_known=0)
 
 
-def _given_totals(source: CountSource, wrong: list[str]) -> np.ndarray | None:
-    """obs n_counts, taken out of the source: its blocks then carry the row sums."""
+def _given_totals(source: CountSource, wrong: list[str]) -> tuple[np.ndarray | None, str]:
+    """(obs n_counts, why it is not usable), taken out of the source: its blocks then carry the row sums."""
+    given, unusable = None, ""
     try:
         given = source.n_counts
     except InputError as e:
-        wrong.append(str(e))
-        given = None
+        wrong.append(str(e) if _WAY_OUT in str(e) else f"{e}: {_WAY_OUT}")
+        unusable = _unusable(source)
     source.n_counts = None
-    return given
+    return given, unusable
+
+
+def _unusable(source: CountSource) -> str:
+    """What stands in an n_counts that was refused."""
+    try:
+        given = as_numbers(source.obs(N_COUNTS))
+    except InputError:
+        return "it cannot be read"
+    if given is None:
+        return "it holds no numbers"
+    wrong = np.flatnonzero(~(np.isfinite(given) & (given >= 0)))
+    if not len(wrong):
+        return "its numbers are refused"
+    value = "NaN" if np.isnan(given[wrong[0]]) else f"{given[wrong[0]]:g}"
+    more = f" ({len(wrong):,} such cells)" if len(wrong) > 1 else ""
+    return f"it is {value} in cell '{source.ids[wrong[0]]}'{more}"
 
 
 def _mask(source: CountSource, filter: str | None, wrong: list[str]) -> np.ndarray:
@@ -186,13 +215,6 @@ def _lacking(source: CountSource, column: str) -> str:
     except CellError as e:
         return str(e)
     return ""
-
-
-def _zero_total(source: CountSource, row: int) -> str:
-    return (
-        f"{source.name}: obs '{N_COUNTS}' of cell '{source.ids[row]}' is 0 but the cell has counts: "
-        "correct or remove that column; without it the row sum is used"
-    )
 
 
 @dataclass(frozen=True)
@@ -276,16 +298,16 @@ class _Tally:
             empty = np.flatnonzero((self.given[cells] == 0) & (part.row_sums != 0))
             self.zero_total = part.cells[0] + int(empty[0]) if len(empty) else None
 
-    def totals(self) -> TotalFacts:
+    def totals(self, unusable: str) -> TotalFacts:
         sums = self.sums[self.mask]
         used = sums if self.given is None else self.given[self.mask].astype(np.float64)
         low, high = (float(used.min()), float(used.max())) if len(used) else (0.0, 0.0)
-        if self.given is None:
-            return TotalFacts(False, low, high)
+        if self.given is None or unusable:
+            return TotalFacts(False, low, high, unusable)
         with np.errstate(invalid="ignore", over="ignore"):  # what is not a count may be infinite
-            off = np.abs(used - sums) / np.maximum(np.where(used > 0, used, sums), np.finfo(np.float64).tiny)
-        different = off > _EQUAL
-        return TotalFacts(True, low, high, int(different.sum()), int((different & (used < sums)).sum()), float(off.max(initial=0.0)))
+            lacking = (used - sums) / np.maximum(np.where(used > 0, used, np.abs(sums)), np.finfo(np.float64).tiny)
+        lower, higher = int((lacking > _EQUAL).sum()), int((lacking < -_EQUAL).sum())
+        return TotalFacts(True, low, high, "", lower, higher, float(lacking.max(initial=0.0)))
 
 
 def _countable(data: np.ndarray) -> np.ndarray:
@@ -316,14 +338,13 @@ def _gene_facts(source: CountSource, vocab: Vocabulary, genes: GeneMap, column_s
         unknown=[(ids[i].strip() or index[i], float(column_sum[i])) for i in most],
         n_duplicate_names=len(index) - len(set(index)),
         in_upper_case=int((vocab.lookup(v.upper() for v in ids) >= 0).sum()) if few else 0,
-        other_features=_other_features(source),
+        left_out=dict(source.left_out),
+        other_types=_other_types(source.var.get(TYPES, [])),
     )
 
 
-def _other_features(source: CountSource) -> dict[str, int]:
-    """10x files say what each column is: genes, antibodies, peaks."""
-    kinds = source.var.get("feature_types", [])
-    return {k: kinds.count(k) for k in dict.fromkeys(kinds) if k != "Gene Expression"} if "Gene Expression" in kinds else {}
+def _other_types(types: list[str]) -> dict[str, int]:
+    return {} if GENES in types else {k: types.count(k) for k in dict.fromkeys(types) if k.strip()}
 
 
 def _passing(source: CountSource) -> int | None:

@@ -41,6 +41,11 @@ class IdFacts:
     case: str
     genome: str
 
+    @property
+    def system(self) -> str:
+        """The most frequent id system, "" when there are no ids."""
+        return next(iter(self.systems), "")
+
     def describe(self) -> str:
         """The systems in words, with their shares when there are several."""
         total = sum(self.systems.values())

@@ -12,6 +12,7 @@ from rankcell.counts import Inputs, find_inputs
 from rankcell.counts.check import Facts, read_facts
 from rankcell.counts.ids import vocabulary_species
 from rankcell.counts.places import COUNTS, EMPTY, Place, choose, find_places
+from rankcell.counts.source import some
 from rankcell.errors import InputError, OutputError, RankcellError
 from rankcell.jobs.check_page import Looked, Rows, bullet, full, set_out, short, total
 from rankcell.jobs.inputs import Progress
@@ -81,7 +82,7 @@ def check(
     if not all(isinstance(i, (str, os.PathLike)) for i in inputs.items):
         raise InputError("check takes count files: write the AnnData to a file first, with adata.write_h5ad")
     looked = _look(inputs, layer, raw)
-    used, conflict = _agree([one.places for one in looked if not one.problem], layer, raw)
+    used, conflict = _agree([one for one in looked if not one.problem], layer, raw)
     tick = _Tick(progress, sum(p.shape[0] for p in used))
     how = dict(gene_column=gene_column, obs=obs, filter=filter, workers=workers, tick=tick)
     looked = _read(looked, used, rows, inputs.several, how)
@@ -133,19 +134,22 @@ def _look(inputs: Inputs, layer: str | None, raw: bool) -> list[Looked]:
     return found
 
 
-def _agree(looks: Sequence[Sequence[Place]], layer: str | None, raw: bool) -> tuple[list[Place], list[str]]:
+def _agree(opened: Sequence[Looked], layer: str | None, raw: bool) -> tuple[list[Place], list[str]]:
     """The matrix that each input is read at, the same for all where there is one that holds counts in all; else why not."""
-    chosen = [choose(places, layer=layer, raw=raw) for places in looks]
+    chosen = [choose(one.places, layer=layer, raw=raw) for one in opened]
     if layer is not None or raw or len({p.key for p in chosen}) <= 1:
         return chosen, []
-    by_key = [{p.key: p for p in places} for places in looks]
+    by_key = [{p.key: p for p in one.places} for one in opened]
     for wanted in ({COUNTS}, {COUNTS, EMPTY}):
-        for place in looks[0]:
+        for place in opened[0].places:
             here = [at.get(place.key) for at in by_key]
             if all(p is not None and p.verdict in wanted for p in here):
                 return here, []
-    where = list(dict.fromkeys(p.name for p in chosen))
-    return chosen, [f"the inputs hold their counts in different places ({', '.join(where)}): tokenize those of each kind apart"]
+    needs: dict[str, list[str]] = {}
+    for one, place in zip(opened, chosen, strict=True):
+        needs.setdefault(shlex.join(place.options) or "no option", []).append(one.label)
+    ways = "; ".join(f"{option} for {some(labels, 3)}" for option, labels in needs.items())
+    return chosen, [f"the inputs hold their counts in different places ({ways}): tokenize those of each kind apart"]
 
 
 def _read(looked: list[Looked], used: list[Place], rows: Rows, several: bool, how: dict[str, Any]) -> list[Looked]:
@@ -192,7 +196,10 @@ def _way_out(one: Looked) -> str:
             else "leave out --layer and --raw, as X holds counts"
         )
     elsewhere = "no other matrix of the file holds counts either" if len(one.places) > 1 else "there is no other matrix in the file"
-    return f"{elsewhere}; take the file from before it was normalised (or rank the values as they are with --allow-non-counts)"
+    way_out = f"{elsewhere}; take the file from before it was normalised"
+    if one.facts.non_count.kind in ("NaN", "infinite"):
+        return way_out
+    return f"{way_out} (or rank the values as they are with --allow-non-counts: NaN and what is not above zero are left out)"
 
 
 def _command(source: Any, inputs: Inputs, used: Place | None, named: dict[str, Any]) -> list[str]:

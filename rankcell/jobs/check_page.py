@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankcell.counts.check import FILTER_PASS, Facts
+from rankcell.counts.features import GENES
 from rankcell.counts.places import COUNTS, Place
+from rankcell.counts.source import some
 from rankcell.vocab import Vocabulary
 
 WIDTH = 100
@@ -90,7 +92,7 @@ def full(looked: Looked, rows: Rows) -> list[Statement]:
         *_storage(f, looked.used),
         *_matrices(looked),
         ("vocabulary", rows.describe()),
-        *_gene_ids(f),
+        *_gene_ids(f, f.genes.ids.describe()),
         *_known(f),
         ("species", _species(f, rows)),
         ("n_counts", _totals(f)),
@@ -111,7 +113,8 @@ def short(looked: Looked, rows: Rows) -> list[Statement]:
         ("file", looked.path),
         *_storage(f, looked.used),
         *_matrices(looked),
-        *list(_known(f))[:1],
+        *_gene_ids(f, f"{f.genes.ids.describe()}; species {_likely(f)}"),
+        *_known(f),
         ("n_counts", _totals(f)),
         *(_cells(f) if f.n_kept < f.n_cells or not f.has_cell_ids else ()),
         *_lengths(f, rows),
@@ -125,13 +128,15 @@ def total(inputs: Sequence[Looked], rows: Rows) -> list[Statement]:
     read = [one.facts for one in inputs if one.facts is not None]
     n_cells, n_kept = sum(f.n_cells for f in read), sum(f.n_kept for f in read)
     joined = np.concatenate([f.genes_per_cell for f in read]) if read else np.empty(0, np.int32)
-    given = [f.totals.given for f in read]
+    labels = [one.label for one in inputs if one.facts is not None]
+    given = ["n_counts" in f.obs for f in read]
     return [
         ("total", f"{is_are(len(inputs), 'input', 'inputs')}, {n_cells:,} cells" + (f", {n_kept:,} kept" if n_kept < n_cells else "")),
         ("vocabulary", rows.describe()),
         *_lengths_of(joined, rows),
         ("cells", f"ids will be <source>:<id>, such as '{inputs[0].label}:...'; a column source says which input a cell is from"),
-        *_shared_obs(read, [one.label for one in inputs if one.facts is not None]),
+        *_shared_obs(read, labels),
+        *(("warning", text) for text in _differences(read, labels)),
         *([("warning", "n_counts is in the obs of some inputs only: the others use the row sum")] if len(set(given)) > 1 else []),
     ]
 
@@ -141,15 +146,20 @@ def _storage(f: Facts, used: Place) -> Iterator[Statement]:
     yield "format", f"{f.format}; {used.name} holds {f.dtype}{stored}"
     what = is_are(f.n_entries, *(("non-zero entry", "non-zero entries") if f.stored == "dense" else ("stored entry", "stored entries")))
     kept = f" in the {f.n_kept:,} cells kept" if f.n_kept < f.n_cells else ""
-    room = f.n_kept * f.n_columns
-    yield (
-        "size",
-        f"{f.n_cells:,} cells x {f.n_columns:,} gene columns; {what}{kept} ({share(f.n_entries, room)} of the matrix)",
-    )
+    entries = f"; {what}{kept} ({share(f.n_entries, f.n_kept * f.n_columns)} of the matrix)" if f.n_kept else ""
+    yield "size", f"{f.n_cells:,} cells x {f.n_columns:,} gene columns{entries}"
     if f.n_zeros:
         yield "", f"{is_are(f.n_zeros, 'stored entry is', 'stored entries are')} zero: no token comes of these"
     if f.n_repeated:
         yield "", f"{is_are(f.n_repeated, 'entry repeats', 'entries repeat')} a gene column of the same cell: these are summed"
+    if left_out := f.genes.left_out:
+        columns = is_are(sum(left_out.values()), "column that is no gene", "columns that are no genes")
+        yield "left out", f"{columns} ({_kinds(left_out)})"
+
+
+def _kinds(kinds: dict[str, int]) -> str:
+    """Feature types, with their numbers when there are several."""
+    return next(iter(kinds)) if len(kinds) == 1 else ", ".join(f"{n:,} {kind}" for kind, n in kinds.items())
 
 
 def _matrices(looked: Looked) -> Iterator[Statement]:
@@ -182,9 +192,9 @@ def _why(looked: Looked) -> str:
     return f"as {rule}{too}"
 
 
-def _gene_ids(f: Facts) -> Iterator[Statement]:
+def _gene_ids(f: Facts, what: str) -> Iterator[Statement]:
     g = f.genes
-    yield "gene ids", f"'{g.column}' names the genes: {g.ids.describe()}"
+    yield "gene ids", f"'{g.column}' names the genes: {what}"
     if g.ids.genome:
         yield "", f"most names begin with {g.ids.genome}: take it off, as no vocabulary has it"
     if g.n_summed:
@@ -195,10 +205,13 @@ def _gene_ids(f: Facts) -> Iterator[Statement]:
 
 def _known(f: Facts) -> Iterator[Statement]:
     g, are_counts = f.genes, f.non_count is None
+    columns = f"{g.n_known:,} of {g.n_columns:,} gene columns ({share(g.n_known, g.n_columns)})"
+    if not f.n_kept:
+        yield "known", columns
+        return
     yield (
         "known",
-        f"{g.n_known:,} of {g.n_columns:,} gene columns ({share(g.n_known, g.n_columns)}), "
-        f"{g.n_detected_known:,} of {g.n_detected:,} with a {'count' if are_counts else 'value above zero'} ({share(g.n_detected_known, g.n_detected)})"
+        f"{columns}, {g.n_detected_known:,} of {g.n_detected:,} with a {'count' if are_counts else 'value above zero'} ({share(g.n_detected_known, g.n_detected)})"
         + (f", {share(g.counts_known, g.counts)} of all counts" if are_counts else ""),
     )
     if g.unknown:
@@ -206,24 +219,38 @@ def _known(f: Facts) -> Iterator[Statement]:
         yield "not known", f"the most abundant: {', '.join(names)}" + (" of all counts" if are_counts else "")
 
 
-def _species(f: Facts, rows: Rows) -> str:
+def _likely(f: Facts) -> str:
     likely = f.genes.ids.likely_species()
     how = "ids" if f.genes.ids.species else "letter case of the symbols"
-    found = f"{' and '.join(likely)}, by the {how}" if likely else "not clear from the gene ids"
-    return f"{found}; the vocabulary is of {rows.species or 'a species it does not say'}"
+    return f"{' and '.join(likely)}, by the {how}" if likely else "not clear from the gene ids"
+
+
+def _species(f: Facts, rows: Rows) -> str:
+    return f"{_likely(f)}; the vocabulary is of {rows.species or 'a species it does not say'}"
 
 
 def _totals(f: Facts) -> str:
     t = f.totals
-    span = f"{number(t.low)} to {number(t.high)}"
+    span = f" ({number(t.low)} to {number(t.high)})" if f.n_kept else ""
+    if t.unusable:
+        return f"in obs, but not usable: {t.unusable}"
     if not t.given:
-        return f"{'in obs, but not usable' if 'n_counts' in f.obs else 'not in obs'}: the row sum is a cell's total ({span})"
-    if f.non_count is not None:
-        return f"in obs ({span}) and taken from there"
-    if not t.n_different:
-        return f"in obs ({span}), equal to the row sum"
-    how = f"by at most {share(t.largest, 1)} of n_counts" if t.largest < 1 else f"by at most {t.largest:,.3g} times n_counts"
-    return f"in obs ({span}) and taken from there; {t.n_different:,} of {f.n_kept:,} cells have another row sum, {how}"
+        return f"not in obs: the row sum is a cell's total{span}"
+    used = f"in obs{span} and used as the cells' totals"
+    if f.non_count is not None or not f.n_kept:
+        return used
+    if not t.n_lower and not t.n_higher:
+        return f"in obs{span}, equal to the row sum"
+    lower = f"lower in {_cells_of(t.n_lower, f)} (by up to {share(t.most_lower, 1)})"
+    if not t.n_higher:
+        return f"{used}; the row sums are {lower}, as when genes were left out after counting: fine"
+    higher = f"higher in {_cells_of(t.n_higher, f)} (see the warning)"
+    return f"{used}; the row sums are {f'{lower} and {higher}' if t.n_lower else higher}"
+
+
+def _cells_of(n: int, f: Facts) -> str:
+    """How many of the kept cells, in words."""
+    return f"all {n:,} cells" if n == f.n_kept > 1 else f"{n:,} of {is_are(f.n_kept, 'cell', 'cells')}"
 
 
 def _cells(f: Facts) -> Iterator[Statement]:
@@ -240,7 +267,7 @@ def _lengths_of(genes: np.ndarray, rows: Rows) -> Iterator[Statement]:
     """Known genes a cell; cells without any; cells that are cropped."""
     if not len(genes):
         return
-    yield "per cell", f"known genes: median {number(np.median(genes))}, from {genes.min():,} to {genes.max():,}"
+    yield "per cell", f"known genes: median {int(np.median(genes)):,}, from {genes.min():,} to {genes.max():,}"
     if n := int((genes == 0).sum()):
         keeps = "its row is kept" if n == 1 else "their rows are kept"
         yield "empty", f"{is_are(n, 'cell has', 'cells have')} no known gene ({share(n, len(genes))}): {keeps}, without genes"
@@ -249,7 +276,7 @@ def _lengths_of(genes: np.ndarray, rows: Rows) -> Iterator[Statement]:
         yield "cropped", f"no cell, as none has more than {rows.most_genes:,} known genes"
         return
     how = f"{is_are(len(lost), 'cell has', 'cells have')} more than {rows.most_genes:,} known genes ({share(len(lost), len(genes))})"
-    yield "cropped", f"{how}; genes lost there: median {number(np.median(lost))}, at most {lost.max():,}"
+    yield "cropped", f"{how}; genes lost there: median {int(np.median(lost)):,}, at most {lost.max():,}"
 
 
 def _named(columns: dict[str, str]) -> str:
@@ -273,6 +300,22 @@ def _shared_obs(read: Sequence[Facts], labels: Sequence[str]) -> Iterator[Statem
         yield "", "not in all: " + _named({c: f"not in {names[0]}" + (" ..." if len(names) > 1 else "") for c, names in lacking.items()})
 
 
+def _differences(read: Sequence[Facts], labels: Sequence[str]) -> Iterator[str]:
+    """In what the genes of the inputs differ. An input that does not say its species does not differ in it."""
+    each = "each input is looked up by its own"
+    for what, says, then in (
+        ("the gene column", [f"'{f.genes.column}'" for f in read], each),
+        ("the id system", [f.genes.ids.system for f in read], each),
+        ("species", [" and ".join(f.genes.ids.likely_species()) for f in read], "does one vocabulary fit them all?"),
+    ):
+        found: dict[str, list[str]] = {}
+        for value, label in zip(says, labels, strict=True):
+            found.setdefault(value, []).append(label)
+        found.pop("", None)
+        if len(found) > 1:
+            yield f"the inputs differ in {what}: {'; '.join(f'{v} in {some(names, 3)}' for v, names in found.items())} ({then})"
+
+
 def _filter_pass(f: Facts) -> Iterator[Statement]:
     if f.n_pass is not None:
         yield (
@@ -291,13 +334,13 @@ def _warnings(looked: Looked, rows: Rows) -> Iterator[str]:
         yield f"genes of several species: {' and '.join(likely)}"
     if f.non_count is None and 0 < g.counts_known < 0.5 * g.counts:
         yield f"the vocabulary knows only {share(g.counts_known, g.counts)} of the counts: is it the right one?"
-    wider = next((p for p in looked.places if p.raw and p.verdict == COUNTS and p.shape[1] > f.n_columns), None)
+    n_columns = f.n_columns + sum(g.left_out.values())
+    wider = next((p for p in looked.places if p.raw and p.verdict == COUNTS and p.shape[1] > n_columns), None)
     if wider and not used.raw:
-        yield f"raw holds counts of more genes ({wider.shape[1]:,} columns, {used.name} {f.n_columns:,}): pass --raw to use them all"
-    if g.other_features:
-        what = ", ".join(f"{n:,} {k}" for k, n in g.other_features.items())
-        yield f"columns that are no genes ({what}) add to the row sum of each cell: take them out first"
-    if f.totals.n_below:
-        yield f"in {is_are(f.totals.n_below, 'cell', 'cells')} n_counts is less than the row sum: does it belong to this matrix?"
+        yield f"raw holds counts of more genes ({wider.shape[1]:,} columns, {used.name} {n_columns:,}): pass --raw to use them all"
+    if g.other_types:
+        yield f"no column is of the feature type {GENES}, as they are {_kinds(g.other_types)}: are these genes?"
+    if f.totals.n_higher and f.non_count is None:
+        yield f"n_counts is below the row sum in {_cells_of(f.totals.n_higher, f)}: was it counted otherwise?"
     if not f.n_kept:
         yield "the filter keeps no cell"

@@ -2,15 +2,15 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import GeneError, InputError, SettingsError, VocabularyError
+from rankcell.errors import CountsError, GeneError, InputError, SettingsError, VocabularyError
 from rankcell.jobs.inputs import Progress
 from rankcell.vocab import SPECIALS, Vocabulary, find_vocabulary, import_geneformer
-from rankcell.vocab.build import TARGET_SUM, GeneColumns, normalised, union_of, vocabulary_of_values
-from rankcell.vocab.vocabulary import ensembl_id
+from rankcell.vocab.build import TARGET_SUM, GeneColumns, choose_gene_column, ensembl_share, normalised, union_of, vocabulary_of_values
 
 
 def build_vocab(
@@ -29,11 +29,11 @@ def build_vocab(
     force: bool = False,
     progress: Progress = None,
 ) -> Vocabulary:
-    """Count files, and tallies of count files, -> a vocabulary folder `out` (see rankcell.vocab.build_vocabulary).
+    """Count files, folders and patterns of them, and tallies, -> a vocabulary folder `out` (see rankcell.vocab.build_vocabulary).
 
     The order of the sources changes nothing of the vocabulary. Its genes are all that the sources have between them: in
     the order of the columns where all have the same ones in the same order, else sorted by id. `progress(done, all)`
-    counts cells, each once per pass; the number of passes is known at the end.
+    counts cells, each once per pass; `all` grows when more passes turn out to be needed. The same cells twice are refused.
     """
     from rankcell.store import require_new
     from rankcell.vocab.folder import HEAD
@@ -58,8 +58,8 @@ def build_vocab(
             "command": _build_command(sources, out, ids, name, species, max_len, cls, layer, raw, gene_column, min_cells),
             "n_columns": _n_columns(parts, whole),
         },
+        expect=tick.expect,
     )
-    tick.end()
     vocab.save(out, force=force)
     return vocab
 
@@ -75,7 +75,7 @@ def tally_vocab(
     force: bool = False,
     progress: Progress = None,
 ) -> dict[str, int]:
-    """Count files -> a tally `out`, which `build_vocab` takes in their place; how many cells, genes and values it holds."""
+    """Count files, folders and patterns of them -> a tally `out`, which `build_vocab` takes in their place; how many cells, genes and values it holds."""
     from rankcell.store import require_new
     from rankcell.vocab.tally import is_tally, write_tally
 
@@ -94,14 +94,20 @@ def tally_vocab(
         "ids": parts[0].ids,
         "built_from": [fact for part in parts for fact in part.files],
     }
-    tick = _Tick(progress, cells, passes=1)
-    total = write_tally(out, _all_values(parts, whole, tick), whole, facts, force=force)
+
+    def all_facts() -> dict[str, Any]:
+        return facts | {"digests": [digest for part in parts for digest in part.digests]}
+
+    total = write_tally(out, _all_values(parts, whole, _Tick(progress, cells)), whole, all_facts, force=force)
     return {"cells": cells, "genes": len(whole.keys), "values": total}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """One source: which genes its columns are, where it comes from, and its values in the slots of a larger set of genes."""
+    """One source: which genes its columns are, where it comes from, and its values in the slots of a larger set of genes.
+
+    `digests`: of the cells of each of its files (rankcell.vocab.tally.CellsDigest); a count file's is there once it was read.
+    """
 
     name: str
     genes: GeneColumns
@@ -110,34 +116,42 @@ class _Part:
     ids: str
     cells: int
     columns: int
+    digests: list[str]
     values: Callable[[GeneColumns, "_Tick"], Iterator]
 
 
 class _Tick:
-    """Cells done, over all passes, for a progress bar; at least `passes` are expected."""
+    """Cells done, over all passes, for a progress bar; of at least `passes`, which only grows."""
 
-    def __init__(self, progress: Progress, cells: int, *, passes: int = 2):
-        self._progress, self._cells, self._expected = progress, cells, passes
-        self._passes, self._done = 0, 0
+    def __init__(self, progress: Progress, cells: int):
+        self._progress, self._cells, self._done, self._passes = progress, cells, 0, 1
 
-    def next_pass(self) -> None:
-        self._passes += 1
-        self._expected = max(self._expected, self._passes)
+    def expect(self, passes: int) -> None:
+        self._passes = max(self._passes, passes)
 
     def add(self, cells: int) -> None:
         self._done += cells
         if self._progress:
-            self._progress(self._done, self._cells * self._expected)
-
-    def end(self) -> None:
-        if self._progress:
-            self._progress(self._done, self._done)
+            self._progress(self._done, self._cells * self._passes)
 
 
 def _all_values(parts: list[_Part], whole: GeneColumns, tick: _Tick) -> Iterator:
-    tick.next_pass()
     for part in parts:
+        known = len(part.digests)
         yield from part.values(part.genes.inside(whole), tick)
+        if len(part.digests) > known:
+            _refuse_same_cells(parts)
+
+
+def _refuse_same_cells(parts: list[_Part]) -> None:
+    """InputError when two of the sources that are known by now, also those inside tallies, hold the same cells."""
+    name_of: dict[str, str] = {}
+    for part in parts:
+        for fact, digest in zip(part.files, part.digests, strict=False):  # count files that were not read yet have none
+            name = f"{part.name} (made of {fact['file']})" if "tally" in fact else part.name
+            if digest in name_of:
+                raise InputError(f"{name_of[digest]} and {name} hold the same cells, which would count twice: leave one of them out")
+            name_of[digest] = name
 
 
 def _n_columns(parts: list[_Part], whole: GeneColumns) -> int:
@@ -148,22 +162,17 @@ def _n_columns(parts: list[_Part], whole: GeneColumns) -> int:
 
 def _parts(sources: Sequence[str | os.PathLike], *, ids: Any, layer: str | None, raw: bool, gene_column: str | None) -> list[_Part]:
     """Every source opened once: its genes and what it is made with. Refused where they cannot be counted together."""
+    from rankcell.counts import find_inputs
     from rankcell.store import content_hash
     from rankcell.vocab.catalog import read_ids
     from rankcell.vocab.tally import is_tally
 
-    sources = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    if not sources:
+    if isinstance(sources, (list, tuple)) and not sources:
         raise InputError("no count file was named")
-    real = [os.path.realpath(s) for s in sources if isinstance(s, (str, os.PathLike))]
-    twice = [path for path in real if real.count(path) > 1]
-    if twice:
-        raise InputError(f"{twice[0]} is named twice: its cells would count twice")
+    items = find_inputs(sources).items  # tallies are let through
     table = read_ids(ids) if ids is not None else None
     table_hash = content_hash(table) if table is not None else ""
-    parts = [
-        _tally_part(source) if is_tally(source) else _count_part(source, table, table_hash, layer, raw, gene_column) for source in sources
-    ]
+    parts = [_tally_part(item) if is_tally(item) else _count_part(item, table, table_hash, layer, raw, gene_column) for item in items]
     for part in parts:
         given = table_hash if ids is not None else parts[0].ids
         if part.ids != given:
@@ -172,6 +181,7 @@ def _parts(sources: Sequence[str | os.PathLike], *, ids: Any, layer: str | None,
                 "give every tally and this command the same --ids"
             )
         _require_same_naming(parts[0], part)
+    _refuse_same_cells(parts)
     return parts
 
 
@@ -181,7 +191,7 @@ def _made_with(ids: str) -> str:
 
 def _require_same_naming(one: _Part, other: _Part) -> None:
     """GeneError when one source names genes by Ensembl ids and the other does not, and hardly a gene is in both."""
-    shares = [_ensembl_share(part.genes.keys) for part in (one, other)]
+    shares = [ensembl_share(part.genes.keys) for part in (one, other)]
     common = len(set(one.genes.keys) & set(other.genes.keys))
     if (shares[0] > 0.5) != (shares[1] > 0.5) and common < 0.1 * min(len(one.genes.keys), len(other.genes.keys)):
         raise GeneError(
@@ -192,11 +202,13 @@ def _require_same_naming(one: _Part, other: _Part) -> None:
 
 def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, layer: str | None, raw: bool, asked: str | None) -> _Part:
     from rankcell.counts import open_counts
+    from rankcell.vocab.tally import CellsDigest
 
+    digests: list[str] = []
     with open_counts(source, layer=layer, raw=raw) as counts:
-        column = _gene_column(counts, asked, table is not None)
+        column = choose_gene_column(counts, asked, table is not None)
         index = next(iter(counts.var))
-        symbols = counts.var[index] if column != index and _ensembl_share(counts.var[index]) < 0.5 else None
+        symbols = counts.var[index] if column != index and ensembl_share(counts.var[index]) < 0.5 else None
         genes = GeneColumns.of(counts.var[column], ids=table, symbols=symbols)
         name, n_cells, n_genes, matrix = counts.name, counts.n_cells, counts.n_genes, counts.matrix
 
@@ -204,7 +216,10 @@ def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, laye
         with open_counts(source, layer=layer, raw=raw) as again:
             if (again.n_cells, again.n_genes) != (n_cells, n_genes):
                 raise InputError(f"{name} changed while it was read: run again when nothing writes to it")
-            yield from normalised(_ticked(again.blocks(), tick), inside, TARGET_SUM)
+            digest = None if digests else CellsDigest(again.ids, n_genes)
+            yield from normalised(_watched(again.blocks(), tick, digest), inside, TARGET_SUM)
+            if digest is not None:
+                digests.append(digest.value())
 
     return _Part(
         name=name,
@@ -214,14 +229,21 @@ def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, laye
         ids=table_hash,
         cells=n_cells,
         columns=n_genes,
+        digests=digests,
         values=values,
     )
 
 
-def _ticked(blocks: Iterable[Any], tick: _Tick) -> Iterator[Any]:
-    for block in blocks:
-        yield block
-        tick.add(len(block))
+def _watched(blocks: Iterable[Any], tick: _Tick, digest: Any) -> Iterator[Any]:
+    """The blocks, each counted when it is done with; without the way out that building does not have where they are not counts."""
+    try:
+        for block in blocks:
+            yield block
+            if digest is not None:
+                digest.add(block.n_counts)
+            tick.add(len(block))
+    except CountsError as e:
+        raise CountsError(str(e).split(", or --allow-non-counts")[0]) from e
 
 
 def _tally_part(source: str | os.PathLike) -> _Part:
@@ -249,35 +271,22 @@ def _tally_part(source: str | os.PathLike) -> _Part:
         ids=facts["ids"],
         cells=facts["cells"],
         columns=facts["columns"],
+        digests=facts["digests"],
         values=values,
     )
 
 
-def _gene_column(counts: Any, asked: str | None, has_table: bool) -> str:
-    """The var column to name genes by: the one asked for; with a table of ids the index; else the one of most Ensembl ids, if
-    they are more than half of it, and the index otherwise."""
-    if asked is not None and asked not in counts.var:
-        raise GeneError(f"{counts.name} has no gene column '{asked}'; it has {', '.join(counts.var)}")
-    if asked is not None or has_table:
-        return asked or next(iter(counts.var))
-    best = max(counts.var, key=lambda column: _ensembl_share(counts.var[column]))
-    return best if _ensembl_share(counts.var[best]) > 0.5 else next(iter(counts.var))
-
-
-def _ensembl_share(names: Sequence[str]) -> float:
-    return sum(bool(ensembl_id(n)) for n in names) / max(1, len(names))
-
-
 def _build_command(sources, out, ids, name, species, max_len, cls, layer, raw, gene_column, min_cells) -> str:
     """The command line that makes this vocabulary, with file names and without folders."""
-    words = ["rankcell vocab build", *(os.path.basename(s) for s in map(str, sources)), "-o", os.path.basename(str(out))]
+    named = sources if isinstance(sources, (list, tuple)) else [sources]
+    words = ["rankcell", "vocab", "build", *(os.path.basename(os.path.normpath(s)) for s in named), "-o", os.path.basename(str(out))]
     words += ["--ids", os.path.basename(str(ids))] if ids is not None else []
     options = {"--name": name, "--species": species, "--layer": layer, "--gene-column": gene_column}
     words += [w for option, value in options.items() if value for w in (option, str(value))]
     words += ["--max-len", str(max_len)] if max_len != 4096 else []
     words += ["--raw"] if raw else []
     words += ["--min-cells", str(min_cells)] if min_cells > 1 else []
-    return " ".join(words + ([] if cls else ["--no-cls"]))
+    return shlex.join(words + ([] if cls else ["--no-cls"]))
 
 
 def import_vocab(
@@ -318,7 +327,7 @@ def fetch_vocab(
     read_recipe(name)
     out = Path(name) if out is None else Path(out)
     require_new(out, force=force, marker=HEAD)
-    vocab = dataclasses.replace(fetch_vocabulary(name, files=files, cache=cache, progress=progress), name=out.name)
+    vocab = dataclasses.replace(fetch_vocabulary(name, files=files, cache=cache, out=out, progress=progress), name=out.name)
     vocab.save(out, force=force)
     return vocab
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import VocabularyError
+from rankcell.errors import GeneError, VocabularyError
 from rankcell.vocab.medians import Values, exact_medians
 from rankcell.vocab.vocabulary import SPECIALS, Vocabulary, ensembl_id
 
@@ -124,9 +124,13 @@ def vocabulary_of_values(
     target_sum: float = TARGET_SUM,
     min_cells: int = 1,
     provenance: Mapping[str, Any] | None = None,
+    expect: Callable[[int], None] = lambda passes: None,
 ) -> Vocabulary:
-    """The same from normalised values: `values()` gives pairs of slots of `columns.keys` and values above zero, at every call."""
-    found = exact_medians(values, len(columns.keys), likely=(target_sum / 2**18, target_sum * 2))
+    """The same from normalised values: `values()` gives pairs of slots of `columns.keys` and values above zero, at every call.
+
+    `expect`: see rankcell.vocab.medians.exact_medians.
+    """
+    found = exact_medians(values, len(columns.keys), likely=(target_sum / 2**18, target_sum * 2), expect=expect)
     kept = np.flatnonzero(found.n >= max(1, min_cells))
     if not len(kept):
         if not found.n.any():
@@ -171,3 +175,19 @@ def normalised(blocks: Iterable[Any], columns: GeneColumns, target_sum: float) -
             values,
         )
         yield slots[:n], values[:n]
+
+
+def choose_gene_column(counts: Any, asked: str | None, has_table: bool) -> str:
+    """The var column to name genes by: the one asked for; with a table of ids the index; else the one of most Ensembl ids, if
+    they are more than half of it, and the index otherwise."""
+    if asked is not None and asked not in counts.var:
+        raise GeneError(f"{counts.name} has no gene column '{asked}'; it has {', '.join(counts.var)}")
+    if asked is not None or has_table:
+        return asked or next(iter(counts.var))
+    best = max(counts.var, key=lambda column: ensembl_share(counts.var[column]))
+    return best if ensembl_share(counts.var[best]) > 0.5 else next(iter(counts.var))
+
+
+def ensembl_share(names: Sequence[str]) -> float:
+    """How many of the names are Ensembl ids, from 0 to 1."""
+    return sum(bool(ensembl_id(n)) for n in names) / max(1, len(names))

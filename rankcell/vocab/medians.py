@@ -33,31 +33,36 @@ class Medians:
     passes: int
 
 
-def exact_medians(values: Values, n_slots: int, *, likely: tuple[float, float]) -> Medians:
+def exact_medians(
+    values: Values, n_slots: int, *, likely: tuple[float, float], expect: Callable[[int], None] = lambda passes: None
+) -> Medians:
     """The median of each slot's values, as np.median gives it.
 
     values
         Gives the input anew at every call: pairs of slots (int32) and values (positive float64), in any order.
     likely
         A range that holds most values; only the number of passes depends on it.
+    expect
+        Called with the number of passes that there will be at least, as soon as more are known to come; never with less.
 
     Memory, however many values there are: 4 bytes for each of BINS counters and 12 for each of KEPT values, later 8 bytes for
     each of BUDGET values instead (176 MB at most), about 100 bytes per slot, and one block of the input.
     """
-    kept, stream = _kept(values)
+    kept, stream = _kept(values, expect)
     if kept is not None:
         return _of_kept(*kept, n_slots)
     state = _Intervals(n_slots, likely)
     state.count(stream)
     passes = 1
     while state.to_collect() > BUDGET:
+        expect(passes + 2)
         state.refine()
         state.count(values())
         passes += 1
     return Medians(state.collect(values()), state.n, passes + 1)
 
 
-def _kept(values: Values) -> tuple[tuple[np.ndarray, np.ndarray] | None, Iterable]:
+def _kept(values: Values, expect: Callable[[int], None]) -> tuple[tuple[np.ndarray, np.ndarray] | None, Iterable]:
     """All values when they are few, or None; and the pass that was begun, from its beginning."""
     slots, numbers, total = [], [], 0
     blocks = iter(values())
@@ -66,6 +71,7 @@ def _kept(values: Values) -> tuple[tuple[np.ndarray, np.ndarray] | None, Iterabl
         numbers.append(number)
         total += len(slot)
         if total > KEPT:
+            expect(2)
             return None, _and_then(slots, numbers, blocks)
     if not slots:
         return (np.empty(0, np.int32), np.empty(0)), ()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,12 @@ from rankcell.vocab.importer import import_geneformer
 from rankcell.vocab.vocabulary import Vocabulary
 
 ROLES = ("tokens", "medians", "symbols", "mapping")
+_PLAIN = {  # as Geneformer called them at first
+    "tokens": "token_dictionary.pkl",
+    "medians": "gene_median_dictionary.pkl",
+    "symbols": "gene_name_id_dict.pkl",
+    "mapping": "ensembl_mapping_dict.pkl",
+}
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -29,23 +37,29 @@ def fetch_vocabulary(
     *,
     files: str | os.PathLike | None = None,
     cache: str | os.PathLike | None = None,
+    out: str | os.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Vocabulary:
     """The vocabulary of a recipe, from files that are downloaded or, with `files`, stand in that folder already.
 
     cache
         The folder that keeps the downloads (None: that of huggingface_hub).
+    out
+        Where the vocabulary is to go, for the commands that messages name.
     progress
-        Called with the number of files that are there, and of all.
+        Called with the number of files that are there, and of all, before each file (in the order of ROLES) and at the end.
 
     Raises VocabularyError for an unknown name, InputError when a file cannot be had or is not the one meant.
     """
     recipe = read_recipe(name)
     found = {}
+    held = _require_files(Path(files), recipe, out) if files is not None else {}
     for done, role in enumerate(ROLES):
         if progress:
             progress(done, len(ROLES))
-        found[role] = _from_folder(Path(files), recipe, role) if files is not None else _from_hub(recipe, role, cache)
+        file = recipe["files"][role]
+        at = held.get(role)
+        found[role] = check_file(at, size=file["bytes"], sha256=file["sha256"]) if at else _from_hub(recipe, role, cache, out)
     if progress:
         progress(len(ROLES), len(ROLES))
     vocab = import_geneformer(
@@ -61,27 +75,57 @@ def fetch_vocabulary(
     return dataclasses.replace(vocab, provenance=source | dict(vocab.provenance))
 
 
-def by_hand(recipe: dict[str, Any]) -> str:
+def by_hand(recipe: dict[str, Any], out: str | os.PathLike | None = None) -> str:
     """How to come by the vocabulary without a network here: what to download elsewhere, and the commands that take it."""
     paths = {role: recipe["files"][role]["path"] for role in ROLES}
-    options = " ".join(f"--{role} {os.path.basename(path)}" for role, path in paths.items())
+    fetch = f"rankcell vocab fetch {recipe['name']} --files FOLDER" + (f" -o {_quoted(out)}" if _is_own(out, recipe) else "")
     return (
-        f"download {', '.join(paths.values())} from {recipe['repository']} elsewhere, bring them here in one folder, and run "
-        f"'rankcell vocab fetch {recipe['name']} --files FOLDER', or inside it 'rankcell vocab import {options} -o {recipe['name']}'"
+        f"download {', '.join(paths.values())} from {recipe['repository']} elsewhere, bring them here in one FOLDER, and run '{fetch}', "
+        f"or '{_import_command({r: Path('FOLDER', os.path.basename(p)) for r, p in paths.items()}, recipe, out)}'"
     )
 
 
-def _from_hub(recipe: dict[str, Any], role: str, cache: str | os.PathLike | None) -> Path:
-    file = recipe["files"][role]
-    return fetch_file(recipe["repository"], file["path"], size=file["bytes"], sha256=file["sha256"], cache=cache, otherwise=by_hand(recipe))
+def _is_own(out: str | os.PathLike | None, recipe: dict[str, Any]) -> bool:
+    return out is not None and str(out) != recipe["name"]
 
 
-def _from_folder(folder: Path, recipe: dict[str, Any], role: str) -> Path:
-    """The file by its name, or by its path in the repository, where the folder is a copy of that."""
+def _import_command(found: dict[str, Path], recipe: dict[str, Any], out: str | os.PathLike | None) -> str:
+    options = " ".join(f"--{role} {_quoted(path)}" for role, path in found.items())
+    return f"rankcell vocab import {options} -o {_quoted(recipe['name'] if out is None else out)}"
+
+
+def _quoted(path: str | os.PathLike) -> str:
+    """As a shell takes it, inside the single quotes of a message."""
+    text = str(path)
+    return text if shlex.quote(text) == text else '"' + re.sub(r'(["$`\\])', r"\\\1", text) + '"'
+
+
+def _from_hub(recipe: dict[str, Any], role: str, cache: str | os.PathLike | None, out: str | os.PathLike | None) -> Path:
     file = recipe["files"][role]
+    return fetch_file(
+        recipe["repository"], file["path"], size=file["bytes"], sha256=file["sha256"], cache=cache, otherwise=by_hand(recipe, out)
+    )
+
+
+def _require_files(folder: Path, recipe: dict[str, Any], out: str | os.PathLike | None) -> dict[str, Path]:
+    """Role -> file, by its name, or by its path in the repository, where the folder is a copy of that. InputError names all
+    that are missing, and the command for what is there."""
+    paths = {role: recipe["files"][role]["path"] for role in ROLES}
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: --files names the one that holds {os.path.basename(file['path'])}")
-    for path in (folder / os.path.basename(file["path"]), folder / file["path"]):
-        if path.is_file():
-            return check_file(path, size=file["bytes"], sha256=file["sha256"])
-    raise InputError(f"{folder} has no {os.path.basename(file['path'])}: download {file['path']} from {recipe['repository']} into it")
+        raise InputError(f"{folder} is not a folder: --files names the one that holds {', '.join(map(os.path.basename, paths.values()))}")
+    found = {role: at for role, path in paths.items() if (at := _first(folder, os.path.basename(path), path))}
+    missing = [path for role, path in paths.items() if role not in found]
+    if missing:
+        usable = {role: at for role in ROLES if (at := found.get(role) or _first(folder, _PLAIN[role]))}
+        enough = "'rankcell vocab import' takes any of them that include the tokens and the medians"
+        if {"tokens", "medians"} <= set(usable):
+            enough += f", such as what is there, whose sums it does not check: '{_import_command(usable, recipe, out)}'"
+        raise InputError(
+            f"{folder} has no {', '.join(map(os.path.basename, missing))}: download {', '.join(missing)} from {recipe['repository']} "
+            f"into it; or {enough}"
+        )
+    return found
+
+
+def _first(folder: Path, *names: str) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)

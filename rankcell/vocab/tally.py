@@ -1,15 +1,17 @@
 """Tallies: the normalised values of one part of the cells, kept in a file so that parts can be counted apart and built from together.
 
 A tally is a parquet file with a row per cell and gene that it shows: `gene` (id, dictionary-encoded) and `value`
-(float64, count / n_counts * target_sum). Its schema's metadata holds, under `rankcell`, what it was made with: all the
-genes of the input in their order with their symbols, target_sum, the files, the number of cells and of columns, and the
-hash of the table of ids if one was given. Values of a gene are complete within a cell; cells are not told apart.
+(float64, count / n_counts * target_sum). Its metadata holds, under `rankcell`, what it was made with: all the
+genes of the input in their order with their symbols, target_sum, the files and the digests of their cells, the number of
+cells and of columns, and the hash of the table of ids if one was given. Values of a gene are complete within a cell; cells
+are not told apart.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,30 @@ from rankcell.vocab.build import GeneColumns
 _FORMAT = "rankcell-tally-1"
 _KEY = b"rankcell"
 _ROWS = 1_000_000
+_IDS = 65_536
+
+
+class CellsDigest:
+    """Tells the cells of one source from those of others: sha256 over their ids, their number, the number of genes, and each
+    cell's n_counts, which are given block by block. Neither the format nor the size of the blocks changes it."""
+
+    def __init__(self, ids: Any, n_genes: int):
+        """`ids`: an arrow string array."""
+        self._sha256 = hashlib.sha256(f"{len(ids)} {n_genes}\n".encode())
+        for start in range(0, len(ids), _IDS):
+            self._sha256.update("".join(f"{i}\n" for i in ids.slice(start, _IDS).to_pylist()).encode())
+
+    def add(self, n_counts: np.ndarray) -> None:
+        self._sha256.update(np.ascontiguousarray(n_counts, "<f8").tobytes())
+
+    def value(self) -> str:
+        return self._sha256.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """A tally file: its genes, the number of values, and what it was made with (`built_from`, `gene_column`, `ids`, `cells`,
-    `columns`, `target_sum`)."""
+    """A tally file: its genes, the number of values, and what it was made with (`built_from`, `digests`, `gene_column`, `ids`,
+    `cells`, `columns`, `target_sum`)."""
 
     path: Path
     genes: GeneColumns
@@ -69,16 +89,17 @@ def open_tally(path: str | os.PathLike) -> Tally:
         raise InputError(f"{path} is a folder, not a tally" if path.is_dir() else f"no such file: {path}")
     try:
         file = pq.read_metadata(path)
-        schema = file.schema.to_arrow_schema()
     except (pa.ArrowException, OSError) as e:
         raise InputError(f"{path} is not a readable parquet file ({_line(e)})") from e
     try:
-        facts = json.loads((schema.metadata or {})[_KEY])
+        facts = json.loads((file.metadata or {})[_KEY])
         if facts["format"] != _FORMAT:
             raise ValueError(facts["format"])
         keys, symbols = zip(*facts.pop("genes"), strict=True)
         genes = GeneColumns(keys, symbols, np.arange(len(keys), dtype=np.int32))
-        {k: facts[k] for k in ("built_from", "gene_column", "ids", "cells", "columns", "target_sum")}
+        {k: facts[k] for k in ("built_from", "digests", "gene_column", "ids", "cells", "columns", "target_sum")}
+        if len(facts["digests"]) != len(facts["built_from"]):
+            raise ValueError("digests")
     except (KeyError, ValueError, TypeError) as e:
         raise InputError(f"{path} is a parquet file but not a tally: make one of counts with 'rankcell vocab tally'") from e
     return Tally(path, genes, facts, file.num_rows)
@@ -88,19 +109,16 @@ def write_tally(
     path: str | os.PathLike,
     values: Iterable[tuple[np.ndarray, np.ndarray]],
     genes: GeneColumns,
-    facts: dict[str, Any],
+    facts: Callable[[], dict[str, Any]],
     *,
     force: bool = False,
 ) -> int:
-    """Write `values` (slots of `genes.keys`, values) as they come; the number of values. One block is held in memory."""
+    """Write `values` (slots of `genes.keys`, values) as they come, then `facts()`; the number of values. One block is held in
+    memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    head = {"format": _FORMAT, **facts, "genes": list(zip(genes.keys, genes.symbols, strict=True))}
-    schema = pa.schema(
-        [("gene", pa.dictionary(pa.int32(), pa.string())), ("value", pa.float64())],
-        metadata={_KEY: json.dumps(head, ensure_ascii=False).encode()},
-    )
+    schema = pa.schema([("gene", pa.dictionary(pa.int32(), pa.string())), ("value", pa.float64())])
     names = pa.array(genes.keys, pa.string())
     total = 0
     with atomic_path(path, force=force) as part:
@@ -108,6 +126,8 @@ def write_tally(
             for slots, numbers in values:
                 out.write_table(pa.table([pa.DictionaryArray.from_arrays(pa.array(slots), names), pa.array(numbers)], schema=schema))
                 total += len(slots)
+            head = {"format": _FORMAT, **facts(), "genes": list(zip(genes.keys, genes.symbols, strict=True))}
+            out.add_key_value_metadata({_KEY: json.dumps(head, ensure_ascii=False).encode()})
         if not total:
             raise InputError("no gene has a count: a tally cannot be made of empty cells")
     return total
