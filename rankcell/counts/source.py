@@ -118,7 +118,9 @@ class CountSource:
         stored = self.obs(N_COUNTS)
         given = as_numbers(stored)
         if given is None:
-            raise CountsError(f"{self.name}: obs '{N_COUNTS}' holds {stored.type}, not numbers: correct or remove that column; without it the row sum is used")
+            raise CountsError(
+                f"{self.name}: obs '{N_COUNTS}' holds {stored.type}, not numbers: correct or remove that column; without it the row sum is used"
+            )
         wrong = ~(np.isfinite(given) & (given >= 0)) if given.dtype.kind == "f" else given < 0
         if wrong.any():
             i = int(np.argmax(wrong))

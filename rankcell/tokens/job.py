@@ -12,7 +12,7 @@ from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_ge
 from rankcell.counts.arrays import numbers, texts
 from rankcell.counts.source import some
 from rankcell.errors import CellError, SettingsError
-from rankcell.tokens.ranker import RankedRows, Ranker
+from rankcell.tokens.ranker import RankedRows, Ranker, token_type
 from rankcell.tokens.tokenset import OWN_COLUMNS, plain_obs
 from rankcell.vocab import Frame, Vocabulary
 
@@ -145,7 +145,7 @@ class Job:
             raise CellError(f'the filter "{options.filter}" keeps none of the {job.n_cells:,} cells; {said}')
         job.facts = {"files": [{SOURCE: s} | f for s, f in zip(job.inputs.labels, facts, strict=True)]} if job.inputs.several else facts[0]
         columns, job.categories = _columns(obs, job.inputs)
-        job.schema = pa.schema({**_own_types(options, job.inputs.several), **columns})
+        job.schema = pa.schema({**_own_types(options, job.inputs.several, token_type(encoding.vocab)), **columns})
         return job
 
     def _open(self, n: int) -> Part:
@@ -203,8 +203,8 @@ class Job:
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
 
 
-def _own_types(o: Options, several: bool) -> dict[str, pa.DataType]:
-    ids = pa.list_(pa.int32())
+def _own_types(o: Options, several: bool, token: np.dtype) -> dict[str, pa.DataType]:
+    ids = pa.list_(pa.from_numpy_dtype(token))
     return {
         **{"input_ids": ids, "length": pa.int64()},
         **({"counts": pa.list_(pa.float32())} if o.keep_counts else {}),

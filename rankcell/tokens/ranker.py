@@ -8,16 +8,21 @@ from rankcell.counts import CountBlock, GeneMap
 from rankcell.vocab import Frame, Vocabulary
 
 
+def token_type(vocab: Vocabulary) -> np.dtype:
+    """int16 where a vocabulary's numbers fit it (both of Geneformer's do, and its own first series writes it), else int32."""
+    return np.dtype(np.int16 if vocab.n_ids <= 2**15 else np.int32)
+
+
 @dataclass(frozen=True)
 class RankedRows:
     """Token rows end to end.
 
     values, lengths
-        int32 tokens, special ones included, and int64 tokens per row.
+        tokens (of token_type), special ones included, and int64 tokens per row.
     counts
         float32 beside `values`: count / n_counts * target_sum, 0 at special tokens; None when not asked for.
     uncropped, n_genes
-        int32 gene tokens of whole rows, and int64 genes per row; None when not asked for.
+        gene tokens of whole rows, and int64 genes per row; None when not asked for.
     """
 
     values: np.ndarray
@@ -40,12 +45,13 @@ class Ranker:
         self.first_column[known] = first_of_slot[slots[known]]
         self.inv_median, self.median = np.zeros(len(slots)), np.ones(len(slots))
         self.inv_median[known], self.median[known] = 1.0 / vocab.medians[gene], vocab.medians[gene]
-        self.token = np.zeros(len(slots), np.int32)
+        self.type = token_type(vocab)
+        self.token = np.zeros(len(slots), self.type)
         self.token[known] = vocab.tokens[gene]
         self.one_column_each = len(genes.gene_of_slot) == len(known)
         self.target_sum = vocab.target_sum
         self.most = max_len - len(frame)
-        self.head, self.tail = np.array(frame.head, np.int32), np.array(frame.tail, np.int32)
+        self.head, self.tail = np.array(frame.head, self.type), np.array(frame.tail, self.type)
 
     def __call__(
         self, block: CountBlock, rows: np.ndarray | None = None, *, keep_counts: bool = False, keep_uncropped: bool = False
@@ -59,9 +65,9 @@ class Ranker:
         reciprocal = np.divide(1, totals, out=np.zeros_like(totals), where=totals != 0)
         stored = np.diff(block.indptr)[rows]
         room = int((np.minimum(stored, self.most) + len(self.head) + len(self.tail)).sum())
-        out, lengths = np.empty(room, np.int32), np.empty(len(rows), np.int64)
+        out, lengths = np.empty(room, self.type), np.empty(len(rows), np.int64)
         scaled = np.empty(room if keep_counts else 0, np.float32)
-        uncropped = np.empty(max(1, int(stored.sum())) if keep_uncropped else 0, np.int32)
+        uncropped = np.empty(max(1, int(stored.sum())) if keep_uncropped else 0, self.type)
         n_genes = np.zeros(len(rows) if keep_uncropped else 0, np.int64)
         n = rank_rows(
             *(rows, block.indptr, block.indices.view(np.uint32), block.data.astype(kind, copy=False), reciprocal.astype(kind, copy=False)),
