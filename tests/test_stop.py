@@ -463,7 +463,7 @@ def mounted(tmp_path):
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.parametrize("size", ["4k", "64k", "160k", "nr_inodes=4"])
+@pytest.mark.parametrize("size", ["4k", "48k", "100k", "nr_inodes=4"])
 def test_full_disk(given, mounted, capsys, size):
     """Not even one page; a part of the rows; nearly all; no room for another file."""
     disk = mounted(f"size={size}" if size[0].isdigit() else size)
