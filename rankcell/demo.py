@@ -131,12 +131,12 @@ def _embed(folder: Path, adata: Any, found: Found, device: str, steps: _Steps) -
 
     from rankcell import jobs
     from rankcell.assess import knn_accuracy
-    from rankcell.embed.outputs import uns_entry
+    from rankcell.embed.stores import uns_entry
 
     embeddings = jobs.embed(folder / "tokens.dataset", model="demo", pool=list(POOLS), device=device, progress=steps.part(24))
     found.model = embeddings.meta
     adata.obsm.update(embeddings.obsm())
-    adata.uns["rankcell"] = uns_entry(embeddings)
+    adata.uns["rankcell"] = uns_entry(embeddings.result())
     labels = adata.obs[LABELS].astype(str).to_numpy()
     normalised = ad.AnnData(adata.X.copy())
     sc.pp.normalize_total(normalised)

@@ -1,11 +1,14 @@
-"""Downloads: what is fetched is known beforehand by its size and sha256, and nothing else is ever let through.
+"""Downloads: a file that is known beforehand by its size and sha256 is let through only as that one; of others, huggingface_hub
+checks the size. Which text names a place there is said here too.
 
 Stands on huggingface_hub, which keeps one copy of each file in its cache and goes on with a download that broke off.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +16,54 @@ from rankcell.errors import InputError, RankcellError
 from rankcell.store import writing
 
 _CHUNK = 2**20
+_NAME = re.compile(r"(?P<path>[\w.-]+(?:/[\w.-]+)+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class HubName:
+    """A folder of a Hugging Face repository: `owner/repo`, the folder in it ("" for its top), a revision (None: main)."""
+
+    repo: str
+    folder: str
+    revision: str | None
+
+    @property
+    def name(self) -> str:
+        """The last part of what was typed, the revision left out."""
+        return (self.folder or self.repo).rpartition("/")[2]
+
+    def path(self, file: str) -> str:
+        """The path of `file` of this folder in the repository."""
+        return f"{self.folder}/{file}" if self.folder else file
+
+    @property
+    def place(self) -> str:
+        return f"{self.repo}/{self.folder}" if self.folder else self.repo
+
+
+def parse_name(text: str) -> HubName | None:
+    """`owner/repo`, `owner/repo/sub/folder` or either with `@revision`; None for any other text."""
+    found = _NAME.fullmatch(text)
+    if not found or ".." in text or "." in found["path"].split("/"):
+        return None
+    owner, repo, *folder = found["path"].split("/")
+    return HubName(f"{owner}/{repo}", "/".join(folder), found["revision"])
 
 
 def fetch_file(
-    repo: str, path: str, *, size: int, sha256: str, cache: str | os.PathLike | None = None, otherwise: str = "try again where there is one"
+    repo: str,
+    path: str,
+    *,
+    size: int,
+    sha256: str,
+    revision: str | None = None,
+    cache: str | os.PathLike | None = None,
+    otherwise: str = "try again where there is one",
 ) -> Path:
     """The file `path` of the Hugging Face repository `repo`, downloaded unless the cache has it, and checked either way.
 
+    revision
+        A commit, branch or tag (None: main).
     cache
         The folder that keeps the downloads (None: that of huggingface_hub).
     otherwise
@@ -27,25 +71,73 @@ def fetch_file(
 
     Raises InputError when it cannot be fetched, or its size or sha256 is another than expected.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    held = _cached(repo, path, revision, cache, otherwise)
+    if not isinstance(held, str):
+        with _explained(repo, path, otherwise):
+            held = _download(repo, path, revision, cache)
+    return check_file(held, size=size, sha256=sha256)
 
-    held = try_to_load_from_cache(repo, path, cache_dir=cache)
-    if isinstance(held, str):
-        return check_file(held, size=size, sha256=sha256)
+
+def find_file(
+    repo: str, path: str, *, revision: str | None = None, network: bool = True, otherwise: str = "try again where there is one"
+) -> Path | None:
+    """The file `path` of `repo` as huggingface_hub brings it, or None when the repository has no such file.
+
+    What the cache holds, and what it knows not to exist, is not asked for again.
+
+    network
+        Whether to ask for what the cache does not know; if not, it counts as not there.
+
+    Raises InputError when it cannot be fetched.
+    """
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    held = _cached(repo, path, revision, None, otherwise)
+    if held is not None or not network:
+        return Path(held) if isinstance(held, str) else None
+    with _explained(repo, path, otherwise):
+        try:
+            return Path(_download(repo, path, revision, None))
+        except LocalEntryNotFoundError:  # an EntryNotFoundError too, but one that only says that nobody could be asked
+            raise
+        except EntryNotFoundError:
+            return None
+
+
+def _cached(repo: str, path: str, revision: str | None, cache: str | os.PathLike | None, otherwise: str) -> object:
+    """The file's path in the cache; None when it is not there; something else when it is known that the repository lacks it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    with _explained(repo, path, otherwise):
+        return try_to_load_from_cache(repo, path, cache_dir=cache, **_at(revision))
+
+
+def _download(repo: str, path: str, revision: str | None, cache: str | os.PathLike | None) -> str:
+    from huggingface_hub import hf_hub_download
+
+    with _quiet(), writing(Path(cache) if cache else "the download cache"):
+        _require_network(repo, path, revision)
+        return hf_hub_download(repo, path, cache_dir=cache, **_at(revision))
+
+
+def _at(revision: str | None) -> dict[str, str]:
+    return {} if revision is None else {"revision": revision}
+
+
+@contextlib.contextmanager
+def _explained(repo: str, path: str, otherwise: str) -> Iterator[None]:
+    """One line for whatever goes wrong between here and the hub."""
     try:
-        with _quiet(), writing(Path(cache) if cache else "the download cache"):
-            _require_network(repo, path)
-            held = hf_hub_download(repo, path, cache_dir=cache)
+        yield
     except RankcellError:
         raise
     except Exception as e:  # it raises errors of its own, of its http library and of the system, without a common root
         raise InputError(
             f"{path} of the Hugging Face repository {repo} could not be fetched ({_reason(e)}). Without a network: {otherwise}"
         ) from e
-    return check_file(held, size=size, sha256=sha256)
 
 
-def _require_network(repo: str, path: str) -> None:
+def _require_network(repo: str, path: str, revision: str | None) -> None:
     """Ask for the file once. Raises what the library does when nobody answers, which hf_hub_download would do after six tries.
 
     It waits for HF_HUB_ETAG_TIMEOUT seconds (10). Any answer will do: what to make of it, hf_hub_download knows better.
@@ -54,7 +146,7 @@ def _require_network(repo: str, path: str) -> None:
     from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
 
     with contextlib.suppress(HfHubHTTPError, FileMetadataError):
-        get_hf_file_metadata(hf_hub_url(repo, path))
+        get_hf_file_metadata(hf_hub_url(repo, path, **_at(revision)))
 
 
 def check_file(path: str | os.PathLike, *, size: int, sha256: str) -> Path:
@@ -62,7 +154,7 @@ def check_file(path: str | os.PathLike, *, size: int, sha256: str) -> Path:
     path = Path(path)
     try:
         found = path.stat().st_size
-        digest = _sha256(path) if found == size else ""
+        digest = sha256_of(path) if found == size else ""
     except OSError as e:
         raise InputError(f"{path} cannot be read: {e.strerror}") from e
     if found != size:
@@ -79,7 +171,8 @@ def _way_out(path: Path) -> str:
     return f"it is damaged or was changed at its source; delete {path}{also} and fetch it again"
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The sha256 of the file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         while chunk := f.read(_CHUNK):

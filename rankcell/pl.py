@@ -6,7 +6,7 @@ from typing import Any
 
 from rankcell.vocab import Vocabulary
 
-__all__ = ["rank_encoding", "ranked_genes"]
+__all__ = ["compare_poolings", "rank_bias", "rank_encoding", "ranked_genes"]
 
 
 def rank_encoding(
@@ -69,3 +69,56 @@ def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any 
 
         _, ax = plt.subplots(figsize=(6.4, 1.4 + 0.24 * max(4, min(n, len(ranked)))), layout="constrained")
     return draw_ranked(ranked, ax=ax, n=n, title=title)
+
+
+def compare_poolings(table: Any, *, score: str = "knn_accuracy", ax: Any = None) -> Any:
+    """Dots of every pooling, layers in colours, beside the random-weight models (hollow) and PCA (dashed line).
+
+    table
+        What rc.tl.compare_poolings gives.
+    score
+        A column of scores. `knn_accuracy` has its standard deviation over folds as a line, and PCA's as a band.
+    ax
+        Matplotlib axes to draw on; None: a new pyplot figure.
+
+    Returns the axes.
+    """
+    from rankcell.errors import SettingsError
+    from rankcell.report.assessments import draw_poolings
+
+    if "source" not in table or "over_pca" not in table:
+        raise SettingsError("this is not a comparison: give what rc.tl.compare_poolings(adata, label) returns")
+    if score not in table or table[score].dtype.kind not in "fiu":
+        raise SettingsError(f"the comparison has no score '{score}'; knn_accuracy, silhouette, ... (its columns: {', '.join(table)})")
+    if ax is None:
+        from matplotlib import pyplot as plt
+
+        rows = table["pool"].nunique()
+        _, ax = plt.subplots(figsize=(7.2, 1.3 + 0.34 * max(3, rows)), layout="constrained")
+    return draw_poolings(table, ax=ax, score=score)
+
+
+def rank_bias(table: Any, *, score: str = "relative_shift", ax: Any = None) -> Any:
+    """How far each pooling moves over the deciles of the ranking, a panel per kind of edit, on a logarithmic scale.
+
+    table
+        What rc.tl.rank_bias gives.
+    score
+        `relative_shift` (the shift as a share of that between two cells, so that poolings can be compared), `shift` or `distance`.
+    ax
+        Matplotlib axes whose place is taken (about 11 x 3.6 inches a layer); None: a new pyplot figure.
+
+    The band and the lines are standard errors. Hollow: the same done to as many genes drawn from all ranks. Returns an array
+    of axes [layers, kinds of edit].
+    """
+    from rankcell.errors import SettingsError
+    from rankcell.report.assessments import draw_rank_bias
+
+    if "between_cells" not in table:
+        raise SettingsError("this is not a table of rank biases: give what rc.tl.rank_bias(adata) returns")
+    if ax is None:
+        from matplotlib import pyplot as plt
+
+        size = (2.6 + 2.9 * table["how"].nunique(), (3.6 if table["pool"].nunique() <= 6 else 4.6) * table["layer"].nunique())
+        ax = plt.figure(figsize=size).add_axes((0, 0, 1, 1))
+    return draw_rank_bias(table, ax=ax, score=score)

@@ -13,7 +13,8 @@ from reference_model import Reference
 
 import rankcell as rc
 from rankcell import jobs
-from rankcell.embed import POOLS, Embedder, check_output
+from rankcell.embed import POOLS, Embedder
+from rankcell.embed.stores import check_output, read_embeddings
 from rankcell.errors import OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.tokens import TokenSet, TokenSpec
 from rankcell.vocab import Frame
@@ -86,7 +87,7 @@ def test_one_pass_for_all(small):
     tokens = tokens_of(vocab, BODIES, FRAMES["framed"])
     embedder = Embedder(folder, device="cpu")
     calls, seen = [], []
-    embedder.encoder._trunk.embeddings.register_forward_hook(lambda *_: calls.append(1))
+    embedder.encoder._embeddings._own.register_forward_hook(lambda *_: calls.append(1))
     embedder.embed(tokens, pool=["mean", "first", "cls"], layer=[-1, -2, 0], progress=lambda *at: seen.append(at))
     assert len(calls) == 1
     assert seen == [(5, 5)]
@@ -129,8 +130,8 @@ def test_choices_that_cannot_be(small):
     bare, framed = (tokens_of(vocab, BODIES, FRAMES[f]) for f in ("bare", "framed"))
     with pytest.raises(SettingsError, match="pooling 'cls' needs a CLS token and these tokens have none"):
         embed(folder, bare, pool=["mean", "cls"])
-    with pytest.raises(SettingsError, match="unknown pooling 'median'; one of cls, first, mean"):
-        embed(folder, framed, pool="median")
+    with pytest.raises(SettingsError, match="unknown pooling 'middle'; one of cls, first, max, mean"):
+        embed(folder, framed, pool="middle")
     with pytest.raises(SettingsError, match="no pooling was asked for"):
         embed(folder, framed, pool=[])
     with pytest.raises(SettingsError, match="layer 7 is out of range"):
@@ -222,7 +223,8 @@ def test_h5ad_from_tokens(small, tmp_path):
     tokens = tokens_of(vocab, BODIES, FRAMES["framed"], kind=["a", "b", None, "a", "b"], age=[1, 2, 3, 4, 5])
     tokens.save(tmp_path / "cells.dataset")
     for source, name in ((tokens, "memory"), (tmp_path / "cells.dataset", "folder")):
-        found = jobs.embed(source, tmp_path / f"{name}.h5ad", model=folder, device="cpu")
+        jobs.embed(source, tmp_path / f"{name}.h5ad", model=folder, device="cpu")
+        found = jobs.embed(source, model=folder, device="cpu")
         out = ad.read_h5ad(tmp_path / f"{name}.h5ad")
         assert out.obs_names.tolist() == list("vwxyz")
         assert out.obs["age"].tolist() == [1, 2, 3, 4, 5]
@@ -235,24 +237,27 @@ def test_parquet(small, tmp_path):
     vocab, folder = small
     tokens = tokens_of(vocab, [*BODIES[:2], []], FRAMES["framed"])
     with pytest.warns(RankcellWarning, match="1 of 3 cells"):
-        found = jobs.embed(tokens, tmp_path / "e.parquet", model=folder, pool=["mean", "cls"], layer=[-2, 0], device="cpu")
+        found = jobs.embed(tokens, model=folder, pool=["mean", "cls"], layer=[-2, 0], device="cpu")
+        jobs.embed(tokens, tmp_path / "e.parquet", model=folder, pool=["mean", "cls"], layer=[-2, 0], device="cpu")
     table = pq.read_table(tmp_path / "e.parquet")
     assert table.schema.names == ["cell_id", "mean_layer-2", "cls_layer-2", "mean_layer0", "cls_layer0"]
     assert table.schema.types == [pa.string(), *[pa.list_(pa.float32(), 16)] * 4]
     assert table["cell_id"].to_pylist() == ["v", "w", "x"]
     for name, values in found.columns.items():
         assert np.array_equal(np.array(table[name].to_pylist(), np.float32), values, equal_nan=True)
-    assert json.loads(table.schema.metadata[b"rankcell"]) == found.meta
+    assert json.loads(table.schema.metadata[b"rankcell"]) == found.meta | {"include": ["cell"], "dtype": "float32"}
 
 
 def test_npz(small, tmp_path):
     vocab, folder = small
-    found = jobs.embed(tokens_of(vocab, BODIES, FRAMES["framed"]), tmp_path / "e.npz", model=folder, device="cpu")
+    tokens = tokens_of(vocab, BODIES, FRAMES["framed"])
+    found = jobs.embed(tokens, model=folder, device="cpu")
+    jobs.embed(tokens, tmp_path / "e.npz", model=folder, device="cpu")
     with np.load(tmp_path / "e.npz", allow_pickle=False) as out:
         assert sorted(out) == ["cell_id", "mean_layer-2", "meta"]
         assert out["cell_id"].tolist() == list("vwxyz")
         assert np.array_equal(out["mean_layer-2"], found.columns["mean_layer-2"])
-        assert json.loads(str(out["meta"])) == found.meta
+        assert json.loads(str(out["meta"])) == found.meta | {"include": ["cell"], "dtype": "float32"}
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".parquet", ".npz"])
@@ -270,7 +275,7 @@ def test_an_output_that_exists(small, tmp_path, suffix):
 
 
 def test_outputs_that_cannot_be(tmp_path):
-    with pytest.raises(SettingsError, match=r"e\.csv: embeddings are written as \.h5ad, \.npz, \.parquet"):
+    with pytest.raises(SettingsError, match=r"e\.csv: embeddings are written as \.h5ad, \.zarr, \.parquet"):
         check_output(tmp_path / "e.csv")
     with pytest.raises(OutputError, match="does not exist: make it first"):
         check_output(tmp_path / "none" / "e.npz")

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from rankcell import jobs
 from rankcell.cli import main
 from rankcell.errors import InputError, OutputError, VocabularyError
-from rankcell.hub import fetch_file
+from rankcell.hub import fetch_file, find_file
 from rankcell.vocab import Vocabulary, fetch_vocabulary, known_recipes, shipped_vocabularies
 from rankcell.vocab.recipes import ROLES, read_recipe
 
@@ -40,13 +40,14 @@ class Hub:
     def __init__(self, cache):
         self.cache, self.shelf, self.calls, self.error = cache, {}, [], None
         self.asked, self.silent = [], None
+        self.absent, self.known_absent = object(), []
 
     def place(self, repo, path):
         return self.cache / repo.replace("/", "--") / "snapshots" / "main" / path
 
-    def try_to_load_from_cache(self, repo_id, filename, cache_dir=None):
+    def try_to_load_from_cache(self, repo_id, filename, cache_dir=None, **_):
         at = self.place(repo_id, filename)
-        return str(at) if at.exists() else None
+        return str(at) if at.exists() else self.absent if filename in self.known_absent else None
 
     def get_hf_file_metadata(self, url):
         self.asked.append(url)
@@ -200,6 +201,35 @@ def test_the_librarys_remarks_are_on_again_afterwards(hub):
     assert huggingface_hub.utils.logging.get_verbosity() == before
 
 
+def test_a_revision_is_passed_on(hub):
+    hub.shelf["b.pkl"] = GOOD
+    fetch_file("some/one", "b.pkl", **SUM, revision="v1")
+    assert hub.calls == [("some/one", "b.pkl", {"cache_dir": None, "revision": "v1"})]
+    assert hub.asked == ["https://huggingface.co/some/one/resolve/v1/b.pkl"]
+
+
+# A file that may or may not be there
+
+
+def test_a_file_that_is_there_or_not(hub):
+    hub.shelf["b.txt"] = b"any content"
+    assert find_file("some/one", "b.txt").read_bytes() == b"any content"
+    hub.error = EntryNotFoundError("no such entry")
+    assert find_file("some/one", "c.txt") is None and len(hub.calls) == 2
+    assert find_file("some/one", "b.txt").name == "b.txt" and len(hub.calls) == 2  # from the cache
+    hub.known_absent.append("c.txt")
+    assert find_file("some/one", "c.txt") is None and len(hub.calls) == 2
+
+
+def test_a_file_that_nobody_can_be_asked_for(hub):
+    hub.shelf["b.txt"] = b"any content"
+    assert find_file("some/one", "b.txt", network=False) is None and hub.asked == hub.calls == []
+    for hub.error in (offline(), GatedRepoError("Access is restricted", response=Mock()), ConnectError("timed out")):
+        with pytest.raises(InputError, match="b.txt of the Hugging Face repository some/one could not be fetched .*: do this") as e:
+            find_file("some/one", "b.txt", otherwise="do this")
+        assert "\n" not in str(e.value)
+
+
 # Vocabularies
 
 
@@ -330,6 +360,8 @@ def test_recipes_say_what_they_must():
         assert recipe["repository"] == "ctheodoris/Geneformer" and tuple(recipe["files"]) == ROLES
         for file in recipe["files"].values():
             assert set(file) == {"path", "bytes", "sha256"} and file["bytes"] > 10_000 and len(bytes.fromhex(file["sha256"])) == 32
+        for model in recipe["models"]:
+            assert set(model) == {"name", "path", "bytes", "sha256"}
     assert len({f["sha256"] for n in known_recipes() for f in read_recipe(n)["files"].values()}) == 8
 
 

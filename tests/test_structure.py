@@ -86,9 +86,9 @@ def test_public_names():
     assert {name: getattr(rankcell, name).__all__ for name in COUNTERS} == {
         "datasets": ["pbmc68k"],
         "get": ["affected_df", "screen_df", "tokens_df"],
-        "pl": ["rank_encoding", "ranked_genes"],
+        "pl": ["compare_poolings", "rank_bias", "rank_encoding", "ranked_genes"],
         "pp": ["align_genes", "tokenize"],
-        "tl": ["embed", "perturb", "rank_edits"],
+        "tl": ["compare_poolings", "embed", "map_labels", "perturb", "rank_bias", "rank_edits", "score_embedding"],
     }
     assert rankcell.errors.__all__ == [
         *("CellError", "CountsError", "GeneError", "InputError", "ModelError", "OutputError", "RankcellError"),

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rankcell.errors import SettingsError
+
 
 def knn_accuracy(x: np.ndarray, labels: Sequence[str], *, k: int = 15, folds: int = 5, metric: str = "cosine", seed: int = 0) -> float:
     """Share of cells whose label is the majority label of their `k` nearest neighbours in the other folds.
@@ -15,13 +17,31 @@ def knn_accuracy(x: np.ndarray, labels: Sequence[str], *, k: int = 15, folds: in
 
     By scikit-learn's KNeighborsClassifier and StratifiedKFold.
     """
+    right, _ = knn_right(x, labels, k=k, folds=folds, metric=metric, seed=seed)
+    return int(right.sum()) / len(right)
+
+
+def knn_right(
+    x: np.ndarray, labels: Sequence[str], *, k: int = 15, folds: int = 5, metric: str = "cosine", seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(bool: the cell's label was found, int: the fold that it was tested in), an entry per cell. See knn_accuracy.
+
+    SettingsError when a fold leaves fewer than `k` cells to look among.
+    """
     from sklearn.model_selection import StratifiedKFold
     from sklearn.neighbors import KNeighborsClassifier
 
     labels = np.asarray(labels, str)
     good = np.isfinite(x).all(1)
-    right = 0
-    for fit, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, labels):
+    right, fold = np.zeros(len(labels), bool), np.full(len(labels), -1)
+    for i, (fit, test) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, labels)):
+        fold[test] = i
         fit, test = fit[good[fit]], test[good[test]]
-        right += int((KNeighborsClassifier(k, metric=metric).fit(x[fit], labels[fit]).predict(x[test]) == labels[test]).sum())
-    return right / len(labels)
+        if len(fit) < k:
+            raise SettingsError(
+                f"{good.sum():,} cells have an embedding and a label, and {folds} folds leave {len(fit):,} of them to look among: "
+                f"fewer than the {k} neighbours wanted; pass a smaller k, or more cells"
+            )
+        if len(test):
+            right[test] = KNeighborsClassifier(k, metric=metric).fit(x[fit], labels[fit]).predict(x[test]) == labels[test]
+    return right, fold

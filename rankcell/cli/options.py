@@ -8,7 +8,7 @@ import typer
 In = Annotated[Path, typer.Argument(metavar="IN", help="A count file (h5ad, loom, zarr, 10x) or a token set folder.")]
 COUNT_FILES = "Count files (h5ad, loom, zarr, 10x h5 or matrix folder), folders or patterns of them."
 Counts = Annotated[list[str], typer.Argument(metavar="IN...", help=COUNT_FILES)]
-Model = Annotated[str, typer.Option(help="A checkpoint folder, or 'demo'.")]
+Model = Annotated[str, typer.Option(help="A checkpoint folder, a hub name (OWNER/REPO/FOLDER), or 'demo'.")]
 ModelVocab = Annotated[str | None, typer.Option(help="A vocabulary folder or name; completes a checkpoint that carries none.")]
 CountsLayer = Annotated[str | None, typer.Option(help="The layer that holds the counts (default: X itself).")]
 Raw = Annotated[bool, typer.Option("--raw", help="The counts are in raw.")]
@@ -20,9 +20,11 @@ AllowNonCounts = Annotated[
     bool, typer.Option("--allow-non-counts", help="Rank values that are not counts; what is not above zero is left out.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[str, typer.Option(help="auto (fp32), fp32, bf16 or fp16.")]
+Precision = Annotated[
+    str, typer.Option(help="fp32, bf16, fp16, or auto: embed takes bf16 where it is faster and agrees with fp32, the rest take fp32.")
+]
 TokensPerBatch = Annotated[
     int | None,
-    typer.Option(help="Most tokens, padding included, given to the model at once (default: 4096 on a processor, 32768 on a GPU)."),
+    typer.Option(help="Most tokens given to the model at once (default: 4096 on a processor, what fits the memory on a GPU)."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]

@@ -1,7 +1,6 @@
 """Token rows -> one vector per cell: the POOLS registry, the Embedder, and where embeddings are written."""
 
 from rankcell.embed.embedder import Embedder, Embeddings
-from rankcell.embed.outputs import check_output, write_embeddings
 from rankcell.embed.pools import POOLS, Pool
 
-__all__ = ["POOLS", "Embedder", "Embeddings", "Pool", "check_output", "write_embeddings"]
+__all__ = ["POOLS", "Embedder", "Embeddings", "Pool"]

@@ -2,19 +2,25 @@
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rankcell.embed.pools import Pool, States, choose_pools
-from rankcell.errors import RankcellWarning, SettingsError
-from rankcell.model import Checkpoint, Encoder, collate, open_checkpoint, plan_batches
-from rankcell.model.batches import default_budget
-from rankcell.model.encoder import choose_device
+from rankcell.embed.gene_sums import GeneSums
+from rankcell.embed.pools import Output, States, choose_outputs
+from rankcell.embed.tables import CELLS, Result, memory_table
+from rankcell.errors import ModelError, RankcellWarning, SettingsError
+from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
+from rankcell.model.encoder import budget_for, choose_device, has_fast_bf16
 from rankcell.tokens.tokenset import TokenSet
-from rankcell.vocab import Frame, Vocabulary
+from rankcell.vocab import Vocabulary
+
+TOKENS_PER_UNIT = 500_000  # what is computed before anything is brought home
+LEAST_COSINE = 0.9999  # of a cell's embedding in bf16 with the same in fp32, for `auto` to keep bf16
+_WIDE_ENOUGH = 192  # narrower models gain nothing from bf16
 
 
 @dataclass(frozen=True)
@@ -31,18 +37,60 @@ class Embeddings:
             return {key: next(iter(self.columns.values()))}
         return {f"{key}_{name}": values for name, values in self.columns.items()}
 
+    def result(self) -> Result:
+        """The same as what a store is given."""
+        return Result({CELLS: memory_table(CELLS, {"cell_id": self.cell_ids, **self.columns})}, self.meta)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run is to compute: outputs per cell; `gene_layers` {layer as typed: blocks} whose states are kept per gene and
+    cell; `sums`, to which the genes' states are added."""
+
+    outputs: list[Output]
+    gene_layers: dict[int, int] = field(default_factory=dict)
+    sums: GeneSums | None = None
+
+    @property
+    def token_blocks(self) -> set[int]:
+        """After how many blocks the states of all genes are wanted."""
+        return set(self.gene_layers.values()) | (set(self.sums.layers.values()) if self.sums is not None else set())
+
+    @property
+    def blocks(self) -> list[int]:
+        return sorted({o.n_blocks for o in self.outputs} | self.token_blocks)
+
+    def only(self, frame: Any) -> list[int] | None:
+        """The positions that are all that is read of the last layer; None when it is read whole."""
+        last = self.blocks[-1]
+        pools = [p for o in self.outputs if o.n_blocks == last for p in o.pools]
+        if last in self.token_blocks or any(p.position is None for p in pools):
+            return None
+        return sorted({p.position(frame) for p in pools})
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What came of some rows: `cells` {output name: float32 [rows, width]} and `genes` {layer: float32 [genes of all rows, width]}."""
+
+    cells: dict[str, np.ndarray]
+    genes: dict[int, np.ndarray]
+
 
 class Embedder:
     """Runs a checkpoint over token rows and pools its states.
 
     model
-        A checkpoint folder, `demo`, or a Checkpoint.
+        A checkpoint folder, a hub name, `demo`, or a Checkpoint.
     vocab
         Completes a checkpoint that carries no vocabulary.
-    device, precision
+    device
         See rankcell.model.Encoder.
+    precision
+        "fp32", "bf16", "fp16"; "auto" takes bf16 where device and model gain from it and the first cells' embeddings keep a
+        cosine of 0.9999 with fp32's, else fp32 (`meta["precision_check"]` says what was found).
     tokens_per_batch
-        Most tokens, padding included, that the model is given at once; None: 4,096 on a processor, 32,768 on a GPU.
+        Most tokens that the model is given at once; None: 4,096 on a processor, what fits the memory on a GPU.
     """
 
     def __init__(
@@ -57,29 +105,40 @@ class Embedder:
         self.checkpoint = open_checkpoint(model, vocab=vocab)
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise SettingsError(f"tokens_per_batch is {tokens_per_batch}; at least 1")
-        self._budget = tokens_per_batch
+        self._budget = self.asked_tokens_per_batch = tokens_per_batch
         self._device, self._precision = device, precision
         self._encoder: Encoder | None = None
+        self._checked: dict[str, Any] | None = None
 
     @property
     def tokens_per_batch(self) -> int:
-        """Most tokens, padding included, that the model is given at once."""
-        return self._budget or default_budget(choose_device(self._device).type)
+        """Most tokens that the model is given at once."""
+        if self._budget is None:
+            self._budget = budget_for(self.checkpoint, self._device, self._precision)
+        return self._budget
+
+    def hold_budget(self, tokens_per_batch: int | None) -> None:
+        """Go on with the budget that an earlier start of the same run came to."""
+        self._budget = tokens_per_batch or self._budget
 
     @property
     def encoder(self) -> Encoder:
-        """The loaded model; loaded when first asked for, so that settings are checked before."""
+        """The loaded model; loaded when first asked for, so that settings are checked before. Without a check, "auto" is fp32."""
         if self._encoder is None:
             self._encoder = Encoder(self.checkpoint, device=self._device, precision=self._precision)
         return self._encoder
 
-    def check(self, tokens: TokenSet, pool: Sequence[str], layer: Sequence[int]) -> tuple[list[Pool], dict[int, int]]:
-        """The pools and {layer as typed: number of blocks}; raises when tokens, pools or layers do not fit the model."""
+    def check(self, tokens: TokenSet, pool: str | Sequence[str], layer: int | Sequence[int]) -> list[Output]:
+        """The outputs; raises when tokens, pools or layers do not fit the model."""
         self.checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
-        pools = choose_pools(list(pool), tokens.frame)
-        if not layer:
+        return choose_outputs(_several(pool), self.layers(layer), tokens.frame)
+
+    def layers(self, layer: int | Sequence[int]) -> dict[int, int]:
+        """{layer as typed: number of blocks}."""
+        found = {n: self.checkpoint.resolve_layer(n) for n in _several(layer)}
+        if not found:
             raise SettingsError("no layer was asked for")
-        return pools, {n: self.checkpoint.resolve_layer(n) for n in layer}
+        return found
 
     def embed(
         self,
@@ -94,45 +153,228 @@ class Embedder:
         Columns are named `<pool>_layer<n>` with the layer as typed (-1: output of the last block; 0: embedding layer).
         Cells without genes get NaN and are counted in one RankcellWarning. `progress(cells_done, cells)` per batch.
         """
-        pools, blocks = self.check(tokens, _several(pool), _several(layer))
-        filled = np.flatnonzero(tokens.n_genes > 0)
-        names = [(f"{p.name}_layer{n}", p, n) for n in blocks for p in pools]
-        columns = {name: np.full((len(tokens), self.checkpoint.width), np.nan, np.float32) for name, _, _ in names}
-        done = 0
-        for rows in plan_batches(tokens.lengths[filled], tokens_per_batch=self.tokens_per_batch):
-            rows = filled[rows]
-            batch = collate([tokens.row(i) for i in rows], rows, pad=self.checkpoint.vocab.pad)
-            states = self.encoder.states(batch.input_ids, batch.attend, list(blocks.values()))
-            body = self.encoder.tensor(body_mask(batch.lengths, batch.input_ids.shape[1], tokens.frame))
-            for name, p, n in names:
-                columns[name][batch.rows] = p.compute(States(states[blocks[n]], body, tokens.frame)).cpu().numpy()
-            done += len(rows)
-            if progress:
-                progress(done, len(filled))
-        if len(filled) < len(tokens):
-            n = len(tokens) - len(filled)
-            warnings.warn(f"{n:,} of {len(tokens):,} cells have no genes: their embeddings are NaN", RankcellWarning, stacklevel=2)
-        return Embeddings(tokens.cell_ids, columns, self._meta(tokens, names))
+        work = Work(self.check(tokens, pool, layer))
+        self.settle_precision(tokens, work.outputs)
+        warn_of_empty(tokens)
+        columns = {o.name: np.empty((len(tokens), self.checkpoint.width * len(o.pools)), np.float32) for o in work.outputs}
+        tick = Ticker(tokens, progress)
+        for a, b in units_of(tokens.lengths, TOKENS_PER_UNIT):
+            for name, values in self.run(tokens, np.arange(a, b), work, tick=tick.add).cells.items():
+                columns[name][a:b] = values
+        return Embeddings(tokens.cell_ids, columns, self.meta(tokens, work.outputs))
 
-    def _meta(self, tokens: TokenSet, names: list[tuple[str, Pool, int]]) -> dict[str, Any]:
-        return {
+    def settle_precision(self, tokens: TokenSet, outputs: list[Output]) -> None:
+        """Decide what "auto" means for these tokens, once: bf16 is kept when the first cells' embeddings agree with fp32's."""
+        if self._precision != "auto" or self._encoder is not None or not outputs:
+            return
+        if self.checkpoint.width < _WIDE_ENOUGH or not has_fast_bf16(choose_device(self._device)):
+            return
+        rows = _probe_rows(tokens, self.tokens_per_batch)
+        if not len(rows):
+            return
+        exact, fast = (Encoder(self.checkpoint, device=self._device, precision=p) for p in ("fp32", "bf16"))
+        found = []
+        for encoder in (exact, fast):
+            self._encoder = encoder
+            found.append(self.run(tokens, rows, Work(outputs)).cells)
+        worst, name = min((float(_cosines(found[0][o.name], found[1][o.name]).min()), o.name) for o in outputs)
+        kept = "bf16" if worst >= LEAST_COSINE else "fp32"
+        self._encoder = fast if kept == "bf16" else exact
+        self._checked = {"kept": kept, "cells": len(rows), "least_cosine": worst, "output": name}
+
+    def run(self, tokens: TokenSet, rows: np.ndarray, work: Work, *, tick: Callable[[int], None] | None = None) -> UnitResult:
+        """All that `work` asks for of the cells at `rows`, in their order. NaN for cells without genes. `tick(cells)` per batch."""
+        import torch
+
+        unit = _Unit(self.encoder, tokens, rows, work)
+        filled = rows[tokens.n_genes[rows] > 0]
+        plan = [filled[at] for at in plan_batches(tokens.lengths[filled], tokens_per_batch=self.tokens_per_batch)]
+        with torch.inference_mode(), ThreadPoolExecutor(1) as ahead:
+            for batch in _prepared(ahead, tokens, plan):
+                self._run_batch(unit, batch)
+                if tick:
+                    tick(len(batch.rows))
+        return unit.home()
+
+    def _run_batch(self, unit: "_Unit", batch: Batch) -> None:
+        """One batch; in halves, and from then on with half the budget, when the device's memory does not hold it."""
+        import torch
+
+        n = len(batch.input_ids)
+        if n <= self.tokens_per_batch or len(batch.rows) == 1:
+            try:
+                return unit.add(batch)
+            except (torch.OutOfMemoryError, MemoryError):
+                self._halve(n, len(batch.rows))
+        for at in plan_batches(batch.lengths, tokens_per_batch=self.tokens_per_batch):
+            rows = batch.rows[at]
+            self._run_batch(unit, collate([unit.tokens.row(i) for i in rows], rows))
+
+    def _halve(self, n_tokens: int, n_rows: int) -> None:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if n_rows == 1:
+            raise ModelError(
+                f"the memory of device '{self._device}' does not hold one row of {n_tokens:,} tokens: choose another --device, or --precision bf16"
+            ) from None
+        self._budget = max(1, min(self.tokens_per_batch, n_tokens) // 2)
+        warnings.warn(
+            f"out of memory with {n_tokens:,} tokens a batch: going on with {self._budget:,} (--tokens-per-batch {self._budget} starts so)",
+            RankcellWarning,
+            stacklevel=6,
+        )
+
+    def meta(self, tokens: TokenSet, outputs: list[Output]) -> dict[str, Any]:
+        """What an embedding says of itself: plain JSON."""
+        held = {
             "model": self.checkpoint.name,
             "model_hash": self.checkpoint.hash,
             "width": self.checkpoint.width,
             "vocabulary": tokens.spec.vocabulary,
             "vocabulary_hash": tokens.spec.vocabulary_hash,
             "frame": tokens.frame.to_json(),
-            "outputs": {name: {"pool": p.name, "layer": n} for name, p, n in names},
+            "outputs": {o.name: o.describe(self.checkpoint.width) for o in outputs},
             "n_cells_without_genes": int((tokens.n_genes <= 0).sum()),
             "version": tokens.spec.version,
         } | self.encoder.description
+        return held | ({"precision_check": self._checked} if self._checked else {})
+
+
+class Ticker:
+    """Cells done, of those that have genes."""
+
+    def __init__(self, tokens: TokenSet, progress: Callable[[int, int], None] | None):
+        self._progress, self._done = progress, 0
+        self._all = int((tokens.n_genes > 0).sum())
+
+    def add(self, cells: int) -> None:
+        self._done += cells
+        if self._progress:
+            self._progress(self._done, self._all)
+
+
+class _Unit:
+    """The results of some rows while they come in, on the device until they are brought home."""
+
+    def __init__(self, encoder: Encoder, tokens: TokenSet, rows: np.ndarray, work: Work):
+        import torch
+
+        self.encoder, self.tokens, self.rows, self.work = encoder, tokens, rows, work
+        self._only = work.only(tokens.frame)
+        width = encoder.checkpoint.width
+        empty = {"dtype": torch.float32, "device": encoder.device}
+        self._cells = {o.name: torch.full((len(rows), width * len(o.pools)), torch.nan, **empty) for o in work.outputs}
+        n_genes = np.maximum(tokens.n_genes[rows], 0)
+        self._first_gene = np.cumsum(n_genes) - n_genes
+        self._genes = {n: np.empty((int(n_genes.sum()), width), np.float32) for n in work.gene_layers}
+
+    def add(self, batch: Batch) -> None:
+        frame, kept = self.tokens.frame, {}
+        at = np.searchsorted(self.rows, batch.rows) if self._is_sorted else [int(np.flatnonzero(self.rows == r)[0]) for r in batch.rows]
+        home = self.encoder.tensor(np.asarray(at, np.int64))
+        genes = self.encoder.tensor(np.flatnonzero(batch.is_gene(frame))) if self.work.token_blocks else None
+        seen = _Attentions() if any(o.needs_attention for o in self.work.outputs) else None
+        for n, hidden in self.encoder.walk(batch, self.work.blocks, only=self._only, watch=None if seen is None else seen.add):
+            outputs = [o for o in self.work.outputs if o.n_blocks == n]
+            if self._only is not None and n == self.work.blocks[-1]:
+                picked = hidden.unflatten(0, (len(batch.rows), -1)).float()
+                for o in outputs:
+                    where = [self._only.index(p.position(frame)) for p in o.pools]
+                    self._cells[o.name][home] = picked[:, where].flatten(1)
+            else:
+                self._pool(batch, hidden, outputs, home, seen)
+            if n in self.work.token_blocks:
+                kept[n] = hidden[genes].float()
+        self._keep_genes(batch, at, kept)
+
+    @property
+    def _is_sorted(self) -> bool:
+        return bool((np.diff(self.rows) > 0).all())
+
+    def _pool(self, batch: Batch, hidden: Any, outputs: list[Output], home: Any, seen: "_Attentions | None") -> None:
+        done = 0
+        for run in batch.runs() if outputs else []:
+            states = hidden[run.q : run.q + run.rows * run.n_q].unflatten(0, (run.rows, run.n_q)).float()
+            for o in outputs:
+                attention = seen.of(run) if o.needs_attention else None
+                self._cells[o.name][home[done : done + run.rows]] = o.compute(States(states, self.tokens.frame, attention))
+            done += run.rows
+
+    def _keep_genes(self, batch: Batch, at: Sequence[int], kept: dict[int, Any]) -> None:
+        n_genes = self.tokens.n_genes[batch.rows]
+        if self._genes:
+            to = np.concatenate([np.arange(self._first_gene[i], self._first_gene[i] + n) for i, n in zip(at, n_genes, strict=True)])
+            for layer, n in self.work.gene_layers.items():
+                self._genes[layer][to] = kept[n].cpu().numpy()
+        if self.work.sums is not None:
+            ids = batch.input_ids[batch.is_gene(self.tokens.frame)]
+            self.work.sums.add(ids, np.repeat(batch.rows, n_genes), {n: kept[n] for n in self.work.sums.layers.values()})
+
+    def home(self) -> UnitResult:
+        return UnitResult({name: values.cpu().numpy() for name, values in self._cells.items()}, self._genes)
+
+
+class _Attentions:
+    """The largest attention of each row over all heads and all blocks so far."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Any] = {}
+
+    def add(self, n_blocks: int, run: Any, attention: Any) -> None:
+        most = attention.amax(0)
+        held = self._held.get(run.k)
+        self._held[run.k] = most if held is None else held.maximum(most)
+
+    def of(self, run: Any) -> Any:
+        import torch
+
+        return torch.stack([self._held[run.k + r * run.n_k] for r in range(run.rows)])
+
+
+def _prepared(ahead: ThreadPoolExecutor, tokens: TokenSet, plan: list[np.ndarray]) -> Iterator[Batch]:
+    """The batches of a plan, each collated while the model runs on the one before."""
+
+    def make(rows: np.ndarray) -> Batch:
+        return collate([tokens.row(i) for i in rows], rows)
+
+    coming = [ahead.submit(make, rows) for rows in plan[:1]]
+    for following in [*plan[1:], None]:
+        batch = coming.pop().result() if coming else None
+        if following is not None:
+            coming.append(ahead.submit(make, following))
+        if batch is not None:
+            yield batch
+
+
+def units_of(lengths: np.ndarray, tokens_per_unit: int) -> list[tuple[int, int]]:
+    """Rows cut into neighbouring ranges of about `tokens_per_unit` tokens."""
+    unit = (np.cumsum(lengths) - lengths) // tokens_per_unit
+    edges = [*np.flatnonzero(np.diff(unit, prepend=-1)).tolist(), len(lengths)]
+    return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+
+
+def warn_of_empty(tokens: TokenSet) -> None:
+    n = int((tokens.n_genes <= 0).sum())
+    if n:
+        warnings.warn(f"{n:,} of {len(tokens):,} cells have no genes: their embeddings are NaN", RankcellWarning, stacklevel=3)
+
+
+def _probe_rows(tokens: TokenSet, budget: int) -> np.ndarray:
+    """A batch of cells of all lengths, evenly drawn."""
+    filled = np.flatnonzero(tokens.n_genes > 0)
+    ordered = filled[np.argsort(-tokens.lengths[filled], kind="stable")]
+    n = max(1, int(budget // max(1.0, tokens.lengths[filled].mean()))) if len(filled) else 0
+    return np.sort(ordered[np.unique(np.linspace(0, len(ordered) - 1, min(n, len(ordered)), dtype=np.int64))]) if n else filled
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of each row of `a` with the same row of `b`; 1 where both are zero."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.where(size > 0, (a * b).sum(1) / np.where(size > 0, size, 1), (a == b).all(1))
 
 
 def _several(value: Any) -> list[Any]:
-    return [value] if isinstance(value, (str, int)) else list(dict.fromkeys(value))
-
-
-def body_mask(lengths: np.ndarray, width: int, frame: Frame) -> np.ndarray:
-    """bool [rows, width]: where the genes of each row stand."""
-    at = np.arange(width)
-    return (at >= len(frame.head)) & (at < (lengths - len(frame.tail))[:, None])
+    return [value] if isinstance(value, (str, int, np.integer)) else list(dict.fromkeys(value))

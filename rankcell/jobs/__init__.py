@@ -3,7 +3,7 @@
 from rankcell.jobs.check import CheckReport, check
 from rankcell.jobs.counts import tokenize, tokenized
 from rankcell.jobs.inputs import is_token_folder, named_genes, tokens_of
-from rankcell.jobs.models import embed, perturb, pretrain
+from rankcell.jobs.models import embed, gene_embeddings, perturb, pretrain, state_embeddings
 from rankcell.jobs.vocab import build_vocab, fetch_vocab, import_vocab, show_vocab, tally_vocab
 
 __all__ = [
@@ -12,12 +12,14 @@ __all__ = [
     "check",
     "embed",
     "fetch_vocab",
+    "gene_embeddings",
     "import_vocab",
     "is_token_folder",
     "named_genes",
     "perturb",
     "pretrain",
     "show_vocab",
+    "state_embeddings",
     "tally_vocab",
     "tokenize",
     "tokenized",

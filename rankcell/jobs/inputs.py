@@ -1,13 +1,18 @@
 """What a verb may be given: counts, a token set, names of genes."""
 
+import contextlib
 import os
+import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rankcell.errors import InputError, RankcellWarning, SettingsError
 from rankcell.tokens import Tokenizer, TokenSet
+
+_NO_GENE = "[0-9,]+ of [0-9,]+ cells have no gene"
+_IN_MEMORY = 2**29  # bytes of a count file whose tokens are kept in memory
 
 Progress = Callable[[int, int], None] | None
 
@@ -37,8 +42,33 @@ def tokens_of(
         return TokenSet.open(source, vocab=None if has_spec else checkpoint.vocab)
     tokenizer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "[0-9,]+ of [0-9,]+ cells have no gene", RankcellWarning)  # said by what comes next
+        warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)  # said by what comes next
         return tokenizer.tokenize(source, obs=obs, layer=counts_layer, raw=raw, gene_column=gene_column, allow_non_counts=allow_non_counts)
+
+
+@contextlib.contextmanager
+def tokens_on_disk(source: Any, checkpoint: Any, *, beside: str | os.PathLike, obs: Sequence[str] = (), **how: Any) -> Iterator[TokenSet]:
+    """The same; the tokens of a large count file are kept in a hidden folder beside an output while they are used."""
+    if not isinstance(source, (str, os.PathLike)) or is_token_folder(source) or _size(Path(source)) < _IN_MEMORY:
+        yield tokens_of(source, checkpoint, obs=obs, **how)
+        return
+    from rankcell.jobs.counts import tokenize
+
+    beside = Path(beside)
+    folder = beside.with_name(f".{beside.name}.tokens")
+    layer = how.pop("counts_layer", None)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)
+            yield tokenize(source, folder, vocab=checkpoint.vocab, max_len=checkpoint.max_len, obs=obs, layer=layer, force=True, **how)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file or folder; 0 where there is none."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(f.stat().st_size for f in files if f.is_file())
 
 
 def named_genes(genes: str | Sequence[str]) -> str | list[str]:

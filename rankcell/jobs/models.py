@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from rankcell.errors import OutputError, VocabularyError
-from rankcell.jobs.inputs import Progress, is_token_folder, named_genes, tokens_of
+from rankcell.errors import SettingsError, VocabularyError
+from rankcell.jobs.inputs import Progress, is_token_folder, named_genes, tokens_of, tokens_on_disk
+from rankcell.store import require_apart
 from rankcell.tokens import TokenSet
-from rankcell.vocab import Vocabulary, find_vocabulary, shipped_vocabularies
+from rankcell.vocab import Vocabulary, find_vocabulary
+from rankcell.vocab.catalog import find_by_hash
 
 
 def embed(
@@ -18,6 +21,10 @@ def embed(
     vocab: str | os.PathLike | Vocabulary | None = None,
     pool: str | Sequence[str] = "mean",
     layer: int | Sequence[int] = -2,
+    include: str | Sequence[str] = "cell",
+    by: str | None = None,
+    statistic: str = "mean",
+    dtype: str = "float32",
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
@@ -28,22 +35,92 @@ def embed(
     force: bool = False,
     progress: Progress = None,
 ) -> Any:
-    """Counts or tokens -> Embeddings, written to `out` when it is given."""
-    from rankcell.embed import Embedder, check_output, write_embeddings
+    """Counts or tokens -> Embeddings of the cells in memory; with `out` a store, of which a rankcell.embed.run.Written is returned.
 
+    include, by, statistic, dtype
+        What the store is to hold: see rankcell.embed.run.Asked.
+    """
+    from rankcell.embed import Embedder
+    from rankcell.embed.run import Asked, check_store, embed_to_store
+
+    pool, layer, include = ([x] if isinstance(x, (str, int)) else list(dict.fromkeys(x)) for x in (pool, layer, include))
+    asked = Asked(pool, layer, [i for part in include for i in part.split(",")], by, statistic, dtype)
+    asked.check()
+    if out is None and asked.include != ["cell"]:
+        raise SettingsError(f"{', '.join(asked.include)} need an output to be written to")
     if out is not None:
-        check_output(out, force=force)
-        if isinstance(source, (str, os.PathLike)) and os.path.exists(out) and os.path.samefile(source, out):
-            raise OutputError(f"{out} is the input, which is never written to: choose another output")
+        require_apart(out, [source])
+        check_store(out, asked, force=force)
     embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
-    tokens = tokens_of(
-        source, embedder.checkpoint, counts_layer=counts_layer, raw=raw, gene_column=gene_column, allow_non_counts=allow_non_counts
-    )
+    how = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
+    obs = [by] if by is not None else []
+    if out is None:
+        return embedder.embed(tokens_of(source, embedder.checkpoint, obs=obs, **how), pool=pool, layer=layer, progress=progress)
+    is_file = isinstance(source, (str, os.PathLike)) and not is_token_folder(source)
+    with tokens_on_disk(source, embedder.checkpoint, beside=out, obs=obs, **how) as tokens:
+        return embed_to_store(embedder, tokens, out, asked, source=Path(source) if is_file else None, force=force, progress=progress)
+
+
+def state_embeddings(
+    source: Any,
+    by: str,
+    model: Any = "demo",
+    *,
+    statistic: str = "mean",
+    pool: str | Sequence[str] = "mean",
+    layer: int | Sequence[int] = -2,
+    vocab: str | os.PathLike | Vocabulary | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    tokens_per_batch: int | None = None,
+    progress: Progress = None,
+    **counts: Any,
+) -> Any:
+    """Counts or tokens -> a DataFrame of the embedding of each category in the cell column `by`; `counts`: as for `tokens_of`."""
+    import pandas as pd
+
+    from rankcell.embed import Embedder
+    from rankcell.embed.groups import check_statistic, groups_of, state_vectors
+    from rankcell.embed.tables import CELLS
+
+    check_statistic(statistic)
+    embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+    tokens = tokens_of(source, embedder.checkpoint, obs=[by], **counts)
+    groups, keep = groups_of(tokens, by), tokens.n_genes > 0
     found = embedder.embed(tokens, pool=pool, layer=layer, progress=progress)
-    if out is not None:
-        is_file = isinstance(source, (str, os.PathLike)) and not is_token_folder(source)
-        write_embeddings(found, out, tokens=tokens, source=source if is_file else None, force=force)
-    return found
+    cells = found.result().tables[CELLS]
+    table = pd.DataFrame({"state": groups.names, "n_cells": groups.counts(keep)})
+    for name in found.columns:
+        table[name] = list(state_vectors(cells, name, groups, keep, statistic).astype("float32"))
+    table.attrs["rankcell"] = found.meta | {"by": by, "statistic": statistic}
+    return table
+
+
+def gene_embeddings(
+    source: Any,
+    model: Any = "demo",
+    *,
+    by: str | None = None,
+    per_cell: bool = False,
+    layer: int = -2,
+    vocab: str | os.PathLike | Vocabulary | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    tokens_per_batch: int | None = None,
+    progress: Progress = None,
+    **counts: Any,
+) -> Any:
+    """Counts or tokens -> an AnnData of genes, their mean state over cells (of each category of `by`) or their state in each cell."""
+    from rankcell.embed import Embedder
+    from rankcell.embed.contexts import gene_means, gene_states
+
+    if by is not None and per_cell:
+        raise SettingsError("by is for means over cells: leave out per_cell")
+    embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+    tokens = tokens_of(source, embedder.checkpoint, obs=[] if by is None else [by], **counts)
+    if per_cell:
+        return gene_states(embedder, tokens, layer, progress=progress)
+    return gene_means(embedder, tokens, layer, by=by, progress=progress)
 
 
 def perturb(
@@ -133,8 +210,7 @@ def pretrain(
 
 def _shipped_of(tokens: TokenSet) -> Vocabulary:
     """The shipped vocabulary that the tokens were made with; VocabularyError when there is none."""
-    for folder in shipped_vocabularies().values():
-        vocab = Vocabulary.load(folder)
-        if vocab.hash == tokens.spec.vocabulary_hash:
-            return vocab
+    found = find_by_hash(tokens.spec.vocabulary_hash)
+    if found is not None:
+        return found
     raise VocabularyError(f"the tokens' vocabulary '{tokens.spec.vocabulary}' does not ship with rankcell: pass its folder with --vocab")

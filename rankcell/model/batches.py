@@ -1,67 +1,118 @@
-"""Rows -> padded batches of like length under a token budget. Their order is private: results go home by `Batch.rows`."""
+"""Rows -> packed batches under a token budget: rows stand end to end, so that nothing is padded. Results go home by `Batch.rows`."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from rankcell.errors import SettingsError
+from rankcell.vocab import Frame
 
-# On processors what a batch holds should stay in their caches (benchmarks/RESULTS.md); for GPUs nothing was measured yet.
-TOKENS_PER_BATCH = {"cpu": 4_096}
-TOKENS_PER_BATCH_ELSEWHERE = 32_768
+# On processors what a batch holds should stay in their caches (benchmarks/RESULTS.md).
+TOKENS_PER_BATCH = 4_096
+
+
+class Run(NamedTuple):
+    """Neighbouring rows of a batch that have equally many queries and equally many keys: they go through attention at once.
+
+    rows
+        How many rows.
+    n_q, n_k
+        Queries and keys of each.
+    q, k
+        Where the first row's queries and keys begin among all of the batch.
+    """
+
+    rows: int
+    n_q: int
+    n_k: int
+    q: int
+    k: int
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on the right to the longest of them.
+    """Rows end to end.
 
     rows
         Where each row stands in the caller's order.
     input_ids
-        int64 [rows, longest].
+        int64 [tokens of all rows].
     lengths
         int64, tokens per row.
+    attend
+        bool [tokens], which tokens may be attended to; None for all. Positions are counted over the whole row, attended
+        or not.
     """
 
     rows: np.ndarray
     input_ids: np.ndarray
     lengths: np.ndarray
+    attend: np.ndarray | None = None
 
     @property
-    def attend(self) -> np.ndarray | None:
-        """bool [rows, longest], True where there is a token; None when no row is padded."""
-        longest = self.input_ids.shape[1]
-        if (self.lengths == longest).all():
-            return None
-        return np.arange(longest) < self.lengths[:, None]
+    def starts(self) -> np.ndarray:
+        """int64: where each row begins in `input_ids`."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def positions(self) -> np.ndarray:
+        """int64 [tokens]: the place of each token in its row, from 0."""
+        return np.arange(len(self.input_ids)) - np.repeat(self.starts, self.lengths)
+
+    def is_gene(self, frame: Frame) -> np.ndarray:
+        """bool [tokens]: where genes stand."""
+        place, length = self.positions, np.repeat(self.lengths, self.lengths)
+        return (place >= len(frame.head)) & (place < length - len(frame.tail))
+
+    @property
+    def n_keys(self) -> np.ndarray:
+        """int64, tokens per row that may be attended to."""
+        return self.lengths if self.attend is None else np.add.reduceat(self.attend.astype(np.int64), self.starts)
+
+    def runs(self, n_queries: int | None = None) -> list[Run]:
+        """The rows cut into runs; `n_queries`: queries per row where not all tokens ask."""
+        queries = self.lengths if n_queries is None else np.full(len(self.lengths), n_queries)
+        return runs_of(queries, self.n_keys)
+
+    def padded(self, pad: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows under each other for other models: int64 and bool [rows, longest], tokens and where there are any."""
+        here = np.arange(int(self.lengths.max(initial=0))) < self.lengths[:, None]
+        ids = np.full(here.shape, pad, np.int64)
+        ids[here] = self.input_ids
+        return ids, here
 
 
-def default_budget(device_type: str) -> int:
-    """Most tokens that a batch holds on a kind of device ("cpu", "cuda", ...) when nothing else is asked for."""
-    return TOKENS_PER_BATCH.get(device_type, TOKENS_PER_BATCH_ELSEWHERE)
+def runs_of(n_q: np.ndarray, n_k: np.ndarray) -> list[Run]:
+    """Neighbouring rows of equal shape, together."""
+    n = len(n_q)
+    edges = [0, *(np.flatnonzero((np.diff(n_q) != 0) | (np.diff(n_k) != 0)) + 1).tolist(), n] if n else [0]
+    q, k = np.cumsum(n_q) - n_q, np.cumsum(n_k) - n_k
+    return [Run(b - a, int(n_q[a]), int(n_k[a]), int(q[a]), int(k[a])) for a, b in itertools.pairwise(edges)]
 
 
 def plan_batches(lengths: Sequence[int] | np.ndarray, *, tokens_per_batch: int) -> Iterator[np.ndarray]:
-    """Row numbers of one batch after the other: longest rows first, each at most `tokens_per_batch` tokens with padding.
+    """Row numbers of one batch after the other: longest rows first, each at most `tokens_per_batch` tokens.
 
     A row longer than the budget makes a batch of its own. The plan depends on lengths and budget alone.
     """
     if tokens_per_batch < 1:
         raise SettingsError(f"tokens_per_batch is {tokens_per_batch}; at least 1")
-    lengths = np.asarray(lengths)
+    lengths = np.maximum(np.asarray(lengths, np.int64), 1)
     order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
     start = 0
     while start < len(order):
-        size = max(1, tokens_per_batch // max(1, int(lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + tokens_per_batch, side="right")))
+        yield order[start:stop]
+        start = stop
 
 
-def collate(rows: Sequence[np.ndarray], where: np.ndarray, *, pad: int) -> Batch:
-    """Token rows and their places -> a Batch."""
+def collate(rows: Sequence[np.ndarray], where: np.ndarray, attend: Sequence[np.ndarray] | None = None) -> Batch:
+    """Token rows and their places (and which of their tokens may be attended to) -> a Batch."""
     lengths = np.array([len(r) for r in rows], np.int64)
-    ids = np.full((len(rows), int(lengths.max(initial=0))), pad, np.int64)
-    for line, row in zip(ids, rows, strict=True):
-        line[: len(row)] = row
-    return Batch(np.asarray(where), ids, lengths)
+    ids = np.concatenate([np.empty(0, np.int64), *rows]).astype(np.int64)
+    return Batch(np.asarray(where), ids, lengths, None if attend is None else np.concatenate(attend))

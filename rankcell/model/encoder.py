@@ -1,16 +1,20 @@
 """Encoder: hidden states of a checkpoint's trunk, no block past the wanted layer, never the language-model head."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from rankcell.errors import ModelError, SettingsError
+from rankcell.model.batches import TOKENS_PER_BATCH, Batch
+from rankcell.model.blocks import Attention, Block, has_onednn
 from rankcell.model.checkpoint import Checkpoint
+from rankcell.model.weights import read_weights
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_SHARE = 0.5  # of a GPU's memory that the states of a batch may take
+_MOST = 262_144  # tokens: beyond that nothing is gained
 
 
 class Encoder:
@@ -19,7 +23,7 @@ class Encoder:
     device
         "auto" (the first CUDA device, or the CPU), "cpu", "cuda", "cuda:1", ...
     precision
-        "fp32", "bf16" or "fp16" for weights and activations; "auto" is fp32. States always come out in float32.
+        "fp32", "bf16" or "fp16" for weights and activations; "auto" is fp32.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "auto", precision: str = "auto"):
@@ -30,9 +34,13 @@ class Encoder:
         if precision not in PRECISIONS:
             raise SettingsError(f"unknown precision '{precision}'; one of {', '.join(PRECISIONS)}")
         self.precision = "fp32" if precision == "auto" else precision
-        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        self._trunk = _load_trunk(checkpoint).to(self.device, self._dtype).eval()
-        self._blocks = self._trunk.encoder.layer
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        onednn = has_onednn(self.device) and self.precision != "fp16"
+        trunk = _load_trunk(checkpoint)
+        config = trunk.config
+        self._blocks = [Block.of(b, config, dtype=self.dtype, device=self.device, onednn=onednn) for b in trunk.encoder.layer]
+        self._embeddings = _Embeddings(trunk, self.device, self.dtype)
+        self._attention = Attention.choose(self.device, self.dtype, config.hidden_size // config.num_attention_heads, onednn=onednn)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -42,29 +50,45 @@ class Encoder:
         kind = self.device.type
         threads = torch.get_num_threads() if kind == "cpu" else 0
         name = torch.cuda.get_device_name(self.device) if kind == "cuda" else "cpu"
-        return {"device": name, "precision": self.precision, "threads": threads, "torch": str(torch.__version__)}
+        held = {"device": name, "precision": self.precision, "attention": self._attention.way, "threads": threads}
+        return held | {"torch": str(torch.__version__)}
 
-    def states(self, input_ids: np.ndarray, attend: np.ndarray | None, layers: Sequence[int]) -> dict[int, Any]:
-        """Hidden states [rows, positions, width] (float32, on the device) after each number of blocks in `layers`.
+    def walk(
+        self, batch: Batch, layers: Sequence[int], *, only: Sequence[int] | None = None, watch: Callable[[int, Any, Any], None] | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """(number of blocks, hidden states [tokens, width]) for each of `layers` in ascending order, as the blocks run.
 
-        input_ids
-            int64 [rows, positions].
-        attend
-            bool [rows, positions]: which tokens may be attended to; None for all. Positions are counted over the whole
-            row, attended or not.
         layers
             Numbers of blocks (`Checkpoint.resolve_layer`); 0 is the embedding layer's output.
+        only
+            Positions in the row whose states are wanted of the last layer, the same for all rows: its states are then
+            [rows * positions, width], and the last block computes no others.
+        watch
+            `watch(number of blocks, run, attention)` for each run of rows: attention float32 [heads, queries, keys].
+
+        States are of the encoder's precision, on its device.
         """
         import torch
 
         wanted = sorted(set(layers))
-        ids = self.tensor(input_ids)
-        mask = None if attend is None else self.tensor(attend).long()
-        with torch.inference_mode(), self._only(wanted[-1]):
-            out = self._trunk(input_ids=ids, attention_mask=mask, output_hidden_states=len(wanted) > 1)
-        if len(wanted) == 1:
-            return {wanted[0]: out.last_hidden_state.float()}
-        return {n: out.hidden_states[n].float() for n in wanted}
+        last = wanted[-1]
+        keys = None if batch.attend is None else self.tensor(np.flatnonzero(batch.attend))
+        picked = None if only is None else self.tensor((batch.starts[:, None] + np.asarray(only)).ravel())
+        runs, short = batch.runs(), None if only is None else batch.runs(len(only))
+        with torch.inference_mode():
+            hidden = self._embeddings(self.tensor(batch.input_ids), self.tensor(batch.positions))
+            for n in range(last + 1):
+                if n:
+                    trims = picked is not None and n == last
+                    seen = None if watch is None else _at(watch, n)
+                    how = {"keys": keys, "only": picked if trims else None, "watch": seen}
+                    hidden = self._blocks[n - 1](hidden, short if trims else runs, self._attention, **how)
+                if n in wanted:
+                    yield n, hidden[picked] if picked is not None and n == last == 0 else hidden
+
+    def states(self, batch: Batch, layers: Sequence[int]) -> dict[int, Any]:
+        """{number of blocks: hidden states [tokens, width]} (float32, on the device)."""
+        return {n: hidden.float() for n, hidden in self.walk(batch, layers)}
 
     def tensor(self, array: np.ndarray) -> Any:
         """`array` on the device."""
@@ -75,14 +99,40 @@ class Encoder:
             return t.pin_memory().to(self.device, non_blocking=True)
         return t.to(self.device)
 
-    @contextlib.contextmanager
-    def _only(self, n_blocks: int) -> Iterator[None]:
-        """The trunk with its first `n_blocks` blocks alone."""
-        self._trunk.encoder.layer = self._blocks[:n_blocks]
-        try:
-            yield
-        finally:
-            self._trunk.encoder.layer = self._blocks
+
+def _at(watch: Callable[[int, Any, Any], None], n: int) -> Callable[[Any, Any], None]:
+    return lambda run, attention: watch(n, run, attention)
+
+
+class _Embeddings:
+    """Token, position and type embeddings with their norm, for packed rows."""
+
+    def __init__(self, trunk: Any, device: Any, dtype: Any):
+        own = trunk.embeddings.to(device).eval()  # in float32, whatever the blocks run in
+        projection = getattr(trunk, "embeddings_project", None)  # ELECTRA's, where embeddings are narrower than states
+        self._own, self._dtype = own, dtype
+        self._projection = None if projection is None else projection.to(device).eval()
+        first = getattr(own, "padding_idx", None) if trunk.config.model_type != "bert" else None
+        self._first = 0 if first is None or trunk.config.model_type == "electra" else first + 1  # RoBERTa counts from the padding's number on
+
+    def __call__(self, ids: Any, positions: Any) -> Any:
+        hidden = self._own(input_ids=ids[None], position_ids=positions[None] + self._first)[0]
+        return (hidden if self._projection is None else self._projection(hidden)).to(self._dtype)
+
+
+def budget_for(checkpoint: Checkpoint, device: str, precision: str) -> int:
+    """Tokens a batch for a device: what processors keep in their caches; on a GPU what half its memory holds of states."""
+    import torch
+
+    chosen = choose_device(device)
+    if chosen.type != "cuda":
+        return TOKENS_PER_BATCH
+    config = checkpoint.config
+    numbers = 10 * checkpoint.width + 2 * int(config.get("intermediate_size", 4 * checkpoint.width))  # alive at once, a token
+    size = 4 if precision == "fp32" else 2
+    weights = 4 * checkpoint.n_layers * (4 * checkpoint.width**2 + 2 * checkpoint.width * int(config.get("intermediate_size", 0)))
+    memory = torch.cuda.get_device_properties(chosen).total_memory
+    return int(np.clip((memory * _SHARE - weights) / (numbers * size), checkpoint.max_positions, _MOST))
 
 
 def choose_device(device: str) -> Any:
@@ -102,8 +152,20 @@ def choose_device(device: str) -> Any:
     return chosen
 
 
+def has_fast_bf16(device: Any) -> bool:
+    """Whether bf16 is a matter of hardware here: CUDA devices from Ampere on, processors with AVX-512 BF16 or AMX."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type != "cpu" or not has_onednn(device):
+        return False
+    asked = (getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(asked)
+
+
 def _load_trunk(checkpoint: Checkpoint) -> Any:
-    """The encoder without any head, its weights checked to be complete and finite."""
+    """The encoder without any head, its weights checked to be complete and finite, in float32."""
     import torch
     from transformers import AutoConfig, AutoModel
 
@@ -114,13 +176,13 @@ def _load_trunk(checkpoint: Checkpoint) -> Any:
         raise ModelError(f"model '{checkpoint.name}' has an unknown model_type '{checkpoint.config['model_type']}'") from e
     try:
         with torch.device("meta"):
-            trunk = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation="sdpa")
-    except (TypeError, ValueError) as e:  # no pooling layer to leave out, or numbers that do not go together
+            trunk = AutoModel.from_config(config, **_without_pooler(config))
+    except (TypeError, ValueError) as e:  # numbers that do not go together
         raise ModelError(f"no encoder built like BERT can be made from the config of model '{checkpoint.name}': {e}") from e
     if not hasattr(getattr(trunk, "encoder", None), "layer"):
         raise ModelError(f"model '{checkpoint.name}' is a {config.model_type}: only encoders built like BERT are read")
     wanted = trunk.state_dict()
-    weights = _read_weights(checkpoint, f"{trunk.base_model_prefix}.", set(wanted))
+    weights = read_weights(checkpoint, f"{trunk.base_model_prefix}.", set(wanted))
     for name, shape in ((n, tuple(w.shape)) for n, w in wanted.items()):
         if name not in weights:
             raise ModelError(f"the weights of model '{checkpoint.name}' lack '{name}': the file is not whole, or not of this config")
@@ -129,6 +191,10 @@ def _load_trunk(checkpoint: Checkpoint) -> Any:
     trunk.load_state_dict(weights, assign=True)
     _fill_buffers(trunk)
     return trunk
+
+
+def _without_pooler(config: Any) -> dict[str, Any]:
+    return {} if config.model_type == "electra" else {"add_pooling_layer": False}  # ELECTRA has none to leave out
 
 
 def _fill_buffers(trunk: Any) -> None:
@@ -145,24 +211,3 @@ def _fill_buffers(trunk: Any) -> None:
                 module.register_buffer(name, torch.zeros(buffer.shape, dtype=torch.long), persistent=False)
             else:
                 raise ModelError(f"the model has a buffer '{name}' that rankcell does not know how to fill")
-
-
-def _read_weights(checkpoint: Checkpoint, prefix: str, wanted: set[str]) -> dict[str, Any]:
-    """The trunk's tensors by their name in the trunk, in float32."""
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    weights: dict[str, Any] = {}
-    for path in checkpoint.weight_files:
-        try:
-            with safe_open(path, framework="pt") as f:
-                for key in f.keys():  # noqa: SIM118 (a safetensors handle is no dict)
-                    name = key.removeprefix(prefix)
-                    if name in wanted:
-                        weights[name] = f.get_tensor(key).to(torch.float32)
-        except (SafetensorError, OSError) as e:
-            raise ModelError(f"{path} cannot be read: {e} (truncated, or a git-lfs pointer?)") from e
-    for name, w in weights.items():
-        if not torch.isfinite(w).all():
-            raise ModelError(f"'{name}' of model '{checkpoint.name}' holds NaN or infinite weights")
-    return weights

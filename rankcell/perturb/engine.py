@@ -97,13 +97,9 @@ class Engine:
             for chosen in plan_batches(lengths[runnable], tokens_per_batch=self.tokens_per_batch):
                 at = runnable[chosen]
                 items = [edits[k] for k in at]
-                batch = collate([row_of(e) for _, e in items], at, pad=self.encoder.checkpoint.vocab.pad)
-                attend = batch.attend
-                if suffix:
-                    attend = np.ones(batch.input_ids.shape, bool) if attend is None else attend
-                    for line, (_, e) in zip(attend, items, strict=True):
-                        line[e.gone] = False
-                found, shifts = self._score(base, batch, attend, items, [pairs_of(e) for _, e in items], suffix)
+                attend = [_without(e) for _, e in items] if suffix else None
+                batch = collate([row_of(e) for _, e in items], at, attend)
+                found, shifts = self._score(base, batch, items, [pairs_of(e) for _, e in items], suffix)
                 for name, values in found.items():
                     out[name + suffix][at] = values
                 if sums is not None and not suffix:
@@ -121,7 +117,6 @@ class Engine:
         self,
         base: "_Baseline",
         batch: Batch,
-        attend: np.ndarray | None,
         items: list[tuple[int, Edit]],
         pairs: list[np.ndarray],
         suffix: str,
@@ -129,18 +124,17 @@ class Engine:
         """Scores of a batch (without suffix) and the shift of each pair, [edits, pairs] padded with what is not to be read."""
         import torch
 
-        states = self.encoder.states(batch.input_ids, attend, [self.n_blocks])[self.n_blocks]
-        width = batch.input_ids.shape[1]
+        flat = self.encoder.states(batch, [self.n_blocks])[self.n_blocks]
+        starts = batch.starts
         most = max(1, *(len(p) for p in pairs))
         index = np.zeros((2, len(items), most), np.int64)
         weight = np.zeros((len(items), most), np.float32)
         for k, ((cell, _), p) in enumerate(zip(items, pairs, strict=True)):
             index[0, k, : len(p)] = base.start[cell] + p[:, 0]
-            index[1, k, : len(p)] = k * width + p[:, 1]
+            index[1, k, : len(p)] = starts[k] + p[:, 1]
             weight[k, : len(p)] = 1
         tensor = self.encoder.tensor
         with torch.inference_mode():
-            flat = states.flatten(0, 1)
             before, after, w = base.flat[tensor(index[0])], flat[tensor(index[1])], tensor(weight)
             shifts = gene_shifts(before, after)
             found = {"cos_genes": 1 - mean_over(shifts, w)}
@@ -150,11 +144,11 @@ class Engine:
             if self.keep_perturbed:
                 first = np.array([base.start[cell] for cell, _ in items])
                 whole = base.body_means(first, self.plan.frame)
-                after = _body_means(states, batch, attend, self.plan.frame, self.encoder)
+                after = _body_means(flat, batch, self.plan.frame, self.encoder)
                 found |= _toward_only(readout_scores("cell", whole, after, vectors))
             if self.plan.frame.has_cls:
                 cls = tensor(np.array([base.start[cell] for cell, _ in items]))
-                found |= readout_scores("cls", base.flat[cls].double(), states[:, 0].double(), vectors)
+                found |= readout_scores("cls", base.flat[cls].double(), flat[tensor(starts)].double(), vectors)
         keep = {n: v.cpu().numpy() for n, v in found.items()}
         return keep, shifts.cpu().numpy() if self.affected and not suffix else np.empty(0)
 
@@ -163,13 +157,21 @@ def _toward_only(scores: dict[str, Any]) -> dict[str, Any]:
     return {n: v for n, v in scores.items() if n.startswith("toward_")}
 
 
-def _body_means(states_btd: Any, batch: Batch, attend: np.ndarray | None, frame: Frame, encoder: Encoder) -> Any:
-    """Mean state over all genes that each row holds after its edit (one lost in place is in no mean), float64 [rows, width]."""
-    from rankcell.embed.embedder import body_mask
+def _without(e: Edit) -> np.ndarray:
+    """bool [tokens before the edit]: all but the perturbed."""
+    attend = np.ones(len(e.baseline), bool)
+    attend[e.gone] = False
+    return attend
 
-    here = body_mask(batch.lengths, batch.input_ids.shape[1], frame)
-    body = encoder.tensor(here if attend is None else here & attend).double()
-    return (body[:, None, :] @ states_btd.double())[:, 0] / body.sum(1, keepdim=True)
+
+def _body_means(states: Any, batch: Batch, frame: Frame, encoder: Encoder) -> Any:
+    """Mean state over all genes that each row holds after its edit (one lost in place is in no mean), float64 [rows, width]."""
+    import torch
+
+    here = batch.is_gene(frame)
+    here = here if batch.attend is None else here & batch.attend
+    n = np.add.reduceat(here.astype(np.int64), batch.starts)
+    return torch.segment_reduce(states[encoder.tensor(np.flatnonzero(here))].double(), "mean", lengths=encoder.tensor(n), axis=0)
 
 
 @dataclass(frozen=True)
@@ -182,11 +184,10 @@ class _Baseline:
 
     @classmethod
     def of(cls, encoder: Encoder, rows: list[np.ndarray], where: np.ndarray, n_blocks: int) -> "_Baseline":
-        batch = collate(rows, where, pad=encoder.checkpoint.vocab.pad)
-        states = encoder.states(batch.input_ids, batch.attend, [n_blocks])[n_blocks]
-        width = batch.input_ids.shape[1]
-        start = {int(cell): k * width for k, cell in enumerate(where)}
-        return cls(states.flatten(0, 1), start, {k * width: len(r) for k, r in enumerate(rows)})
+        batch = collate(rows, where)
+        start = dict(zip((int(cell) for cell in where), batch.starts.tolist(), strict=True))
+        lengths = dict(zip(batch.starts.tolist(), (len(r) for r in rows), strict=True))
+        return cls(encoder.states(batch, [n_blocks])[n_blocks], start, lengths)
 
     def body_means(self, first: np.ndarray, frame: Frame) -> Any:
         """Mean state over all genes of the rows that begin at `first`, float64."""

@@ -26,8 +26,11 @@ class ShardedRun:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, folder: str | os.PathLike, settings: dict[str, Any], *, force: bool = False) -> "ShardedRun":
-        """Start or go on with the job that `settings` (plain JSON values) describe; the folder's lock must be held."""
+    def open(cls, folder: str | os.PathLike, settings: dict[str, Any], *, force: bool = False, resume: bool = False) -> "ShardedRun":
+        """Start or go on with the job that `settings` (plain JSON values) describe; the folder's lock must be held.
+
+        `force` starts anew whatever stands there; with `resume` only when it is another job.
+        """
         folder = result_folder(folder)
         remove_parts(folder)
         remove_parts(folder / SHARDS)
@@ -35,7 +38,7 @@ class ShardedRun:
         if held.is_file():
             manifest = cls.read(folder).manifest
             if manifest.get("fingerprint") == content_hash(settings):
-                if not force:
+                if resume or not force:
                     return cls(folder, manifest)
             elif not force and manifest["fingerprint"] != _EMPTIED:
                 raise OutputError(
@@ -66,8 +69,14 @@ class ShardedRun:
     def complete(self) -> bool:
         return bool(self.manifest.get("complete"))
 
-    def shard(self, kind: str, unit: int) -> Path:
-        return self.folder / SHARDS / f"{kind}-{unit:06d}.parquet"
+    def shard(self, kind: str, unit: int, suffix: str = ".parquet") -> Path:
+        return self.folder / SHARDS / f"{kind}-{unit:06d}{suffix}"
+
+    def note(self, **facts: Any) -> None:
+        """Record what a later start of the same job is to know."""
+        if any(self.manifest.get(k) != v for k, v in facts.items()):
+            self.manifest |= facts
+            write_json(self.folder / MANIFEST, self.manifest)
 
     def finish(self, **facts: Any) -> None:
         """Record what came out, and that nothing is missing."""

@@ -42,9 +42,8 @@ def masked_accuracy(model: Any, asked: Sequence[Question], *, pad: int, device: 
     loss = top1 = top10 = n = 0.0
     with torch.inference_mode():
         for rows in plan_batches([len(q.shown) for q in asked], tokens_per_batch=tokens_per_batch):
-            batch = collate([asked[i].shown for i in rows], rows, pad=pad)
-            attend = None if batch.attend is None else torch.from_numpy(batch.attend).long().to(device)
-            logits = model(input_ids=torch.from_numpy(batch.input_ids).to(device), attention_mask=attend).logits
+            ids, here = (torch.from_numpy(x).to(device) for x in collate([asked[i].shown for i in rows], rows).padded(pad))
+            logits = model(input_ids=ids, attention_mask=None if here.all() else here.long()).logits
             line = np.repeat(np.arange(len(rows)), [len(asked[i].where) for i in rows])
             picked = logits[torch.from_numpy(line).to(device), torch.from_numpy(np.concatenate([asked[i].where for i in rows])).to(device)]
             answer = torch.from_numpy(np.concatenate([asked[i].answers for i in rows])).long().to(device)

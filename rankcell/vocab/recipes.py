@@ -1,4 +1,5 @@
-"""Recipes: vocabularies that are not ours to ship, known by where their files live, their sizes and their sha256."""
+"""Recipes: vocabularies that are not ours to ship, and the models that read them, known by where their files live, their sizes
+and their sha256."""
 
 import dataclasses
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import InputError, VocabularyError
-from rankcell.hub import check_file, fetch_file
+from rankcell.hub import check_file, fetch_file, sha256_of
 from rankcell.store import read_json
 from rankcell.vocab.catalog import known_recipes
 from rankcell.vocab.importer import import_geneformer
@@ -73,6 +74,34 @@ def fetch_vocabulary(
     )
     source = {"recipe": name, "repository": recipe["repository"], "license": recipe["license"]}
     return dataclasses.replace(vocab, provenance=source | dict(vocab.provenance))
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedModel:
+    """The weights file of a published model, and the recipe of the vocabulary that it was trained with."""
+
+    name: str
+    recipe: str
+    repository: str
+    path: str
+    size: int
+    sha256: str
+
+
+def published_models() -> list[PublishedModel]:
+    """Every model whose weights a recipe knows."""
+    return [
+        PublishedModel(m["name"], name, recipe["repository"], m["path"], m["bytes"], m["sha256"])
+        for name, recipe in ((name, read_recipe(name)) for name in known_recipes())
+        for m in recipe.get("models", ())
+    ]
+
+
+def recognize_weights(path: Path) -> PublishedModel | None:
+    """The published model whose weights `path` holds, or None. It is read only when its size is that of one."""
+    alike = [m for m in published_models() if m.size == path.stat().st_size]
+    digest = sha256_of(path) if alike else ""
+    return next((m for m in alike if m.sha256 == digest), None)
 
 
 def by_hand(recipe: dict[str, Any], out: str | os.PathLike | None = None) -> str:

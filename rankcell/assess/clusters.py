@@ -1,0 +1,59 @@
+"""Whether clusters of the embedding are the labels: Leiden communities, compared by ARI and NMI."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rankcell.errors import RankcellWarning, SettingsError
+
+EXACT = 10_000  # cells up to which neighbours are searched exactly
+
+
+def cluster_scores(x: np.ndarray, labels: np.ndarray, *, k: int, resolution: Sequence[float], seed: int) -> dict[str, float]:
+    """The best ARI and the best NMI over the resolutions, each with the resolution that gave it.
+
+    Leiden (igraph, two iterations) on scanpy's graph of `k` cosine neighbours. Empty without resolutions.
+    """
+    if not resolution:
+        return {}
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    graph = _graph(x, k, seed)
+    found = {r: _leiden(graph, r, seed) for r in resolution}
+    scores = {}
+    for name, compare in (("ari", adjusted_rand_score), ("nmi", normalized_mutual_info_score)):
+        each = {r: float(compare(labels, clusters)) for r, clusters in found.items()}
+        best = max(each, key=lambda r: each[r])
+        scores |= {name: each[best], f"{name}_resolution": float(best)}
+    return scores
+
+
+def possible(resolution: Sequence[float]) -> Sequence[float]:
+    """The resolutions; none, with a warning, where igraph is not installed. SettingsError when one makes no sense."""
+    import importlib.util
+
+    if any(not r > 0 for r in resolution):
+        raise SettingsError(f"resolutions are above 0, and these are {', '.join(f'{r:g}' for r in resolution)}")
+    if resolution and importlib.util.find_spec("igraph") is None:
+        warnings.warn("igraph is not installed: no ari and nmi (pip install igraph adds them)", RankcellWarning, stacklevel=4)
+        return ()
+    return resolution
+
+
+def _graph(x: np.ndarray, k: int, seed: int) -> Any:
+    import anndata as ad
+    import scanpy as sc
+
+    cells = ad.AnnData(obsm={"x": x})
+    search = "sklearn" if len(x) <= EXACT else None
+    sc.pp.neighbors(cells, n_neighbors=k, use_rep="x", metric="cosine", transformer=search, random_state=seed)
+    return cells
+
+
+def _leiden(graph: Any, resolution: float, seed: int) -> np.ndarray:
+    import scanpy as sc
+
+    sc.tl.leiden(graph, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
+    return graph.obs["leiden"].to_numpy()

@@ -1,0 +1,71 @@
+"""Labels of a reference carried over to cells by their nearest neighbours, with how sure and how far."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rankcell.errors import SettingsError
+
+AT_MOST = 10_000  # reference cells, evenly spaced, whose own distances make the scale
+_BLOCK = 4_096
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Cells with an embedding `x` [cells, width] and a label code each (0 to n_labels - 1)."""
+
+    x: np.ndarray
+    code: np.ndarray
+    n_labels: int
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Per cell: `code` of the label (-1: none), `confidence` (share of the neighbours), `distance` (share of the reference)."""
+
+    code: np.ndarray
+    confidence: np.ndarray
+    distance: np.ndarray
+
+
+def map_labels(x: np.ndarray, reference: Reference, *, k: int = 15, metric: str = "cosine") -> Mapped:
+    """See rankcell.tl.map_labels."""
+    from sklearn.neighbors import NearestNeighbors
+
+    if not 1 <= k < len(reference.x):
+        raise SettingsError(
+            f"k is {k} and the reference has {len(reference.x):,} cells with a label and an embedding: k must be 1 to one less"
+        )
+    near = NearestNeighbors(n_neighbors=k, metric=metric).fit(reference.x)
+    scale = np.sort(_own_distances(near, reference.x, k))
+    found = Mapped(np.full(len(x), -1), np.zeros(len(x)), np.full(len(x), np.nan))
+    rows = np.flatnonzero(np.isfinite(x).all(1))
+    for block in (rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)):
+        distance, index = near.kneighbors(x[block])
+        found.code[block], votes = _vote(reference.code[index], distance, reference.n_labels)
+        found.confidence[block] = votes / k
+        found.distance[block] = np.searchsorted(scale, distance.mean(1), side="left") / len(scale)
+    return found
+
+
+def _own_distances(near: object, x: np.ndarray, k: int) -> np.ndarray:
+    """Mean distance of reference cells to their k nearest other ones."""
+    rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), AT_MOST)).astype(int))
+    means = []
+    for block in (rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)):
+        distance, index = near.kneighbors(x[block], n_neighbors=k + 1)
+        own = index == block[:, None]
+        own[~own.any(1), -1] = True  # more than k cells in the very same place: any of them will do
+        means.append(distance[~own].reshape(len(block), k).mean(1))
+    return np.concatenate(means)
+
+
+def _vote(codes: np.ndarray, distance: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the label with most of each row's votes, how many); of equal ones the label whose voters are nearer on average."""
+    at = np.arange(len(codes))[:, None]
+    votes, away = np.zeros((len(codes), n_labels)), np.zeros((len(codes), n_labels))
+    np.add.at(votes, (at, codes), 1)
+    np.add.at(away, (at, codes), distance)
+    most = votes.max(1, keepdims=True)
+    mean = np.where(votes == most, away / np.maximum(votes, 1), np.inf)
+    return mean.argmin(1), most[:, 0].astype(int)

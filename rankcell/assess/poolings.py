@@ -1,0 +1,125 @@
+"""Every pooling and layer of a model beside its untrained twin and plain PCA, scored over the same cells and folds."""
+
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankcell.assess.scores import LabelledCells, ScoreSettings, paired_difference, score
+from rankcell.embed import POOLS, Embedder
+from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.model.twin import random_twin
+from rankcell.tokens import TokenSet
+
+MODEL, RANDOM, PCA = "model", "random weights", "PCA"
+ORDER = ("source", "pool", "layer", "seed", "width", "knn_accuracy", "knn_sd", "over_pca", "over_pca_se", "over_random", "over_random_se")
+
+
+def pool_names(pool: str | Sequence[str]) -> list[str]:
+    """One or several names of poolings as a list of different ones, `a + b` as `a+b`."""
+    names = [pool] if isinstance(pool, str) else pool
+    return list(dict.fromkeys("+".join(part.strip() for part in name.split("+")) for name in names))
+
+
+def fitting_pools(embedder: Embedder, tokens: TokenSet, layer: Sequence[int]) -> list[str]:
+    """The registered poolings that tokens and layers allow: those with a CLS token only where there is one."""
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RankcellWarning)  # said when they are embedded
+        embedder.check(tokens, ["mean"], layer)
+        for name in POOLS:
+            try:
+                embedder.check(tokens, [name], layer)
+            except SettingsError:
+                continue
+            found.append(name)
+    return found
+
+
+def compare_poolings(
+    tokens: TokenSet,
+    embedder: Embedder,
+    cells: LabelledCells,
+    *,
+    counts: Any,
+    pool: Sequence[str] | None,
+    layer: Sequence[int],
+    settings: ScoreSettings,
+    n_random: int,
+    options: Mapping[str, Any],
+) -> Any:
+    """See rankcell.tl.compare_poolings. `counts`: cells x genes, for PCA; `options`: how Embedders are made."""
+    if n_random < 0:
+        raise SettingsError(f"n_random is {n_random}; 0 leaves the random models out")
+    pool = fitting_pools(embedder, tokens, layer) if pool is None else pool
+    embedder.check(tokens, pool, layer)
+    rows, right = [], {}
+    for source, seed, columns in _sources(tokens, embedder, pool, layer, settings.seed, n_random, options):
+        for (name, n), x in columns.items():
+            scores, right[source, name, n, seed] = score(x, cells, settings)
+            rows.append({"source": source, "pool": name, "layer": n, "seed": seed, "width": x.shape[1]} | scores)
+    pca = principal_components(counts, seed=settings.seed)
+    scores, right[PCA, "", None, None] = score(pca, cells, settings)
+    rows.append({"source": PCA, "pool": "", "layer": None, "seed": None, "width": pca.shape[1]} | scores)
+    for row in rows:
+        row |= _differences(row, right)
+    return _table(rows)
+
+
+def _sources(
+    tokens: TokenSet, embedder: Embedder, pool: Sequence[str], layer: Sequence[int], seed: int, n_random: int, options: Mapping[str, Any]
+) -> Any:
+    """(source, seed, {(pool, layer): [cells, width]}) of the model, then of each random one; one pass each."""
+    yield MODEL, None, _embedded(embedder, tokens, pool, layer)
+    for i in range(seed, seed + n_random):
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore", RankcellWarning)  # of cells without genes: said for the model itself
+            twin = Embedder(random_twin(embedder.checkpoint, Path(folder) / "twin", seed=i), **options)
+            columns = _embedded(twin, tokens, pool, layer)
+        yield RANDOM, i, columns
+
+
+def _embedded(embedder: Embedder, tokens: TokenSet, pool: Sequence[str], layer: Sequence[int]) -> dict[tuple[str, int], np.ndarray]:
+    columns = embedder.embed(tokens, pool=list(pool), layer=list(layer)).columns
+    return {(p, n): columns[f"{p}_layer{n}"] for n in layer for p in pool}
+
+
+def principal_components(counts: Any, *, seed: int, n_comps: int = 50) -> np.ndarray:
+    """The first components of log1p of counts scaled to the median total, as scanpy computes them, on all genes given."""
+    import anndata as ad
+    import scanpy as sc
+
+    cells = ad.AnnData(counts.astype(np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cells without counts: they stay zero
+        sc.pp.normalize_total(cells)
+        sc.pp.log1p(cells)
+        sc.pp.pca(cells, n_comps=min(n_comps, min(cells.shape) - 1), random_state=seed)
+    return cells.obsm["X_pca"]
+
+
+def _differences(row: Mapping[str, Any], right: Mapping[tuple, np.ndarray]) -> dict[str, float]:
+    """How much more of the cross-validated cells are right than with PCA, and than with the random models of the same pooling."""
+    own = right[row["source"], row["pool"], row["layer"], row["seed"]]
+    pca, pca_se = paired_difference(own, right[PCA, "", None, None])
+    found = {"over_pca": pca, "over_pca_se": pca_se}
+    twins = [r for key, r in right.items() if key[:3] == (RANDOM, row["pool"], row["layer"])]
+    if row["source"] == MODEL and twins:
+        each = np.mean(twins, axis=0)
+        found["over_random"], found["over_random_se"] = paired_difference(own, each)
+    return found
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    for name in ("over_random", "over_random_se"):
+        if name not in table:
+            table[name] = np.nan
+    table = table.astype({"layer": "Int64", "seed": "Int64"})
+    order = [*ORDER, *(c for c in table.columns if c not in ORDER)]
+    return table[order].sort_values("knn_accuracy", ascending=False, kind="stable", ignore_index=True)

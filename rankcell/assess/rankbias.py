@@ -1,0 +1,172 @@
+"""Which ranks a pooling looks at: how far it moves when a decile of the ranked genes is dropped, shuffled or masked."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rankcell.embed import Embedder
+from rankcell.errors import CellError, RankcellWarning, SettingsError
+from rankcell.tokens import TokenSet
+
+AT_ONCE = 100  # cells whose edited rows are embedded together
+RANDOM = "random"
+
+Edit = Callable[[np.ndarray, np.ndarray, np.random.Generator, int], np.ndarray]
+
+
+def _drop(genes: np.ndarray, at: np.ndarray, rng: np.random.Generator, mask: int) -> np.ndarray:
+    return np.delete(genes, at)
+
+
+def _shuffle(genes: np.ndarray, at: np.ndarray, rng: np.random.Generator, mask: int) -> np.ndarray:
+    edited = genes.copy()
+    edited[at] = genes[rng.permutation(at)]
+    return edited
+
+
+def _mask(genes: np.ndarray, at: np.ndarray, rng: np.random.Generator, mask: int) -> np.ndarray:
+    edited = genes.copy()
+    edited[at] = mask
+    return edited
+
+
+EDITS: dict[str, Edit] = {"drop": _drop, "shuffle": _shuffle, "mask": _mask}
+
+
+def bins(n: int, n_bins: int) -> list[np.ndarray]:
+    """The ranks 0 to n - 1 in `n_bins` runs whose sizes differ by at most one, from the top down."""
+    edges = np.arange(n_bins + 1) * n // n_bins
+    return [np.arange(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def edited_rows(row: np.ndarray, frame: Any, how: str, *, n_bins: int, rng: np.random.Generator, mask: int = -1) -> list[np.ndarray]:
+    """The row with each bin of its genes edited, then with as many genes (n / n_bins, rounded) drawn from all ranks edited so."""
+    first, end = frame.span(len(row))
+    genes = row[first:end]
+    n = len(genes)
+    chosen = np.sort(rng.choice(n, size=max(1, round(n / n_bins)), replace=False))
+    edit = EDITS[how]
+    return [np.concatenate([row[:first], edit(genes, at, rng, mask), row[end:]]) for at in (*bins(n, n_bins), chosen)]
+
+
+@dataclass(frozen=True)
+class BiasSettings:
+    """Kinds of edits, bins, cells (None: all) and the seed of every draw."""
+
+    how: Sequence[str] = tuple(EDITS)
+    n_bins: int = 10
+    cells: int | None = 200
+    seed: int = 0
+
+    def check(self, vocab: Any) -> None:
+        unknown = [h for h in self.how if h not in EDITS]
+        if unknown or not self.how:
+            raise SettingsError(f"unknown edit '{unknown[0]}'; one of {', '.join(EDITS)}" if unknown else "no edit was asked for")
+        if self.n_bins < 2:
+            raise SettingsError(f"n_bins is {self.n_bins}; at least 2")
+        if self.cells is not None and self.cells < 1:
+            raise SettingsError(f"cells is {self.cells}; at least 1, or None for all")
+        if "mask" in self.how and vocab.mask is None:
+            raise SettingsError(f"vocabulary '{vocab.name}' has no <mask> token: pass how=('drop', 'shuffle')")
+
+
+@dataclass
+class _Gathered:
+    """Per (column, how, bin): shifts and distances of the cells so far; per column: shifts between two different cells."""
+
+    shift: dict[tuple[str, str, int], list[np.ndarray]] = field(default_factory=dict)
+    distance: dict[tuple[str, str, int], list[np.ndarray]] = field(default_factory=dict)
+    between: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+
+def rank_bias(tokens: TokenSet, embedder: Embedder, *, pool: Sequence[str], layer: Sequence[int], settings: BiasSettings) -> Any:
+    """See rankcell.tl.rank_bias."""
+    settings.check(embedder.checkpoint.vocab)
+    embedder.check(tokens, pool, layer)
+    rows, n_short = chosen_cells(tokens, settings)
+    gathered = _Gathered()
+    for part in (rows[i : i + AT_ONCE] for i in range(0, len(rows), AT_ONCE)):
+        before = _vectors(embedder, tokens.take(part), pool, layer)
+        for name, x in before.items():
+            gathered.between.setdefault(name, []).append(shift(x, np.roll(x, 1, axis=0)) if len(x) > 1 else np.empty(0))
+        for how in settings.how:
+            after = _vectors(embedder, _edited(tokens, part, how, embedder.checkpoint.vocab.mask, settings), pool, layer)
+            for name, x in before.items():
+                _gather(gathered, name, how, x, after[name].reshape(len(part), settings.n_bins + 1, -1))
+    table = _table(gathered, pool, layer, settings)
+    table.attrs = {
+        "model": embedder.checkpoint.name,
+        "vocabulary": tokens.spec.vocabulary,
+        "n_bins": settings.n_bins,
+        "cells": settings.cells,
+        "seed": settings.seed,
+        "n_cells_with_too_few_genes": n_short,
+    }
+    return table
+
+
+def chosen_cells(tokens: TokenSet, settings: BiasSettings) -> tuple[np.ndarray, int]:
+    """Rows with a gene for every bin, in random order, at most as many as wanted; and how many cells have too few genes."""
+    enough = np.flatnonzero(tokens.n_genes >= settings.n_bins)
+    n_short = len(tokens) - len(enough)
+    if not len(enough):
+        raise CellError(
+            f"none of the {len(tokens):,} cells has the {settings.n_bins} genes that {settings.n_bins} bins need: pass a smaller n_bins"
+        )
+    if n_short:
+        warnings.warn(
+            f"{n_short:,} of {len(tokens):,} cells have fewer than {settings.n_bins} genes: they are left out",
+            RankcellWarning,
+            stacklevel=2,
+        )
+    return np.random.default_rng(settings.seed).permutation(enough)[: settings.cells], n_short
+
+
+def _edited(tokens: TokenSet, rows: np.ndarray, how: str, mask: int | None, settings: BiasSettings) -> TokenSet:
+    def edited() -> Iterator[np.ndarray]:
+        for i in rows.tolist():
+            rng = np.random.default_rng((settings.seed, i, list(EDITS).index(how)))
+            yield from edited_rows(tokens.row(i), tokens.frame, how, n_bins=settings.n_bins, rng=rng, mask=-1 if mask is None else mask)
+
+    return TokenSet.from_rows(edited(), tokens.spec)
+
+
+def _vectors(embedder: Embedder, tokens: TokenSet, pool: Sequence[str], layer: Sequence[int]) -> dict[str, np.ndarray]:
+    columns = embedder.embed(tokens, pool=list(pool), layer=list(layer)).columns
+    return {name: x.astype(np.float64) for name, x in columns.items()}
+
+
+def shift(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """1 - cosine along the last axis."""
+    size = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return 1 - (a * b).sum(-1) / np.maximum(size, 1e-300)
+
+
+def _gather(gathered: _Gathered, name: str, how: str, before: np.ndarray, after: np.ndarray) -> None:
+    """`before` [cells, width], `after` [cells, bins + 1, width]."""
+    moved = shift(before[:, None], after)
+    distance = np.linalg.norm(after - before[:, None], axis=-1) / np.maximum(np.linalg.norm(before, axis=-1), 1e-300)[:, None]
+    for i in range(after.shape[1]):
+        gathered.shift.setdefault((name, how, i), []).append(moved[:, i])
+        gathered.distance.setdefault((name, how, i), []).append(distance[:, i])
+
+
+def _table(gathered: _Gathered, pool: Sequence[str], layer: Sequence[int], settings: BiasSettings) -> Any:
+    import pandas as pd
+
+    rows = []
+    for n, p, how in ((n, p, how) for n in layer for p in pool for how in settings.how):
+        name = f"{p}_layer{n}"
+        pairs = np.concatenate(gathered.between[name])
+        between = float(pairs.mean()) if len(pairs) else float("nan")
+        for i in range(settings.n_bins + 1):
+            one = {"pool": p, "layer": n, "how": how, "decile": None if i == settings.n_bins else i}
+            one["genes"] = RANDOM if i == settings.n_bins else "decile"
+            moved, distance = (np.concatenate(part[name, how, i]) for part in (gathered.shift, gathered.distance))
+            sem = moved.std(ddof=1) / np.sqrt(len(moved)) if len(moved) > 1 else float("nan")
+            one |= {"shift": float(moved.mean()), "sem": float(sem), "distance": float(distance.mean())}
+            rows.append(one | {"between_cells": between, "n_cells": len(moved)})
+    return pd.DataFrame(rows).astype({"decile": "Int64"})

@@ -1,0 +1,158 @@
+"""All scores of one embedding against labels and batches, over the same cells and folds for every embedding."""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rankcell.assess.clusters import cluster_scores, possible
+from rankcell.assess.knn import knn_right
+from rankcell.assess.mixing import batch_mixing, batch_silhouette, silhouette
+from rankcell.errors import CellError, RankcellWarning, SettingsError
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Neighbours, folds, Leiden resolutions and the seed of folds, clusters and samples."""
+
+    k: int = 15
+    folds: int = 5
+    resolution: Sequence[float] = (0.2, 0.5, 1.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.folds < 2:
+            raise SettingsError(f"k is {self.k} and folds is {self.folds}: at least 1 neighbour and 2 folds are needed")
+        object.__setattr__(self, "resolution", tuple(possible(self.resolution)))
+
+
+@dataclass(frozen=True)
+class LabelledCells:
+    """The cells that have a label, and what else is known of them.
+
+    rows
+        Their row numbers among all cells.
+    labels, batch
+        One per row (str); `batch` is None without one, "" where it is missing.
+    crossed
+        bool per row: its label has a cell for every fold, so that it takes part in the cross-validation.
+    small
+        Labels with fewer cells than folds.
+    n_cells
+        All cells, those without a label included.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    crossed: np.ndarray
+    small: tuple[str, ...]
+    n_cells: int
+    batch: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, labels: Any, batch: Any = None, *, folds: int, name: str = "label", batch_name: str = "batch") -> "LabelledCells":
+        """From a value per cell (missing: None, NaN, NA). CellError with fewer than two labels that have a cell per fold."""
+        import pandas as pd
+
+        labels = pd.Series(labels).reset_index(drop=True)
+        rows = np.flatnonzero(labels.notna().to_numpy())
+        known = labels.iloc[rows].astype(str).to_numpy(str)
+        names, code, size = np.unique(known, return_inverse=True, return_counts=True)
+        if len(names) < 2:
+            found = f"'{names[0]}' in every cell that has one" if len(names) else f"missing in all {len(labels):,} cells"
+            raise CellError(f"label '{name}' is {found}: scores need at least two labels")
+        small = tuple(names[size < folds].tolist())
+        if len(names) - len(small) < 2:
+            raise CellError(
+                f"label '{name}' has {len(names):,} values and {len(names) - len(small)} of them have the {folds} cells that "
+                f"{folds} folds need: choose a label of cell groups, or fewer folds"
+            )
+        if small:
+            _warn_small(name, small, int(size[size < folds].sum()), folds)
+        found = cls(rows, known, size[code] >= folds, small, len(labels))
+        return found if batch is None else found._with_batch(batch, batch_name)
+
+    def _with_batch(self, batch: Any, name: str) -> "LabelledCells":
+        import dataclasses
+
+        import pandas as pd
+
+        values = pd.Series(batch).reset_index(drop=True).iloc[self.rows]
+        known = np.where(values.isna(), "", values.astype(str)).astype(str)
+        if len(np.unique(known[known != ""])) < 2:
+            raise CellError(f"batch '{name}' has fewer than two values: mixing needs at least two batches")
+        return dataclasses.replace(self, batch=known)
+
+    @functools.cached_property
+    def counts(self) -> dict[str, int]:
+        """How many cells have a label, have none, and take no part in the cross-validation because their label is rare."""
+        return {
+            "n_cells": len(self.rows),
+            "n_missing_label": self.n_cells - len(self.rows),
+            "n_rare_label": int((~self.crossed).sum()),
+        }
+
+    @property
+    def largest(self) -> float:
+        """Share of the most frequent label among the cross-validated cells: the accuracy of always saying that one."""
+        _, size = np.unique(self.labels[self.crossed], return_counts=True)
+        return float(size.max() / size.sum())
+
+
+def _warn_small(name: str, small: Sequence[str], n: int, folds: int) -> None:
+    shown = ", ".join(f"'{s}'" for s in small[:3]) + (f" and {len(small) - 3} more" if len(small) > 3 else "")
+    warnings.warn(
+        f"{n:,} cells have a label '{name}' with fewer than {folds} cells ({shown}): they are left out of the {folds}-fold cross-validation",
+        RankcellWarning,
+        stacklevel=3,
+    )
+
+
+def score(x: np.ndarray, cells: LabelledCells, settings: ScoreSettings) -> tuple[dict[str, Any], np.ndarray]:
+    """({score: value}, bool per cross-validated cell: its label was found).
+
+    x
+        [all cells, dimensions]; rows that are not finite count as wrong in the cross-validation and are left out elsewhere.
+    """
+    x = np.asarray(x, np.float64)[cells.rows]  # cells of an untrained model differ by less than float32 cosines can tell
+    good = np.isfinite(x).all(1)
+    crossed = cells.labels[cells.crossed]
+    right, fold = knn_right(x[cells.crossed], crossed, k=settings.k, folds=settings.folds, seed=settings.seed)
+    found = _knn_scores(right, fold, crossed)
+    x, labels = x[good], cells.labels[good]
+    found |= cluster_scores(x, labels, k=settings.k, resolution=settings.resolution, seed=settings.seed)
+    found["silhouette"] = silhouette(x, labels, seed=settings.seed)
+    if cells.batch is not None:
+        found |= _batch_scores(x, labels, cells.batch[good], settings)
+    return found | cells.counts | {"n_without_embedding": int((~good).sum())}, right
+
+
+def _knn_scores(right: np.ndarray, fold: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    by_fold = [right[fold == f].mean() for f in np.unique(fold)]
+    by_label = [right[labels == name].mean() for name in np.unique(labels)]
+    return {
+        "knn_accuracy": int(right.sum()) / len(right),
+        "knn_sd": float(np.std(by_fold, ddof=1)),
+        "knn_balanced": float(np.mean(by_label)),
+    }
+
+
+def _batch_scores(x: np.ndarray, labels: np.ndarray, batch: np.ndarray, settings: ScoreSettings) -> dict[str, float]:
+    known = batch != ""
+    x, labels, batch = x[known], labels[known], batch[known]
+    if len(x) <= settings.k or len(np.unique(batch)) < 2:
+        raise CellError(f"{len(x):,} cells have an embedding, a label and a batch: too few for {settings.k} neighbours and two batches")
+    return {
+        "batch_mixing": batch_mixing(x, batch, k=settings.k),
+        "batch_silhouette": batch_silhouette(x, labels, batch, seed=settings.seed),
+        "n_missing_batch": int((~known).sum()),
+    }
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """(mean, standard error) of `a - b` over the same cells; bool each."""
+    difference = a.astype(float) - b.astype(float)
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))

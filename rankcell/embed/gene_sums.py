@@ -1,0 +1,84 @@
+"""Genes in context: running mean and standard deviation of a gene's state over cells, or over the cells of each group."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rankcell.store import atomic_path
+
+
+@dataclass
+class GeneSums:
+    """n, sum and sum of squares (float64) of the states of each gene token, per group of cells, in one pass.
+
+    n_tokens
+        How many token numbers there are.
+    layers
+        {layer as typed: number of blocks}.
+    groups
+        The group of each cell of the TokenSet as a number, -1 for none; None: one group of all.
+
+    Memory: n_tokens x width x 16 bytes per group met and layer, whatever the number of cells.
+    """
+
+    n_tokens: int
+    width: int
+    layers: dict[int, int]
+    groups: np.ndarray | None = None
+    counts: dict[int, np.ndarray] = field(default_factory=dict)
+    sums: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+
+    def add(self, ids: np.ndarray, cells: np.ndarray, states: dict[int, Any]) -> None:
+        """Gene tokens, the cell of each, and {number of blocks: their states [tokens, width]}."""
+        group = np.zeros(len(ids), np.int64) if self.groups is None else self.groups[cells]
+        for g in np.unique(group[group >= 0]).tolist():
+            mine = np.flatnonzero(group == g)
+            order = mine[np.argsort(ids[mine], kind="stable")]
+            found, first = np.unique(ids[order], return_index=True)
+            counts = self.counts.setdefault(g, np.zeros(self.n_tokens, np.int64))
+            counts[found] += np.diff([*first, len(order)])
+            for layer, n in self.layers.items():
+                held = self.sums.setdefault((g, layer), np.zeros((2, self.n_tokens, self.width)))
+                held[:, found] += _reduced(states[n], order, first)
+
+    def mean_sd(self, group: int, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(tokens, n, mean [tokens, width], population standard deviation) of the genes met in a group."""
+        counts = self.counts[group]
+        found = np.flatnonzero(counts)
+        total, squares = self.sums[group, layer][:, found]
+        n = counts[found]
+        mean = total / n[:, None]
+        return found, n, mean, np.sqrt(np.maximum(squares / n[:, None] - mean**2, 0))
+
+    def save(self, path: str | os.PathLike, units: int) -> None:
+        """Keep what came of the first `units` units."""
+        arrays = {f"n_{g}": n for g, n in self.counts.items()} | {f"s_{g}_{layer}": s for (g, layer), s in self.sums.items()}
+        with atomic_path(path, force=True) as part:
+            with open(part, "wb") as f:
+                np.savez(f, units=units, **arrays)
+
+    def load(self, path: str | os.PathLike) -> int:
+        """Take up what was kept; the number of units in it, 0 when there is nothing."""
+        if not os.path.exists(path):
+            return 0
+        with np.load(path, allow_pickle=False) as held:
+            for key in held.files:
+                kind, *numbers = key.split("_")
+                if kind == "n":
+                    self.counts[int(numbers[0])] = held[key]
+                elif kind == "s":
+                    self.sums[int(numbers[0]), int(numbers[1])] = held[key]
+            return int(held["units"])
+
+
+def _reduced(states: Any, order: np.ndarray, first: Sequence[int]) -> np.ndarray:
+    """Sums and sums of squares of neighbouring rows of states[order], float64 [2, genes, width]."""
+    import torch
+
+    lengths = torch.from_numpy(np.diff([*first, len(order)])).to(states.device)
+    rows = states[torch.from_numpy(order).to(states.device)].double()
+    both = [torch.segment_reduce(x, "sum", lengths=lengths, axis=0) for x in (rows, rows.square())]
+    return torch.stack(both).cpu().numpy()

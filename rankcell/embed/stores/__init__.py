@@ -1,0 +1,86 @@
+"""Where embeddings are written: a registry of formats by suffix. Every store streams, so that no table is ever held whole."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rankcell.embed.stores import h5ad, npy, npz, parquet, safetensors, sqlite, zarr
+from rankcell.embed.stores.base import Store, Stored, tables_of
+from rankcell.embed.stores.layout import uns_entry
+from rankcell.embed.tables import CELLS, Result
+from rankcell.errors import InputError, RankcellError, SettingsError
+from rankcell.store import atomic_path, require_new, writing
+
+__all__ = ["STORES", "Store", "Stored", "check_output", "read_embeddings", "uns_entry", "write_result"]
+
+STORES: dict[str, Store] = {m.STORE.suffix: m.STORE for m in (h5ad, zarr, parquet, npz, npy, safetensors, sqlite)}
+
+
+def _store_of(out: Path) -> Store:
+    try:
+        return STORES[out.suffix.lower()]
+    except KeyError:
+        raise SettingsError(f"{out}: embeddings are written as {', '.join(STORES)}; give the output one of these endings") from None
+
+
+def check_output(out: str | os.PathLike, *, force: bool = False, n_vectors: int | None = None, tables: Sequence[str] | None = None) -> Path:
+    """`out` when it can be written; raised before any work is done.
+
+    n_vectors, tables
+        How many vectors a cell will have, and which tables there will be, as far as they are known: what the format cannot
+        hold is refused, and the files that will stand beside `out` are looked at too.
+
+    Raises OutputError, or SettingsError for an unknown suffix and for what the format cannot hold.
+    """
+    out = Path(out)
+    store = _store_of(out)
+    store.require(out, n_vectors, tables)
+    for path in store.files(out, tables or ()):
+        require_new(path, force=force, marker=store.marker)
+    return out
+
+
+def write_result(result: Result, out: str | os.PathLike, *, source: str | os.PathLike | None = None, force: bool = False) -> list[Path]:
+    """Write `result` in the format of `out`'s suffix and return the paths written, `out` first.
+
+    All files are written under temporary names and then renamed, `out` last. Texts that are null are written as "".
+
+    source
+        The count file that the embeddings come from: an h5ad of an h5ad, and a zarr folder of a zarr folder, is a copy of it
+        with the embeddings added. InputError when it has another number of cells.
+
+    Raises OutputError and SettingsError as `check_output` does.
+    """
+    names = [t.name for t in tables_of(result)]
+    n_vectors = len(result.tables[CELLS].vectors) if CELLS in result.tables else None
+    out = check_output(out, force=force, n_vectors=n_vectors, tables=names)
+    store = _store_of(out)
+    files = store.files(out, names)
+    with contextlib.ExitStack() as stack:
+        parts = [stack.enter_context(atomic_path(path, force=force, marker=store.marker)) for path in files]
+        with writing(out):
+            store.write(parts, result, None if source is None else Path(source))
+    for path in store.leftovers(out, names) if force else ():
+        path.unlink(missing_ok=True)
+    return files
+
+
+def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = None) -> Stored:
+    """What `write_result` wrote, in memory: the cells, and of the other tables those named in `tables` (None: all).
+
+    InputError when it is not there, is broken, or was not written by rankcell; SettingsError for an unknown suffix.
+    """
+    out = Path(out)
+    store = _store_of(out)
+    if not out.exists():
+        raise InputError(f"{out} does not exist")
+    if out.is_dir() != store.is_folder:
+        raise InputError(f"{out} is a {'folder' if out.is_dir() else 'file'}; embeddings that end in {store.suffix} are not")
+    try:
+        return store.read(out, tables)
+    except (RankcellError, MemoryError):
+        raise
+    except Exception as e:  # every format has its own errors
+        said = (str(e).splitlines() or [""])[0][:200]
+        raise InputError(f"{out} is broken, or rankcell did not write it ({type(e).__name__}: {said}): write it again") from e

@@ -1,0 +1,69 @@
+"""OUT.npy: one vector of every cell as a plain array, for programs that read nothing else; the ids and the meta stand beside it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rankcell.embed.stores.base import Store, Stored, as_json, beside, number_type, raw, tables_of, walk
+from rankcell.embed.stores.npz import write_header
+from rankcell.embed.tables import CELLS, Result, Table
+from rankcell.errors import CellError, InputError, SettingsError
+
+_IDS, _META = ".cells.txt", ".json"
+_STORED = "stored"  # the key of the meta file that says what the array is
+
+
+def files(out: Path, tables: Sequence[str]) -> list[Path]:
+    return [out, beside(out, _IDS), beside(out, _META)]
+
+
+def require(out: Path, n_vectors: int | None, tables: Sequence[str] | None) -> None:
+    """SettingsError unless it is one vector a cell and nothing else."""
+    way_out = "ask for one pooling and one layer, or write .npz or .parquet"
+    others = [t for t in tables or () if t != CELLS]
+    if others or (tables is not None and CELLS not in tables):
+        raise SettingsError(f"{out}: a .npy holds one vector of every cell and no table of {' or '.join(others) or 'anything'}: {way_out}")
+    if n_vectors not in (None, 1):
+        raise SettingsError(f"{out}: a .npy holds one vector of every cell, and there are {n_vectors}: {way_out}")
+
+
+def write(parts: list[Path], result: Result, source: Path | None) -> None:
+    part, ids, meta = parts
+    (table,) = tables_of(result)
+    (column,) = table.vectors
+    _write_ids(ids, table)
+    stored = {"column": column.name, "n_cells": table.n_rows}
+    meta.write_text(as_json(result.meta | {_STORED: stored}) + "\n", encoding="utf-8")
+    with open(part, "wb") as f:
+        write_header(f, number_type(column), (table.n_rows, column.width))
+        for block in walk(table, [column.name]):
+            f.write(raw(block[column.name]))
+
+
+def _write_ids(path: Path, table: Table) -> None:
+    with open(path, "wb") as f:
+        for block in walk(table, ["cell_id"]):
+            ids = block["cell_id"].to_pylist()
+            for name in ids:
+                if "\n" in name or "\r" in name:
+                    raise CellError(f"the cell id {name!r} holds a line break, which a list of lines cannot hold: write .npz or .parquet")
+            f.write("".join(f"{name}\n" for name in ids).encode())
+
+
+def read(out: Path, tables: Sequence[str] | None) -> Stored:
+    _, ids, meta = files(out, ())
+    for path in (ids, meta):
+        if not path.is_file():
+            raise InputError(f"{path}, which belongs to {out}, is not there")
+    values = np.load(out, allow_pickle=False)
+    found = json.loads(meta.read_text(encoding="utf-8"))
+    stored = found.pop(_STORED)
+    names = ids.read_bytes().decode().split("\n")[:-1]
+    if not len(names) == len(values) == stored["n_cells"]:
+        raise InputError(f"{ids} has {len(names):,} cells, {meta} says {stored['n_cells']:,} and {out} has {len(values):,}")
+    return Stored(names, {stored["column"]: values}, found)
+
+
+STORE = Store(".npy", write, read, files=files, require=require)

@@ -1,0 +1,106 @@
+"""What an embedding run hands to a store: tables that are read block by block, so that none is ever held whole."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rankcell.errors import SettingsError
+
+CELLS, GENES, GENE_MEANS, STATES = "cells", "genes", "gene_means", "states"
+DTYPES = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
+
+Block = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: text, whole numbers (int64 or int32), or a vector of `width` floats a row."""
+
+    name: str
+    dtype: str
+    width: int = 0
+
+    @property
+    def is_text(self) -> bool:
+        return self.dtype == "text"
+
+    @property
+    def arrow(self) -> pa.DataType:
+        if self.is_text:
+            return pa.string()
+        kind = pa.from_numpy_dtype(np.dtype(self.dtype))
+        return pa.list_(kind, self.width) if self.width else kind
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one kind: "cells", "genes" (a row per cell and gene), "gene_means" or "states".
+
+    blocks
+        `blocks(names)` walks the rows once, in order: {column: text as an arrow string array, numbers as numpy [rows],
+        vectors as numpy [rows, width] of the column's dtype}, for the columns asked for. It can be called again.
+    """
+
+    name: str
+    n_rows: int
+    columns: tuple[Column, ...]
+    blocks: Callable[[Sequence[str]], Iterator[Block]]
+
+    @property
+    def names(self) -> list[str]:
+        return [c.name for c in self.columns]
+
+    def column(self, name: str) -> Column:
+        return next(c for c in self.columns if c.name == name)
+
+    @property
+    def vectors(self) -> list[Column]:
+        return [c for c in self.columns if c.width]
+
+    def read(self, name: str) -> Any:
+        """A whole column in memory: numpy, or for text an arrow string array."""
+        column = self.column(name)
+        parts = [b[name] for b in self.blocks([name])]
+        if column.is_text:
+            return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
+        shape = (0, column.width) if column.width else (0,)
+        return np.concatenate([np.empty(shape, column.dtype), *parts])
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that one run gives: its tables, its `meta` (plain JSON), and the cells' annotations (an arrow table or None)."""
+
+    tables: dict[str, Table]
+    meta: dict[str, Any]
+    obs: pa.Table | None = None
+    categories: dict[str, Any] = field(default_factory=dict)
+
+    def obsm_keys(self, key: str = "X_rankcell") -> dict[str, str]:
+        """{AnnData key: column} of the cells: `key` alone when there is one output, `<key>_<pool>_layer<n>` when several."""
+        names = [c.name for c in self.tables[CELLS].vectors]
+        return {key: names[0]} if len(names) == 1 else {f"{key}_{name}": name for name in names}
+
+
+def check_dtype(dtype: str) -> str:
+    """`dtype` when embeddings can be stored so; SettingsError otherwise."""
+    if dtype not in DTYPES:
+        raise SettingsError(f"unknown dtype '{dtype}'; one of {', '.join(DTYPES)}")
+    return dtype
+
+
+def memory_table(name: str, columns: dict[str, Any]) -> Table:
+    """A table of arrays in memory: text (arrow, or a sequence of str), numbers, or vectors [rows, width]."""
+    held, kinds = {}, []
+    for key, values in columns.items():
+        if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+            held[key] = values
+            kinds.append(Column(key, str(values.dtype), values.shape[1] if values.ndim == 2 else 0))
+        else:
+            held[key] = values if isinstance(values, pa.Array) else pa.array(list(values), pa.string())
+            kinds.append(Column(key, "text"))
+    n = len(next(iter(held.values()))) if held else 0
+    return Table(name, n, tuple(kinds), lambda names: iter([{k: held[k] for k in names}]))

@@ -1,0 +1,270 @@
+"""The blocks of a BERT encoder over packed rows: attention, feed-forward and layer norms, as fast as the machine allows.
+
+Nothing is padded: what is the same for every token (the linear layers) runs over all tokens of a batch at once, and
+attention over runs of rows of equal length. On processors, matrix products go through oneDNN where torch has it (on some it is
+more than twice as fast as the library that torch takes by itself: benchmarks/RESULTS.md), and long rows through an attention whose scores
+stay in the caches.
+"""
+
+import inspect
+import math
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rankcell.errors import ModelError
+from rankcell.model.batches import Run
+
+_LONG = 256  # keys from which attention on a processor goes row by row and head by head
+_QUERIES_PER_THREAD = 512  # as many queries at once per thread: their scores stay in its cache
+_SAFE = 100.0  # powers of two that neither overflow nor vanish in float32 and bfloat16, with room for sums of thousands
+_BASE2 = math.log2(math.e)
+
+Watch = Callable[[Run, Any], None]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """x @ weight.T + bias, then `activation` ("relu", "gelu" or another as a function)."""
+
+    weight: Any
+    bias: Any
+    activation: Any = None
+    onednn: bool = False
+
+    def __call__(self, x: Any) -> Any:
+        import torch.nn.functional as F
+
+        if self.onednn:
+            fused = {None: "none", "relu": "relu"}.get(self.activation)
+            out = _onednn()(x, self.weight, self.bias, fused or "none", [], "")
+            return out if fused else _activate(out, self.activation)
+        return _activate(F.linear(x, self.weight, self.bias), self.activation)
+
+    def plus(self, x: Any, other: Any) -> Any:
+        """The same with `other` added."""
+        if self.onednn:
+            return _onednn().binary(x, other, self.weight, self.bias, "add")
+        import torch.nn.functional as F
+
+        return F.linear(x, self.weight, self.bias).add_(other)
+
+
+def _activate(x: Any, activation: Any) -> Any:
+    import torch.nn.functional as F
+
+    if activation is None:
+        return x
+    return F.relu_(x) if activation == "relu" else activation(x)
+
+
+def _onednn() -> Any:
+    import torch
+
+    return torch.ops.mkldnn._linear_pointwise
+
+
+def has_onednn(device: Any) -> bool:
+    """Whether torch offers oneDNN's matrix product with what follows it fused in: on x86 processors, and so since torch 2.0."""
+    import torch
+
+    if device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        x = torch.eye(2)
+        return bool((_onednn()(x, x, None, "none", [], "") == x).all()) and bool((_onednn().binary(x, x, x, None, "add") == 2 * x).all())
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Layer normalisation over the width."""
+
+    weight: Any
+    bias: Any
+    eps: float
+
+    def __call__(self, x: Any) -> Any:
+        import torch.nn.functional as F
+
+        return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block. `qkv`: the three projections as one; queries come out times log2(e) / sqrt(head width), for powers of two."""
+
+    qkv: Linear
+    out: Linear
+    out_norm: Norm
+    up: Linear
+    down: Linear
+    down_norm: Norm
+    heads: int
+
+    @classmethod
+    def of(cls, layer: Any, config: Any, *, dtype: Any, device: Any, onednn: bool) -> "Block":
+        """From a block of transformers' BertModel (or one that is built alike), its weights converted and moved."""
+        import torch
+
+        try:
+            own, after = layer.attention.self, layer.attention.output
+            scale = _BASE2 / math.sqrt(config.hidden_size // config.num_attention_heads)
+            with torch.no_grad():
+                w = torch.cat([own.query.weight * scale, own.key.weight, own.value.weight])
+                b = torch.cat([own.query.bias * scale, own.key.bias, own.value.bias])
+            parts = [(w, b), after.dense, layer.intermediate.dense, layer.output.dense]
+            norms = [after.LayerNorm, layer.output.LayerNorm]
+            act = layer.intermediate.intermediate_act_fn
+        except AttributeError as e:
+            raise ModelError(f"a block of this {config.model_type} model is not built like BERT's ({e})") from None
+
+        def moved(t: Any) -> Any:
+            return t.detach().to(device, dtype).contiguous()
+
+        def linear(part: Any, activation: Any = None) -> Linear:
+            weight, bias = part if isinstance(part, tuple) else (part.weight, part.bias)
+            return Linear(moved(weight), moved(bias), activation, onednn)
+
+        first, second = (Norm(moved(n.weight), moved(n.bias), n.eps) for n in norms)
+        act = "relu" if config.hidden_act == "relu" else act
+        qkv, out, up, down = (linear(p, act if i == 2 else None) for i, p in enumerate(parts))
+        return cls(qkv, out, first, up, down, second, config.num_attention_heads)
+
+    def __call__(
+        self, hidden: Any, runs: Sequence[Run], attend: "Attention", *, keys: Any = None, only: Any = None, watch: Watch | None = None
+    ) -> Any:
+        """Hidden states [tokens, width] -> the same after the block.
+
+        keys
+            Index of the tokens that may be attended to; None: all.
+        only
+            Index of the tokens whose states are wanted; None: all. `runs` counts their queries.
+        watch
+            Called with each run and its attention [rows, heads, queries, keys] (float32).
+        """
+        q, k, v = self._project(hidden, keys, only)
+        mixed = attend(q, k, v, runs, self.heads, watch)
+        own = hidden if only is None else hidden[only]
+        hidden = self.out_norm(self.out.plus(mixed, own))
+        return self.down_norm(self.down.plus(self.up(hidden), hidden))
+
+    def _project(self, hidden: Any, keys: Any, only: Any) -> tuple[Any, Any, Any]:
+        width = hidden.shape[1]
+        if only is None:
+            q, k, v = self.qkv(hidden).split(width, 1)
+            return (q, k, v) if keys is None else (q, k[keys], v[keys])
+        w, b = self.qkv.weight, self.qkv.bias
+        q = Linear(w[:width], b[:width], None, self.qkv.onednn)(hidden[only])
+        kv = Linear(w[width:], b[width:], None, self.qkv.onednn)(hidden if keys is None else hidden[keys])
+        return (q, *kv.split(width, 1))
+
+
+@dataclass(frozen=True)
+class Attention:
+    """softmax2(q k') v over runs of rows; softmax2 because the queries carry log2(e). One of the ways below, by name.
+
+    blocked
+        Processors with oneDNN: long rows head by head in pieces whose scores stay in the caches, short ones as `sdpa`.
+    varlen
+        CUDA, bf16 and fp16: flash attention over all rows of a batch at once.
+    sdpa
+        Everywhere: torch's scaled_dot_product_attention, a call per run.
+    """
+
+    way: str
+
+    @classmethod
+    def choose(cls, device: Any, dtype: Any, head_width: int, *, onednn: bool) -> "Attention":
+        import torch
+
+        if onednn:
+            return cls("blocked")
+        half = dtype in (torch.bfloat16, torch.float16)
+        return cls("varlen" if half and head_width % 8 == 0 and head_width <= 256 and _has_varlen(device) else "sdpa")
+
+    def __call__(self, q: Any, k: Any, v: Any, runs: Sequence[Run], heads: int, watch: Watch | None) -> Any:
+        import torch
+
+        if watch is None and self.way == "varlen":
+            return _varlen(q, k, v, runs, heads)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        for run in runs:
+            parts = [_by_head(x, at, run.rows, n, heads) for x, at, n in ((q, run.q, run.n_q), (k, run.k, run.n_k), (v, run.k, run.n_k))]
+            target = out[run.q : run.q + run.rows * run.n_q].view(run.rows, run.n_q, heads, -1)
+            if watch is not None:
+                _watched(*parts, target, run, watch)
+            elif self.way == "blocked" and run.n_k >= _LONG:
+                _blocked(*parts, target)
+            else:
+                _sdpa(*parts, target)
+        return out
+
+
+def _by_head(x: Any, start: int, rows: int, n: int, heads: int) -> Any:
+    """[tokens, width] -> [rows, heads, n, head width], a view."""
+    return x[start : start + rows * n].unflatten(0, (rows, n)).unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _sdpa(q: Any, k: Any, v: Any, out: Any) -> None:
+    import torch.nn.functional as F
+
+    out.copy_(F.scaled_dot_product_attention(q, k, v, scale=1 / _BASE2).transpose(1, 2))
+
+
+def _watched(q: Any, k: Any, v: Any, out: Any, run: Run, watch: Watch) -> None:
+    """The plain way, for whoever wants to see who attends to whom; a row at a time."""
+    for r in range(run.rows):
+        scores = (q[r].float() @ k[r].float().transpose(1, 2)).div_(_BASE2).softmax(-1)
+        out[r] = (scores.to(v.dtype) @ v[r]).transpose(0, 1)
+        watch(run._replace(rows=1, q=run.q + r * run.n_q, k=run.k + r * run.n_k), scores)
+
+
+def _blocked(q: Any, k: Any, v: Any, out: Any) -> None:
+    """One row and head after the other, as many queries at once as fit the caches with their scores.
+
+    softmax needs no maximum where no score can be large: |q k| <= |q| |k| bounds them all, and 2^x is as exact for any
+    x in reach. Where the bound is too large, each row's maximum is taken off first.
+    """
+    import torch
+
+    product = _onednn()
+    k, v_t = k.contiguous(), v.transpose(2, 3).contiguous()
+    bound = (q.float().norm(dim=-1).amax(-1) * k.float().norm(dim=-1).amax(-1)).tolist()
+    step = _QUERIES_PER_THREAD * torch.get_num_threads()
+    rows, heads, n, _ = q.shape
+    for r in range(rows):
+        for h in range(heads):
+            for a in range(0, n, step):
+                scores = product(q[r, h, a : a + step].contiguous(), k[r, h], None, "none", [], "")
+                if not bound[r][h] < _SAFE:
+                    scores.sub_(scores.amax(-1, keepdim=True))
+                total = scores.exp2_().sum(-1, keepdim=True)
+                mixed = product(scores, v_t[r, h], None, "none", [], "")
+                out[r, a : a + step, h] = mixed.div_(total)
+
+
+def _has_varlen(device: Any) -> bool:
+    """Whether torch's attention over rows of many lengths runs on this device (Ampere and later)."""
+    import torch
+
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8:
+        return False
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return "scale" in inspect.signature(varlen_attn).parameters  # torch 2.11 and later
+
+
+def _varlen(q: Any, k: Any, v: Any, runs: Sequence[Run], heads: int) -> Any:
+    import torch
+    from torch.nn.attention.varlen import varlen_attn
+
+    n_q = [run.n_q for run in runs for _ in range(run.rows)]
+    n_k = [run.n_k for run in runs for _ in range(run.rows)]
+    ends = [torch.tensor([0, *n], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(q.device, non_blocking=True) for n in (n_q, n_k)]
+    q, k, v = (x.unflatten(1, (heads, -1)) for x in (q, k, v))
+    return varlen_attn(q, k, v, *ends, max(n_q), max(n_k), scale=1 / _BASE2).flatten(1)

@@ -1,0 +1,22 @@
+"""The untrained twin of a checkpoint: its shape with random weights, to tell what is due to training."""
+
+import os
+from pathlib import Path
+
+from rankcell.model.checkpoint import VOCABULARY, Checkpoint
+
+
+def random_twin(checkpoint: Checkpoint, folder: str | os.PathLike, *, seed: int = 0) -> Checkpoint:
+    """A checkpoint in the new folder `folder`: the same config and vocabulary, weights as transformers initialises them from `seed`."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    from rankcell.model.heads import _quiet
+
+    folder = Path(folder)
+    with torch.random.fork_rng(devices=[]), _quiet():
+        torch.manual_seed(seed)
+        model = AutoModel.from_config(AutoConfig.for_model(**checkpoint.config))
+        model.float().save_pretrained(folder)
+    checkpoint.vocab.save(folder / VOCABULARY)
+    return Checkpoint(f"{checkpoint.name} (random weights, seed {seed})", folder, checkpoint.config, checkpoint.vocab)

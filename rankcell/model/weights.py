@@ -1,0 +1,190 @@
+"""Weights: which files hold them, and the trunk's tensors out of them; a pickle is read as plain tensors or not at all."""
+
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from rankcell.errors import ModelError
+
+if TYPE_CHECKING:
+    from rankcell.model.checkpoint import Checkpoint
+
+WEIGHTS, PICKLED = "model.safetensors", "pytorch_model.bin"
+INDEX = ".index.json"  # ends the name of the list of a file's parts
+WEIGHT_FILES = (WEIGHTS, WEIGHTS + INDEX, PICKLED, PICKLED + INDEX)  # the first that is there is read
+_ADAPTER = "adapter_config.json"
+_POINTER = b"version https://git-lfs"
+_PULL = "run 'git lfs pull' in its folder, or download the file itself"
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
+_QUANTISED = (".SCB", ".qweight", ".absmax", ".quant_map")  # names that bitsandbytes and GPTQ add
+_WRAPPERS = ("module.", "model.")  # what DataParallel and Lightning put before each name
+_OLD_ENDS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+def find_weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights in `folder`, safetensors where there are any; ModelError when there are none."""
+    found = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
+    if found is None:
+        refuse_adapter(folder)
+        raise ModelError(f"{folder} has no {WEIGHTS}")
+    if found.name.endswith(INDEX):
+        return _indexed_files(found)
+    return [found]
+
+
+def refuse_adapter(folder: Path) -> None:
+    """ModelError when `folder` holds a PEFT adapter without the weights that it belongs to."""
+    if (folder / _ADAPTER).exists() and not any((folder / name).exists() for name in WEIGHT_FILES):
+        raise ModelError(
+            f"{folder} holds a PEFT adapter without its base model: merge the two (peft's merge_and_unload, then save_pretrained) "
+            "and give the folder of the merged model"
+        )
+
+
+def names_in_index(index: Path) -> list[str]:
+    """The files that the list of a checkpoint in parts names, in order; ModelError when one would lie elsewhere."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = next((name for name in names if not _stays_inside(name)), None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ModelError(f"{index} cannot be read: {e}") from e
+    if outside is not None:
+        raise ModelError(f"{index} names '{outside}', which does not lie in its folder: it is not followed")
+    return names
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a relative name stays in its folder, as Linux and as Windows read it. (Links are followed: the cache of
+    huggingface_hub consists of them.)"""
+    kinds = PurePosixPath(name), PureWindowsPath(name)
+    return bool(name) and not any(p.is_absolute() or p.anchor or ".." in p.parts for p in kinds)
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    """The files of a checkpoint in parts, all there."""
+    files = [index.parent / name for name in names_in_index(index)]
+    for file in files:
+        if not file.exists():
+            raise ModelError(f"{file} is not there, though {index.name} names it")
+    return files
+
+
+def read_weights(checkpoint: "Checkpoint", prefix: str, wanted: set[str]) -> dict[str, Any]:
+    """The trunk's tensors by their name in the trunk, in float32 on the CPU.
+
+    prefix
+        What a model with a head puts before the trunk's names ("bert."); names without it are taken too.
+    wanted
+        The names to read; what the file lacks of them is left out.
+
+    Raises ModelError when a file cannot be read, carries code, or holds numbers that are quantised, NaN or infinite.
+    """
+    import torch
+
+    weights: dict[str, Any] = {}
+    for path in checkpoint.weight_files:
+        for key, tensor in _tensors(path, prefix, wanted, checkpoint.name):
+            name = _trunk_name(key, prefix)
+            if name in weights:
+                raise ModelError(f"the weights of model '{checkpoint.name}' hold '{name}' twice, under different names")
+            weights[name] = _checked(tensor, name, checkpoint.name).to(torch.float32)
+    for name, w in weights.items():
+        if not torch.isfinite(w).all():
+            raise ModelError(f"'{name}' of model '{checkpoint.name}' holds NaN or infinite weights")
+    return weights
+
+
+def _trunk_name(key: str, prefix: str) -> str:
+    for lead in (*_WRAPPERS, prefix):
+        key = key.removeprefix(lead)
+    for old, new in _OLD_ENDS.items():
+        if key.endswith(old):
+            key = key.removesuffix(old) + new
+    return key
+
+
+def _tensors(path: Path, prefix: str, wanted: set[str], model: str) -> Iterator[tuple[str, Any]]:
+    """(key, tensor) of what is wanted in one file."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        held = _unpickled(path)
+        _refuse_quantised(held, model)
+        yield from ((key, tensor) for key, tensor in held.items() if _trunk_name(key, prefix) in wanted)
+        return
+    try:
+        with safe_open(path, framework="pt") as f:
+            keys = list(f.keys())
+            _refuse_quantised(keys, model)
+            for key in keys:
+                if _trunk_name(key, prefix) in wanted:
+                    yield key, f.get_tensor(key)
+    except (SafetensorError, OSError) as e:
+        known = f" it is a pointer: {_PULL}" if _is_pointer(path) else ""
+        raise ModelError(f"{path} cannot be read: {e} (truncated, or a git-lfs pointer?{known})") from e
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether git-lfs left its note in the place of the file."""
+    try:
+        with open(path, "rb") as f:
+            return f.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return False
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    """What a pickled file holds by name, read by torch's unpickler for plain tensors, which runs nothing."""
+    import torch
+
+    if _is_pointer(path):
+        raise ModelError(f"{path} is a git-lfs pointer, not the weights: {_PULL}")
+    try:
+        with warnings.catch_warnings():  # torch's own remarks on old files
+            warnings.simplefilter("ignore")
+            held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as e:  # whatever a broken file provokes in zip, pickle or torch
+        raise ModelError(_not_plain(path, e)) from e
+    if not isinstance(held, dict) or not all(isinstance(key, str) for key in held):
+        raise ModelError(f"{path} holds a {type(held).__name__}, not tensors by name: save the model with save_pretrained")
+    return held
+
+
+def _not_plain(path: Path, e: Exception) -> str:
+    """What is wrong with a pickled file. torch's own text is left out where it recommends to run what the file carries."""
+    text = str(e)
+    from_torch = "Weights only load failed" in text
+    code = re.search(r"GLOBAL (\S+)", text) if from_torch else None
+    if code:
+        fault = f"carry code, which is never run ({path.name}: {code[1].rstrip('.')}),"
+    else:
+        said = "" if from_torch else ": " + (text.strip().splitlines() or [type(e).__name__])[0][:200]
+        fault = f"are truncated, garbled, or more than plain tensors ({path.name}{said})"
+    advice = "save them with safe_serialization=True (transformers' save_pretrained, which then writes model.safetensors) where they load"
+    return f"{path.parent} has no {WEIGHTS}; pickled weights that {fault} are not read: {advice}"
+
+
+def _refuse_quantised(keys: Any, model: str) -> None:
+    found = next((key for key in keys if key.endswith(_QUANTISED)), None)
+    if found is not None:
+        raise ModelError(_quantised(f"the weights of model '{model}' hold '{found}'"))
+
+
+def _quantised(found: str) -> str:
+    return f"{found}: quantised weights (bitsandbytes, GPTQ) are not read; save the model in float32, float16 or bfloat16"
+
+
+def _checked(tensor: Any, name: str, model: str) -> Any:
+    """A plain tensor of floating-point numbers."""
+    import torch
+
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ModelError(f"'{name}' of model '{model}' is not a plain tensor: save the model with save_pretrained")
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind not in _FLOATS:
+        raise ModelError(_quantised(f"'{name}' of model '{model}' is stored as {kind}"))
+    return tensor
