@@ -1,8 +1,10 @@
 """Embed: rankcell against BertForMaskedLM with all hidden states in padded batches of 8, and against the matrix rate.
 
-python benchmarks/bench_embed.py [--cells 24] [--length 2048] [--shape v1-10m]
+python benchmarks/bench_embed.py [--cells 16] [--length 2048] [--shape v1-10m] [--precision fp32 bf16] [--pool mean]
 
-Random weights and rows: time does not depend on them. The mean over genes at layer -2, fp32. On a GPU: --device cuda.
+Random weights and rows: time does not depend on them. Layer -2. Also: rows of mixed lengths (64 to --length) against full ones. The
+limit on a processor is the time of the matrix products alone, of the same sizes (attention's included), each by the fastest
+library that torch has here. On a GPU: --device cuda.
 """
 
 import argparse
@@ -10,9 +12,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import best_of, forward_flops, machine, matmul_rate
+from common import best_of, forward_flops, machine, matmul_rates
 
 from rankcell.embed import Embedder
+from rankcell.model.batches import TOKENS_PER_BATCH
 from rankcell.model.heads import new_masked_lm, save_masked_lm
 from rankcell.tokens import TokenSet, TokenSpec
 from rankcell.vocab import Vocabulary
@@ -63,38 +66,78 @@ def plain_embeddings(model, tokens: TokenSet, device: str, layer: int = -2) -> n
     return np.concatenate(out)
 
 
+def least_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(((a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))).min())
+
+
+def gpu_rate(shape: dict, tokens: int) -> float:
+    """Operations a second of the linear layers' products alone in bf16 on the GPU."""
+    import torch
+
+    w, i = shape["width"], shape["intermediate"]
+    x, wide = torch.randn(tokens, w, device="cuda").bfloat16(), torch.randn(tokens, i, device="cuda").bfloat16()
+    weights = [torch.randn(n, m, device="cuda").bfloat16() for n, m in ((3 * w, w), (w, w), (i, w), (w, i))]
+
+    def once() -> None:
+        for weight, a in zip(weights, (x, x, x, wide), strict=True):
+            a @ weight.T
+        torch.cuda.synchronize()
+
+    once()
+    return 2.0 * tokens * sum(weight.numel() for weight in weights) / best_of(10, once)[0]
+
+
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--cells", type=int, default=24)
+    ap.add_argument("--cells", type=int, default=16)
     ap.add_argument("--length", type=int, default=2048)
     ap.add_argument("--shape", choices=SHAPES, default="v1-10m")
+    ap.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    ap.add_argument("--pool", nargs="+", default=["mean"])
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--repeats", type=int, default=3)
     a = ap.parse_args()
+    import torch
     from transformers import BertForMaskedLM
 
     shape = SHAPES[a.shape]
     with tempfile.TemporaryDirectory() as tmp:
         folder, vocab = make_model(Path(tmp), shape)
-        tokens = make_tokens(vocab, np.full(a.cells, a.length))
-        embedder = Embedder(folder, device=a.device)
+        full = make_tokens(vocab, np.full(a.cells, a.length))
+        mixed = make_tokens(vocab, np.random.default_rng(1).integers(64, a.length + 1, 2 * a.cells))
         baseline = BertForMaskedLM.from_pretrained(folder).eval().to(a.device)
-        ours, theirs = embedder.embed(tokens).columns["mean_layer-2"], plain_embeddings(baseline, tokens, a.device)
-        fast, slow = best_of(a.repeats, lambda: embedder.embed(tokens), lambda: plain_embeddings(baseline, tokens, a.device))
-    print(machine(), "| device", a.device)
-    print(
-        f"{a.shape}, {a.cells} cells of {a.length} tokens, fp32, best of {a.repeats}; largest difference {np.abs(ours - theirs).max():.1e}"
-    )
-    print(f"rankcell embed             {fast:8.2f} s  {a.cells / fast:8.2f} cells/s")
-    print(f"plain baseline             {slow:8.2f} s  {a.cells / slow:8.2f} cells/s   rankcell is {slow / fast:.2f} times as fast")
-    if a.device == "cpu":
-        needed = forward_flops(
-            tokens=a.cells * a.length, length=a.length, layers=shape["layers"] - 1, width=shape["width"], intermediate=shape["intermediate"]
-        )
-        rate = matmul_rate(rows=8 * a.length, width=shape["width"], intermediate=shape["intermediate"])
+        ours = {p: Embedder(folder, device=a.device, precision=p) for p in a.precision}
+        found = {p: e.embed(full, pool=a.pool).columns[f"{a.pool[0]}_layer-2"] for p, e in ours.items()}
+        theirs = plain_embeddings(baseline, full, a.device)
+        work = [lambda e=e, t=t: e.embed(t, pool=a.pool) for e in ours.values() for t in (full, mixed)]
+        slow, *fast = best_of(a.repeats, lambda: plain_embeddings(baseline, full, a.device), *work)
+    n, n_mixed = int(full.lengths.sum()), int(mixed.lengths.sum())
+    size = dict(length=a.length, width=shape["width"], intermediate=shape["intermediate"])
+    needed = forward_flops(tokens=n, layers=shape["layers"] - 1, **size)
+    print(machine(), "| device", a.device, "| torch", torch.__version__, "| threads", torch.get_num_threads())
+    print(f"{a.shape}, {a.cells} cells of {a.length} tokens, pool {' '.join(a.pool)}, best of {a.repeats}")
+    print(f"plain baseline, fp32       {slow:8.2f} s  {a.cells / slow:8.2f} cells/s")
+    for i, p in enumerate(a.precision):
+        t, t_mixed = fast[2 * i], fast[2 * i + 1]
         print(
-            f"limit: matrix rate         {rate / 1e9:8.0f} GFLOP/s; rankcell does {needed / fast / 1e9:.0f}, {needed / fast / rate:.0%} of it"
+            f"rankcell embed, {p}       {t:8.2f} s  {a.cells / t:8.2f} cells/s   {slow / t:.2f} times as fast; {needed / t / 1e9:.0f} GFLOP/s"
         )
+        if a.pool == ["mean"]:
+            print(
+                f"  against the baseline: largest difference {np.abs(found[p] - theirs).max():.1e}, least cosine {least_cosine(found[p], theirs):.6f}"
+            )
+        print(
+            f"  mixed lengths (64 to {a.length}): {n_mixed / t_mixed:,.0f} tokens/s, {n_mixed / t_mixed / (n / t):.0%} of {n / t:,.0f} with full rows"
+        )
+        if a.device == "cpu" and p in ("fp32", "bf16"):
+            dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[p]
+            rates = matmul_rates(tokens=TOKENS_PER_BATCH, heads=shape["heads"], dtype=dtype, **size)
+            words = ", ".join(f"{name} {r / 1e9:.0f} ({needed / t / r:.0%} of it reached)" for name, r in rates.items())
+            print(f"  matrix products alone, GFLOP/s: {words}")
+        elif a.device.startswith("cuda") and p == "bf16":
+            rate = gpu_rate(shape, 32 * a.length)
+            print(f"  bf16 products of the linear layers alone: {rate / 1e12:.0f} TFLOP/s; {needed / t / rate:.0%} of it reached")
 
 
 if __name__ == "__main__":

@@ -40,24 +40,49 @@ def forward_flops(*, tokens: int, length: int, layers: int, width: int, intermed
     return float(tokens) * layers * per_token
 
 
-def matmul_rate(*, rows: int, width: int, intermediate: int, repeats: int = 5) -> float:
-    """Floating-point operations a second that this machine reaches on the matrix sizes of a block (fp32, all threads)."""
+def matmul_rates(*, tokens: int, length: int, width: int, heads: int, intermediate: int, dtype: Any, repeats: int = 5) -> dict[str, float]:
+    """Floating-point operations a second of the matrix products of one block on this processor, all threads, nothing else done.
+
+    `tokens` go through the linear layers at once; attention's two products are of every head of a row of `length` tokens, in
+    pieces of as many queries as rankcell takes at once, so that their results stay in the caches.
+    "torch": as torch multiplies by itself; "best": each product by torch or by oneDNN, whichever is faster.
+    """
     import torch
 
-    x = torch.randn(rows, width)
-    shapes = [(width, width)] * 4 + [(width, intermediate)]
-    weights = [torch.randn(a, b) for a, b in shapes]
-    back = torch.randn(intermediate, width)
-    wide = torch.randn(rows, intermediate)
+    from rankcell.model.blocks import QUERIES_PER_THREAD, has_onednn
 
-    def once() -> None:
-        for w in weights:
-            x @ w
-        wide @ back
+    step = QUERIES_PER_THREAD * torch.get_num_threads()
+    onednn = torch.ops.mkldnn._linear_pointwise if has_onednn(torch.device("cpu")) else None
+    x, wide = torch.randn(tokens, width, dtype=dtype), torch.randn(tokens, intermediate, dtype=dtype)
+    q, k, v = (torch.randn(heads, length, width // heads, dtype=dtype) for _ in range(3))
+    scores, v_t = (q @ k.transpose(1, 2)), v.transpose(1, 2).contiguous()
 
-    once()
-    (seconds,) = best_of(repeats, once)
-    return 2 * rows * (4 * width * width + 2 * width * intermediate) / seconds
+    def linear(a: Any, n: int) -> tuple[Callable[[], Any], Callable[[], Any], float]:
+        w = torch.randn(n, a.shape[1], dtype=dtype)
+        return lambda: torch.nn.functional.linear(a, w), lambda: onednn(a, w, None, "none", [], ""), 2.0 * a.numel() * n / tokens
+
+    def by_head(a: Any, b: Any, product: Callable[[Any, Any], Any]) -> Callable[[], Any]:
+        def run() -> None:
+            for h in range(heads):
+                for i in range(0, length, step):
+                    product(a[h, i : i + step], b[h])
+
+        return run
+
+    def other(a: Any, b: Any) -> Any:
+        return onednn(a, b, None, "none", [], "")
+
+    products = [linear(x, 3 * width), linear(x, width), linear(x, intermediate), linear(wide, width)]
+    each = 2.0 * length * width
+    products += [(by_head(a, b, lambda x, y: x @ y.T), by_head(a, b, other), each) for a, b in ((q, k), (scores, v_t))]
+    with torch.inference_mode():
+        work = [f for own, second, _ in products for f in ([own, second] if onednn is not None else [own, own])]
+        seconds = best_of(repeats + 1, *work)
+    flops = [n * (tokens if i < 4 else length) for i, (_, _, n) in enumerate(products)]
+    per_token = [n for _, _, n in products]
+    slow = sum(n * t / f for n, f, t in zip(per_token, flops, seconds[::2], strict=True))
+    fast = sum(n * min(t) / f for n, f, t in zip(per_token, flops, zip(seconds[::2], seconds[1::2], strict=True), strict=True))
+    return {"torch": sum(per_token) / slow, "best": sum(per_token) / fast}
 
 
 def made_up_counts(n_cells: int, n_genes: int, *, detected: int = 1900, seed: int = 0) -> Any:

@@ -1,10 +1,25 @@
 """A slow, plain reference for embeddings and screens.
 
-One cell at a time, no padding, the whole masked-language model of transformers in float64 with all its hidden states,
-rows edited as python lists, cosines in numpy.
+One cell at a time, no padding, the whole masked-language model of transformers in float64 with all its hidden states and
+attentions, rows edited as python lists, pools and cosines in numpy, PageRank by networkx.
 """
 
 import numpy as np
+
+# states of all tokens [tokens, width], those of the genes alone -> the cell's vector
+POOLINGS = {
+    "cls": lambda states, genes: states[0],
+    "first": lambda states, genes: genes[0],
+    "position0": lambda states, genes: states[0],
+    "mean": lambda states, genes: genes.sum(0) / len(genes),
+    "mean_all": lambda states, genes: states.sum(0) / len(states),
+    "max": lambda states, genes: np.array([max(column) for column in genes.T]),
+    "min": lambda states, genes: np.array([min(column) for column in genes.T]),
+    "std": lambda states, genes: np.std(genes, axis=0, ddof=0),
+    "var": lambda states, genes: np.var(genes, axis=0, ddof=0),
+    "median": lambda states, genes: np.median(genes, axis=0),
+    "norm": lambda states, genes: np.sqrt((genes * genes).sum(0)),
+}
 
 
 def cosine(a, b):
@@ -40,12 +55,13 @@ class Reference:
     """The model of a checkpoint folder, run as slowly and plainly as can be."""
 
     def __init__(self, folder, frame, max_len):
-        from transformers import BertForMaskedLM
+        from transformers import AutoModelForMaskedLM
 
-        self.model = BertForMaskedLM.from_pretrained(folder, attn_implementation="eager").double().eval()
+        self.model = AutoModelForMaskedLM.from_pretrained(folder, attn_implementation="eager").double().eval()
         self.frame = frame
         self.max_len = max_len
         self._seen = {}
+        self._ranks = {}
 
     def hidden(self, row, attend=None):
         """All hidden states of one row, [0] the embedding layer's, [-1] the last block's: float64 [tokens, width]."""
@@ -64,13 +80,30 @@ class Reference:
         return [h[0].numpy() for h in out.hidden_states]
 
     def embed(self, row, pool, layer):
+        """The vector of a cell; of `a+b` one after the other."""
+        if "+" in pool:
+            return np.concatenate([self.embed(row, part, layer) for part in pool.split("+")])
         states = self.hidden(row)[layer]
         first, last = body_span(row, self.frame)
-        if pool == "cls":
-            return states[0]
-        if pool == "first":
-            return states[first]
-        return states[first:last].sum(0) / (last - first)
+        genes = states[first:last]
+        return self.page_rank(row, layer) @ genes if pool == "parti" else POOLINGS[pool](states, genes)
+
+    def page_rank(self, row, layer):
+        """PageRank of the genes of one row: each leads to those it attends to, by the largest attention over heads and blocks."""
+        import networkx as nx
+        import torch
+
+        n_blocks = layer % (self.model.config.num_hidden_layers + 1)
+        key = tuple(map(int, row)), n_blocks
+        if key not in self._ranks:
+            with torch.no_grad():
+                out = self.model(input_ids=torch.tensor([[int(t) for t in row]]), output_attentions=True)
+            first, last = body_span(row, self.frame)
+            links = np.stack([a[0].numpy() for a in out.attentions[:n_blocks]]).max((0, 1))[first:last, first:last]
+            graph = nx.from_numpy_array(links, create_using=nx.DiGraph)
+            ranks = nx.pagerank(graph, alpha=0.85, tol=1e-12, max_iter=1_000)
+            self._ranks[key] = np.array([ranks[i] for i in range(last - first)])
+        return self._ranks[key]
 
     def state(self, rows, readout, layer):
         """Mean embedding of the cells of a state."""

@@ -3,6 +3,7 @@
 import errno
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
 
@@ -91,11 +92,11 @@ def test_one_line_and_nothing_left(here, case, capsys, monkeypatch):
 def test_stopped_by_ctrl_c(here, command, says, capsys, monkeypatch):
     from rankcell.model import Encoder
 
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(here)
-    monkeypatch.setattr(Encoder, "states", stop)
+    monkeypatch.setattr(Encoder, "walk", stop)
     assert main(command.split()) == 130
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("rankcell: stopped") and says in lines[0]
@@ -108,13 +109,14 @@ def test_disk_full(here, command, capsys, monkeypatch):
     import pyarrow.parquet as pq
 
     monkeypatch.chdir(here)
-    write = pq.write_table
+    write, rows = pq.write_table, pq.ParquetWriter.write_table
 
-    def full(table, where, **kw):
-        write(table, where, **kw)
+    def full(self_or_table, where, *rest, **kw):
+        (write if isinstance(self_or_table, pa.Table) else rows)(self_or_table, where, *rest, **kw)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     assert main(command.split()) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) <= 2 and "disk is full" in lines[-1]
@@ -122,4 +124,5 @@ def test_disk_full(here, command, capsys, monkeypatch):
         not (here / command.split()[3]).is_file() and not list(here.rglob("*.part-*")) and not (here / "full" / "screen.parquet").exists()
     )
     monkeypatch.setattr(pq, "write_table", write)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", rows)
     assert main(command.split()) == 0

@@ -88,7 +88,10 @@ def test_public_names():
         "get": ["affected_df", "screen_df", "tokens_df"],
         "pl": ["compare_poolings", "rank_bias", "rank_encoding", "ranked_genes"],
         "pp": ["align_genes", "tokenize"],
-        "tl": ["compare_poolings", "embed", "map_labels", "perturb", "rank_bias", "rank_edits", "score_embedding"],
+        "tl": [
+            *("compare_poolings", "embed", "gene_embeddings", "map_labels", "perturb", "rank_bias", "rank_edits"),
+            *("score_embedding", "state_embeddings"),
+        ],
     }
     assert rankcell.errors.__all__ == [
         *("CellError", "CountsError", "GeneError", "InputError", "ModelError", "OutputError", "RankcellError"),

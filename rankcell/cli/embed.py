@@ -63,7 +63,9 @@ def embed(
 
     def kept() -> str:
         there = run_folder(out).is_dir()
-        return f"what is done is kept in {run_folder(out)}, the same command goes on from there" if there else "the same command starts again"
+        return (
+            f"what is done is kept in {run_folder(out)}, the same command goes on from there" if there else "the same command starts again"
+        )
 
     with progress("cells embedded", stopped=kept) as tick:
         written = jobs.embed(**options, progress=tick)

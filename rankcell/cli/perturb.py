@@ -25,7 +25,10 @@ def perturb(
     toward: Annotated[
         list[str], typer.Option(metavar="COL=STATE", help="Also score the movement toward these cells; may be repeated.")
     ] = [],
-    states: Annotated[Path | None, typer.Option(metavar="FILE", help="Further states: a table of state, readout, embedding.")] = None,
+    states: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Further states: what embed --include state wrote, or a table of state, readout, embedding."),
+    ] = None,
     affected: Annotated[bool, typer.Option("--affected", help="Also a table per affected gene.")] = False,
     readout_compat: Annotated[
         str, typer.Option(help="'geneformer' keeps the perturbed gene in the cell readout of --toward.")

@@ -180,5 +180,7 @@ def choose_outputs(pools: Sequence[str], layers: dict[int, int], frame: Frame) -
     outputs = [Output(parts, layer, n) for layer, n in layers.items() for parts in chosen]
     for o in outputs:
         if o.needs_attention and not o.n_blocks:
-            raise SettingsError(f"pooling '{o.pool}' needs attention, and layer {o.layer} is the embedding layer, before any: choose another layer")
+            raise SettingsError(
+                f"pooling '{o.pool}' needs attention, and layer {o.layer} is the embedding layer, before any: choose another layer"
+            )
     return list({o.name: o for o in outputs}.values())

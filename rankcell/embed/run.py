@@ -1,5 +1,6 @@
 """Embeddings into a store: computed unit by unit into shards, then written in one stream. Killed at any moment, the same run goes on."""
 
+import contextlib
 import os
 import shutil
 import time
@@ -116,9 +117,10 @@ def embed_to_store(
     outputs = embedder.check(tokens, asked.pool, asked.layer)
     groups = None if asked.by is None else groups_of(tokens, asked.by)
     embedder.settle_precision(tokens, outputs)
+    settings = _settings(embedder, tokens, asked, outputs)
     warn_of_empty(tokens)
-    with locked(result_folder(run_folder(out))):
-        run = ShardedRun.open(run_folder(out), _settings(embedder, tokens, asked, outputs), force=force, resume=True)
+    with _kept_when_useful(run_folder(out)):
+        run = ShardedRun.open(run_folder(out), settings, force=force, resume=True)
         job = _Job(embedder, tokens, asked, outputs if asked.pools else [], groups, run)
         job.compute(progress)
         result = job.result(embedder.meta(tokens, job.outputs))
@@ -127,6 +129,18 @@ def embed_to_store(
         shutil.rmtree(run.folder)
     widths = {t.name: {c.name: c.width for c in t.vectors} for t in result.tables.values()}
     return Written(paths, {t.name: t.n_rows for t in result.tables.values()}, widths, result.meta)
+
+
+@contextlib.contextmanager
+def _kept_when_useful(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder; when it is stopped before its first shard is whole, nothing is left of it."""
+    with locked(result_folder(folder)):
+        try:
+            yield
+        except BaseException:
+            if not any(p.suffix == ".arrow" and not p.name.startswith(".") for p in folder.rglob("*")):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _settings(embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[Output]) -> dict[str, Any]:
@@ -151,9 +165,7 @@ def _settings(embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[
 class _Job:
     """The units of one run."""
 
-    def __init__(
-        self, embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[Output], groups: Groups | None, run: ShardedRun
-    ):
+    def __init__(self, embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[Output], groups: Groups | None, run: ShardedRun):
         self.embedder, self.tokens, self.asked, self.outputs, self.groups, self.run = embedder, tokens, asked, outputs, groups, run
         layers = embedder.layers(asked.layer)
         self.width = embedder.checkpoint.width

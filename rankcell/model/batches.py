@@ -70,7 +70,10 @@ class Batch:
     @property
     def n_keys(self) -> np.ndarray:
         """int64, tokens per row that may be attended to."""
-        return self.lengths if self.attend is None else np.add.reduceat(self.attend.astype(np.int64), self.starts)
+        if self.attend is None:
+            return self.lengths
+        seen = np.concatenate([[0], np.cumsum(self.attend)])
+        return seen[self.starts + self.lengths] - seen[self.starts]
 
     def runs(self, n_queries: int | None = None) -> list[Run]:
         """The rows cut into runs; `n_queries`: queries per row where not all tokens ask."""

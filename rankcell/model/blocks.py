@@ -17,7 +17,7 @@ from rankcell.errors import ModelError
 from rankcell.model.batches import Run
 
 _LONG = 256  # keys from which attention on a processor goes row by row and head by head
-_QUERIES_PER_THREAD = 512  # as many queries at once per thread: their scores stay in its cache
+QUERIES_PER_THREAD = 512  # as many queries at once per thread: their scores stay in its cache
 _SAFE = 100.0  # powers of two that neither overflow nor vanish in float32 and bfloat16, with room for sums of thousands
 _BASE2 = math.log2(math.e)
 
@@ -233,7 +233,7 @@ def _blocked(q: Any, k: Any, v: Any, out: Any) -> None:
     product = _onednn()
     k, v_t = k.contiguous(), v.transpose(2, 3).contiguous()
     bound = (q.float().norm(dim=-1).amax(-1) * k.float().norm(dim=-1).amax(-1)).tolist()
-    step = _QUERIES_PER_THREAD * torch.get_num_threads()
+    step = QUERIES_PER_THREAD * torch.get_num_threads()
     rows, heads, n, _ = q.shape
     for r in range(rows):
         for h in range(heads):

@@ -54,7 +54,12 @@ class Encoder:
         return held | {"torch": str(torch.__version__)}
 
     def walk(
-        self, batch: Batch, layers: Sequence[int], *, only: Sequence[int] | None = None, watch: Callable[[int, Any, Any], None] | None = None
+        self,
+        batch: Batch,
+        layers: Sequence[int],
+        *,
+        only: Sequence[int] | None = None,
+        watch: Callable[[int, Any, Any], None] | None = None,
     ) -> Iterator[tuple[int, Any]]:
         """(number of blocks, hidden states [tokens, width]) for each of `layers` in ascending order, as the blocks run.
 
@@ -113,7 +118,9 @@ class _Embeddings:
         self._own, self._dtype = own, dtype
         self._projection = None if projection is None else projection.to(device).eval()
         first = getattr(own, "padding_idx", None) if trunk.config.model_type != "bert" else None
-        self._first = 0 if first is None or trunk.config.model_type == "electra" else first + 1  # RoBERTa counts from the padding's number on
+        self._first = (
+            0 if first is None or trunk.config.model_type == "electra" else first + 1
+        )  # RoBERTa counts from the padding's number on
 
     def __call__(self, ids: Any, positions: Any) -> Any:
         hidden = self._own(input_ids=ids[None], position_ids=positions[None] + self._first)[0]

@@ -84,7 +84,7 @@ class Perturber:
         toward
             COL=STATE, each adding `toward_<state>_...` scores; a state is the mean over all its cells in `tokens`.
         states
-            Further states, from a file (rankcell.perturb.read_states) or as they are.
+            Further states, from a file or DataFrame (rankcell.perturb.read_states) or as they are.
         affected
             Also aggregate the cosine of each affected gene (`affected.parquet`).
         readout_compat
@@ -142,7 +142,8 @@ class Perturber:
         toward = [toward] if isinstance(toward, str) else list(toward)
         found = embed_states(self.embedder, tokens, toward, layer=self.layer).vectors if toward else {}
         if states is not None:
-            given = states if isinstance(states, StateEmbeddings) else read_states(states)
+            typed = list(dict.fromkeys([self.layer, self.n_blocks, self.n_blocks - self.checkpoint.n_layers - 1]))
+            given = states if isinstance(states, StateEmbeddings) else read_states(states, layers=typed)
             twice = set(given.names) & {s for s, _ in found}
             if twice:
                 raise SettingsError(f"state '{min(twice)}' is asked for twice, from the cells and from the file")

@@ -2,13 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rankcell.embed import Embedder
+from rankcell.embed.stores import STORES, read_embeddings
 from rankcell.errors import InputError, SettingsError
 from rankcell.store import atomic_path
 from rankcell.tokens.tokenset import TokenSet
@@ -42,25 +44,56 @@ class StateEmbeddings:
             pq.write_table(table, part)
 
 
-def read_states(path: str | os.PathLike) -> StateEmbeddings:
-    """State embeddings from a parquet table (`state`, `readout`, `embedding`) or a csv (`state,readout,` and the numbers)."""
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"no such file: {path}")
+def read_states(source: Any, *, layers: Sequence[int] = ()) -> StateEmbeddings:
+    """State embeddings from a table.
+
+    source
+        A parquet table (`state`, `readout`, `embedding`), a csv (`state,readout,` and the numbers), any store that
+        `rankcell embed --include state` wrote, or the DataFrame of rc.tl.state_embeddings.
+    layers
+        For the last two, which hold a column per pooling and layer: the layer, in each way that it may be typed. `mean` is then
+        the cell readout and `cls` the CLS readout.
+    """
+    name = "the table of states" if hasattr(source, "columns") else str(source)
     try:
-        rows = _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path)
+        rows = list(_rows_of(source, layers))
         states = [((s, r), np.array([float(x) for x in v])) for s, r, v in rows]
-    except (ValueError, TypeError, IndexError, OSError) as e:
-        raise InputError(f"{path} is not a table of states (columns state, readout, embedding): {e}") from e
-    vectors = dict(states)
+    except (ValueError, TypeError, IndexError, KeyError, OSError) as e:
+        raise InputError(f"{name} is not a table of states (columns state, readout, embedding): {e}") from e
     if not states:
-        raise InputError(f"{path} holds no state")
+        raise InputError(f"{name} holds no state")
     for (state, readout), n in Counter(key for key, _ in states).items():
         if readout not in ("cell", "cls"):
-            raise InputError(f"{path}: readout '{readout}' is not known; a state's readout is cell or cls")
+            raise InputError(f"{name}: readout '{readout}' is not known; a state's readout is cell or cls")
         if n > 1:
-            raise InputError(f"{path}: state '{state}' ({readout}) stands in it twice")
-    return StateEmbeddings(vectors)
+            raise InputError(f"{name}: state '{state}' ({readout}) stands in it twice")
+    return StateEmbeddings(dict(states))
+
+
+def _rows_of(source: Any, layers: Sequence[int]) -> Iterator[tuple[str, str, Any]]:
+    """(state, readout, numbers) from whatever holds them."""
+    if hasattr(source, "columns"):
+        return _pooled_rows({str(c): source[c].tolist() for c in source.columns}, layers)
+    path = Path(source)
+    if not path.exists():
+        raise InputError(f"no such file: {path}")
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
+        if "readout" in pq.read_schema(path).names:
+            return iter(_parquet_rows(path))
+    elif path.suffix.lower() not in STORES:
+        return iter(_csv_rows(path))
+    return _pooled_rows(read_embeddings(path, tables=["states"]).tables.get("states", {}), layers)
+
+
+def _pooled_rows(table: Mapping[str, Any], layers: Sequence[int]) -> Iterator[tuple[str, str, Any]]:
+    found = [(readout, f"{pool}_layer{n}") for readout, pool in (("cell", "mean"), ("cls", "cls")) for n in layers]
+    columns = {readout: table[name] for readout, name in found if name in table}
+    if "state" not in table or not columns:
+        wanted = " or ".join(f"{pool}_layer{n}" for pool in ("mean", "cls") for n in layers[:1])
+        raise ValueError(f"it has {', '.join(list(table)[:6]) or 'no columns'}, and not state and {wanted}")
+    return ((str(s), readout, v) for readout, vectors in columns.items() for s, v in zip(table["state"], vectors, strict=True))
 
 
 def _parquet_rows(path: Path) -> list[tuple[str, str, list[float]]]:

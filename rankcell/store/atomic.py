@@ -60,7 +60,7 @@ def require_apart(out: str | os.PathLike, inputs: Iterable[Any]) -> None:
             continue
         source = Path(os.path.realpath(given))
         if source == real:
-            raise OutputError(f"{out} is the input: choose another output")
+            raise OutputError(f"{out} is the input, which is never written to: choose another output")
         if source in real.parents:
             raise OutputError(f"{out} lies inside the input {given}, which is not written to: choose another output")
         if real in source.parents:

@@ -1,0 +1,17 @@
+"""Tools counter: embeddings into an AnnData, what they are worth, perturbation screens and their ranking, in scanpy's manner."""
+
+from rankcell.tl.assessments import compare_poolings, map_labels, rank_bias, score_embedding
+from rankcell.tl.embeddings import embed, gene_embeddings, state_embeddings
+from rankcell.tl.screens import perturb, rank_edits
+
+__all__ = [
+    "compare_poolings",
+    "embed",
+    "gene_embeddings",
+    "map_labels",
+    "perturb",
+    "rank_bias",
+    "rank_edits",
+    "score_embedding",
+    "state_embeddings",
+]

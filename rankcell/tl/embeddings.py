@@ -1,0 +1,133 @@
+"""Embeddings of cells, states and genes."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rankcell import jobs
+from rankcell.errors import InputError
+from rankcell.vocab import Vocabulary
+
+
+def embed(
+    adata: Any,
+    model: Any = "demo",
+    *,
+    pool: str | Sequence[str] = "mean",
+    layer: int | Sequence[int] = -2,
+    key_added: str = "X_rankcell",
+    vocab: str | os.PathLike | Vocabulary | None = None,
+    counts_layer: str | None = None,
+    raw: bool = False,
+    gene_column: str | None = None,
+    allow_non_counts: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    tokens_per_batch: int | None = None,
+) -> None:
+    """Embed every cell with a rank-encoding model, straight from its counts.
+
+    adata
+        An AnnData with raw counts.
+    model
+        A checkpoint folder, a hub name (`owner/repo/folder`), or `demo`.
+    pool
+        Over the genes of a cell: `mean`, `max`, `min`, `std`, `var`, `median`, `norm`, `parti` (by the PageRank of attention);
+        `mean_all` (special tokens too); one token: `cls`, `first` (the top-ranked gene), `position0`. Several at once:
+        `mean+var` side by side in one output, `["mean", "cls"]` as two outputs.
+    layer
+        Model layer, or several: -1 the output of the last block, 0 the embedding layer. (Geneformer's `emb_layer` 0
+        and -1 are -1 and -2 here.)
+    key_added
+        Name in obsm; with several outputs each is `<key_added>_<pool>_layer<n>`.
+    vocab
+        Completes a checkpoint that carries no vocabulary.
+    counts_layer, raw, gene_column, allow_non_counts
+        As for rc.pp.tokenize (`counts_layer` is its `layer`).
+    device, precision, tokens_per_batch
+        Where and how the model runs. Precision "auto" is bf16 where that is faster and the embeddings of some cells keep a
+        cosine of 0.9999 with fp32's, else fp32; `uns["rankcell"]["precision_check"]` says what was found.
+
+    Returns None. Sets `adata.obsm[key_added]` (float32 [cells, width]; NaN for cells without a known gene) and
+    `adata.uns["rankcell"]` (model, vocabulary and its hash, and pooling and layer of each output, with the columns of each part).
+    """
+    options = {k: v for k, v in locals().items() if k not in ("adata", "key_added")}  # the others are the job's own
+    if not hasattr(adata, "obsm"):
+        raise InputError(f"rc.tl.embed writes into an AnnData and got {type(adata).__name__}: read the file first, or run rankcell embed")
+    from rankcell.embed.stores import uns_entry
+
+    found = jobs.embed(adata, **options)
+    for key, values in found.obsm(key_added).items():
+        adata.obsm[key] = values
+    adata.uns["rankcell"] = uns_entry(found.result(), key_added)
+
+
+def state_embeddings(
+    adata: Any,
+    by: str,
+    model: Any = "demo",
+    *,
+    statistic: str = "mean",
+    pool: str | Sequence[str] = "mean",
+    layer: int | Sequence[int] = -2,
+    vocab: str | os.PathLike | Vocabulary | None = None,
+    counts_layer: str | None = None,
+    raw: bool = False,
+    gene_column: str | None = None,
+    allow_non_counts: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    tokens_per_batch: int | None = None,
+) -> Any:
+    """The embedding of each category of cells: where a model puts a cell type, a disease, a day.
+
+    adata
+        An AnnData with raw counts, a TokenSet, or the path of either.
+    by
+        The cell column whose categories are the states.
+    statistic
+        `mean` of the cells' embeddings (in float64), or their exact `median`, dimension by dimension.
+    model, pool, layer, vocab, counts_layer, raw, gene_column, allow_non_counts, device, precision, tokens_per_batch
+        As for rc.tl.embed.
+
+    Returns a DataFrame, a row per category: `state`, `n_cells`, and a column per output, `<pool>_layer<n>`, of float32 vectors.
+    Cells without genes, and cells of no category, are left out. rc.tl.perturb takes it as its `states`.
+    """
+    options = {k: v for k, v in locals().items() if k != "adata"}  # the others are the job's own
+    return jobs.state_embeddings(adata, **options)
+
+
+def gene_embeddings(
+    adata: Any,
+    model: Any = "demo",
+    *,
+    by: str | None = None,
+    per_cell: bool = False,
+    layer: int = -2,
+    vocab: str | os.PathLike | Vocabulary | None = None,
+    counts_layer: str | None = None,
+    raw: bool = False,
+    gene_column: str | None = None,
+    allow_non_counts: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    tokens_per_batch: int | None = None,
+) -> Any:
+    """Genes in context: the mean state of each gene over the cells that show it, or its state in every cell.
+
+    adata
+        An AnnData with raw counts, a TokenSet, or the path of either.
+    by
+        A cell column: means over the cells of each category instead of over all.
+    per_cell
+        A row per cell and gene instead of means: memory for cells x genes x width numbers (`rankcell embed --include gene` streams
+        them into a file).
+    layer, model, vocab, counts_layer, raw, gene_column, allow_non_counts, device, precision, tokens_per_batch
+        As for rc.tl.embed.
+
+    Returns an AnnData whose rows are genes and whose X (float32) are their vectors. obs: `gene`, `symbol`, with `by` also
+    `group`, and `n` (cells that show it); `layers["sd"]` is the standard deviation over them (of the population: 0 for
+    one cell). With `per_cell` obs is `cell_id`, `gene`, `symbol` and `rank` (0 = top).
+    """
+    options = {k: v for k, v in locals().items() if k != "adata"}  # the others are the job's own
+    return jobs.gene_embeddings(adata, **options)
