@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from rankcell.embed import Embedder
+from rankcell.embed.contexts import gene_means
 from rankcell.perturb import Perturber, StateEmbeddings
 from rankcell.tokens import Tokenizer, TokenSet, TokenSpec
 
@@ -56,6 +57,35 @@ def test_embeddings(golden, vocabularies, name, layer):
     found = embedder.embed(cells(golden, vocabularies, f"{source}_{version}"), pool=pool, layer=layer - 1)
     expected = pd.read_parquet(file)
     np.testing.assert_allclose(found.columns[f"{pool}_layer{layer - 1}"][expected.cell], np.stack(expected.embedding), rtol=0, atol=1e-5)
+
+
+def embedder_of(golden, vocabularies, version):
+    return Embedder(golden / "models" / MODELS[version], vocab=vocabularies[version], device="cpu", precision="fp32")
+
+
+def test_gene_means(golden, vocabularies):
+    """The mean state of each gene over cells, in one pass; Geneformer's layer -1 is the block before the last."""
+    tokens = cells(golden, vocabularies, "cells64_V1")
+    found = gene_means(embedder_of(golden, vocabularies, "V1"), tokens, -2)
+    expected = pd.read_parquet(golden / "embeddings" / "cells64_V1_gene_layer-1.parquet").set_index("gene").embedding
+    assert set(found.obs["gene"]) == set(expected.index) and len(expected) == found.n_obs == 674
+    np.testing.assert_allclose(found.X, np.stack(expected[found.obs["gene"]]), rtol=0, atol=1e-5)
+    shown = pd.Series(np.concatenate([tokens.genes(i) for i in range(len(tokens))])).value_counts()
+    genes = np.asarray(vocabularies["V1"].genes, object)[vocabularies["V1"].gene_of_token[shown.index]]
+    assert found.obs.set_index("gene")["n"].to_dict() == dict(zip(genes, shown, strict=True))
+
+
+@pytest.mark.parametrize("layer", [-1, 0])
+def test_gene_means_add_up_to_cell_means(golden, vocabularies, layer):
+    """There is no file of V2's genes: weighted by how many cells show each they are the mean of all genes of all cells, as
+    Geneformer's means over the genes of each cell are."""
+    tokens = cells(golden, vocabularies, "cells64_V2")
+    found = gene_means(embedder_of(golden, vocabularies, "V2"), tokens, layer - 1)
+    expected = pd.read_parquet(golden / "embeddings" / f"cells64_V2_cell_layer{layer}.parquet").sort_values("cell")
+    n = found.obs["n"].to_numpy()
+    assert expected.cell.tolist() == list(range(64)) and n.sum() == tokens.n_genes.sum()
+    total = (np.stack(expected.embedding).astype(np.float64) * tokens.n_genes[:, None]).sum(0)
+    np.testing.assert_allclose((found.X.astype(np.float64) * n[:, None]).sum(0) / n.sum(), total / n.sum(), rtol=0, atol=1e-5)
 
 
 def golden_states(golden, version):
@@ -151,6 +181,26 @@ def assert_cos_genes(table, gene_rows, *, every_cell):
         assert table.n.sum() == len(gene_rows)
         mean = gene_rows.value.astype(float).mean()
         assert_shifts(np.array([(table.cos_genes * table.n).sum() / table.n.sum()]), np.array([mean]), np.array([1 - mean]))
+
+
+@pytest.mark.parametrize("version", ["V1", "V2"])
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_states_of_a_store(golden, vocabularies, version, suffix, tmp_path):
+    """States that `embed --include state` writes are Geneformer's; so are those in memory."""
+    from rankcell import jobs
+    from rankcell.embed.stores import read_embeddings
+
+    pool = {"V1": "mean", "V2": "cls"}[version]
+    expected = golden_states(golden, version)
+    tokens = cells(golden, vocabularies, f"states12_{version}")
+    how = {"model": golden / "models" / MODELS[version], "vocab": vocabularies[version], "pool": pool, "device": "cpu"}
+    jobs.embed(tokens, tmp_path / f"e{suffix}", include=["state"], by="bulk_labels", **how)
+    stored = read_embeddings(tmp_path / f"e{suffix}").tables["states"]
+    memory = jobs.state_embeddings(tokens, "bulk_labels", **how)
+    for names, values in ((stored["state"], stored[f"{pool}_layer-2"]), (memory.state.tolist(), memory[f"{pool}_layer-2"])):
+        assert sorted(names) == sorted(expected.names)
+        for name, vector in zip(names, values, strict=True):
+            np.testing.assert_allclose(vector, expected.vectors[name, {"V1": "cell", "V2": "cls"}[version]], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("version", ["V1", "V2"])

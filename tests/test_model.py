@@ -291,9 +291,9 @@ def test_without_onednn_the_same(small, batch, monkeypatch):
     for some in (batch, masked):
         a, b = fast.states(some, [0, 1, 2, 3]), plain.states(some, [0, 1, 2, 3])
         for n in a:
-            torch.testing.assert_close(a[n], b[n], rtol=0, atol=2e-6)
+            torch.testing.assert_close(a[n], b[n], rtol=0, atol=1e-6)
         a, b = (dict(e.walk(some, [3], only=[0, 1]))[3] for e in (fast, plain))
-        torch.testing.assert_close(a, b, rtol=0, atol=2e-6)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
 def test_torch_without_onednn_is_noticed(monkeypatch):

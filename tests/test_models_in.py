@@ -40,7 +40,8 @@ def trunk_names(folder):
 
 
 def read(folder, prefix="bert.", wanted=None):
-    return read_weights(open_checkpoint(folder), prefix, wanted or {WORDS, BIAS})
+    checkpoint = open_checkpoint(folder)
+    return read_weights(checkpoint.name, checkpoint.weight_files, prefix, wanted or {WORDS, BIAS})
 
 
 def with_config(folder, **changes):

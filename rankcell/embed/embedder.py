@@ -20,6 +20,7 @@ from rankcell.vocab import Vocabulary
 
 TOKENS_PER_UNIT = 500_000  # what is computed before anything is brought home
 LEAST_COSINE = 0.9999  # of a cell's embedding in bf16 with the same in fp32, for `auto` to keep bf16
+_PROBE = 16_384  # tokens, at least, that "auto" looks at
 _WIDE_ENOUGH = 192  # narrower models gain nothing from bf16
 
 
@@ -169,7 +170,7 @@ class Embedder:
             return
         if self.checkpoint.width < _WIDE_ENOUGH or not has_fast_bf16(choose_device(self._device)):
             return
-        rows = _probe_rows(tokens, self.tokens_per_batch)
+        rows = _probe_rows(tokens, max(_PROBE, self.tokens_per_batch))
         if not len(rows):
             return
         exact, fast = (Encoder(self.checkpoint, device=self._device, precision=p) for p in ("fp32", "bf16"))
@@ -362,7 +363,7 @@ def warn_of_empty(tokens: TokenSet) -> None:
 
 
 def _probe_rows(tokens: TokenSet, budget: int) -> np.ndarray:
-    """A batch of cells of all lengths, evenly drawn."""
+    """Cells of all lengths, evenly drawn, of about `budget` tokens."""
     filled = np.flatnonzero(tokens.n_genes > 0)
     ordered = filled[np.argsort(-tokens.lengths[filled], kind="stable")]
     n = max(1, int(budget // max(1.0, tokens.lengths[filled].mean()))) if len(filled) else 0

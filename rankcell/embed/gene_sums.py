@@ -32,17 +32,23 @@ class GeneSums:
     sums: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     def add(self, ids: np.ndarray, cells: np.ndarray, states: dict[int, Any]) -> None:
-        """Gene tokens, the cell of each, and {number of blocks: their states [tokens, width]}."""
+        """Gene tokens, the cell of each, and {number of blocks: their states [tokens, width]}.
+
+        Memory that runs out midway leaves the sums as they were, so that the same can be added again in smaller pieces.
+        """
         group = np.zeros(len(ids), np.int64) if self.groups is None else self.groups[cells]
+        new = []
         for g in np.unique(group[group >= 0]).tolist():
             mine = np.flatnonzero(group == g)
             order = mine[np.argsort(ids[mine], kind="stable")]
             found, first = np.unique(ids[order], return_index=True)
             counts = self.counts.setdefault(g, np.zeros(self.n_tokens, np.int64))
-            counts[found] += np.diff([*first, len(order)])
+            new.append((counts[None], found, np.diff([*first, len(order)])))
             for layer, n in self.layers.items():
                 held = self.sums.setdefault((g, layer), np.zeros((2, self.n_tokens, self.width)))
-                held[:, found] += _reduced(states[n], order, first)
+                new.append((held, found, _reduced(states[n], order, first)))
+        for held, found, values in new:
+            held[:, found] += values
 
     def mean_sd(self, group: int, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(tokens, n, mean [tokens, width], population standard deviation) of the genes met in a group."""

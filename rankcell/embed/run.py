@@ -17,17 +17,19 @@ from rankcell.embed.embedder import TOKENS_PER_UNIT, Embedder, Ticker, UnitResul
 from rankcell.embed.gene_sums import GeneSums
 from rankcell.embed.groups import Groups, check_statistic, groups_of, state_vectors
 from rankcell.embed.pools import Output
-from rankcell.embed.stores import check_output, write_result
+from rankcell.embed.stores import STORES, check_output, write_result
 from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table, check_dtype, memory_table
 from rankcell.errors import SettingsError
 from rankcell.store import ShardedRun, atomic_path, locked, result_folder
+from rankcell.store.run import MANIFEST
 from rankcell.tokens.tokenset import TokenSet
 
 INCLUDE = {"cell": CELLS, "gene": GENES, "gene_mean": GENE_MEANS, "state": STATES}
 _RUN = ".run"  # ends the name of the folder beside an output that holds its shards
-_SUMS = "gene_sums.npz"
+_SUMS, _LOCK = "gene_sums.npz", ".lock"
 _SECONDS = 30  # between two savings of the sums over genes
-_GENE_BYTES = 2**28  # of a unit whose genes' states are kept
+_GENE_BYTES = 2**26  # of a unit whose genes' states are kept
+_NEW, _OVER = "new", "over"  # what a run notes when it begins to write its output: whether one stood there
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,24 @@ def check_store(out: str | os.PathLike, asked: Asked, *, force: bool) -> Path:
     """`out` when what is asked for can be written there; a finished run that was killed while tidying up is tidied first."""
     asked.check()
     folder = run_folder(out)
-    if os.path.exists(out) and (folder / "manifest.json").is_file() and ShardedRun.read(folder).complete:
-        shutil.rmtree(folder)
+    left = ShardedRun.read(folder).manifest if (folder / MANIFEST).is_file() else {}
+    is_whole = left.get("complete") or left.get("writing") == _NEW
+    if os.path.exists(out) and (is_whole or _holds_nothing(folder)):
+        with locked(folder):
+            _remove(folder)
+    began = "writing" in left and not os.path.exists(out)  # the files beside it may be there already
+    return _check_files(out, asked, force=force or began)
+
+
+def _check_files(out: str | os.PathLike, asked: Asked, *, force: bool) -> Path:
     return check_output(out, force=force, n_vectors=len(asked.pool) * len(asked.layer) if asked.pools else 0, tables=asked.tables)
+
+
+def _clear_begun(run: ShardedRun, out: Path, asked: Asked) -> None:
+    """Remove the files beside `out` that an earlier start of this run had written when it was killed before `out` itself."""
+    if "writing" in run.manifest and not out.exists():
+        for path in STORES[out.suffix.lower()].files(out, asked.tables):
+            path.unlink(missing_ok=True)
 
 
 def run_folder(out: str | os.PathLike) -> Path:
@@ -118,15 +135,19 @@ def embed_to_store(
     groups = None if asked.by is None else groups_of(tokens, asked.by)
     embedder.settle_precision(tokens, outputs)
     settings = _settings(embedder, tokens, asked, outputs)
+    _require_genes(tokens, asked, groups)
     warn_of_empty(tokens)
     with _kept_when_useful(run_folder(out)):
         run = ShardedRun.open(run_folder(out), settings, force=force, resume=True)
+        _clear_begun(run, out, asked)
+        _check_files(out, asked, force=force)  # another process may have been faster
         job = _Job(embedder, tokens, asked, outputs if asked.pools else [], groups, run)
         job.compute(progress)
         result = job.result(embedder.meta(tokens, job.outputs))
+        run.note(writing=_OVER if out.exists() else _NEW)
         paths = write_result(result, out, source=source, force=force)
         run.finish()
-        shutil.rmtree(run.folder)
+        _remove(run.folder)
     widths = {t.name: {c.name: c.width for c in t.vectors} for t in result.tables.values()}
     return Written(paths, {t.name: t.n_rows for t in result.tables.values()}, widths, result.meta)
 
@@ -138,9 +159,30 @@ def _kept_when_useful(folder: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if not any(p.suffix == ".arrow" and not p.name.startswith(".") for p in folder.rglob("*")):
-                shutil.rmtree(folder, ignore_errors=True)
+            if not any((p.suffix == ".arrow" or p.name == _SUMS) and not p.name.startswith(".") for p in folder.rglob("*")):
+                with contextlib.suppress(OSError):
+                    _remove(folder)
             raise
+
+
+def _remove(folder: Path) -> None:
+    """Remove a run's folder, its manifest after all that is done: killed meanwhile, it is still known for what it is."""
+    for item in folder.iterdir():
+        if item.is_dir():
+            shutil.rmtree(item)
+        elif item.name not in (MANIFEST, _LOCK):
+            item.unlink()
+    shutil.rmtree(folder)
+
+
+def _holds_nothing(folder: Path) -> bool:
+    return folder.is_dir() and all(p.name == _LOCK for p in folder.iterdir())
+
+
+def _require_genes(tokens: TokenSet, asked: Asked, groups: Groups | None) -> None:
+    """SettingsError when means over cells are asked for and no cell that counts has a gene."""
+    if "gene_mean" in asked.include and not ((tokens.n_genes > 0) & (True if groups is None else groups.codes >= 0)).any():
+        raise SettingsError(f"no cell {'of a category ' if groups else ''}has genes: there is nothing to take means of")
 
 
 def _settings(embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[Output]) -> dict[str, Any]:

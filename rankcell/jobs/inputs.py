@@ -52,15 +52,14 @@ def tokens_on_disk(source: Any, checkpoint: Any, *, beside: str | os.PathLike, o
     if not isinstance(source, (str, os.PathLike)) or is_token_folder(source) or _size(Path(source)) < _IN_MEMORY:
         yield tokens_of(source, checkpoint, obs=obs, **how)
         return
-    from rankcell.jobs.counts import tokenize
-
     beside = Path(beside)
     folder = beside.with_name(f".{beside.name}.tokens")
-    layer = how.pop("counts_layer", None)
+    tokenizer, layer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len), how.pop("counts_layer", None)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)
-            yield tokenize(source, folder, vocab=checkpoint.vocab, max_len=checkpoint.max_len, obs=obs, layer=layer, force=True, **how)
+            tokens = tokenizer.write(source, folder, obs=obs, layer=layer, force=True, **how)
+        yield tokens
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -80,16 +80,18 @@ class Encoder:
         keys = None if batch.attend is None else self.tensor(np.flatnonzero(batch.attend))
         picked = None if only is None else self.tensor((batch.starts[:, None] + np.asarray(only)).ravel())
         runs, short = batch.runs(), None if only is None else batch.runs(len(only))
-        with torch.inference_mode():
-            hidden = self._embeddings(self.tensor(batch.input_ids), self.tensor(batch.positions))
-            for n in range(last + 1):
-                if n:
-                    trims = picked is not None and n == last
-                    seen = None if watch is None else _at(watch, n)
-                    how = {"keys": keys, "only": picked if trims else None, "watch": seen}
+        hidden = None
+        for n in range(last + 1):
+            trims = picked is not None and n == last
+            with torch.inference_mode():  # not around the yield, which would leave it on for whoever is walking
+                if not n:
+                    hidden = self._embeddings(self.tensor(batch.input_ids), self.tensor(batch.positions))
+                    hidden = hidden[picked] if trims else hidden
+                else:
+                    how = {"keys": keys, "only": picked if trims else None, "watch": None if watch is None else _at(watch, n)}
                     hidden = self._blocks[n - 1](hidden, short if trims else runs, self._attention, **how)
-                if n in wanted:
-                    yield n, hidden[picked] if picked is not None and n == last == 0 else hidden
+            if n in wanted:
+                yield n, hidden
 
     def states(self, batch: Batch, layers: Sequence[int]) -> dict[int, Any]:
         """{number of blocks: hidden states [tokens, width]} (float32, on the device)."""
@@ -189,7 +191,7 @@ def _load_trunk(checkpoint: Checkpoint) -> Any:
     if not hasattr(getattr(trunk, "encoder", None), "layer"):
         raise ModelError(f"model '{checkpoint.name}' is a {config.model_type}: only encoders built like BERT are read")
     wanted = trunk.state_dict()
-    weights = read_weights(checkpoint, f"{trunk.base_model_prefix}.", set(wanted))
+    weights = read_weights(checkpoint.name, checkpoint.weight_files, f"{trunk.base_model_prefix}.", set(wanted))
     for name, shape in ((n, tuple(w.shape)) for n, w in wanted.items()):
         if name not in weights:
             raise ModelError(f"the weights of model '{checkpoint.name}' lack '{name}': the file is not whole, or not of this config")

@@ -4,14 +4,11 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rankcell.errors import ModelError
-
-if TYPE_CHECKING:
-    from rankcell.model.checkpoint import Checkpoint
 
 WEIGHTS, PICKLED = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"  # ends the name of the list of a file's parts
@@ -73,7 +70,7 @@ def _indexed_files(index: Path) -> list[Path]:
     return files
 
 
-def read_weights(checkpoint: "Checkpoint", prefix: str, wanted: set[str]) -> dict[str, Any]:
+def read_weights(model: str, files: Sequence[Path], prefix: str, wanted: set[str]) -> dict[str, Any]:
     """The trunk's tensors by their name in the trunk, in float32 on the CPU.
 
     prefix
@@ -86,15 +83,15 @@ def read_weights(checkpoint: "Checkpoint", prefix: str, wanted: set[str]) -> dic
     import torch
 
     weights: dict[str, Any] = {}
-    for path in checkpoint.weight_files:
-        for key, tensor in _tensors(path, prefix, wanted, checkpoint.name):
+    for path in files:
+        for key, tensor in _tensors(path, prefix, wanted, model):
             name = _trunk_name(key, prefix)
             if name in weights:
-                raise ModelError(f"the weights of model '{checkpoint.name}' hold '{name}' twice, under different names")
-            weights[name] = _checked(tensor, name, checkpoint.name).to(torch.float32)
+                raise ModelError(f"the weights of model '{model}' hold '{name}' twice, under different names")
+            weights[name] = _checked(tensor, name, model).to(torch.float32)
     for name, w in weights.items():
         if not torch.isfinite(w).all():
-            raise ModelError(f"'{name}' of model '{checkpoint.name}' holds NaN or infinite weights")
+            raise ModelError(f"'{name}' of model '{model}' holds NaN or infinite weights")
     return weights
 
 

@@ -31,7 +31,7 @@ class Perturber:
     """Runs in-silico perturbation screens with one checkpoint.
 
     model, vocab, device, precision, tokens_per_batch
-        As for rankcell.Embedder.
+        As for rankcell.Embedder; precision "auto" is fp32.
     layer
         Whose states are compared (-1: output of the last block; default the block before it).
     """
@@ -46,6 +46,7 @@ class Perturber:
         precision: str = "auto",
         tokens_per_batch: int | None = None,
     ):
+        precision = "fp32" if precision == "auto" else precision  # shifts are far smaller than what bf16 keeps of a state
         self.embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
         self.checkpoint = self.embedder.checkpoint
         self.layer = layer
