@@ -49,9 +49,9 @@ def matmul_rates(*, tokens: int, length: int, width: int, heads: int, intermedia
     """
     import torch
 
-    from rankcell.model.blocks import QUERIES_PER_THREAD, has_onednn
+    from rankcell.model.blocks import has_onednn, queries_at_once
 
-    step = QUERIES_PER_THREAD * torch.get_num_threads()
+    step = queries_at_once(length, dtype.itemsize)
     onednn = torch.ops.mkldnn._linear_pointwise if has_onednn(torch.device("cpu")) else None
     x, wide = torch.randn(tokens, width, dtype=dtype), torch.randn(tokens, intermediate, dtype=dtype)
     q, k, v = (torch.randn(heads, length, width // heads, dtype=dtype) for _ in range(3))

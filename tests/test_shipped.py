@@ -138,6 +138,22 @@ def test_tokenize_tutorial_prints_what_it_shows(monkeypatch, tmp_path):
     assert printed(again) == printed(shown) and "exit code 2" in "".join(printed(shown))
 
 
+def test_embedding_tutorial_runs_and_is_shown_with_its_outputs(monkeypatch, tmp_path):
+    """Its figures are those of one machine: another's clusters may differ in the last digit."""
+    import os
+
+    import nbformat
+    from nbclient import NotebookClient
+
+    path = ROOT / "tutorials" / "03_embeddings_in_scanpy.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert sum("image/png" in o.get("data", {}) for c in code for o in c.outputs) >= 3
+    assert not any(o.get("name") == "stderr" or o.output_type == "error" for c in code for o in c.outputs)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]))
+    NotebookClient(notebook, timeout=1800, kernel_name="python3").execute(cwd=str(tmp_path))
+
+
 def test_command_reference_is_fresh():
     made = subprocess.run([sys.executable, "-m", "rankcell.cli.reference"], capture_output=True, text=True, check=True).stdout
     assert made == (ROOT / "tutorials" / "COMMANDS.md").read_text(), "run: python -m rankcell.cli.reference > tutorials/COMMANDS.md"
@@ -152,6 +168,8 @@ def test_wheel_carries_dictionaries_and_the_demo_checkpoint(tmp_path):
     for name in (
         "rankcell/tokenizer_dicts/pbmc68k/genes.tsv",
         "rankcell/tokenizer_dicts/pbmc68k.symbols.tsv",
+        "rankcell/tokenizer_dicts/geneformer-v1.recipe.json",
+        "rankcell/tokenizer_dicts/geneformer-v2.recipe.json",
         "rankcell/checkpoints/demo/model.safetensors",
         "rankcell/checkpoints/demo/README.md",
         "rankcell/checkpoints/demo/vocabulary/vocabulary.json",

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from conftest import ROOT, make_adata
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rankcell import jobs
@@ -316,6 +316,9 @@ def test_build_medians_against_numpy(tmp_path_factory, cells, in_two_files):
     x = np.array(cells, np.float64)
     folder = tmp_path_factory.mktemp("b")
     parts = [x[: len(x) // 2], x[len(x) // 2 :]] if in_two_files and len(x) > 1 else [x]
+    if len(parts) == 2:  # the same cells twice are refused: another test's matter
+        assume(parts[0].any() or parts[1].any())
+        assume(not np.array_equal(*parts))
     for i, part in enumerate(parts):
         make_adata(part).write_h5ad(folder / f"{i}.h5ad")
     files = [folder / f"{i}.h5ad" for i in range(len(parts))]

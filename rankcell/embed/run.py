@@ -200,6 +200,7 @@ def _settings(embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[
         "statistic": asked.statistic,
         "dtype": asked.dtype,
         "tokens_per_batch": embedder.asked_tokens_per_batch,
+        "tokens_per_unit": TOKENS_PER_UNIT,
         "version": __version__,
     } | embedder.encoder.description
 

@@ -44,7 +44,7 @@ def embed(
     from rankcell.embed.run import Asked, check_store, embed_to_store
 
     pool, layer, include = ([x] if isinstance(x, (str, int)) else list(dict.fromkeys(x)) for x in (pool, layer, include))
-    asked = Asked(pool, layer, [i for part in include for i in part.split(",")], by, statistic, dtype)
+    asked = Asked(pool, layer, [i.strip() for part in include for i in part.split(",")], by, statistic, dtype)
     asked.check()
     if out is None and asked.include != ["cell"]:
         raise SettingsError(f"{', '.join(asked.include)} need an output to be written to")

@@ -17,7 +17,7 @@ from rankcell.errors import ModelError
 from rankcell.model.batches import Run
 
 _LONG = 256  # keys from which attention on a processor goes row by row and head by head
-QUERIES_PER_THREAD = 512  # as many queries at once per thread: their scores stay in its cache
+SCORES_PER_THREAD = 2**22  # bytes: attention takes as many queries at once as keep their scores in a thread's share of the caches
 _SAFE = 100.0  # powers of two that neither overflow nor vanish in float32 and bfloat16, with room for sums of thousands
 _BASE2 = math.log2(math.e)
 
@@ -222,19 +222,25 @@ def _watched(q: Any, k: Any, v: Any, out: Any, run: Run, watch: Watch) -> None:
         watch(run._replace(rows=1, q=run.q + r * run.n_q, k=run.k + r * run.n_k), scores)
 
 
+def queries_at_once(n_keys: int, element_size: int) -> int:
+    """How many queries of a row `_blocked` takes at once, on all threads."""
+    import torch
+
+    return max(64, SCORES_PER_THREAD // (n_keys * element_size)) * torch.get_num_threads()
+
+
 def _blocked(q: Any, k: Any, v: Any, out: Any) -> None:
     """One row and head after the other, as many queries at once as fit the caches with their scores.
 
     softmax needs no maximum where no score can be large: |q k| <= |q| |k| bounds them all, and 2^x is as exact for any
     x in reach. Where the bound is too large, each row's maximum is taken off first.
     """
-    import torch
 
     product = _onednn()
     k, v_t = k.contiguous(), v.transpose(2, 3).contiguous()
     bound = (q.float().norm(dim=-1).amax(-1) * k.float().norm(dim=-1).amax(-1)).tolist()
-    step = QUERIES_PER_THREAD * torch.get_num_threads()
     rows, heads, n, _ = q.shape
+    step = queries_at_once(k.shape[2], k.element_size())
     for r in range(rows):
         for h in range(heads):
             for a in range(0, n, step):
