@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 import rankcell as rc
 from rankcell.cli import main
 from rankcell.embed import Embedder, gene_sums, run
-from rankcell.embed.embedder import Work
 from rankcell.embed.stores import STORES, read_embeddings
+from rankcell.embed.unit import Work
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.jobs import inputs
 from rankcell.model import Encoder
@@ -757,14 +757,14 @@ def test_interrupted_and_doubled_as_a_command(place, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "TOKENS_PER_UNIT", 12)
     script = """
     import sys, time
-    from rankcell.embed import embedder, run
+    from rankcell.embed import run, unit
     from rankcell.cli import main
     run.TOKENS_PER_UNIT = 12
-    add = embedder._Unit.add
+    add = unit.Unit.add
     def slow(self, batch):
         add(self, batch)
         time.sleep(0.2)
-    embedder._Unit.add = slow
+    unit.Unit.add = slow
     sys.exit(main())
     """
     out = tmp_path / "e.parquet"

@@ -13,9 +13,9 @@ from reference_model import POOLINGS, Reference
 from safetensors.torch import load_file, save_file
 
 from rankcell.embed import POOLS, Embedder, embedder, gene_sums
-from rankcell.embed.embedder import Work
 from rankcell.embed.gene_sums import GeneSums
 from rankcell.embed.pools import choose_outputs
+from rankcell.embed.unit import Work
 from rankcell.errors import ModelError, RankcellWarning, SettingsError
 from rankcell.model import Encoder, blocks, encoder
 from rankcell.tokens import TokenSet, TokenSpec

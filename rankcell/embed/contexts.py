@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.embed.embedder import TOKENS_PER_UNIT, Embedder, Ticker, Work, units_of, warn_of_empty
+from rankcell.embed.embedder import TOKENS_PER_UNIT, Embedder, Ticker, units_of, warn_of_empty
 from rankcell.embed.gene_sums import GeneSums
 from rankcell.embed.groups import Groups, groups_of
+from rankcell.embed.unit import Work
 from rankcell.errors import SettingsError
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary

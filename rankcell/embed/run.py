@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.embed.contexts import gene_mean_columns, gene_names
-from rankcell.embed.embedder import TOKENS_PER_UNIT, Embedder, Ticker, UnitResult, Work, units_of, warn_of_empty
+from rankcell.embed.embedder import TOKENS_PER_UNIT, Embedder, Ticker, units_of, warn_of_empty
 from rankcell.embed.gene_sums import GeneSums
 from rankcell.embed.groups import Groups, check_statistic, groups_of, state_vectors
 from rankcell.embed.pools import Output
 from rankcell.embed.stores import STORES, check_output, write_result
 from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table, check_dtype, memory_table
+from rankcell.embed.unit import UnitResult, Work
 from rankcell.errors import SettingsError
 from rankcell.store import ShardedRun, atomic_path, locked, result_folder
 from rankcell.store.run import MANIFEST
