@@ -241,7 +241,7 @@ def test_with_and_without_the_bound(long, monkeypatch):
     tokens = tokens_of(vocab, bodies_of(vocab, [300, 500, 300]))
     how = dict(pool=["mean", "cls"], layer=[-1, -2], tokens_per_batch=4_096)
     expected = embed(folder, tokens, **how)
-    for name, value in (("_SAFE", 0.0), ("QUERIES_PER_THREAD", 70), ("_LONG", 1), ("_LONG", 10_000)):
+    for name, value in (("_SAFE", 0.0), ("SCORES_PER_THREAD", 1), ("_LONG", 1), ("_LONG", 10_000)):
         with monkeypatch.context() as m:
             m.setattr(blocks, name, value)
             for key, values in embed(folder, tokens, **how).items():
