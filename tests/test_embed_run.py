@@ -782,6 +782,25 @@ def test_interrupted_and_doubled_as_a_command(place, tmp_path, monkeypatch):
     assert names_in(tmp_path) == ["e.parquet"]
 
 
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with(place, tmp_path, stops, capsys):
+    import torch
+
+    whole, out = tmp_path / "whole.parquet", tmp_path / "e.parquet"
+    embed(place, whole)
+    stops(3)
+    assert main(command(place, out)) == 130
+    stops(100)
+    capsys.readouterr()
+    torch.set_num_threads(2)
+    try:
+        assert main(command(place, out)) == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert "note: going on with 1 threads, as this run began, not 2: to the same numbers" in capsys.readouterr().err
+    assert out.read_bytes() == whole.read_bytes()
+
+
 # in memory
 
 

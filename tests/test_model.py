@@ -353,7 +353,7 @@ def test_other_kinds_and_activations(small, rows, batch, tmp_path, monkeypatch, 
     expected = all_states(folder, rows)
     states = encoder_of(folder).states(batch, [0, 1, 2])
     for n in states:
-        torch.testing.assert_close(states[n], expected[n], rtol=0, atol=3e-6)
+        torch.testing.assert_close(states[n], expected[n], rtol=1e-5, atol=3e-6)
 
 
 def test_description(small):

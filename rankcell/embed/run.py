@@ -21,6 +21,7 @@ from rankcell.embed.stores import STORES, check_output, write_result
 from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table, check_dtype, memory_table
 from rankcell.embed.unit import UnitResult, Work
 from rankcell.errors import SettingsError
+from rankcell.model.encoder import threads_as
 from rankcell.store import ShardedRun, atomic_path, locked, result_folder
 from rankcell.store.run import MANIFEST
 from rankcell.tokens.tokenset import TokenSet
@@ -134,11 +135,11 @@ def embed_to_store(
     out = check_store(out, asked, force=force)
     outputs = embedder.check(tokens, asked.pool, asked.layer)
     groups = None if asked.by is None else groups_of(tokens, asked.by)
-    embedder.settle_precision(tokens, outputs)
-    settings = _settings(embedder, tokens, asked, outputs)
     _require_genes(tokens, asked, groups)
     warn_of_empty(tokens)
-    with _kept_when_useful(run_folder(out)):
+    with _kept_when_useful(run_folder(out)), threads_as(None if force else _threads_of(run_folder(out))):
+        embedder.settle_precision(tokens, outputs)
+        settings = _settings(embedder, tokens, asked, outputs)
         run = ShardedRun.open(run_folder(out), settings, force=force, resume=True)
         _clear_begun(run, out, asked)
         _check_files(out, asked, force=force)  # another process may have been faster
@@ -164,6 +165,11 @@ def _kept_when_useful(folder: Path) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     _remove(folder)
             raise
+
+
+def _threads_of(folder: Path) -> int | None:
+    """How many threads the run in `folder` began with: with as many it goes on, wherever that is, and ends with equal bytes."""
+    return ShardedRun.read(folder).manifest.get("settings", {}).get("threads") if (folder / MANIFEST).is_file() else None
 
 
 def _remove(folder: Path) -> None:

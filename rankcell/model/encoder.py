@@ -1,12 +1,14 @@
 """Encoder: hidden states of a checkpoint's trunk, no block past the wanted layer, never the language-model head."""
 
+import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import ModelError, SettingsError
+from rankcell.errors import ModelError, RankcellWarning, SettingsError
 from rankcell.model.batches import TOKENS_PER_BATCH, Batch
 from rankcell.model.blocks import Attention, Block, has_onednn
 from rankcell.model.checkpoint import Checkpoint
@@ -105,6 +107,21 @@ class Encoder:
         if self.device.type == "cuda":
             return t.pin_memory().to(self.device, non_blocking=True)
         return t.to(self.device)
+
+
+@contextlib.contextmanager
+def threads_as(n: int | None) -> Iterator[None]:
+    """Let torch use `n` threads for a while, where `n` is neither None nor 0."""
+    import torch
+
+    before = torch.get_num_threads()
+    if n and n != before:
+        warnings.warn(f"going on with {n} threads, as this run began, not {before}: to the same numbers", RankcellWarning, stacklevel=4)
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _at(watch: Callable[[int, Any, Any], None], n: int) -> Callable[[Any, Any], None]:
