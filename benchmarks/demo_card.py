@@ -18,7 +18,7 @@ import rankcell as rc
 from rankcell.assess import knn_accuracy
 from rankcell.embed import Embedder
 from rankcell.model import open_checkpoint
-from rankcell.model.heads import save_masked_lm
+from rankcell.model.twin import random_twin
 
 POOLS, LAYERS = ["mean", "cls", "first"], [-2, -1]
 
@@ -26,16 +26,6 @@ POOLS, LAYERS = ["mean", "cls", "first"], [-2, -1]
 def accuracies(model, tokens, labels) -> dict[str, float]:
     found = Embedder(model, device="cpu").embed(tokens, pool=POOLS, layer=LAYERS)
     return {name: knn_accuracy(x, labels) for name, x in found.columns.items()}
-
-
-def random_model(checkpoint, folder: Path, seed: int) -> Path:
-    import torch
-    from transformers import AutoConfig, BertForMaskedLM
-
-    torch.manual_seed(seed)
-    model = BertForMaskedLM(AutoConfig.for_model(**checkpoint.config))
-    save_masked_lm(model, folder / f"random{seed}", checkpoint.vocab)
-    return folder / f"random{seed}"
 
 
 def pca_accuracy(adata, labels) -> dict[str, float]:
@@ -59,8 +49,8 @@ def main() -> None:
     tokens = rc.pp.tokenize(adata, checkpoint.vocab)
     ours = accuracies(checkpoint, tokens, labels)
     with tempfile.TemporaryDirectory() as tmp:
-        folders = [random_model(checkpoint, Path(tmp), seed) for seed in range(5)]
-        random = [accuracies(folder, tokens, labels) for folder in folders]
+        twins = [random_twin(checkpoint, Path(tmp) / str(seed), seed=seed) for seed in range(5)]
+        random = [accuracies(twin, tokens, labels) for twin in twins]
     print(f"{'5-fold kNN accuracy':24s} {'model':>8s} {'random weights (5): mean, lowest, highest':>44s}")
     for name, value in ours.items():
         r = np.array([x[name] for x in random])

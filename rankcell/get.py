@@ -1,11 +1,12 @@
 """Getters counter: results as DataFrames."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from rankcell.vocab import Vocabulary
 
-__all__ = ["affected_df", "screen_df", "tokens_df"]
+__all__ = ["affected_df", "read_embeddings", "screen_df", "tokens_df"]
 
 
 def screen_df(folder: str | os.PathLike) -> Any:
@@ -24,6 +25,17 @@ def affected_df(folder: str | os.PathLike) -> Any:
     from rankcell.perturb import read_screen
 
     return read_screen(folder).affected().to_pandas()
+
+
+def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = None) -> Any:
+    """What `rankcell embed` wrote, whatever the store: `columns` {name: float array, a row per cell}, `cell_ids`, `tables` and `meta`.
+
+    tables
+        Which of "genes", "gene_means" and "states" to read with the cells; None: all that there are.
+    """
+    from rankcell.embed.stores import read_embeddings as read
+
+    return read(out, tables=tables)
 
 
 def tokens_df(tokens: Any, cell: str | int, *, vocab: str | os.PathLike | Vocabulary | None = None) -> Any:

@@ -85,7 +85,7 @@ def test_public_names():
     ]
     assert {name: getattr(rankcell, name).__all__ for name in COUNTERS} == {
         "datasets": ["pbmc68k"],
-        "get": ["affected_df", "screen_df", "tokens_df"],
+        "get": ["affected_df", "read_embeddings", "screen_df", "tokens_df"],
         "pl": ["compare_poolings", "rank_bias", "rank_encoding", "ranked_genes"],
         "pp": ["align_genes", "tokenize"],
         "tl": [
