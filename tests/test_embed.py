@@ -6,6 +6,7 @@ import warnings
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +17,7 @@ import rankcell as rc
 from rankcell import jobs
 from rankcell.embed import POOLS, Embedder
 from rankcell.embed.stores import check_output
-from rankcell.errors import OutputError, RankcellWarning, SettingsError, TokensError
+from rankcell.errors import ModelError, OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.tokens import TokenSet, TokenSpec
 from rankcell.vocab import Frame
 
@@ -331,3 +332,94 @@ def test_tl_embed_with_a_bare_checkpoint(counts, tmp_path):
     reference = Reference(folder, Frame(), 64)
     expected = [reference.embed(row, "mean", -2) for row in rows]
     np.testing.assert_allclose(adata.obsm["X_rankcell"], expected, rtol=0, atol=2e-6)
+
+
+# what a user of rc.tl.embed does next
+
+
+def cells_of(n=6, **obs):
+    rng = np.random.default_rng(1)
+    return make_adata(rng.poisson(2, (n, 12)) * rng.permutation(np.arange(1, 12 * n + 1)).reshape(n, 12), **obs)
+
+
+def test_an_earlier_embedding_keeps_its_origin(small, tmp_path):
+    adata, other = cells_of(), make_checkpoint(tmp_path / "other", small[0], seed=5)
+    rc.tl.embed(adata, small[1], layer=-1)
+    rc.tl.embed(adata, other, pool="cls", key_added="X_other")
+    outputs = adata.uns["rankcell"]["outputs"]
+    assert {k: (o["pool"], o["layer"]) for k, o in outputs.items()} == {"X_rankcell": ("mean", -1), "X_other": ("cls", -2)}
+    assert outputs["X_rankcell"]["model_hash"] != adata.uns["rankcell"]["model_hash"]
+    reference = cells_of(40, kind=["a", "b"] * 20)
+    for model, layer, differs in ((small[1], -2, "layer -1 in adata and with layer -2"), (other, -1, "made with model 'small'")):
+        rc.tl.embed(reference, model, layer=layer)
+        with pytest.raises(SettingsError, match=differs):
+            rc.tl.map_labels(adata, reference, "kind", k=3)
+    rc.tl.embed(reference, small[1], layer=-1)
+    rc.tl.map_labels(adata, reference, "kind", k=3)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    del adata.obsm["X_rankcell"]
+    rc.tl.embed(adata, small[1], key_added="X_third")
+    assert list(adata.uns["rankcell"]["outputs"]) == ["X_other", "X_third"]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (dict(key_added=""), "key_added is empty"),
+        (dict(layer=-1.0), "layer is -1.0; a whole number"),
+        (dict(layer="-1"), "layer is '-1'; a whole number"),
+        (dict(layer=[-1, None]), "layer is None; a whole number"),
+        (dict(model=None), "model is None; a checkpoint folder, a hub name"),
+        (dict(model=""), "model is ''; a checkpoint folder"),
+    ],
+)
+def test_settings_that_make_no_sense(small, how, message):
+    with pytest.raises((SettingsError, ModelError), match=message):
+        rc.tl.embed(cells_of(), **({"model": small[1]} | how))
+
+
+def test_layers_as_numpy_gives_them(small):
+    a, b = cells_of(), cells_of()
+    rc.tl.embed(a, small[1], layer=np.int64(-1))
+    rc.tl.embed(b, small[1], layer=-1)
+    np.testing.assert_array_equal(a.obsm["X_rankcell"], b.obsm["X_rankcell"])
+    assert rc.tl.gene_embeddings(cells_of(), small[1], layer=np.int32(-1)).shape[1] == 16
+    with pytest.raises(SettingsError, match="gene embeddings are of one layer, and 2 were named"):
+        rc.tl.gene_embeddings(cells_of(), small[1], layer=[-1, -2])
+
+
+def test_few_known_genes_are_said(small):
+    adata = cells_of()
+    others = ad.AnnData(np.ones((adata.n_obs, 200), np.float32))
+    others.var_names = [f"OTHER{i}" for i in range(200)]
+    others.obs_names = adata.obs_names
+    adata.var_names = adata.var.pop("ensembl_id").tolist()
+    with pytest.warns(RankcellWarning, match=r"12 of 212 genes are known \(6%\) to vocabulary 'small', and the model sees no others"):
+        rc.tl.embed(ad.concat([adata, others], axis=1), small[1])
+
+
+def test_states_of_another_model_are_refused(small, tmp_path):
+    other = make_checkpoint(tmp_path / "other", small[0], seed=5)
+    adata = cells_of(kind=list("aabbab"))
+    states = rc.tl.state_embeddings(adata, "kind", other)
+    with pytest.raises(SettingsError, match="the states were made with another model"):
+        rc.tl.perturb(adata, small[1], genes=["G1"], states=states)
+    table = rc.tl.perturb(adata, other, genes=["G1"], states=states, out=tmp_path / "s")
+    assert {"toward_a_cell", "toward_b_cell_in_place"} <= set(table.columns)
+    with pytest.raises(SettingsError, match="the states were made with another model"):
+        rc.tl.perturb(adata, small[1], genes=["G1"], states=tmp_path / "s" / "states.parquet")
+
+
+def test_cell_columns_go_along_into_another_format(small, tmp_path):
+    adata = cells_of(kind=pd.Categorical(list("aabbab"), ["b", "a"]), age=[1, 2, 3, 4, 5, 6])
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    jobs.embed(tmp_path / "a.h5ad", tmp_path / "a.zarr", model=small[1])
+    found = ad.read_zarr(tmp_path / "a.zarr")
+    assert found.obs["kind"].tolist() == list("aabbab") and found.obs["age"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert list(found.obs_names) == list(adata.obs_names)
+
+
+def test_a_state_of_every_cell_is_doubted(small):
+    adata = cells_of(day=["1", "2", "3", "4", "5", "6"])
+    with pytest.warns(RankcellWarning, match="every cell has a 'day' of its own"):
+        rc.tl.state_embeddings(adata, "day", small[1])

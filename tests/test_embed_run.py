@@ -605,14 +605,14 @@ def test_the_second_is_refused(place, tmp_path, capsys):
 def test_another_process_was_faster(place, tmp_path, monkeypatch, capsys):
     """It finished the same output between the look at it and the lock."""
     out = tmp_path / "e.npz"
-    settle = Embedder.settle_precision
+    check = Embedder.check
 
     def meanwhile(*args):
-        monkeypatch.setattr(Embedder, "settle_precision", settle)
+        monkeypatch.setattr(Embedder, "check", check)
         embed(place, out, "--pool", "cls")
-        return settle(*args)
+        return check(*args)
 
-    monkeypatch.setattr(Embedder, "settle_precision", meanwhile)
+    monkeypatch.setattr(Embedder, "check", meanwhile)
     assert main(command(place, out)) == 2
     assert "exists: choose another output" in one_line(capsys.readouterr().err)
     assert list(read_embeddings(out).columns) == ["cls_layer-2"] and names_in(tmp_path) == ["e.npz"]

@@ -178,9 +178,15 @@ class CountSource:
         looks = {"fractional": " (log-normalised or scaled values?)", "negative": " (scaled values?)"}.get(kind, "")
         way_out = self.hint() or "take it from before it was normalised (nothing that --layer or --raw could name seems to hold counts)"
         raise CountsError(
-            f"{self.name}: {self.matrix} holds {data[i]:.6g} (cell '{self.ids[start + row]}', gene '{gene}'), a {kind} "
+            f"{self.name}: {self.matrix} holds {_shown(data[i])} (cell '{self.ids[start + row]}', gene '{gene}'), a {kind} "
             f"value{looks}, not counts: {way_out}, or --allow-non-counts to rank it as it is (what is not above zero is left out)"
         )
+
+
+def _shown(value: Any) -> str:
+    """A number in six digits, or in as many as it takes to see that it is no whole one."""
+    short = f"{value:.6g}"
+    return str(value) if float(short).is_integer() and float(short) != float(value) else short
 
 
 class _Reading:

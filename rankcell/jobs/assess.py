@@ -226,7 +226,8 @@ def _origin(adata: Any, key: str) -> dict[str, str]:
     outputs = entry.get("outputs", {}) if hasattr(entry, "get") else {}
     if not hasattr(outputs, "get") or not hasattr(outputs.get(key), "get"):  # another embedding, of which nothing is said
         return {}
-    found = {what: str(outputs[key][what]) for what in ("pool", "layer") if what in outputs[key]}
+    entry = {**{k: entry[k] for k in entry}, **{k: outputs[key][k] for k in outputs[key]}}  # an older output says itself whose it is
+    found = {what: str(entry[what]) for what in ("pool", "layer") if what in outputs[key]}
     for what in ("model", "vocabulary"):
         if f"{what}_hash" in entry:
             found[what] = f"'{entry.get(what, '')}' ({str(entry[f'{what}_hash'])[:12]})"

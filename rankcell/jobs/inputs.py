@@ -1,6 +1,7 @@
 """What a verb may be given: counts, a token set, names of genes."""
 
 import contextlib
+import numbers
 import os
 import shutil
 import warnings
@@ -13,6 +14,8 @@ from rankcell.tokens import Tokenizer, TokenSet
 
 _NO_GENE = "[0-9,]+ of [0-9,]+ cells have no gene"
 _IN_MEMORY = 2**29  # bytes of a count file whose tokens are kept in memory
+
+FEW = 0.1  # of the genes of a file: a smaller share that is known looks like the wrong vocabulary
 
 Progress = Callable[[int, int], None] | None
 
@@ -43,7 +46,11 @@ def tokens_of(
     tokenizer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)  # said by what comes next
-        return tokenizer.tokenize(source, obs=obs, layer=counts_layer, raw=raw, gene_column=gene_column, allow_non_counts=allow_non_counts)
+        tokens = tokenizer.tokenize(
+            source, obs=obs, layer=counts_layer, raw=raw, gene_column=gene_column, allow_non_counts=allow_non_counts
+        )
+    warn_of_few_genes(tokens)
+    return tokens
 
 
 @contextlib.contextmanager
@@ -59,15 +66,57 @@ def tokens_on_disk(source: Any, checkpoint: Any, *, beside: str | os.PathLike, o
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)
             tokens = tokenizer.write(source, folder, obs=obs, layer=layer, force=True, **how)
+        warn_of_few_genes(tokens)
         yield tokens
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def warn_of_few_genes(tokens: TokenSet) -> None:
+    """Say so when counts were tokenized with a vocabulary that knows few of their genes, and no larger share of all counts."""
+    for said in tokens.spec.source.get("files", [tokens.spec.source]):
+        known, n = said.get("genes_known", 0), said.get("genes", 0)
+        if n and known < FEW * n:
+            warnings.warn(
+                f"{known:,} of {n:,} genes are known ({known / n:.0%}) to vocabulary '{tokens.spec.vocabulary}', and the model sees no others: "
+                "is this the right model for these cells?",
+                RankcellWarning,
+                stacklevel=4,
+            )
+            return
 
 
 def _size(path: Path) -> int:
     """Bytes of a file or folder; 0 where there is none."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(f.stat().st_size for f in files if f.is_file())
+
+
+def require_there(source: Any) -> None:
+    """InputError when `source` is a path and nothing is there."""
+    if isinstance(source, (str, os.PathLike)) and not os.path.exists(source):
+        raise InputError(f"no such file: {source}")
+
+
+def columns_to_carry(source: str | os.PathLike, out: str | os.PathLike) -> list[str]:
+    """The cell columns of a count file that an AnnData `out` is to have, where `out` is no copy of it that has them anyway."""
+    from rankcell.counts import open_counts
+    from rankcell.tokens.tokenset import OWN_COLUMNS
+
+    to, own = Path(out).suffix.lower(), Path(source).suffix.lower()
+    if to not in (".h5ad", ".zarr") or to == own:
+        return []
+    with open_counts(source) as counts:
+        return [c for c in counts.obs_columns if c not in OWN_COLUMNS]
+
+
+def whole_layers(layer: Any) -> list[int]:
+    """One layer or several -> a list without repeats. SettingsError for what is no whole number."""
+    several = [layer] if isinstance(layer, str) or not hasattr(layer, "__iter__") else list(layer)
+    wrong = [n for n in several if isinstance(n, bool) or not isinstance(n, numbers.Integral)]
+    if wrong:
+        raise SettingsError(f"layer is {wrong[0]!r}; a whole number such as -1 (the last block's output) or -2, or a list of them")
+    return list(dict.fromkeys(int(n) for n in several))
 
 
 def named_genes(genes: str | Sequence[str]) -> str | list[str]:

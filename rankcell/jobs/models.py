@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import SettingsError, VocabularyError
-from rankcell.jobs.inputs import Progress, is_token_folder, named_genes, tokens_of, tokens_on_disk
+from rankcell.jobs.inputs import (
+    Progress,
+    columns_to_carry,
+    is_token_folder,
+    named_genes,
+    require_there,
+    tokens_of,
+    tokens_on_disk,
+    whole_layers,
+)
 from rankcell.store import require_apart
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary, find_vocabulary
@@ -43,20 +52,24 @@ def embed(
     from rankcell.embed import Embedder
     from rankcell.embed.run import Asked, check_store, embed_to_store
 
-    pool, layer, include = ([x] if isinstance(x, (str, int)) else list(dict.fromkeys(x)) for x in (pool, layer, include))
+    pool, include = ([x] if isinstance(x, str) else list(dict.fromkeys(x)) for x in (pool, include))
+    layer = whole_layers(layer)
     asked = Asked(pool, layer, [i.strip() for part in include for i in part.split(",")], by, statistic, dtype)
     asked.check()
     if out is None and asked.include != ["cell"]:
         raise SettingsError(f"{', '.join(asked.include)} need an output to be written to")
     if out is not None:
+        require_there(source)
         require_apart(out, [source])
         check_store(out, asked, force=force)
     embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
     how = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
+    is_file = isinstance(source, (str, os.PathLike)) and not is_token_folder(source)
     obs = [by] if by is not None else []
     if out is None:
         return embedder.embed(tokens_of(source, embedder.checkpoint, obs=obs, **how), pool=pool, layer=layer, progress=progress)
-    is_file = isinstance(source, (str, os.PathLike)) and not is_token_folder(source)
+    if is_file:
+        obs = list(dict.fromkeys([*obs, *columns_to_carry(source, out)]))
     with tokens_on_disk(source, embedder.checkpoint, beside=out, obs=obs, **how) as tokens:
         return embed_to_store(embedder, tokens, out, asked, source=Path(source) if is_file else None, force=force, progress=progress)
 
@@ -84,6 +97,7 @@ def state_embeddings(
     from rankcell.embed.tables import CELLS
 
     check_statistic(statistic)
+    layer = whole_layers(layer)
     embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
     tokens = tokens_of(source, embedder.checkpoint, obs=[by], **counts)
     groups, keep = groups_of(tokens, by), tokens.n_genes > 0
@@ -114,13 +128,16 @@ def gene_embeddings(
     from rankcell.embed import Embedder
     from rankcell.embed.contexts import gene_means, gene_states
 
+    layers = whole_layers(layer)
+    if len(layers) != 1:
+        raise SettingsError(f"gene embeddings are of one layer, and {len(layers)} were named: call it once for each")
     if by is not None and per_cell:
         raise SettingsError("by is for means over cells: leave out per_cell")
     embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
     tokens = tokens_of(source, embedder.checkpoint, obs=[] if by is None else [by], **counts)
     if per_cell:
-        return gene_states(embedder, tokens, layer, progress=progress)
-    return gene_means(embedder, tokens, layer, by=by, progress=progress)
+        return gene_states(embedder, tokens, layers[0], progress=progress)
+    return gene_means(embedder, tokens, layers[0], by=by, progress=progress)
 
 
 def perturb(

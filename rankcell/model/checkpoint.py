@@ -90,7 +90,8 @@ class Checkpoint:
         """Raise unless rows of `spec`, the longest of `longest` tokens, belong to this model."""
         from rankcell.errors import TokensError
 
-        spec.require(self.vocab, what=f"the model '{self.name}'")
+        where = self.folder / VOCABULARY
+        spec.require(self.vocab, what=f"the model '{self.name}'", again=str(where) if where.is_dir() and self.name != "demo" else None)
         if longest > self.max_positions:
             raise TokensError(
                 f"rows have up to {longest:,} tokens, but model '{self.name}' has {self.max_positions:,} positions: "
@@ -117,6 +118,8 @@ def open_checkpoint(model: str | os.PathLike | Checkpoint, *, vocab: str | os.Pa
     """
     if isinstance(model, Checkpoint):
         return model
+    if not isinstance(model, (str, os.PathLike)) or not str(model):
+        raise ModelError(f"model is {model!r}; a checkpoint folder, a hub name (owner/repo/folder), or demo")
     name, folder = _locate(model)
     config = _config(folder)
     _require_kind(config, name)

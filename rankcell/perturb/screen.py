@@ -145,11 +145,12 @@ class Perturber:
         if states is not None:
             typed = list(dict.fromkeys([self.layer, self.n_blocks, self.n_blocks - self.checkpoint.n_layers - 1]))
             given = states if isinstance(states, StateEmbeddings) else read_states(states, layers=typed)
+            given.check(self.checkpoint)
             twice = set(given.names) & {s for s, _ in found}
             if twice:
                 raise SettingsError(f"state '{min(twice)}' is asked for twice, from the cells and from the file")
             found = found | given.vectors
-        vectors = StateEmbeddings(found)
+        vectors = StateEmbeddings(found, self.checkpoint.hash)
         unread = [s for s in vectors.names if (s, "cell") not in found and not tokens.frame.has_cls]
         if unread:
             raise SettingsError(

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,32 @@ import numpy as np
 from rankcell.embed import Embedder
 from rankcell.embed.stores import STORES, read_embeddings
 from rankcell.errors import InputError, SettingsError
+from rankcell.model import Checkpoint
 from rankcell.store import atomic_path
 from rankcell.tokens.tokenset import TokenSet
+
+_MODEL = b"rankcell.model_hash"  # in the schema of a table of states
 
 
 @dataclass(frozen=True)
 class StateEmbeddings:
-    """One vector per state and readout ("cell": mean over genes; "cls"), float64."""
+    """One vector per state and readout ("cell": mean over genes; "cls"), float64, and where known the hash of the model they are of."""
 
     vectors: dict[tuple[str, str], np.ndarray]
+    model_hash: str | None = None
 
     @property
     def names(self) -> list[str]:
         return list(dict.fromkeys(state for state, _ in self.vectors))
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """SettingsError when these are not states of the model `checkpoint`."""
+        if self.model_hash not in (None, checkpoint.hash):
+            raise SettingsError(
+                f"the states were made with another model ({self.model_hash[:12]}) than '{checkpoint.name}' ({checkpoint.hash[:12]}): "
+                "make them with the model of the screen"
+            )
+        self.check_width(checkpoint.width, checkpoint.name)
 
     def check_width(self, width: int, model: str) -> None:
         for (state, readout), v in self.vectors.items():
@@ -40,6 +53,8 @@ class StateEmbeddings:
 
         names, readouts = zip(*self.vectors, strict=True)
         table = pa.table({"state": list(names), "readout": list(readouts), "embedding": [v.tolist() for v in self.vectors.values()]})
+        if self.model_hash is not None:
+            table = table.replace_schema_metadata({_MODEL: self.model_hash})
         with atomic_path(path, force=True) as part:
             pq.write_table(table, part)
 
@@ -56,7 +71,8 @@ def read_states(source: Any, *, layers: Sequence[int] = ()) -> StateEmbeddings:
     """
     name = "the table of states" if hasattr(source, "columns") else str(source)
     try:
-        rows = list(_rows_of(source, layers))
+        rows, model_hash = _rows_of(source, layers)
+        rows = list(rows)
         states = [((s, r), np.array([float(x) for x in v])) for s, r, v in rows]
     except (ValueError, TypeError, IndexError, KeyError, OSError) as e:
         raise InputError(f"{name} is not a table of states (columns state, readout, embedding): {e}") from e
@@ -67,32 +83,41 @@ def read_states(source: Any, *, layers: Sequence[int] = ()) -> StateEmbeddings:
             raise InputError(f"{name}: readout '{readout}' is not known; a state's readout is cell or cls")
         if n > 1:
             raise InputError(f"{name}: state '{state}' ({readout}) stands in it twice")
-    return StateEmbeddings(dict(states))
+    return StateEmbeddings(dict(states), model_hash)
 
 
-def _rows_of(source: Any, layers: Sequence[int]) -> Iterator[tuple[str, str, Any]]:
-    """(state, readout, numbers) from whatever holds them."""
+def _rows_of(source: Any, layers: Sequence[int]) -> tuple[Iterable[tuple[str, str, Any]], str | None]:
+    """(state, readout, numbers) from whatever holds them, and the hash of their model where it says so."""
     if hasattr(source, "columns"):
-        return _pooled_rows({str(c): source[c].tolist() for c in source.columns}, layers)
+        meta = getattr(source, "attrs", {}).get("rankcell", {})
+        return _pooled_rows({str(c): source[c].tolist() for c in source.columns}, layers), meta.get("model_hash")
     path = Path(source)
     if not path.exists():
         raise InputError(f"no such file: {path}")
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet as pq
 
-        if "readout" in pq.read_schema(path).names:
-            return iter(_parquet_rows(path))
+        schema = pq.read_schema(path)
+        if "readout" in schema.names:
+            model_hash = (schema.metadata or {}).get(_MODEL)
+            return _parquet_rows(path), None if model_hash is None else model_hash.decode()
     elif path.suffix.lower() not in STORES:
-        return iter(_csv_rows(path))
-    return _pooled_rows(read_embeddings(path, tables=["states"]).tables.get("states", {}), layers)
+        return _csv_rows(path), None
+    stored = read_embeddings(path, tables=["states"])
+    if "states" not in stored.tables:
+        raise ValueError("it holds embeddings of cells and no states: make them with rankcell embed --include state --by COLUMN")
+    return _pooled_rows(stored.tables["states"], layers), stored.meta.get("model_hash")
 
 
 def _pooled_rows(table: Mapping[str, Any], layers: Sequence[int]) -> Iterator[tuple[str, str, Any]]:
     found = [(readout, f"{pool}_layer{n}") for readout, pool in (("cell", "mean"), ("cls", "cls")) for n in layers]
     columns = {readout: table[name] for readout, name in found if name in table}
     if "state" not in table or not columns:
-        wanted = " or ".join(f"{pool}_layer{n}" for pool in ("mean", "cls") for n in layers[:1])
-        raise ValueError(f"it has {', '.join(list(table)[:6]) or 'no columns'}, and not state and {wanted}")
+        how = f" --layer {layers[0]}" if layers else ""
+        held = ", ".join(c for c in table if c not in ("state", "n_cells")) or "nothing"
+        raise ValueError(
+            f"it holds {held}; a screen reads states pooled with --pool mean or --pool cls at its own layer{how}: embed them so"
+        )
     return ((str(s), readout, v) for readout, vectors in columns.items() for s, v in zip(table["state"], vectors, strict=True))
 
 

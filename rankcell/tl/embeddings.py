@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankcell import jobs
-from rankcell.errors import InputError
+from rankcell.errors import InputError, SettingsError
 from rankcell.vocab import Vocabulary
 
 
@@ -54,12 +54,23 @@ def embed(
     options = {k: v for k, v in locals().items() if k not in ("adata", "key_added")}  # the others are the job's own
     if not hasattr(adata, "obsm"):
         raise InputError(f"rc.tl.embed writes into an AnnData and got {type(adata).__name__}: read the file first, or run rankcell embed")
+    if not key_added:
+        raise SettingsError("key_added is empty: the embedding needs a name in obsm")
     from rankcell.embed.stores import uns_entry
 
     found = jobs.embed(adata, **options)
     for key, values in found.obsm(key_added).items():
         adata.obsm[key] = values
-    adata.uns["rankcell"] = uns_entry(found.result(), key_added)
+    entry, former = uns_entry(found.result(), key_added), adata.uns.get("rankcell")
+    entry["outputs"] = _kept_outputs(former, adata.obsm) | entry["outputs"]
+    adata.uns["rankcell"] = entry
+
+
+def _kept_outputs(former: Any, obsm: Any) -> dict[str, Any]:
+    """What an earlier `uns["rankcell"]` says of keys that are still in obsm, each with the model that it was made with."""
+    outputs = former.get("outputs", {}) if hasattr(former, "get") else {}
+    whose = {k: former[k] for k in ("model", "model_hash", "vocabulary", "vocabulary_hash", "frame") if k in former} if outputs else {}
+    return {key: whose | dict(said) for key, said in outputs.items() if key in obsm and hasattr(said, "get")}
 
 
 def state_embeddings(
@@ -122,7 +133,9 @@ def gene_embeddings(
     per_cell
         A row per cell and gene instead of means: memory for cells x genes x width numbers (`rankcell embed --include gene` streams
         them into a file).
-    layer, model, vocab, counts_layer, raw, gene_column, allow_non_counts, device, precision, tokens_per_batch
+    layer
+        One model layer.
+    model, vocab, counts_layer, raw, gene_column, allow_non_counts, device, precision, tokens_per_batch
         As for rc.tl.embed.
 
     Returns an AnnData whose rows are genes and whose X (float32) are their vectors. obs: `gene`, `symbol`, with `by` also

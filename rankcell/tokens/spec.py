@@ -66,13 +66,17 @@ class TokenSpec:
         except (KeyError, TypeError, ValueError) as e:
             raise TokensError(f"rankcell.json cannot be read ({type(e).__name__}: {e})") from e
 
-    def require(self, vocab: Vocabulary, *, what: str) -> None:
-        """Raise VocabularyError unless the rows were made with `vocab`, which belongs to `what` ("the model 'demo'")."""
+    def require(self, vocab: Vocabulary, *, what: str, again: str | None = None) -> None:
+        """Raise VocabularyError unless the rows were made with `vocab`, which belongs to `what` ("the model 'demo'").
+
+        again
+            What --vocab is given to tokenize anew; None: the vocabulary's name.
+        """
         from rankcell.errors import VocabularyError
 
         if self.vocabulary_hash != vocab.hash:
             raise VocabularyError(
                 f"the tokens were made with vocabulary '{self.vocabulary}' ({self.vocabulary_hash[:12]}), but {what} has "
-                f"vocabulary '{vocab.name}' ({vocab.hash[:12]}): tokenize again with --vocab {vocab.name}, or choose a model "
+                f"vocabulary '{vocab.name}' ({vocab.hash[:12]}): tokenize again with --vocab {again or vocab.name}, or choose a model "
                 f"of '{self.vocabulary}'"
             )
