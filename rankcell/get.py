@@ -6,25 +6,84 @@ from typing import Any
 
 from rankcell.vocab import Vocabulary
 
-__all__ = ["affected_df", "read_embeddings", "screen_df", "tokens_df"]
+__all__ = ["affected_df", "ranking", "read_embeddings", "screen_adata", "screen_df", "tokens_df"]
 
 
-def screen_df(folder: str | os.PathLike) -> Any:
-    """The table of a finished screen (one row per cell and edit); `attrs["symbols"]` maps `genes` to symbols."""
+def screen_df(folder: str | os.PathLike, *, obs: bool = False) -> Any:
+    """The table of a finished screen (one row per cell and edit); `attrs["symbols"]` maps `genes` to symbols.
+
+    obs
+        Also the cell columns that the screen carries (donor, cell type, ...) and `n_genes`, joined by `cell_id`.
+    """
     from rankcell.perturb import read_screen
 
     screen = read_screen(folder)
     table = screen.table().to_pandas()
     table["rank"] = table["rank"].astype("Int32")
+    if obs:
+        cells = screen.cells().to_pandas()
+        more = [c for c in cells if c == "cell_id" or c not in table]
+        table = table.merge(cells[more], on="cell_id", how="left", validate="many_to_one")
     table.attrs["symbols"] = screen.symbols()
     return table
 
 
-def affected_df(folder: str | os.PathLike) -> Any:
-    """Per perturbed target and affected gene of a finished screen: `edit`, `genes`, `affected`, `n`, `mean_cos`, `sd_cos`."""
+def affected_df(folder: str | os.PathLike, *, which: str = "mean") -> Any:
+    """The affected genes of a finished screen.
+
+    which
+        `mean`: per perturbed target and affected gene, over cells: `edit`, `genes`, `affected`, `n`, `mean_cos`, `sd_cos`.
+        `top`, `raw`: per cell, edit and affected gene (the ones that move most, or all): `cell_id`, `edit`, `genes`, `affected`, `cos`.
+    """
+    from rankcell.errors import SettingsError
     from rankcell.perturb import read_screen
 
-    return read_screen(folder).affected().to_pandas()
+    if which not in ("mean", "top", "raw"):
+        raise SettingsError(f"which is '{which}'; mean, top or raw")
+    return read_screen(folder).affected(which).to_pandas()
+
+
+def screen_adata(folder: Any, score: str | Sequence[str] | None = None, *, by: str = "edits") -> Any:
+    """A finished screen as an AnnData.
+
+    folder
+        The results folder, or a Screen.
+    score
+        Which score's effect (1 - cosine for `cos_...`, the value itself for every other). With `by="edits"` also several; None:
+        the affected genes where the screen has them, else all scores. With `by="cells"` one; None: `cos_genes_in_place`, or
+        `cos_genes` where that is missing.
+    by
+        `edits`: edits x affected genes (X is the mean shift of each affected gene; layers `n`, the number of cells, and `sd`;
+        mean effects of all scores in obs as `effect_<score>`, a / in the name of a state as |), or edits x scores (X is the mean
+        effect). `cells`: cells x edits, X the effect in each cell, layer `rank` the rank of the gene before the edit.
+
+    NaN stands wherever there is no number (the cell lacks the gene). obs and var hold edits.parquet and cells.parquet,
+    `uns["rankcell"]` the settings. SettingsError for an unknown score or `by`.
+    """
+    from rankcell.errors import SettingsError
+    from rankcell.export import cells_adata, edits_adata, open_screen
+
+    if by not in ("edits", "cells"):
+        raise SettingsError(f"by is '{by}'; edits or cells")
+    screen = open_screen(folder)
+    return edits_adata(screen, score) if by == "edits" else cells_adata(screen, score)
+
+
+def ranking(ranked: Any, *, column: str = "effect", names: str = "symbols") -> Any:
+    """The ranking that enrichment tools take: a Series of numbers by gene symbol, greatest first, each symbol once.
+
+    ranked
+        What rc.tl.rank_edits gives, or the table of `rankcell stats`.
+    column
+        The numbers; edits without one are left out.
+    names
+        The index: `symbols`, `genes` (Ensembl ids) or `edit`. Of two edits of one name the stronger stays.
+
+    gseapy.prerank takes it as it is, decoupler its frame of one row: `ranking.to_frame().T`.
+    """
+    from rankcell.export import ranking as series
+
+    return series(ranked, column=column, names=names)
 
 
 def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = None) -> Any:

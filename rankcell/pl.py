@@ -6,7 +6,18 @@ from typing import Any
 
 from rankcell.vocab import Vocabulary
 
-__all__ = ["compare_poolings", "rank_bias", "rank_encoding", "ranked_genes"]
+__all__ = [
+    "affected_genes",
+    "compare_poolings",
+    "decomposition",
+    "explain_cell",
+    "rank_bias",
+    "rank_encoding",
+    "ranked_genes",
+    "screen_heatmap",
+    "shift_by_rank",
+    "volcano",
+]
 
 
 def rank_encoding(
@@ -69,6 +80,160 @@ def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any 
 
         _, ax = plt.subplots(figsize=(6.4, 1.4 + 0.24 * max(4, min(n, len(ranked)))), layout="constrained")
     return draw_ranked(ranked, ax=ax, n=n, title=title)
+
+
+def volcano(ranked: Any, *, x: str | None = None, y: str | None = None, n: int = 12, ax: Any = None) -> Any:
+    """Effect of every edit against -log10 of its p-value or false discovery rate; those with FDR < 0.05 in colour (red: positive).
+
+    ranked
+        What rc.tl.rank_edits gives, or the table that `rankcell stats` writes: `effect`, `symbols` and a column of probabilities.
+    x
+        The column of effects; None: what y is the probability of, which is `matched_diff` for `matched_p` (the effect less that of
+        genes of like rank), `control_diff`, `vs_diff`, else `effect`.
+    y
+        The column of probabilities: `matched_p`, `control_p`, ... or `..._fdr`; None: the first there is. Colours go by the FDR that belongs to it.
+    n
+        How many edits to name: those of the lowest p. A name without room is left out.
+    ax
+        Matplotlib axes to draw on; None: a new pyplot figure.
+
+    A probability of 0 is a triangle above all others. Returns the axes. SettingsError when there is no such column.
+    """
+    from rankcell.report.screens_edits import draw_volcano
+
+    return draw_volcano(ranked, ax=ax or _axes("volcano", None, n), x=x, y=y, n=n)
+
+
+def screen_heatmap(
+    screen: Any, *, score: str | None = None, groupby: str | None = None, n: int = 30, min_cells: int | None = None, ax: Any = None
+) -> Any:
+    """The strongest edits against states (mean movement toward each) or groups of cells (mean effect in each).
+
+    screen
+        A results folder, or what rc.tl.perturb or rc.get.screen_df gives.
+    score
+        With groups: the score, by default `cos_genes_in_place`. With states: a `toward_...` score, whose readout is drawn for
+        all states; by default that of the cell mean, in place where it is known.
+    groupby
+        A column of the screened cells (cell type, donor); None: the states.
+    n
+        How many edits, by their greatest size in any column. Rows that are alike stand together.
+    min_cells
+        Leave out edits in fewer cells; None: 3, or fewer where no edit is in three.
+    ax
+        Matplotlib axes to draw on; None: a new pyplot figure.
+
+    Returns the axes. SettingsError without states and without `groupby`, CellError when the cells have no such column.
+    """
+    from rankcell.report.screens import open_tables
+    from rankcell.report.screens_edits import draw_heatmap
+
+    tables = open_tables(screen)
+    return draw_heatmap(tables, ax=ax or _axes("heatmap", tables, n), score=score, groupby=groupby, n=n, min_cells=min_cells)
+
+
+def affected_genes(screen: Any, edit: str, *, n: int = 20, min_cells: int | None = None, ax: Any = None) -> Any:
+    """Bars of the genes that one edit shifts most, with their standard deviation over cells, and the number of cells.
+
+    screen
+        The results folder of a screen with affected genes.
+    edit
+        Its id, gene or symbol.
+    n, min_cells
+        How many genes; leave out those seen in fewer cells (None: 3, or fewer where none is in three).
+    ax
+        Matplotlib axes to draw on; None: a new pyplot figure.
+
+    Returns the axes. OutputError when the screen was run without affected genes.
+    """
+    from rankcell.report.screens import open_tables
+    from rankcell.report.screens_edits import draw_affected
+
+    tables = open_tables(screen)
+    return draw_affected(tables, edit, ax=ax or _axes("affected", tables, n), n=n, min_cells=min_cells)
+
+
+def shift_by_rank(screen: Any, *, score: str | None = None, n: int = 10, min_cells: int | None = None, ax: Any = None) -> Any:
+    """Mean effect of every edit against the mean rank of its gene, over the band of genes of like rank; those outside it named.
+
+    screen
+        A results folder, or what rc.tl.perturb or rc.get.screen_df gives.
+    score
+        None: `cos_genes_in_place` where there is one. Draw `cos_genes` beside it to see what closing up does.
+    n
+        How many genes outside the band to name.
+    min_cells
+        Leave out edits in fewer cells; None: 3, or fewer where no edit is in three.
+    ax
+        Matplotlib axes to draw on; None: a new pyplot figure.
+
+    The line and the band are the median and the 5 to 95 % quantiles of the edits next in rank (an eighth of them, at least 15
+    on either side; no band below 20 edits). The title says how far the score follows the rank (median Spearman over cells),
+    in red above 0.9. Returns the axes.
+    """
+    from rankcell.report.screens import open_tables
+    from rankcell.report.screens_ranks import draw_shift_by_rank
+
+    tables = open_tables(screen)
+    return draw_shift_by_rank(tables, ax=ax or _axes("rank", tables, n), score=score, n=n, min_cells=min_cells)
+
+
+def decomposition(screen: Any, *, score: str | None = None, n: int = 20, min_cells: int | None = None, ax: Any = None) -> Any:
+    """What the effect of the strongest deletions consists of: total, in place, the part of positions, and that of refilling.
+
+    screen
+        A results folder, or what rc.tl.perturb or rc.get.screen_df gives.
+    score
+        None: `cos_genes`.
+    n
+        How many edits: the strongest in place.
+    min_cells
+        Leave out edits in fewer cells; None: 3, or fewer where no edit is in three.
+    ax
+        Matplotlib axes to draw on; None: a new pyplot figure.
+
+    Means over cells, so that the parts of each edit add up to its total; the scale is logarithmic. Returns the axes. SettingsError
+    for a screen without in-place scores.
+    """
+    from rankcell.report.screens import open_tables
+    from rankcell.report.screens_edits import draw_decomposition
+
+    tables = open_tables(screen)
+    return draw_decomposition(tables, ax=ax or _axes("decomposition", tables, n), score=score, n=n, min_cells=min_cells)
+
+
+def explain_cell(screen: Any, cell: str, *, score: str | None = None, n: int = 10, ax: Any = None) -> Any:
+    """One cell: the shift of every edit against the rank of its gene, total and in place, with the Spearman correlation of each.
+
+    screen
+        A results folder, or what rc.tl.perturb or rc.get.screen_df gives.
+    cell
+        Its id.
+    score
+        None: `cos_genes`.
+    n
+        How many genes to name: the strongest in place.
+    ax
+        Matplotlib axes to draw on; None: a new pyplot figure.
+
+    Returns the axes. CellError when the cell was not screened.
+    """
+    from rankcell.report.screens import open_tables
+    from rankcell.report.screens_ranks import draw_cell
+
+    tables = open_tables(screen)
+    return draw_cell(tables, cell, ax=ax or _axes("explain", tables, n), score=score, n=n)
+
+
+def _axes(what: str, tables: Any, n: int) -> Any:
+    """A new pyplot figure of the size that the picture wants."""
+    from matplotlib import pyplot as plt
+
+    from rankcell.report.screens_draw import PICTURES, size_of
+
+    size = PICTURES[what].size(n) if tables is None else size_of(what, tables, n)
+    _, ax = plt.subplots(figsize=size, layout="constrained")
+    return ax
 
 
 def compare_poolings(table: Any, *, score: str = "knn_accuracy", ax: Any = None) -> Any:

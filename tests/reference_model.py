@@ -4,6 +4,8 @@ One cell at a time, no padding, the whole masked-language model of transformers 
 attentions, rows edited as python lists, pools and cosines in numpy, PageRank by networkx.
 """
 
+import itertools
+
 import numpy as np
 
 # states of all tokens [tokens, width], those of the genes alone -> the cell's vector
@@ -27,28 +29,61 @@ def cosine(a, b):
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
+def distance(a, b):
+    return float(np.sqrt(((np.asarray(a, np.float64) - b) ** 2).sum()))
+
+
 def body_span(row, frame):
     return len(frame.head), len(row) - len(frame.tail)
 
 
-def edit(row, kind, genes, frame, max_len, *, need_all=True):
-    """(edited row, [(position before, position after)], [positions of the perturbed]) or None, from python lists."""
+def edit(row, kind, genes, frame, max_len, *, need_all=True, quarters=1, to_rank=0, longer=None, mask=1):
+    """(edited row, [(position before, position after)], [positions of the perturbed]) or None, from python lists.
+
+    longer
+        The cell's genes before cropping, where a deletion is refilled.
+    """
     row, genes = [int(t) for t in row], [int(g) for g in genes]
     first, last = body_span(row, frame)
     body = row[first:last]
     present = [g for g in genes if g in body]
+    if kind != "overexpress" and (not present or (need_all and len(present) < len(genes))):
+        return None
+    rest = [g for g in body if g not in genes]
     if kind == "delete":
-        if not present or (need_all and len(present) < len(genes)):
-            return None
-        new = [g for g in body if g not in genes]
+        n_lost = len(body) - len(rest)
+        new = rest + ([] if longer is None else [int(g) for g in longer[len(body) :] if g not in genes][:n_lost])
+    elif kind == "mask":
+        new = [mask if g in genes else g for g in body]
+    elif kind == "overexpress":
+        new = (genes + rest)[: max_len - len(frame.head) - len(frame.tail)]
+    elif kind == "move":
+        new = rest[:to_rank] + present + rest[to_rank:]
     else:
-        new = genes + [g for g in body if g not in genes]
-        new = new[: max_len - len(frame.head) - len(frame.tail)]
-        if new == body:
-            return None
+        new = shifted(body, [g for g in body if g in genes], rest, quarters * len(body) // 4 * (1 if kind == "inhibit" else -1))
+    if new == body:
+        return None
     pairs = [(first + i, first + new.index(g)) for i, g in enumerate(body) if g not in genes and g in new]
     gone = [first + i for i, g in enumerate(body) if g in genes]
     return [*frame.head, *new, *frame.tail], pairs, gone
+
+
+def shifted(body, movers, rest, by):
+    """Each of `movers` at its rank plus `by`, or as near to it as the row and the others that were there first leave room."""
+    n, wanted = len(body), [min(max(body.index(g) + by, 0), len(body) - 1) for g in movers]
+    for places in itertools.combinations(range(n), len(movers)):  # ascending in order: the first that fits is the highest
+        if all(p >= w for p, w in zip(places, wanted, strict=True)):
+            break
+    else:  # not all fit below: as high as the last places
+        places = None
+        for tried in itertools.combinations(range(n), len(movers)):
+            late = [max(0, w - p) for p, w in zip(tried, wanted, strict=True)]
+            if places is None or late < places[0]:
+                places = late, tried
+        places = places[1]
+    new = dict(zip(places, movers, strict=True))
+    left = iter(rest)
+    return [new[i] if i in new else next(left) for i in range(n)]
 
 
 class Reference:
@@ -109,11 +144,11 @@ class Reference:
         """Mean embedding of the cells of a state."""
         return np.mean([self.embed(r, {"cell": "mean", "cls": "cls"}[readout], layer) for r in rows], axis=0)
 
-    def screen(self, cells, kind, targets, layer, *, states=None, need_all=True, keep_perturbed=False):
+    def screen(self, cells, kind, targets, layer, *, states=None, keep_perturbed=False, euclidean=False, longer=None, **how):
         """One dict per cell and edit, in order.
 
-        cells
-            {cell id: row}.
+        cells, longer
+            {cell id: row}, and where deletions are refilled {cell id: genes before cropping}.
         targets
             Lists of tokens, or "all": each gene of the cell, from the top.
         states
@@ -124,7 +159,7 @@ class Reference:
             row = [int(t) for t in row]
             first, last = body_span(row, self.frame)
             for genes in [[g] for g in row[first:last]] if targets == "all" else targets:
-                done = edit(row, kind, genes, self.frame, self.max_len, need_all=need_all)
+                done = edit(row, kind, genes, self.frame, self.max_len, longer=longer and longer[cell], **how)
                 if done is None:
                     continue
                 found = {
@@ -133,11 +168,21 @@ class Reference:
                     "rank": row.index(genes[0], first, last) - first if genes[0] in row[first:last] else None,
                     "n_tokens": len(row),
                 }
-                found |= self._scores(row, *done, layer, states or {}, keep_perturbed)
+                given = layer, states or {}, keep_perturbed
+                scores = self._scores(row, *done, *given)
                 if kind == "delete":
-                    in_place = self._in_place(row, *done[1:], layer, states or {}, keep_perturbed)
+                    in_place = self._in_place(row, *done[1:], *given)
+                    unfilled = (
+                        scores if longer is None else self._scores(row, *edit(row, kind, genes, self.frame, self.max_len, **how), *given)
+                    )
+                    parts = {"position": (unfilled, in_place)} | ({} if longer is None else {"refill": (scores, unfilled)})
+                    for part, (total, less) in parts.items():
+                        for k in in_place:
+                            name = k.replace("cos_", "shift_") if k.startswith("cos_") else k
+                            value = None if total[k] is None or less[k] is None else total[k] - less[k]
+                            found[f"{name}_{part}"] = -value if value is not None and name != k else value
                     found |= {f"{k}_in_place": v for k, v in in_place.items()}
-                rows.append(found)
+                rows.append({k: v for k, v in (found | scores).items() if euclidean or not k.startswith("euclidean_")})
         return rows
 
     def _scores(self, row, edited, pairs, gone, layer, states, keep_perturbed):
@@ -165,28 +210,32 @@ class Reference:
         scores = {
             "cos_genes": sum(cosine(x, y) for x, y in zip(b, a, strict=True)) / len(pairs) if pairs else None,
             "cos_cell": cosine(sum(b) / len(b), sum(a) / len(a)) if pairs else None,
+            "euclidean_genes": sum(distance(x, y) for x, y in zip(b, a, strict=True)) / len(pairs) if pairs else None,
+            "euclidean_cell": distance(sum(b) / len(b), sum(a) / len(a)) if pairs else None,
         }
         ends = {"cell": (sum(b) / len(b), sum(a) / len(a)) if pairs else None}
         if whole is not None:
             ends["cell"] = None if whole[1] is None else whole
         if self.frame.has_cls:
             ends["cls"] = before[0], after[0]
-            scores["cos_cls"] = cosine(before[0], after[0])
+            scores |= {"cos_cls": cosine(before[0], after[0]), "euclidean_cls": distance(before[0], after[0])}
         for (name, readout), vector in states.items():
             if readout in ends:
                 end = ends[readout]
                 value = None if end is None else cosine(end[1], vector) - cosine(end[0], vector)
                 scores[f"toward_{name}_{readout}"] = value
+                nearer = None if end is None else distance(end[0], vector) - distance(end[1], vector)
+                scores[f"euclidean_toward_{name}_{readout}"] = nearer
         return scores
 
-    def affected(self, cells, kind, targets, layer, *, need_all=True):
+    def affected(self, cells, kind, targets, layer, **how):
         """{(target genes, affected token): cosines of the affected gene, one per cell}."""
         found = {}
         for row in cells.values():
             row = [int(t) for t in row]
             first, last = body_span(row, self.frame)
             for genes in [[g] for g in row[first:last]] if targets == "all" else targets:
-                done = edit(row, kind, genes, self.frame, self.max_len, need_all=need_all)
+                done = edit(row, kind, genes, self.frame, self.max_len, **how)
                 if done is None or not done[0]:
                     continue
                 before, after = self.hidden(row)[layer], self.hidden(done[0])[layer]

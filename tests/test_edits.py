@@ -1,5 +1,7 @@
 """Edits of token rows: hand-sized rows written out in full, and what holds for every row."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import make_vocab
@@ -131,6 +133,81 @@ def test_a_group_longer_than_the_row_is_refused():
         list(plan.edits(np.array([C, 4, E], np.int32)))
 
 
+# six genes: a quarter of them is one, two quarters are three, three quarters four
+SIX = [C, 4, 5, 6, 7, 8, 9, E]
+
+
+@pytest.mark.parametrize(
+    ("kind", "genes", "how", "expected"),
+    [
+        ("inhibit", ["G0"], {}, ([C, 5, 4, 6, 7, 8, 9, E], [[2, 1], [3, 3], [4, 4], [5, 5], [6, 6]], [1], 0)),
+        ("inhibit", ["G1"], dict(quarters=2), ([C, 4, 6, 7, 8, 5, 9, E], [[1, 1], [3, 2], [4, 3], [5, 4], [6, 6]], [2], 1)),
+        # no further than to the end
+        ("inhibit", ["G3"], dict(quarters=4), ([C, 4, 5, 6, 8, 9, 7, E], [[1, 1], [2, 2], [3, 3], [5, 4], [6, 5]], [4], 3)),
+        ("inhibit", ["G5"], {}, None),
+        ("activate", ["G4"], dict(quarters=2), ([C, 4, 8, 5, 6, 7, 9, E], [[1, 1], [2, 3], [3, 4], [4, 5], [6, 6]], [5], 4)),
+        ("activate", ["G2"], dict(quarters=4), ([C, 6, 4, 5, 7, 8, 9, E], [[1, 2], [2, 3], [4, 4], [5, 5], [6, 6]], [3], 2)),
+        ("activate", ["G0"], {}, None),
+        ("activate", ["G9"], {}, None),  # absent
+        # together: each by as much, those that meet at the end in their order
+        ("inhibit", ["G5", "G4"], dict(group=True, quarters=2), None),
+        ("inhibit", ["G5", "G3"], dict(group=True), ([C, 4, 5, 6, 8, 7, 9, E], [[1, 1], [2, 2], [3, 3], [5, 4]], [4, 6], 5)),
+        ("activate", ["G1", "G4"], dict(group=True, quarters=2), ([C, 5, 8, 4, 6, 7, 9, E], [[1, 3], [3, 4], [4, 5], [6, 6]], [2, 5], 1)),
+        ("mask", ["G2"], {}, ([C, 4, 5, 1, 7, 8, 9, E], [[1, 1], [2, 2], [4, 4], [5, 5], [6, 6]], [3], 2)),
+        ("mask", ["G2", "G0"], dict(group=True), ([C, 1, 5, 1, 7, 8, 9, E], [[2, 2], [4, 4], [5, 5], [6, 6]], [1, 3], 2)),
+        ("move", ["G4"], dict(to_rank=1), ([C, 4, 8, 5, 6, 7, 9, E], [[1, 1], [2, 3], [3, 4], [4, 5], [6, 6]], [5], 4)),
+        ("move", ["G0"], dict(to_rank=99), ([C, 5, 6, 7, 8, 9, 4, E], [[2, 1], [3, 2], [4, 3], [5, 4], [6, 5]], [1], 0)),
+        ("move", ["G4"], dict(to_rank=4), None),
+        ("move", ["G4", "G1"], dict(to_rank=2, group=True), ([C, 4, 6, 8, 5, 7, 9, E], [[1, 1], [3, 2], [4, 5], [6, 6]], [2, 5], 4)),
+    ],
+)
+def test_other_kinds(kind, genes, how, expected):
+    assert written(plan_of(kind, genes, **how), SIX) == ([] if expected is None else [expected])
+
+
+def test_refill():
+    row, cell = np.array([C, 4, 5, 6, E], np.int32), np.array([4, 5, 6, 9, 8], np.int32)
+
+    def done(genes, **how):
+        plan = plan_of("delete", genes, max_len=5, refill=True, **how)
+        return [(e.edited.tolist(), e.pairs.tolist(), e.gone.tolist(), e.rank) for e in plan.edits(row, cell)]
+
+    assert done(["G1"]) == [([C, 4, 6, 9, E], [[1, 1], [3, 2]], [2], 1)]
+    assert done(["G1", "G0"], group=True) == [([C, 6, 9, 8, E], [[3, 1]], [1, 2], 1)]
+    assert done(["G0", "G1", "G2"], group=True) == [([C, 9, 8, E], [], [1, 2, 3], 0)]  # the cell has no more
+    # what was lost does not come back from beyond the row
+    assert done(["G0", "G5"], group=True, any=True) == [([C, 5, 6, 8, E], [[2, 1], [3, 2]], [1], 0)]
+    assert done(["G5"]) == []  # in the cell, and not in its row
+    assert [e.edited.tolist() for e in plan_of("delete", ["G1"], refill=True).edits(row)] == [[C, 4, 6, E]]  # nothing beyond
+
+
+def test_pairs_anchors_and_sets():
+    row = [C, 4, 5, 6, E]
+    found = plan_of("delete", ["G2", "G0", "G9"], pairs=True)
+    assert found.targets == ((6, 4), (6, 13), (4, 13))
+    assert [(e[0], e[2], e[3]) for e in written(found, row)] == [([C, 5, E], [1, 3], 2)]
+    anchored = plan_of("delete", "all", anchor="G1")
+    assert [(e[0], e[2], e[3]) for e in written(anchored, row)] == [([C, 6, E], [1, 2], 1), ([C, 4, E], [2, 3], 1)]
+    assert written(anchored, [C, 4, 6, E]) == []  # without the anchor
+    assert plan_of("delete", ["G2", "G0"], anchor="G1").targets == ((5, 6), (5, 4))
+    sets = plan_of("delete", "all", sets={"first": ["G0", "G1"], "last": ["G2"], "none": ["G2", "G9"]})
+    assert [(e[0], e[2]) for e in written(sets, row)] == [([C, 6, E], [1, 2]), ([C, 4, 5, E], [3])]
+    assert sets.ids(VOCAB) == ["delete:first", "delete:last", "delete:none"]
+    assert [e[0] for e in written(plan_of("delete", "all", sets={"none": ["G2", "G9"]}, any=True), row)] == [[C, 4, 5, E]]
+
+
+def test_a_gene_that_stands_twice_goes_twice():
+    assert written(plan_of("delete", ["G0"]), [C, 4, 5, 4, 6, E]) == [([C, 5, 6, E], [[2, 1], [4, 2]], [1, 3], 0)]
+    assert [e[2] for e in written(plan_of("delete", "all"), [C, 4, 5, 4, E])] == [[1, 3], [2]]
+
+
+@pytest.mark.parametrize("how", [{}, dict(anchor="G3"), dict(genes=["G1", "G0"], pairs=True), dict(sets={"a": ["G1"], "b": ["G0", "G2"]})])
+def test_a_plan_is_plain_json(how):
+    plan = plan_of("delete", **({"genes": "all", "refill": True, "any": True} | how))
+    again = EditPlan.from_json(json.loads(json.dumps(plan.to_json())), VOCAB)
+    assert again == plan and again.ids(VOCAB) == plan.ids(VOCAB)
+
+
 def test_in_place_pairs_keep_their_positions():
     (e,) = plan_of("delete", ["G2"]).edits(np.array([C, 4, 6, 8, 9, E], np.int32))
     assert e.pairs_in_place.tolist() == [[1, 1], [3, 3], [4, 4]]
@@ -148,10 +225,27 @@ def test_names_and_labels():
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (dict(kind="smash"), "unknown kind of edit 'smash'; one of delete, overexpress"),
+        (dict(kind="smash"), "unknown kind of edit 'smash'; one of delete, overexpress, inhibit, activate, mask, move"),
         (dict(kind="delete", genes=["G0", "NOPE"]), "gene 'NOPE' is not in vocabulary 'small'"),
-        (dict(kind="delete", genes="all", group=True), "a group needs its genes named"),
+        (dict(kind="delete", genes="all", group=True), "a group needs genes that are named"),
         (dict(kind="delete", genes=[]), "no gene to perturb was named"),
+        (
+            dict(kind="delete", genes=["G0", "G1", "ENSG00000000000"], pairs=True),
+            "'ENSG00000000000' is named twice, and a gene makes no pair",
+        ),
+        (dict(kind="delete", genes=["G0"], pairs=True), "pairs need two genes or more"),
+        (dict(kind="delete", genes="all", pairs=True), "pairs need genes that are named: --genes A,B,C --pairs"),
+        (dict(kind="delete", genes=["G0", "G1"], anchor="G1"), "the anchor 'G1' is among the genes to pair it with"),
+        (dict(kind="delete", genes=["G0", "G1"], group=True, pairs=True), "group and pairs exclude each other"),
+        (dict(kind="delete", genes=["G0"], sets={"a": ["G1"]}), "sets of genes and genes are both given"),
+        (dict(kind="delete", sets={}), "no set of genes was given"),
+        (dict(kind="delete", sets={"a": ["G1"], "b": []}), "the set 'b' has no genes"),
+        (dict(kind="inhibit", quarters=0), "quarters is 0; 1, 2, 3 or 4"),
+        (dict(kind="delete", quarters=1), "quarters are for inhibit and activate, and this is delete"),
+        (dict(kind="move"), "move needs the rank to move to"),
+        (dict(kind="move", to_rank=-1), "move needs the rank to move to, 0 .* it is -1"),
+        (dict(kind="mask", to_rank=1), "a rank to move to is for move, and this is mask"),
+        (dict(kind="mask", refill=True), "refill is for delete, and this is mask"),
     ],
 )
 def test_plans_that_cannot_be(how, message):
@@ -173,16 +267,26 @@ chosen = st.one_of(st.just("all"), st.lists(st.integers(0, 11), min_size=1, max_
     group=st.booleans(),
     any=st.booleans(),
     room=st.integers(0, 5),
+    number=st.integers(0, 5),
+    refill=st.booleans(),
 )
-def test_every_edit(frame, body, genes, kind, group, any, room):
+def test_every_edit(frame, body, genes, kind, group, any, room, number, refill):
     row = np.array([*frame.head, *body, *frame.tail], np.int32)
     max_len = max(len(row) + room, len(frame) + 4)
     named = genes if genes == "all" else [f"G{g}" for g in genes]
-    plan = plan_of(kind, named, frame=frame, max_len=max_len, group=group and genes != "all", any=any)
-    edits = list(plan.edits(row))
+    how = {"inhibit": dict(quarters=number % 4 + 1), "activate": dict(quarters=number % 4 + 1), "move": dict(to_rank=number)}.get(kind, {})
+    plan = plan_of(
+        kind, named, frame=frame, max_len=max_len, group=group and genes != "all", any=any, refill=refill and kind == "delete", **how
+    )
+    longer = np.array([*body, *(g for g in range(4, 4 + 2 * number) if g not in body and g < 16)]) if plan.options.refill else None
+    edits = list(plan.edits(row, longer))
     assert plan.count(row) == len(edits)
+    in_place = len(edits) * len(row) if kind == "delete" else 0
+    unfilled = sum(len(row) - len(e.gone) for e in edits) if longer is not None else 0
+    assert plan.cost(row, longer) == sum(len(e.edited) for e in edits) + in_place + unfilled
+    how |= dict(longer=longer)
     targets = [[t] for t in body] if genes == "all" else ([[g + 4 for g in genes]] if group else [[g + 4] for g in genes])
-    slow = [(t, reference_edit(row, kind, t, frame, max_len, need_all=not any)) for t in targets]
+    slow = [(t, reference_edit(row, kind, t, frame, max_len, need_all=not any, **how)) for t in targets]
     slow = [(t, done) for t, done in slow if done is not None]
     assert [
         (list(plan.targets[e.target]), (e.edited.tolist(), [tuple(p) for p in e.pairs.tolist()], e.gone.tolist())) for e in edits
@@ -194,9 +298,11 @@ def test_every_edit(frame, body, genes, kind, group, any, room):
         assert not perturbed & set(before.tolist())
         assert frame.matches(e.edited) and len(e.edited) <= max_len
         genes_after = frame.body(e.edited).tolist()
-        assert len(genes_after) == len(set(genes_after))
-        # the genes in no pair are the perturbed, and those that fell off the end
-        assert set(genes_after) - set(after.tolist()) == (perturbed if kind == "overexpress" else set())
+        assert kind == "mask" or len(genes_after) == len(set(genes_after))
+        # the genes in no pair are the perturbed, those that entered, and before the edit those that fell off the end
+        entered = set() if longer is None else set(longer[len(body) :].tolist())
+        here = {"overexpress": perturbed, "mask": {1}, "delete": entered & set(genes_after)}.get(kind, perturbed & set(body))
+        assert set(genes_after) - set(after.tolist()) == here
         assert set(e.baseline[e.gone].tolist()) == perturbed & set(body)
         first = plan.targets[e.target][0]
         assert e.rank == (body.index(first) if first in body else None)

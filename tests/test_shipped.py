@@ -154,6 +154,22 @@ def test_embedding_tutorial_runs_and_is_shown_with_its_outputs(monkeypatch, tmp_
     NotebookClient(notebook, timeout=1800, kernel_name="python3").execute(cwd=str(tmp_path))
 
 
+def test_tutorial_04_runs(tmp_path, monkeypatch):
+    """A small screen from a checkout's notebook: it was saved with its outputs, and runs."""
+    import os
+
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "tutorials" / "04_perturbation_screen.ipynb", as_version=4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert sum("image/png" in o.get("data", {}) for c in code for o in c.outputs) >= 5
+    assert not any(o.get("name") == "stderr" or o.output_type == "error" for c in code for o in c.outputs)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]))
+    NotebookClient(notebook, timeout=900, kernel_name="python3").execute(cwd=str(tmp_path))
+    assert (tmp_path / "report.html").stat().st_size > 100_000 and (tmp_path / "screen.tsv").is_file()
+
+
 def test_command_reference_is_fresh():
     made = subprocess.run([sys.executable, "-m", "rankcell.cli.reference"], capture_output=True, text=True, check=True).stdout
     assert made == (ROOT / "tutorials" / "COMMANDS.md").read_text(), "run: python -m rankcell.cli.reference > tutorials/COMMANDS.md"

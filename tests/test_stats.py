@@ -33,7 +33,7 @@ def hand_table():
 
 def test_hand_sized_table():
     ranked = rank_edits(hand_table())
-    assert ranked.columns.tolist() == [
+    assert ranked.columns.tolist()[:10] == [
         "edit",
         "kind",
         "genes",
@@ -45,6 +45,7 @@ def test_hand_sized_table():
         "sem",
         "plain_effect",
     ]
+    assert ranked.columns.tolist()[10:] == ["ci_low", "ci_high", "detection", "matched_diff", "matched_z", "matched_p", "matched_fdr"]
     assert ranked.edit.tolist() == ["delete:B", "delete:A", "delete:C"]
     assert ranked.genes.tolist() == ["B", "A", "C"]
     assert ranked.kind.tolist() == ["delete"] * 3
@@ -57,6 +58,11 @@ def test_hand_sized_table():
     # sd of (0.02, 0.10) / sqrt 2 = 0.04; sd of (0.01, 0.03, 0.05) = 0.02, / sqrt 3
     np.testing.assert_allclose(ranked["sem"], [0.04, 0.02 / np.sqrt(3), np.nan])
     np.testing.assert_allclose(ranked.plain_effect, [0.4, 0.2, np.nan])
+    # Student's t at 97.5 %: 12.7062 with one degree of freedom, 4.30265 with two
+    np.testing.assert_allclose(ranked.ci_low, [0.06 - 12.7062 * 0.04, 0.03 - 4.30265 * 0.02 / np.sqrt(3), np.nan], rtol=1e-5)
+    np.testing.assert_allclose(ranked.ci_high, [0.06 + 12.7062 * 0.04, 0.03 + 4.30265 * 0.02 / np.sqrt(3), np.nan], rtol=1e-5)
+    np.testing.assert_allclose(ranked.detection, [2 / 3, 2 / 3, 1 / 3])  # A has no rank in one of its three cells
+    assert ranked.matched_p.isna().all()  # nobody has ten peers here
     assert ranked.attrs["by"] == "cos_genes_in_place"
     assert np.isnan(ranked.attrs["rank_spearman"]) and np.isnan(ranked.attrs["plain_rank_spearman"])
 

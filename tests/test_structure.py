@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room imports itself and rooms that stand before it.
 ROOMS = (
     *("errors", "compiled", "store", "hub", "vocab", "counts", "tokens", "model", "embed", "perturb", "stats", "assess", "interpret"),
-    *("report", "train", "jobs", "datasets", "pp", "get", "tl", "pl", "demo", "cli"),
+    *("report", "export", "train", "jobs", "datasets", "pp", "get", "tl", "pl", "demo", "cli"),
 )
 DEVIATIONS = {
     ("__main__", "cli"): "python -m rankcell",
@@ -85,11 +85,14 @@ def test_public_names():
     ]
     assert {name: getattr(rankcell, name).__all__ for name in COUNTERS} == {
         "datasets": ["pbmc68k"],
-        "get": ["affected_df", "read_embeddings", "screen_df", "tokens_df"],
-        "pl": ["compare_poolings", "rank_bias", "rank_encoding", "ranked_genes"],
+        "get": ["affected_df", "ranking", "read_embeddings", "screen_adata", "screen_df", "tokens_df"],
+        "pl": [
+            *("affected_genes", "compare_poolings", "decomposition", "explain_cell", "rank_bias", "rank_encoding", "ranked_genes"),
+            *("screen_heatmap", "shift_by_rank", "volcano"),
+        ],
         "pp": ["align_genes", "tokenize"],
         "tl": [
-            *("compare_poolings", "embed", "gene_embeddings", "map_labels", "perturb", "rank_bias", "rank_edits"),
+            *("compare_poolings", "embed", "gene_embeddings", "map_labels", "perturb", "rank_affected", "rank_bias", "rank_edits"),
             *("score_embedding", "state_embeddings"),
         ],
     }
@@ -182,6 +185,8 @@ VERBS = {
     "tokenize": "rankcell.jobs.tokenize",
     "embed": "rankcell.jobs.embed",
     "perturb": "rankcell.jobs.perturb",
+    "stats": "rankcell.jobs.stats",
+    "plot": "rankcell.jobs.plot",
     "pretrain": "rankcell.jobs.pretrain",
     "demo": "rankcell.demo.run_demo",
     "vocab list": None,  # has no options
@@ -196,6 +201,8 @@ LEAST = {  # the shortest command of each verb
     "tokenize": ["in", "-o", "out"],
     "embed": ["in", "-o", "out"],
     "perturb": ["in", "-o", "out"],
+    "stats": ["in", "-o", "out.tsv"],
+    "plot": ["in", "-o", "out"],
     "pretrain": ["in", "-o", "out"],
     "demo": [],
     "vocab show": ["v"],

@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from rankcell.cli import check, demo, embed, perturb, pretrain, tokenize, vocab
+from rankcell.cli import check, demo, embed, perturb, plot, pretrain, stats, tokenize, vocab
 from rankcell.errors import RankcellError, RankcellWarning
 
 _STOPPED = 130
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (demo.demo, check.check, tokenize.tokenize, embed.embed, perturb.perturb, pretrain.pretrain):
+for verb in (demo.demo, check.check, tokenize.tokenize, embed.embed, perturb.perturb, stats.stats, plot.plot, pretrain.pretrain):
     app.command()(verb)
 app.add_typer(vocab.app, name="vocab")
 

@@ -21,7 +21,10 @@ AllowNonCounts = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[
-    str, typer.Option(help="fp32, bf16, fp16, or auto: embed takes bf16 where it is faster and agrees with fp32, the rest take fp32.")
+    str,
+    typer.Option(
+        help="fp32, bf16, fp16, or auto: bf16 where it is faster and agrees with fp32 (perturb: on shifts), else fp32; training takes fp32."
+    ),
 ]
 TokensPerBatch = Annotated[
     int | None,

@@ -8,19 +8,31 @@ import typer
 from rankcell.cli import options as o
 from rankcell.cli.progress import progress
 
+_IN = "A count file (h5ad, loom, zarr, 10x) or a token set folder; with --merge the results folders of the parts."
+
 
 def perturb(
-    source: o.In,
+    source: Annotated[list[Path], typer.Argument(metavar="IN...", help=_IN)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The results folder; the same command goes on in it.")],
     model: o.Model = "demo",
     vocab: o.ModelVocab = None,
     layer: Annotated[int, typer.Option(help="Model layer whose states are compared (-1: output of the last block).")] = -2,
-    kind: Annotated[str, typer.Option(help="delete or overexpress.")] = "delete",
+    kind: Annotated[str, typer.Option(help="delete, overexpress, inhibit, activate, mask or move.")] = "delete",
     genes: Annotated[
         str, typer.Option(metavar="all|A,B|@FILE", help="Genes, one by one: all that a cell shows, names, or a file of names.")
     ] = "all",
     group: Annotated[bool, typer.Option("--group", help="Perturb the named genes together.")] = False,
-    any: Annotated[bool, typer.Option("--any", help="Delete a group also where a cell shows only some of it.")] = False,
+    any: Annotated[bool, typer.Option("--any", help="Groups, pairs and sets also where a cell shows only some of their genes.")] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Perturb each two of the named genes together.")] = False,
+    anchor: Annotated[str | None, typer.Option(metavar="G", help="Perturb this gene together with each of --genes.")] = None,
+    sets: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Named sets, each perturbed together: GMT, JSON, or a table NAME<TAB>GENE.")
+    ] = None,
+    quarters: Annotated[
+        int | None, typer.Option(metavar="N", help="inhibit, activate: by how many quarters of the cell's genes (1 to 4; default 1).")
+    ] = None,
+    to_rank: Annotated[int | None, typer.Option(metavar="N", help="move: the rank to move to (0: top).")] = None,
+    refill: Annotated[bool, typer.Option("--refill", help="delete: the next genes of the uncropped cell enter.")] = False,
     start: Annotated[str | None, typer.Option(metavar="COL=STATE", help="Perturb only these cells.")] = None,
     toward: Annotated[
         list[str], typer.Option(metavar="COL=STATE", help="Also score the movement toward these cells; may be repeated.")
@@ -29,23 +41,49 @@ def perturb(
         Path | None,
         typer.Option(metavar="FILE", help="Further states: what embed --include state wrote, or a table of state, readout, embedding."),
     ] = None,
-    affected: Annotated[bool, typer.Option("--affected", help="Also a table per affected gene.")] = False,
+    readout: Annotated[
+        list[str], typer.Option(metavar="WHAT", help="genes, cell, cls: which are scored; several with commas. cls alone is faster.")
+    ] = ["genes", "cell", "cls"],
+    distance: Annotated[str, typer.Option(help="cos, or euclidean: distances beside the cosines.")] = "cos",
+    affected: Annotated[bool, typer.Option("--affected", help="Also a table per affected gene: mean over cells.")] = False,
+    affected_top: Annotated[
+        int | None, typer.Option(metavar="K", help="Also the K genes that each edit of a cell moves most, cell by cell.")
+    ] = None,
+    affected_raw: Annotated[bool, typer.Option("--affected-raw", help="Also every affected gene, cell by cell (large).")] = False,
     readout_compat: Annotated[
         str, typer.Option(help="'geneformer' keeps the perturbed gene in the cell readout of --toward.")
     ] = "rankcell",
     cells: Annotated[int | None, typer.Option(metavar="N", help="Only the first N cells (with --seed: N drawn).")] = None,
     seed: Annotated[int | None, typer.Option(help="Draw --cells with this seed.")] = None,
+    obs: Annotated[
+        list[str], typer.Option(metavar="COL", help="A cell column to carry into cells.parquet (a donor, say); may be repeated.")
+    ] = [],
+    explain: Annotated[
+        str | None, typer.Option(metavar="CELL", help="Also draw this cell: shift against rank, total and in place (explain-CELL.png).")
+    ] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, for several machines.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Put the parts IN... together in DIR (which may be the one that they share).")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing: say how many cells, edits, tokens, how long, how large.")
+    ] = False,
     counts_layer: o.CountsLayer = None,
     raw: o.Raw = False,
     gene_column: o.GeneColumn = None,
     allow_non_counts: o.AllowNonCounts = False,
-    device: o.Device = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto (all GPUs, or the processor), cpu, cuda, cuda:N; several with commas share the work.")
+    ] = "auto",
     precision: o.Precision = "auto",
     tokens_per_batch: o.TokensPerBatch = None,
     tokens_per_unit: Annotated[int, typer.Option(help="Save whenever whole cells of about so many edited tokens are done.")] = 250_000,
     force: o.Force = False,
 ) -> None:
-    """Delete or overexpress genes in every cell and measure how far the model's states move."""
+    """Perturb genes in every cell and measure how far the model's states move.
+
+    Saved part by part in DIR: stopped at any moment, the same command goes on.
+    """
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
 
@@ -54,7 +92,12 @@ def perturb(
         return f"{n:,} finished parts are kept in {out}, the same command goes on from there"
 
     with progress("tokens screened", stopped=kept) as tick:
-        screen = jobs.perturb(**options, progress=tick)
-    skipped = screen.manifest["n_skipped"]
-    left_out = f"; {skipped:,} pairs of cell and target have no row (the cell lacks the gene, or nothing would change)" if skipped else ""
-    typer.echo(f"{out}/screen.parquet: {screen.manifest['n_rows']:,} rows for {screen.manifest['n_cells']:,} cells{left_out}")
+        done = jobs.perturb(**options, progress=tick)
+    for line in jobs.screen_report(done):
+        typer.echo(line)
+    if shard is None and not dry_run:
+        lines, notes = jobs.rank_report(done)
+        for line in lines:
+            typer.echo(line)
+        for note in notes:
+            typer.echo(f"rankcell: note: {note}", err=True)

@@ -1,11 +1,12 @@
 """What a verb may be given: counts, a token set, names of genes."""
 
 import contextlib
+import json
 import numbers
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def tokens_of(
     raw: bool = False,
     gene_column: str | None = None,
     allow_non_counts: bool = False,
+    keep_counts: bool = False,
+    keep_uncropped: bool = False,
 ) -> TokenSet:
     """What a model is to be run on: a TokenSet as it is, a token folder, or counts tokenized with the model's vocabulary."""
     if isinstance(source, TokenSet):
@@ -46,9 +49,13 @@ def tokens_of(
     tokenizer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)  # said by what comes next
-        tokens = tokenizer.tokenize(
-            source, obs=obs, layer=counts_layer, raw=raw, gene_column=gene_column, allow_non_counts=allow_non_counts
-        )
+        how = {
+            "gene_column": gene_column,
+            "allow_non_counts": allow_non_counts,
+            "keep_counts": keep_counts,
+            "keep_uncropped": keep_uncropped,
+        }
+        tokens = tokenizer.tokenize(source, obs=obs, layer=counts_layer, raw=raw, **how)
     warn_of_few_genes(tokens)
     return tokens
 
@@ -132,3 +139,64 @@ def named_genes(genes: str | Sequence[str]) -> str | list[str]:
         raise InputError(f"no such file: {path} (from --genes {genes})")
     lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
     return [g for line in lines for g in line.replace(",", " ").split()]
+
+
+def gene_sets(source: str | os.PathLike | Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Named sets of genes: a mapping as it is, or a file.
+
+    GMT (`.gmt`: name, description, genes, with tabs), JSON (`.json`: {name: [genes]}), else a table of two columns, name and
+    gene, with a tab between (lines that begin with # are left out).
+    """
+    if isinstance(source, Mapping):
+        return {str(name): list(genes) for name, genes in source.items()}
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"no such file: {path} (from --sets)")
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = _SETS.get(path.suffix.lower(), _sets_of_table)(text)
+    except (ValueError, TypeError, AttributeError) as e:
+        raise InputError(f"{path} is not a file of gene sets (GMT, JSON, or name<TAB>gene): {e}") from e
+    if not found:
+        raise InputError(f"{path} holds no set of genes")
+    empty = next((name for name, genes in found.items() if not genes), None)
+    if empty is not None:
+        raise InputError(f"the set '{empty}' in {path} has no genes")
+    return found
+
+
+def _sets_of_json(text: str) -> dict[str, list[str]]:
+    held = json.loads(text)
+    if not isinstance(held, dict) or not all(isinstance(g, list) and all(isinstance(x, str) for x in g) for g in held.values()):
+        raise ValueError("expected {name: [genes]}")
+    return held
+
+
+def _sets_of_gmt(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for number, fields in _fields(text):
+        if len(fields) < 2:
+            raise ValueError(f"line {number} has no tab")
+        if fields[0] in found:
+            raise ValueError(f"line {number}: the set '{fields[0]}' stands in it twice")
+        found[fields[0]] = [g for g in fields[2:] if g]
+    return found
+
+
+def _sets_of_table(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for number, fields in _fields(text):
+        if len(fields) != 2 or not all(fields):
+            raise ValueError(f"line {number} has {len(fields)} columns and not a name, a tab and a gene")
+        found.setdefault(fields[0], []).append(fields[1])
+    return found
+
+
+def _fields(text: str) -> Iterator[tuple[int, list[str]]]:
+    """(number from 1, its fields) of every line that says something."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            yield number, [field.strip() for field in line.split("\t")]
+
+
+_SETS: dict[str, Callable[[str], dict[str, list[str]]]] = {".json": _sets_of_json, ".gmt": _sets_of_gmt}

@@ -1,4 +1,4 @@
-"""Counts or tokens through a model: embeddings, screens, training."""
+"""Counts or tokens through a model: embeddings, training."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from rankcell.jobs.inputs import (
     Progress,
     columns_to_carry,
     is_token_folder,
-    named_genes,
     require_there,
     tokens_of,
     tokens_on_disk,
@@ -138,71 +137,6 @@ def gene_embeddings(
     if per_cell:
         return gene_states(embedder, tokens, layers[0], progress=progress)
     return gene_means(embedder, tokens, layers[0], by=by, progress=progress)
-
-
-def perturb(
-    source: Any,
-    out: str | os.PathLike,
-    *,
-    model: Any = "demo",
-    vocab: str | os.PathLike | Vocabulary | None = None,
-    layer: int = -2,
-    kind: str = "delete",
-    genes: str | Sequence[str] = "all",
-    group: bool = False,
-    any: bool = False,
-    start: str | None = None,
-    toward: str | Sequence[str] = (),
-    states: Any = None,
-    affected: bool = False,
-    readout_compat: str = "rankcell",
-    cells: int | None = None,
-    seed: int | None = None,
-    counts_layer: str | None = None,
-    raw: bool = False,
-    gene_column: str | None = None,
-    allow_non_counts: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    tokens_per_batch: int | None = None,
-    tokens_per_unit: int = 250_000,
-    force: bool = False,
-    progress: Progress = None,
-) -> Any:
-    """Counts or tokens -> a finished Screen in the folder `out`, going on where the same command was stopped."""
-    from rankcell.perturb import Perturber
-    from rankcell.perturb.states import split_state
-
-    perturber = Perturber(model, vocab=vocab, layer=layer, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
-    toward = [toward] if isinstance(toward, str) else list(toward)
-    columns = [split_state(t, "--toward")[0] for t in toward] + ([split_state(start, "--start")[0]] if start else [])
-    tokens = tokens_of(
-        source,
-        perturber.checkpoint,
-        obs=list(dict.fromkeys(columns)),
-        counts_layer=counts_layer,
-        raw=raw,
-        gene_column=gene_column,
-        allow_non_counts=allow_non_counts,
-    )
-    return perturber.perturb(
-        tokens,
-        out,
-        kind=kind,
-        genes=named_genes(genes),
-        group=group,
-        any=any,
-        start=start,
-        toward=toward,
-        states=states,
-        affected=affected,
-        readout_compat=readout_compat,
-        cells=cells,
-        seed=seed,
-        tokens_per_unit=tokens_per_unit,
-        force=force,
-        progress=progress,
-    )
 
 
 def pretrain(

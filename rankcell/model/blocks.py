@@ -145,13 +145,17 @@ class Block:
         watch
             Called with each run and its attention [rows, heads, queries, keys] (float32).
         """
-        q, k, v = self._project(hidden, keys, only)
+        q, k, v = self.project(hidden, keys, only)
         mixed = attend(q, k, v, runs, self.heads, watch)
-        own = hidden if only is None else hidden[only]
+        return self.after(mixed, hidden if only is None else hidden[only])
+
+    def after(self, mixed: Any, own: Any) -> Any:
+        """What attention gives and the states before the block -> the states after it, all [tokens, width]."""
         hidden = self.out_norm(self.out.plus(mixed, own))
         return self.down_norm(self.down.plus(self.up(hidden), hidden))
 
-    def _project(self, hidden: Any, keys: Any, only: Any) -> tuple[Any, Any, Any]:
+    def project(self, hidden: Any, keys: Any = None, only: Any = None) -> tuple[Any, Any, Any]:
+        """Queries, keys and values, each [tokens, width]."""
         width = hidden.shape[1]
         if only is None:
             q, k, v = self.qkv(hidden).split(width, 1)

@@ -62,6 +62,7 @@ class Encoder:
         *,
         only: Sequence[int] | None = None,
         watch: Callable[[int, Any, Any], None] | None = None,
+        first: tuple[Any, Any] | None = None,
     ) -> Iterator[tuple[int, Any]]:
         """(number of blocks, hidden states [tokens, width]) for each of `layers` in ascending order, as the blocks run.
 
@@ -72,6 +73,9 @@ class Encoder:
             [rows * positions, width], and the last block computes no others.
         watch
             `watch(number of blocks, run, attention)` for each run of rows: attention float32 [heads, queries, keys].
+        first
+            Where they are known: what the first block's attention gives, and the states before it, both [tokens, width]. Then
+            0 cannot be among `layers`, and the first block cannot be one with `only`.
 
         States are of the encoder's precision, on its device.
         """
@@ -83,10 +87,12 @@ class Encoder:
         picked = None if only is None else self.tensor((batch.starts[:, None] + np.asarray(only)).ravel())
         runs, short = batch.runs(), None if only is None else batch.runs(len(only))
         hidden = None
-        for n in range(last + 1):
+        for n in range(0 if first is None else 1, last + 1):
             trims = picked is not None and n == last
             with torch.inference_mode():  # not around the yield, which would leave it on for whoever is walking
-                if not n:
+                if n == 1 and first is not None:
+                    hidden = self._blocks[0].after(*first)
+                elif not n:
                     hidden = self._embeddings(self.tensor(batch.input_ids), self.tensor(batch.positions))
                     hidden = hidden[picked] if trims else hidden
                 else:
@@ -94,6 +100,14 @@ class Encoder:
                     hidden = self._blocks[n - 1](hidden, short if trims else runs, self._attention, **how)
             if n in wanted:
                 yield n, hidden
+
+    def embedded(self, ids: np.ndarray, positions: np.ndarray) -> Any:
+        """States before the first block [tokens, width]."""
+        return self._embeddings(self.tensor(ids.astype(np.int64)), self.tensor(positions.astype(np.int64)))
+
+    def block(self, number: int) -> Block:
+        """A block, from 0."""
+        return self._blocks[number]
 
     def states(self, batch: Batch, layers: Sequence[int]) -> dict[int, Any]:
         """{number of blocks: hidden states [tokens, width]} (float32, on the device)."""

@@ -1,12 +1,15 @@
 """Edits, planned on indices before torch is touched: a row before, a row after, and which positions hold the same gene."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
 from rankcell.errors import SettingsError
+from rankcell.perturb.kinds import KINDS, Options, Site, Size
 from rankcell.vocab import Frame, Vocabulary
 
 
@@ -39,52 +42,6 @@ class Edit:
         return np.repeat(self.pairs[:, :1], 2, axis=1)
 
 
-Apply = Callable[[np.ndarray, Frame, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray] | None]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of edit: its name, `apply(row, frame, genes, where, max_len)` -> (edited, pairs) or None when nothing changes,
-    whether a cell without the gene is edited too (`inserts`), and whether its scores come `_in_place` as well."""
-
-    name: str
-    apply: Apply
-    inserts: bool = False
-    in_place: bool = False
-
-
-def _delete(row: np.ndarray, frame: Frame, genes: np.ndarray, where: np.ndarray, max_len: int) -> tuple[np.ndarray, np.ndarray]:
-    """The genes at `where` are removed and the rest closes up."""
-    kept = np.delete(np.arange(len(row)), where)
-    first, last = frame.span(len(row))
-    after = np.flatnonzero((kept >= first) & (kept < last))
-    return row[kept], np.stack([kept[after], after], axis=1)
-
-
-def _overexpress(row: np.ndarray, frame: Frame, genes: np.ndarray, where: np.ndarray, max_len: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """`genes` come first, in the order given, whether or not the cell had them; what no longer fits falls off the end."""
-    first, last = frame.span(len(row))
-    rest = np.setdiff1d(np.arange(first, last), where)
-    room = max_len - len(frame) - len(genes)
-    if room < 0:
-        raise SettingsError(f"{len(genes)} genes to overexpress do not fit a row of {max_len} tokens")
-    rest = rest[:room]
-    body = np.concatenate([genes.astype(row.dtype), row[rest]])
-    edited = np.concatenate([row[:first], body, row[last:]])
-    if len(edited) == len(row) and (edited == row).all():
-        return None
-    return edited, np.stack([rest, first + len(genes) + np.arange(len(rest))], axis=1)
-
-
-KINDS: dict[str, Kind] = {
-    k.name: k
-    for k in (
-        Kind("delete", _delete, in_place=True),
-        Kind("overexpress", _overexpress, inserts=True),
-    )
-}
-
-
 @dataclass(frozen=True)
 class EditPlan:
     """What to do to every row.
@@ -92,11 +49,19 @@ class EditPlan:
     kind
         A name in KINDS.
     targets
-        The genes (token numbers) of each edit; empty for every gene that a row holds, one by one.
-    need_all
-        Whether a row must hold all genes of a target (kinds that insert need none).
+        The genes (token numbers) of each edit. Where `every_gene`, a row is given those that it holds.
     frame, max_len
         Of the rows.
+    need_all
+        Whether a row must hold all genes of a target (kinds that insert need none).
+    every_gene
+        Whether the targets are the genes that a row holds, whatever they are ("all"), each alone or with the anchor.
+    set_names
+        Names of the targets where they have any.
+    mask
+        The vocabulary's mask token, -1 without.
+    options
+        What the kind is told.
     """
 
     kind: str
@@ -104,7 +69,10 @@ class EditPlan:
     frame: Frame
     max_len: int
     need_all: bool = True
-    _target_of_token: dict[int, int] = field(default_factory=dict, compare=False)
+    every_gene: bool = False
+    set_names: tuple[str, ...] = ()
+    mask: int = -1
+    options: Options = field(default_factory=Options)
 
     @classmethod
     def make(
@@ -115,65 +83,118 @@ class EditPlan:
         genes: str | Sequence[str] = "all",
         group: bool = False,
         any: bool = False,
+        pairs: bool = False,
+        anchor: str | None = None,
+        sets: Mapping[str, Sequence[str]] | None = None,
+        quarters: int | None = None,
+        to_rank: int | None = None,
+        refill: bool = False,
         frame: Frame,
         max_len: int,
     ) -> "EditPlan":
-        """A plan from gene names. SettingsError for an unknown kind or gene, or a group of "all"."""
-        if kind not in KINDS:
-            raise SettingsError(f"unknown kind of edit '{kind}'; one of {', '.join(KINDS)}")
+        """A plan from gene names.
+
+        genes
+            "all" (every gene that a row holds), or names: one by one; with `group` all together; with `pairs` each two of them.
+        anchor
+            A gene that is perturbed together with each of `genes`.
+        sets
+            {name: genes}: each set together, in place of `genes`.
+        quarters, to_rank, refill
+            See rankcell.perturb.kinds.Options.
+
+        SettingsError for what is unknown, contradictory or does not belong to the kind.
+        """
+        options = _options_of(kind, vocab, quarters, to_rank, refill)
+        ways = {"group": group, "pairs": pairs, "anchor": anchor is not None, "sets": sets is not None}
+        chosen = [name for name, on in ways.items() if on]
+        if len(chosen) > 1:
+            raise SettingsError(f"{chosen[0]} and {chosen[1]} exclude each other: leave one out")
+        if sets is not None and not (isinstance(genes, str) and genes == "all"):
+            raise SettingsError("sets of genes and genes are both given: leave one out")
+        rest = {"frame": frame, "max_len": max_len, "need_all": not any, "options": options}
+        rest["mask"] = -1 if vocab.mask is None else int(vocab.mask)
+        if sets is not None:
+            return cls(kind, _targets_of_sets(vocab, sets), set_names=tuple(sets), **rest)
         if isinstance(genes, str) and genes == "all":
-            if group:
-                raise SettingsError("a group needs its genes named: --genes A,B,C --group")
-            targets = tuple((int(t),) for t in vocab.tokens)
-            return cls(kind, targets, frame, max_len, _target_of_token={t[0]: i for i, t in enumerate(targets)})
+            if group or pairs:
+                raise SettingsError(f"{'a group needs' if group else 'pairs need'} genes that are named: --genes A,B,C --{chosen[0]}")
+            targets = [(int(t),) for t in vocab.tokens]
+            if anchor is not None:
+                first = _token(vocab, anchor)
+                targets = [(first, t) for (t,) in targets if t != first]
+            return cls(kind, tuple(targets), every_gene=True, **rest)
         names = [genes] if isinstance(genes, str) else list(genes)
-        tokens = list(dict.fromkeys(int(vocab.tokens[vocab.find(g)]) for g in names))
-        if not tokens:
-            raise SettingsError("no gene to perturb was named")
-        targets = (tuple(tokens),) if group else tuple((t,) for t in tokens)
-        return cls(kind, targets, frame, max_len, need_all=not any)
+        return cls(kind, _targets_of(vocab, names, group, pairs, anchor), **rest)
 
-    def edits(self, row: np.ndarray) -> Iterator[Edit]:
-        """The edits of one row, in the order of the targets ("all": in the order of the row's genes)."""
-        kind = KINDS[self.kind]
-        first, last = self.frame.span(len(row))
-        body = row[first:last]
-        position = dict(zip(body[::-1].tolist(), range(last - 1, first - 1, -1), strict=True))
-        numbers = [self._target_of_token[t] for t in position] if self.every_gene else range(len(self.targets))
-        if self.every_gene:
-            numbers = sorted(numbers, key=lambda n: position[self.targets[n][0]])
-        for number in numbers:
-            genes = self.targets[number]
-            held = [t for t in genes if t in position]
-            if not kind.inserts and (not held or (self.need_all and len(held) < len(genes))):
-                continue
-            where = first + np.flatnonzero(np.isin(body, held)) if len(genes) > 1 else first + np.flatnonzero(body == genes[0])
-            done = kind.apply(row, self.frame, np.asarray(genes, row.dtype), where, self.max_len)
-            if done is None:
-                continue
-            rank = position[genes[0]] - first if genes[0] in position else None
-            yield Edit(row, done[0], done[1].astype(np.int64), where, number, rank)
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON that `from_json` makes the same plan of, with the same vocabulary."""
+        anchor = self.targets[0][0] if self.every_gene and len(self.targets[0]) > 1 else None
+        held = {"kind": self.kind, "every_gene": self.every_gene, "anchor": anchor}
+        held["targets"] = None if self.every_gene else [list(t) for t in self.targets]
+        held |= {"set_names": list(self.set_names), "frame": self.frame.to_json(), "max_len": self.max_len}
+        return held | {"need_all": self.need_all, "mask": self.mask, "options": asdict(self.options)}
 
-    @property
-    def every_gene(self) -> bool:
-        """Whether the targets are the genes that a row holds, whatever they are ("all")."""
-        return bool(self._target_of_token)
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], vocab: Vocabulary) -> "EditPlan":
+        if value["every_gene"]:
+            anchor = value["anchor"]
+            targets = [(int(t),) if anchor is None else (anchor, int(t)) for t in vocab.tokens if t != anchor]
+        else:
+            targets = [tuple(t) for t in value["targets"]]
+        names, frame, options = tuple(value["set_names"]), Frame.from_json(value["frame"]), Options(**value["options"])
+        how = {k: value[k] for k in ("max_len", "need_all", "every_gene", "mask")}
+        return cls(value["kind"], tuple(targets), frame, set_names=names, options=options, **how)
+
+    def of_row(self, row: np.ndarray, longer: np.ndarray | None = None) -> "RowEdits":
+        """The edits of one row, in the order of the targets (every gene: in the order of the row's genes).
+
+        longer
+            The genes of the same cell before it was cropped, for `refill`.
+        """
+        return RowEdits.of(self, np.asarray(row), longer)
+
+    def edits(self, row: np.ndarray, longer: np.ndarray | None = None) -> Iterator[Edit]:
+        """The same one by one."""
+        found = self.of_row(row, longer)
+        for i in range(len(found)):
+            ids, came_from = found.made(np.array([i]))
+            after = np.flatnonzero(came_from[0] >= 0)
+            pairs = np.stack([came_from[0][after], after], axis=1)
+            rank = int(found.rank[i])
+            yield Edit(found.row, ids[0], pairs[np.argsort(pairs[:, 0])], found.gone(i), int(found.target[i]), None if rank < 0 else rank)
 
     def count(self, row: np.ndarray) -> int:
-        """How many edits `edits(row)` gives; for single genes without making them."""
-        kind = KINDS[self.kind]
-        body = self.frame.body(row)
-        if any(len(genes) > 1 for genes in self.targets):
-            return sum(1 for _ in self.edits(row))
-        held = len(np.unique(body)) if self.every_gene else int(np.isin(self._single_targets, body).sum())
-        if not kind.inserts:
-            return held
-        tried = held if self.every_gene else len(self.targets)
-        return tried - int(len(body) > 0 and body[0] in self._single_targets)  # the top gene is there already
+        """How many edits a row has."""
+        return len(self.of_row(row))
+
+    def cost(self, row: np.ndarray, longer: np.ndarray | None = None) -> int:
+        """Tokens that go through the model for the edits of a row, in all passes."""
+        found = self.of_row(row, longer)
+        return sum(int(found.length_in(p).sum()) for p in self.passes)
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """What is run for each edit, by the ends of its scores' names: "" the edit, "_in_place", and "_unfilled" without refill."""
+        in_place = ("_in_place",) if KINDS[self.kind].in_place else ()
+        return ("", *in_place, *(("_unfilled",) if self.options.refill else ()))
 
     @functools.cached_property
-    def _single_targets(self) -> np.ndarray:
-        return np.array([genes[0] for genes in self.targets], np.int64)
+    def genes(self) -> np.ndarray:
+        """int64 [targets, most genes of one]: the targets' tokens, -1 where a target has fewer."""
+        table = np.full((len(self.targets), max(map(len, self.targets))), -1, np.int64)
+        for n in {len(t) for t in self.targets}:
+            rows = [i for i, t in enumerate(self.targets) if len(t) == n]
+            table[rows, :n] = [self.targets[i] for i in rows]
+        return table
+
+    @functools.cached_property
+    def target_of_token(self) -> np.ndarray:
+        """int64 [tokens]: where `every_gene`, the target that a token stands for, or -1."""
+        last = np.array([t[-1] for t in self.targets])
+        table = np.full(int(self.genes.max()) + 1, -1, np.int64)
+        table[last] = np.arange(len(last))
+        return table
 
     def names(self, vocab: Vocabulary) -> list[str]:
         """The gene ids of each target, joined by + in the order given."""
@@ -182,3 +203,192 @@ class EditPlan:
     def labels(self, vocab: Vocabulary) -> list[str]:
         """The symbols of each target, joined by +."""
         return ["+".join(vocab.label(int(vocab.gene_of_token[t])) for t in genes) for genes in self.targets]
+
+    def ids(self, vocab: Vocabulary) -> list[str]:
+        """What each edit is called in results: the kind, and the name of its set or its genes."""
+        return [f"{self.kind}:{name}" for name in self.set_names or self.names(vocab)]
+
+
+@dataclass(frozen=True)
+class RowEdits:
+    """All edits of one row.
+
+    target, rank
+        int64 [edits]: which of the plan's targets, and the rank of its first gene before (0 = top), -1 where the row lacks it.
+    where
+        int64 [edits, most perturbed]: positions of the perturbed genes in the order named, -1 where there are fewer.
+    """
+
+    plan: EditPlan
+    row: np.ndarray
+    beyond: np.ndarray
+    target: np.ndarray
+    rank: np.ndarray
+    where: np.ndarray
+
+    @classmethod
+    def of(cls, plan: EditPlan, row: np.ndarray, longer: np.ndarray | None) -> "RowEdits":
+        first, last = plan.frame.span(len(row))
+        body = row[first:last].astype(np.int64)
+        beyond = np.empty(0, row.dtype) if longer is None else np.asarray(longer)[len(body) :]
+        position = np.full(int(max(body.max(initial=0), plan.genes.max())) + 2, -1, np.int64)
+        position[body[::-1]] = np.arange(last - 1, first - 1, -1)  # of a gene that stands there twice, the first place
+        target = _targets_in(plan, body) if plan.every_gene else np.arange(len(plan.targets))
+        genes = plan.genes[target]
+        where = position[genes]  # -1 stands at the end of the table, which is never a gene's
+        held, named = (where >= 0).sum(1), (genes >= 0).sum(1)
+        if not KINDS[plan.kind].inserts:
+            kept = (held == named) if plan.need_all else held > 0
+            target, genes, where, held = target[kept], genes[kept], where[kept], held[kept]
+        rank = np.where(where[:, 0] >= 0, where[:, 0] - first, -1) if len(where) else np.empty(0, np.int64)
+        found = cls(plan, row, beyond, target, rank, _with_copies(where, genes, body, first))
+        changes = found._changes()
+        return found if changes.all() else cls(plan, row, beyond, target[changes], rank[changes], found.where[changes])
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def some(self, most: int) -> "RowEdits":
+        """At most so many of them, evenly drawn."""
+        if len(self) <= most:
+            return self
+        at = np.linspace(0, len(self) - 1, most).astype(np.int64)
+        return RowEdits(self.plan, self.row, self.beyond, self.target[at], self.rank[at], self.where[at])
+
+    def gone(self, edit: int) -> np.ndarray:
+        """Positions of an edit's perturbed genes, ascending."""
+        where = self.where[edit]
+        return np.sort(where[where >= 0])
+
+    @functools.cached_property
+    def n_gone(self) -> np.ndarray:
+        """int64 [edits]: how many positions are perturbed."""
+        return (self.where >= 0).sum(1)
+
+    @functools.cached_property
+    def length(self) -> np.ndarray:
+        """int64 [edits]: tokens of each row after its edit."""
+        return self._length(self.plan.options)
+
+    def length_in(self, which: str) -> np.ndarray:
+        """The same in one of the plan's passes."""
+        if which == "_in_place":
+            return np.full(len(self), len(self.row))
+        return self.length if which == "" else self._length(Options())
+
+    def _length(self, options: Options) -> np.ndarray:
+        plan, n = self.plan, len(self.row) - len(self.plan.frame)
+        named = (plan.genes[self.target] >= 0).sum(1)
+        size = Size(n, self.n_gone, named, len(self.beyond), plan.max_len - len(plan.frame), options)
+        return len(plan.frame) + np.asarray(KINDS[plan.kind].size(size), np.int64)
+
+    def made(self, chosen: np.ndarray, options: Options | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens [edits, length] of the chosen edits, which must have one length and perturb equally many positions, and where
+        each gene that was not perturbed stood before (-1: nowhere)."""
+        return KINDS[self.plan.kind].make(self._site(chosen, options))
+
+    def alike(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
+        """`chosen` cut into parts for `made`."""
+        named = (self.plan.genes[self.target[chosen]] >= 0).sum(1)
+        alone = (named > self.n_gone[chosen]) & self.plan.options.refill  # what enters differs with the genes that are missing
+        key = np.stack([self.length[chosen], self.n_gone[chosen], named, np.where(alone, np.arange(len(chosen)), -1)])
+        edges = np.flatnonzero((np.diff(key) != 0).any(0)) + 1
+        yield from np.split(chosen, edges)
+
+    def _site(self, chosen: np.ndarray, options: Options | None = None) -> Site:
+        plan = self.plan
+        first, last = plan.frame.span(len(self.row))
+        where = self.where[chosen]
+        named = where[where >= 0].reshape(len(chosen), -1)
+        genes = plan.genes[self.target[chosen]]
+        genes = genes[genes >= 0].reshape(len(chosen), -1)
+        options = plan.options if options is None else options
+        beyond = self.beyond
+        if options.refill and genes.shape[1] > named.shape[1]:
+            beyond = beyond[~np.isin(beyond, genes)]
+        room = plan.max_len - len(plan.frame)
+        return Site(self.row, first, last, np.sort(named, axis=1), named, genes, beyond, room, plan.mask, options)
+
+    def _changes(self) -> np.ndarray:
+        """bool [edits]: whether the edit changes the row."""
+        same = KINDS[self.plan.kind].same
+        changes = np.ones(len(self), bool)
+        if same is not None and len(self):
+            for part in self.alike(np.lexsort((self.n_gone, self.length))):
+                changes[part] = ~same(self._site(part))
+        return changes
+
+
+def _targets_in(plan: EditPlan, body: np.ndarray) -> np.ndarray:
+    """The targets of a row's genes, from the top, each once."""
+    table = plan.target_of_token
+    known = body[body < len(table)]
+    found = table[known]
+    found = found[found >= 0]
+    _, at = np.unique(found, return_index=True)
+    return found[np.sort(at)]
+
+
+def _with_copies(where: np.ndarray, genes: np.ndarray, body: np.ndarray, first: int) -> np.ndarray:
+    """`where` with columns for the further places of genes that stand in a row more than once (in Geneformer's rows they may)."""
+    tokens, counts = np.unique(body, return_counts=True)
+    twice = tokens[counts > 1]
+    if not len(twice) or not len(where):
+        return where
+    extra = [[first + p for t in row[np.isin(row, twice)] for p in np.flatnonzero(body == t)[1:]] for row in genes]
+    width = max(map(len, extra))
+    more = np.array([e + [-1] * (width - len(e)) for e in extra], np.int64).reshape(len(where), width)
+    return np.concatenate([where, more], axis=1)
+
+
+def _options_of(kind: str, vocab: Vocabulary, quarters: int | None, to_rank: int | None, refill: bool) -> Options:
+    if kind not in KINDS:
+        raise SettingsError(f"unknown kind of edit '{kind}'; one of {', '.join(KINDS)}")
+    if quarters is not None and kind not in ("inhibit", "activate"):
+        raise SettingsError(f"quarters are for inhibit and activate, and this is {kind}")
+    if quarters is not None and quarters not in (1, 2, 3, 4):
+        raise SettingsError(f"quarters is {quarters}; 1, 2, 3 or 4")
+    if kind != "move" and to_rank is not None:
+        raise SettingsError(f"a rank to move to is for move, and this is {kind}")
+    if kind == "move" and (to_rank is None or to_rank < 0):
+        raise SettingsError(f"move needs the rank to move to, 0 (the top) or more (--to-rank N); it is {to_rank}")
+    if refill and kind != "delete":
+        raise SettingsError(f"refill is for delete, and this is {kind}")
+    if kind == "mask" and vocab.mask is None:
+        raise SettingsError(f"vocabulary '{vocab.name}' has no mask token")
+    return Options(1 if quarters is None else quarters, to_rank or 0, refill)
+
+
+def _token(vocab: Vocabulary, name: str) -> int:
+    return int(vocab.tokens[vocab.find(name)])
+
+
+def _targets_of(vocab: Vocabulary, names: list[str], group: bool, pairs: bool, anchor: str | None) -> tuple[tuple[int, ...], ...]:
+    tokens = [_token(vocab, name) for name in names]
+    if not tokens:
+        raise SettingsError("no gene to perturb was named")
+    if pairs or anchor is not None:
+        twice = next((names[i] for i, t in enumerate(tokens) if t in tokens[:i]), None)
+        if pairs and twice is not None:
+            raise SettingsError(f"'{twice}' is named twice, and a gene makes no pair with itself: name each gene once")
+        if pairs and len(tokens) < 2:
+            raise SettingsError("pairs need two genes or more")
+        if anchor is not None and _token(vocab, anchor) in tokens:
+            raise SettingsError(
+                f"the anchor '{anchor}' is among the genes to pair it with, and a gene makes no pair with itself: leave it out"
+            )
+    if pairs:
+        return tuple(itertools.combinations(tokens, 2))
+    tokens = list(dict.fromkeys(tokens))
+    if anchor is not None:
+        return tuple((_token(vocab, anchor), t) for t in tokens)
+    return (tuple(tokens),) if group else tuple((t,) for t in tokens)
+
+
+def _targets_of_sets(vocab: Vocabulary, sets: Mapping[str, Sequence[str]]) -> tuple[tuple[int, ...], ...]:
+    if not sets:
+        raise SettingsError("no set of genes was given")
+    empty = next((name for name, genes in sets.items() if not len(genes)), None)
+    if empty is not None:
+        raise SettingsError(f"the set '{empty}' has no genes")
+    return tuple(tuple(dict.fromkeys(_token(vocab, g) for g in genes)) for genes in sets.values())

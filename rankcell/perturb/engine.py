@@ -1,44 +1,54 @@
 """The engine: edits of a few cells -> score columns. Baseline states once per cell, edits in batches, reductions on the device."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rankcell.model import Batch, Encoder, collate, plan_batches
-from rankcell.perturb.edits import KINDS, Edit, EditPlan
-from rankcell.perturb.shifts import gene_shifts, mean_over, mean_states, readout_scores
+from rankcell.perturb import sharing
+from rankcell.perturb.affected import AffectedRows, AffectedSums
+from rankcell.perturb.edits import EditPlan, RowEdits
+from rankcell.perturb.kinds import Options
+from rankcell.perturb.sharing import FirstBlock
+from rankcell.perturb.shifts import Compared, readout_scores
 from rankcell.perturb.states import StateEmbeddings
-from rankcell.vocab import Frame
+
+READOUTS = ("genes", "cell", "cls")
+UNFILLED = "_unfilled"  # the deletion without refill, which is only run to take the two apart
 
 
-@dataclass
-class AffectedSums:
-    """Per perturbed target and affected token: n, sum and sum of squares of the shift (float64), in one streaming pass."""
+@dataclass(frozen=True)
+class Scored:
+    """The edits of some cells and their scores, ordered by cell and within one as the plan gives them.
 
-    n_tokens: int
-    parts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    cell, target, rank, n_tokens
+        [edits]: number of the cell among those given, of the plan's target, rank of its first gene before (-1: absent), length
+        of the cell's row.
+    scores
+        {name: float64 [edits]}, NaN where there is none.
+    """
 
-    def add(self, target: int, tokens: np.ndarray, shifts: np.ndarray) -> None:
-        self.parts.append((target * self.n_tokens + tokens.astype(np.int64), shifts.astype(np.float64)))
-
-    def reduce(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(key, n, sum, sum of squares), keys ascending; key = target * n_tokens + affected token."""
-        if not self.parts:
-            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0)
-        keys, where = np.unique(np.concatenate([k for k, _ in self.parts]), return_inverse=True)
-        shift = np.concatenate([s for _, s in self.parts])
-        n = np.bincount(where, minlength=len(keys))
-        return keys, n, np.bincount(where, shift, len(keys)), np.bincount(where, shift**2, len(keys))
+    cell: np.ndarray
+    target: np.ndarray
+    rank: np.ndarray
+    n_tokens: np.ndarray
+    scores: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Engine:
     """What stays the same over a screen.
 
-    plan, layer (number of blocks), states, tokens_per_batch; `keep_perturbed`: the cell readout of `toward` keeps the
-    perturbed gene, as Geneformer's goal-state mode does (`--readout-compat geneformer`).
+    encoder, plan, n_blocks, states, tokens_per_batch
+        The model, what to do, the layer as a number of blocks, the states of `toward`, and most tokens at once.
+    keep_perturbed
+        The cell readout of `toward` keeps the perturbed gene, as Geneformer's goal-state mode does.
+    euclidean
+        Distances beside cosines.
+    readouts
+        Which of "genes", "cell" and "cls" are scored. With "cls" alone the last block computes one token of each row.
     """
 
     encoder: Encoder
@@ -47,152 +57,249 @@ class Engine:
     states: StateEmbeddings
     tokens_per_batch: int
     keep_perturbed: bool = False
-    affected: bool = False
+    euclidean: bool = False
+    readouts: tuple[str, ...] = READOUTS
+
+    @property
+    def scored(self) -> list[str]:
+        """The readouts that there are: CLS only where rows have one."""
+        return [r for r in READOUTS if r in self.readouts and (r != "cls" or self.plan.frame.has_cls)]
+
+    @property
+    def plain_names(self) -> list[str]:
+        """Scores of one pass: cosines, then those toward states, then the same by distance."""
+        found = [f"cos_{r}" for r in self.scored]
+        ways = [f"toward_{s}_{r}" for s in self.states.names for r in self.scored if (s, r) in self.states.vectors]
+        if self.euclidean:
+            return [*found, *ways, *(f"euclidean_{r}" for r in self.scored), *(f"euclidean_{w}" for w in ways)]
+        return [*found, *ways]
 
     @property
     def score_names(self) -> list[str]:
-        """Score columns in their order."""
-        readouts = ["cell", "cls"] if self.plan.frame.has_cls else ["cell"]
-        cos = ["cos_genes", *(f"cos_{r}" for r in readouts)]
-        toward = [f"toward_{s}_{r}" for s in self.states.names for r in readouts if (s, r) in self.states.vectors]
-        if not KINDS[self.plan.kind].in_place:
-            return [*cos, *toward]
-        return [*cos, *(f"{c}_in_place" for c in cos), *(n for t in toward for n in (t, f"{t}_in_place"))]
+        """Score columns in their order: all cosines, all cosines in place, their parts; then each other score with its own."""
+        if "_in_place" not in self.plan.passes:
+            return self.plain_names
+        parts = ["_position"] + (["_refill"] if UNFILLED in self.plan.passes else [])
+        cos = [n for n in self.plain_names if n.startswith("cos_")]
+        others = [n for n in self.plain_names if not n.startswith("cos_")]
+        found = [*cos, *(f"{n}_in_place" for n in cos), *(_shift_name(n) + part for part in parts for n in cos)]
+        return [*found, *(n + end for n in others for end in ("", "_in_place", *parts))]
+
+    @property
+    def reads_cls_alone(self) -> bool:
+        return self.scored == ["cls"]
+
+    def states_of(self, batch: Batch, first: tuple[Any, Any] | None = None) -> Any:
+        """float32 [tokens, width] of the layer; [rows, width] where only CLS is read."""
+        only = [0] if self.reads_cls_alone else None
+        ((_, states),) = self.encoder.walk(batch, [self.n_blocks], only=only, first=first)
+        return states.float()
 
     def run(
-        self, rows: Sequence[np.ndarray], *, sums: AffectedSums | None = None, progress: Callable[[int], None] | None = None
-    ) -> tuple[list[tuple[int, Edit]], dict[str, np.ndarray]]:
-        """All edits of `rows` as (row number, Edit), row by row, and their scores (float64, NaN where there is none)."""
-        edits: list[tuple[int, Edit]] = []
-        scores: list[dict[str, np.ndarray]] = []
-        for group in self._groups([len(r) for r in rows]):
-            found = [(int(i), e) for i in group for e in self.plan.edits(rows[i])]
-            if found:
-                edits += found
-                scores.append(self._run_group([rows[i] for i in group], group, found, sums, progress))
-        order = np.argsort([i for i, _ in edits], kind="stable")
-        joined = {name: np.concatenate([s[name] for s in scores])[order] if edits else np.empty(0) for name in self.score_names}
-        return [edits[k] for k in order], joined
-
-    def _groups(self, lengths: Sequence[int]) -> Iterable[np.ndarray]:
-        """Cells of like length whose baselines fit one batch."""
-        return plan_batches(lengths, tokens_per_batch=self.tokens_per_batch)
-
-    def _run_group(
         self,
-        rows: list[np.ndarray],
-        where: np.ndarray,
-        edits: list[tuple[int, Edit]],
-        sums: AffectedSums | None,
+        rows: Sequence[np.ndarray],
+        longer: Sequence[np.ndarray] | None = None,
+        *,
+        most: int | None = None,
+        sums: AffectedSums | AffectedRows | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Scored:
+        """All edits of `rows` and their scores.
+
+        longer
+            The genes of the same cells before they were cropped, for refill.
+        most
+            So many edits of each row at most, evenly drawn; None: all.
+        sums
+            Takes in the shifts of the affected genes.
+        progress
+            Called with the tokens of each batch.
+        """
+        edits = [self.plan.of_row(row, None if longer is None else longer[i]) for i, row in enumerate(rows)]
+        edits = edits if most is None else [e.some(most) for e in edits]
+        counts = np.array([len(e) for e in edits], np.int64)
+        unit = _Unit(self, rows, edits, np.cumsum(counts) - counts, sums, progress)
+        there = np.flatnonzero(counts)
+        for group in plan_batches([len(rows[i]) for i in there], tokens_per_batch=self.tokens_per_batch):
+            unit.run_cells(there[group])
+        cell = np.repeat(np.arange(len(rows)), counts)
+        target, rank = (np.concatenate([np.empty(0, np.int64), *(getattr(e, name) for e in edits)]) for name in ("target", "rank"))
+        n_tokens = np.array([len(r) for r in rows], np.int64)[cell]
+        return Scored(cell, target, rank, n_tokens, self._with_parts(unit.brought_home()))
+
+    def _with_parts(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The plain scores with what each owes to positions and to refill, in order."""
+        if "_in_place" in self.plan.passes:
+            for n in self.plain_names:
+                sign = -1 if n.startswith("cos_") else 1  # a shift is 1 - cosine
+                total = found.pop(n + UNFILLED, found[n])
+                found[f"{_shift_name(n)}_position"] = sign * (total - found[f"{n}_in_place"])
+                found[f"{_shift_name(n)}_refill"] = sign * (found[n] - total)
+        return {name: found[name] for name in self.score_names}
+
+
+def _shift_name(score: str) -> str:
+    return score.replace("cos_", "shift_", 1) if score.startswith("cos_") else score
+
+
+class _Unit:
+    """The cells of one call, and what has been found of their edits."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rows: Sequence[np.ndarray],
+        edits: Sequence[RowEdits],
+        first_edit: np.ndarray,
+        sums: AffectedSums | AffectedRows | None,
         progress: Callable[[int], None] | None,
-    ) -> dict[str, np.ndarray]:
-        base = _Baseline.of(self.encoder, rows, where, self.n_blocks)
-        out = {name: np.full(len(edits), np.nan) for name in self.score_names}
-        passes = [("", lambda e: e.edited, lambda e: e.pairs)]
-        if KINDS[self.plan.kind].in_place:
-            passes.append(("_in_place", lambda e: e.baseline, lambda e: e.pairs_in_place))
-        for suffix, row_of, pairs_of in passes:
-            lengths = np.array([len(row_of(e)) for _, e in edits])
-            runnable = np.flatnonzero([self._can_run(e, suffix) for _, e in edits])
-            for chosen in plan_batches(lengths[runnable], tokens_per_batch=self.tokens_per_batch):
-                at = runnable[chosen]
-                items = [edits[k] for k in at]
-                attend = [_without(e) for _, e in items] if suffix else None
-                batch = collate([row_of(e) for _, e in items], at, attend)
-                found, shifts = self._score(base, batch, items, [pairs_of(e) for _, e in items], suffix)
-                for name, values in found.items():
-                    out[name + suffix][at] = values
-                if sums is not None and not suffix:
-                    for (_, e), line in zip(items, shifts, strict=True):
-                        sums.add(e.target, e.baseline[e.pairs[:, 0]], line[: len(e.pairs)])
-                if progress:
-                    progress(batch.input_ids.size)
-        return out
-
-    def _can_run(self, e: Edit, suffix: str) -> bool:
-        """Whether a token is left to attend to."""
-        return len(e.baseline) > len(e.gone) if suffix else len(e.edited) > 0
-
-    def _score(
-        self,
-        base: "_Baseline",
-        batch: Batch,
-        items: list[tuple[int, Edit]],
-        pairs: list[np.ndarray],
-        suffix: str,
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Scores of a batch (without suffix) and the shift of each pair, [edits, pairs] padded with what is not to be read."""
+    ):
         import torch
 
-        flat = self.encoder.states(batch, [self.n_blocks])[self.n_blocks]
-        starts = batch.starts
-        most = max(1, *(len(p) for p in pairs))
-        index = np.zeros((2, len(items), most), np.int64)
-        weight = np.zeros((len(items), most), np.float32)
-        for k, ((cell, _), p) in enumerate(zip(items, pairs, strict=True)):
-            index[0, k, : len(p)] = base.start[cell] + p[:, 0]
-            index[1, k, : len(p)] = starts[k] + p[:, 1]
-            weight[k, : len(p)] = 1
-        tensor = self.encoder.tensor
+        self.engine, self.rows, self.edits, self.first_edit, self.sums, self.progress = engine, rows, edits, first_edit, sums, progress
+        total = sum(map(len, edits))
+        device = engine.encoder.device
+        names = [n + which for which in engine.plan.passes for n in engine.plain_names]
+        self.found = {n: torch.full((total,), torch.nan, dtype=torch.float64, device=device) for n in names}
+        self.states = {k: engine.encoder.tensor(v) for k, v in engine.states.vectors.items()}
+
+    def brought_home(self) -> dict[str, np.ndarray]:
+        return {name: values.cpu().numpy() for name, values in self.found.items()}
+
+    def run_cells(self, cells: np.ndarray) -> None:
+        """All passes of cells whose rows fit one batch."""
+        base = _Baseline.of(self.engine, [self.rows[i] for i in cells], cells)
+        shared = {int(i): self._shared(i) for i in cells}
+        cell = np.repeat(cells, [len(self.edits[i]) for i in cells])
+        edit = np.concatenate([np.arange(len(self.edits[i])) for i in cells])
+        for which in self.engine.plan.passes:
+            length = np.concatenate([self.edits[i].length_in(which) for i in cells])
+            left = length - np.concatenate([self.edits[i].n_gone for i in cells]) if which == "_in_place" else length
+            can_run = np.flatnonzero(left > 0)  # a token is left to attend to
+            for chosen in plan_batches(length[can_run], tokens_per_batch=self.engine.tokens_per_batch):
+                at = can_run[chosen]
+                self._run_batch(base, which, list(self._pieces(cell[at], edit[at])), shared)
+
+    def _pieces(self, cell: np.ndarray, edit: np.ndarray) -> Iterator["_Piece"]:
+        """The edits of a batch cut into those of one cell that are made at once."""
+        for part in np.split(np.arange(len(cell)), np.flatnonzero(np.diff(cell)) + 1):
+            held = self.edits[cell[part[0]]]
+            yield from (_Piece(int(cell[part[0]]), held, alike) for alike in held.alike(edit[part]))
+
+    def _shared(self, cell: int) -> FirstBlock | None:
+        """The first block of a cell of which enough single genes are deleted for it to be worth it."""
+        engine, edits = self.engine, self.edits[cell]
+        at_first = engine.n_blocks == 0 or (engine.n_blocks == 1 and engine.reads_cls_alone)
+        if engine.plan.kind != "delete" or at_first or len(edits) < sharing.LEAST_EDITS or len(edits.row) < sharing.LEAST_TOKENS:
+            return None
+        return FirstBlock(engine.encoder, edits.row)
+
+    def _first(self, which: str, pieces: list["_Piece"], shared: dict[int, FirstBlock | None]) -> tuple[Any, Any] | None:
+        """The first block of a batch, where all of it is shared."""
+        import torch
+
+        refilled = which == "" and self.engine.plan.options.refill
+        if refilled or any(shared[p.cell] is None or (p.held.n_gone[p.edit] != 1).any() for p in pieces):
+            return None
+        where = [p.held.where[p.edit].max(1) for p in pieces]
+        if any((np.diff(w) < 0).any() for w in where):
+            return None  # genes named in an order of their own: the sums would be made anew for each
+        found = [shared[p.cell].run(w, in_place=which == "_in_place") for p, w in zip(pieces, where, strict=True)]
+        return tuple(torch.cat(x) for x in zip(*found, strict=True))
+
+    def _run_batch(self, base: "_Baseline", which: str, pieces: list["_Piece"], shared: dict[int, FirstBlock | None]) -> None:
+        import torch
+
+        made = [p.made(which) for p in pieces]
+        lengths = np.concatenate([np.full(len(ids), ids.shape[1]) for ids, _, _ in made])
+        attend = np.concatenate([a.ravel() for _, _, a in made]) if which == "_in_place" else None
+        batch = Batch(np.arange(len(lengths)), np.concatenate([ids.ravel() for ids, _, _ in made]).astype(np.int64), lengths, attend)
+        states = self.engine.states_of(batch, self._first(which, pieces, shared))
+        at = 0
         with torch.inference_mode():
-            before, after, w = base.flat[tensor(index[0])], flat[tensor(index[1])], tensor(weight)
-            shifts = gene_shifts(before, after)
-            found = {"cos_genes": 1 - mean_over(shifts, w)}
-            mean_before, mean_after = mean_states(before, after, w)
-            vectors = {k: tensor(v) for k, v in self.states.vectors.items()}
-            found |= readout_scores("cell", mean_before, mean_after, vectors)
-            if self.keep_perturbed:
-                first = np.array([base.start[cell] for cell, _ in items])
-                whole = base.body_means(first, self.plan.frame)
-                after = _body_means(flat, batch, self.plan.frame, self.encoder)
-                found |= _toward_only(readout_scores("cell", whole, after, vectors))
-            if self.plan.frame.has_cls:
-                cls = tensor(np.array([base.start[cell] for cell, _ in items]))
-                found |= readout_scores("cls", base.flat[cls].double(), flat[tensor(starts)].double(), vectors)
-        keep = {n: v.cpu().numpy() for n, v in found.items()}
-        return keep, shifts.cpu().numpy() if self.affected and not suffix else np.empty(0)
+            for piece, (ids, came_from, _) in zip(pieces, made, strict=True):
+                n = len(ids) if self.engine.reads_cls_alone else ids.size
+                after = states[at : at + n].view(len(ids), -1, states.shape[1])
+                self._score(base, which, piece, came_from, after)
+                at += n
+        if self.progress:
+            self.progress(batch.input_ids.size)
+
+    def _score(self, base: "_Baseline", which: str, piece: "_Piece", came_from: np.ndarray, after: Any) -> None:
+        """Scores of edits of one cell and one length; `after` [edits, length, width]."""
+        engine, tensor = self.engine, self.engine.encoder.tensor
+        own = base.states[piece.cell]
+        scores, shifts, here = {}, None, came_from >= 0
+        if not engine.reads_cls_alone:
+            scores, shifts = self._score_genes(own, which, came_from, here, after)
+        if "cls" in engine.scored:
+            cls = own[:1].double(), after[:, 0].double()
+            scores |= readout_scores("cls", cls[0].expand_as(cls[1]), cls[1], self.states, euclidean=engine.euclidean)
+        number = self.first_edit[piece.cell] + piece.edit
+        where = tensor(number)
+        for name in engine.plain_names:
+            self.found[name + which][where] = scores[name]
+        if self.sums is not None and which == "" and shifts is not None:
+            tokens = piece.held.row[np.maximum(came_from, 0)].astype(np.int64)
+            self.sums.add(number, piece.held.target[piece.edit], tokens, shifts, here)
+
+    def _score_genes(self, own: Any, which: str, came_from: np.ndarray, here: np.ndarray, after: Any) -> tuple[dict[str, Any], Any]:
+        """Scores of the gene and cell readouts, and the shift of each gene."""
+        engine, tensor = self.engine, self.engine.encoder.tensor
+        before = own[tensor(np.maximum(came_from, 0))]
+        compared = Compared(after - before, before, tensor(here))
+        shifts = compared.gene_shifts()
+        scores = {"cos_genes": 1 - compared.mean(shifts)}
+        if engine.euclidean:
+            scores["euclidean_genes"] = compared.mean(compared.gene_distances())
+        means = compared.mean_states()
+        scores |= readout_scores("cell", *means, self.states, euclidean=engine.euclidean)
+        if engine.keep_perturbed:
+            ends = (_body_mean(own[None], engine.plan), means[1] if which == "_in_place" else _body_mean(after, engine.plan))
+            whole = readout_scores("cell", ends[0].expand_as(ends[1]), ends[1], self.states, euclidean=engine.euclidean)
+            scores |= {n: v for n, v in whole.items() if "toward_" in n}
+        return scores, shifts
 
 
-def _toward_only(scores: dict[str, Any]) -> dict[str, Any]:
-    return {n: v for n, v in scores.items() if n.startswith("toward_")}
+@dataclass(frozen=True)
+class _Piece:
+    """Edits of one cell that are made at once: `edit` are their numbers among those of the cell."""
+
+    cell: int
+    held: RowEdits
+    edit: np.ndarray
+
+    def made(self, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[edits, length]: tokens, where each gene that is compared stood before (-1: none), and what may be attended to."""
+        if which != "_in_place":
+            ids, came_from = self.held.made(self.edit, Options() if which == UNFILLED else None)
+            return ids, came_from, np.ones(ids.shape, bool)
+        row, frame = self.held.row, self.held.plan.frame
+        first, last = frame.span(len(row))
+        place = np.arange(len(row))
+        ids, came_from = (np.tile(x, (len(self.edit), 1)) for x in (row, np.where((place >= first) & (place < last), place, -1)))
+        attend = np.ones(ids.shape, bool)
+        where = self.held.where[self.edit]
+        np.put_along_axis(attend, where[where >= 0].reshape(len(where), -1), False, axis=1)
+        return ids, np.where(attend, came_from, -1), attend
 
 
-def _without(e: Edit) -> np.ndarray:
-    """bool [tokens before the edit]: all but the perturbed."""
-    attend = np.ones(len(e.baseline), bool)
-    attend[e.gone] = False
-    return attend
-
-
-def _body_means(states: Any, batch: Batch, frame: Frame, encoder: Encoder) -> Any:
-    """Mean state over all genes that each row holds after its edit (one lost in place is in no mean), float64 [rows, width]."""
-    import torch
-
-    here = batch.is_gene(frame)
-    here = here if batch.attend is None else here & batch.attend
-    n = np.add.reduceat(here.astype(np.int64), batch.starts)
-    return torch.segment_reduce(states[encoder.tensor(np.flatnonzero(here))].double(), "mean", lengths=encoder.tensor(n), axis=0)
+def _body_mean(states: Any, plan: EditPlan) -> Any:
+    """float64 [edits, width]: mean over all genes of rows [edits, length, width]."""
+    first, last = plan.frame.span(states.shape[1])
+    return states[:, first:last].double().mean(1)
 
 
 @dataclass(frozen=True)
 class _Baseline:
-    """States of a few cells before any edit: `flat` [positions of all, width]; `start[cell]` is where a cell's row begins."""
+    """{cell: its states before any edit, float32 [length, width]}."""
 
-    flat: Any
-    start: dict[int, int]
-    length: dict[int, int]
+    states: dict[int, Any]
 
     @classmethod
-    def of(cls, encoder: Encoder, rows: list[np.ndarray], where: np.ndarray, n_blocks: int) -> "_Baseline":
-        batch = collate(rows, where)
-        start = dict(zip((int(cell) for cell in where), batch.starts.tolist(), strict=True))
-        lengths = dict(zip(batch.starts.tolist(), (len(r) for r in rows), strict=True))
-        return cls(encoder.states(batch, [n_blocks])[n_blocks], start, lengths)
-
-    def body_means(self, first: np.ndarray, frame: Frame) -> Any:
-        """Mean state over all genes of the rows that begin at `first`, float64."""
-        import torch
-
-        spans = [(int(f), *frame.span(self.length[int(f)])) for f in first]
-        means = {f: self.flat[f + a : f + b].double().mean(0) for f, a, b in set(spans)}
-        return torch.stack([means[f] for f, _, _ in spans])
+    def of(cls, engine: Engine, rows: list[np.ndarray], cells: np.ndarray) -> "_Baseline":
+        batch = collate(rows, cells)
+        flat, starts = engine.states_of(batch), batch.starts.tolist()
+        if engine.reads_cls_alone:
+            return cls({int(c): flat[i : i + 1] for i, c in enumerate(cells)})
+        return cls({int(c): flat[a : a + len(r)] for c, a, r in zip(cells, starts, rows, strict=True)})

@@ -147,28 +147,40 @@ def split_state(text: str, option: str) -> tuple[str, str]:
 
 
 def cells_of(tokens: TokenSet, text: str, option: str) -> np.ndarray:
-    """The rows of the cells in a state; SettingsError when no cell is in it."""
+    """The rows of the cells in a state; SettingsError when no cell is in it. A cell of which the column says nothing is in none."""
     column, state = split_state(text, option)
-    values = tokens.obs(column).astype(str)
-    rows = np.flatnonzero(values == state)
+    held = tokens.obs(column)
+    known = np.array([v is not None and v == v for v in held.tolist()], bool)
+    values = held.astype(str)
+    rows = np.flatnonzero((values == state) & known)
     if not len(rows):
-        there = sorted(set(values))
-        raise SettingsError(f"no cell has {column} = '{state}'; there are {', '.join(there[:8])}{' ...' if len(there) > 8 else ''}")
+        there = sorted(set(values[known]))
+        unknown = f"; of {int((~known).sum()):,} cells it says nothing" if not known.all() else ""
+        said = f"{', '.join(there[:8])}{' ...' if len(there) > 8 else ''}"
+        raise SettingsError(f"no cell has {column} = '{state}'; there are {said}{unknown}")
     return rows
 
 
-def embed_states(embedder: Embedder, tokens: TokenSet, toward: Sequence[str], *, layer: int) -> StateEmbeddings:
-    """The states named in `toward` (COL=STATE), each the mean over all its cells in `tokens`, per readout of the model."""
-    pools = {"cell": "mean"} | ({"cls": "cls"} if tokens.frame.has_cls else {})
-    vectors = {}
+def rows_of_states(tokens: TokenSet, toward: Sequence[str]) -> dict[str, np.ndarray]:
+    """{state: rows of its cells that have genes} for each COL=STATE."""
+    found: dict[str, np.ndarray] = {}
     for text in dict.fromkeys(toward):
         rows = cells_of(tokens, text, "--toward")
         rows = rows[tokens.n_genes[rows] > 0]
         _, state = split_state(text, "--toward")
         if not len(rows):
             raise SettingsError(f"all cells of state '{state}' are without genes")
-        if any(state == s for s, _ in vectors):
+        if state in found:
             raise SettingsError(f"two states are called '{state}': their columns would have one name")
+        found[state] = rows
+    return found
+
+
+def embed_states(embedder: Embedder, tokens: TokenSet, toward: Sequence[str], *, layer: int) -> StateEmbeddings:
+    """The states named in `toward` (COL=STATE), each the mean over all its cells in `tokens`, per readout of the model."""
+    pools = {"cell": "mean"} | ({"cls": "cls"} if tokens.frame.has_cls else {})
+    vectors = {}
+    for state, rows in rows_of_states(tokens, toward).items():
         found = embedder.embed(tokens.take(rows), pool=list(pools.values()), layer=layer)
         for readout, pool in pools.items():
             vectors[state, readout] = found.columns[f"{pool}_layer{layer}"].astype(np.float64).mean(0)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.errors import SettingsError
+
 INK, GREY, UP, DOWN = "#1b2733", "#8a97a3", "#b2432f", "#2b6ca3"
 _PALETTE = [
     "#2b6ca3",
@@ -41,29 +43,24 @@ def _plain(ax: Any) -> None:
     ax.tick_params(labelsize=9)
 
 
-def pretty_score(by: str) -> str:
-    """A score's column name in words."""
-    where = " (in place)" if by.endswith("_in_place") else ""
-    stem = by.removesuffix("_in_place")
-    if stem.startswith("toward_"):
-        state, _, readout = stem.removeprefix("toward_").rpartition("_")
-        return f"movement toward {state}, {'CLS' if readout == 'cls' else 'cell mean'}{where}"
-    return f"shift (1 - {stem}){where}"
-
-
 def draw_ranked(ranked: Any, *, ax: Any, n: int = 20, title: str | None = None) -> Any:
     """See rankcell.pl.ranked_genes."""
+    from rankcell.report.screens import shorten, words
+
     by = ranked.attrs.get("by", "effect")
-    shown = strongest(ranked, n) if by.startswith("toward_") else ranked.head(n)
+    ranked = ranked[np.isfinite(ranked["effect"].to_numpy(float))]
+    shown = strongest(ranked, n) if "toward_" in by else ranked.head(n)
+    if not len(shown):
+        raise SettingsError(f"no edit has a value of '{by}': nothing to draw")
     at = np.arange(len(shown))[::-1]
     effect, sem = shown["effect"].to_numpy(float), np.nan_to_num(shown["sem"].to_numpy(float))
     power = int(np.floor(np.log10(np.abs(effect).max(initial=1e-300))))
     unit = 10.0**power if power < -1 else 1.0
     ax.barh(at, effect / unit, color=np.where(effect >= 0, UP, DOWN), height=0.72, xerr=sem / unit, ecolor=GREY)
-    names = [f"{s} (n=1)" if n == 1 else s for s, n in zip(shown["symbols"], shown["n_cells"], strict=True)]
-    ax.set_yticks(at, names, fontsize=9)
+    names = [f"{shorten(s)} (n=1)" if n == 1 else shorten(s) for s, n in zip(shown["symbols"], shown["n_cells"], strict=True)]
+    ax.set_yticks(at, names, fontsize=9, parse_math=False)
     ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_xlabel(f"{pretty_score(by)}{f', in units of 1e{power}' if unit < 1 else ''}\nmean over cells, line: standard error", fontsize=9)
+    ax.set_xlabel(f"{words(by)}{f', in units of 1e{power}' if unit < 1 else ''}\nmean over cells, line: standard error", fontsize=9)
     ax.set_title(title or "", fontsize=11, loc="left", color=INK)
     ax.margins(y=0.02)
     _plain(ax)
@@ -74,6 +71,8 @@ def strongest(ranked: Any, n: int) -> Any:
     """Up to n/2 edits from the top and n/2 from the bottom, those of the top with a positive and of the bottom with a negative effect."""
     import pandas as pd
 
+    if n == 1:
+        return ranked.loc[[ranked["effect"].abs().idxmax()]] if len(ranked) else ranked
     up = ranked[ranked.effect > 0].head(n // 2)
     down = ranked[ranked.effect < 0].tail(n - n // 2)
     joined = pd.concat([up, down])

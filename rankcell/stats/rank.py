@@ -1,70 +1,191 @@
-"""Edits ranked by their mean effect, and how far a score merely follows the gene's rank in the cell."""
+"""Edits ranked by their mean effect, with intervals, tests, and the trivial predictors beside them."""
 
+import os
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.stats.predictors import follows_rank, partial_spearman
+from rankcell.stats.rows import Rows, choose_score, columns_of, goal_score, read_rows, rows_of
+from rankcell.stats.units import Donors, donors_of, fdr, interval, warn_few
+from rankcell.stats.work import MODES, Work, check_modes, means_over
 
-_LEAST_EDITS = 10
 _TOO_CLOSE = 0.9
 
 
-def effect_of(table: Any, score: str) -> Any:
-    """The effect that a score column states: 1 - cosine for `cos_...`, the score itself for `toward_...`."""
-    return 1 - table[score] if score.startswith("cos_") else table[score]
-
-
-def rank_edits(table: Any, *, by: str | None = None, min_cells: int = 0) -> Any:
+def rank_edits(
+    table: Any,
+    *,
+    by: str | None = None,
+    mode: str | Sequence[str] = "matched",
+    donor: str | None = None,
+    cells: Any = None,
+    controls: Sequence[str] | None = None,
+    against: Any = None,
+    min_cells: int = 0,
+    seed: int = 0,
+) -> Any:
     """See rankcell.tl.rank_edits."""
-    scores = [c for c in table.columns if c.startswith(("cos_", "toward_"))]
-    if by is None:
-        by = "cos_genes_in_place" if "cos_genes_in_place" in scores else "cos_genes"
-    if by not in scores:
-        raise SettingsError(f"the table has no score '{by}'; it has {', '.join(scores) or 'none'}")
+    modes = check_modes(mode)
+    columns = _columns(table)
+    by = goal_score(columns, by) if "toward" in modes else choose_score(columns, by)
     plain = by.removesuffix("_in_place")
-    work = table[["edit", "kind", "genes", "rank"]].assign(effect=effect_of(table, by), rank=table["rank"].astype(float))
-    has_plain = plain != by and plain in scores
-    if has_plain:
-        work["plain_effect"] = effect_of(table, plain)
-    grouped = work.groupby("edit", sort=False)
-    ranked = grouped.agg(
-        kind=("kind", "first"),
-        genes=("genes", "first"),
-        n_cells=("effect", "count"),
-        n_absent=("rank", lambda r: int(r.isna().sum())),
-        mean_rank=("rank", "mean"),
-        effect=("effect", "mean"),
-        sem=("effect", "sem"),
-        **({"plain_effect": ("plain_effect", "mean")} if has_plain else {}),
-    ).reset_index()
-    symbols = table.attrs.get("symbols", {})
-    ranked.insert(3, "symbols", [symbols.get(g, g) for g in ranked.genes])
-    ranked = ranked[ranked.n_cells >= min_cells]
-    ranked = ranked.sort_values(["effect", "edit"], ascending=[False, True], ignore_index=True)
-    ranked.attrs = {"by": by, "rank_spearman": rank_spearman(table, by)}
-    if has_plain:
-        ranked.attrs["plain_rank_spearman"] = rank_spearman(table, plain)
-    if abs(ranked.attrs["rank_spearman"]) > _TOO_CLOSE:
-        better = " Rank by its _in_place counterpart." if f"{by}_in_place" in scores else ""
+    plain = plain if plain != by and plain in columns else None
+    rows = _rows(table, [by] if plain is None else [by, plain])
+    donors = None if donor is None else donors_of(rows.cell_ids, _cells(table, cells, donor), donor)
+    few = None if donors is None else warn_few(donors)
+    if donors is not None and (donors.of_cell < 0).any():
+        rows = rows.where(donors.of_cell[rows.cell] >= 0)
+    ranked = _base(rows, by, plain, donors)
+    keep = ranked["n_cells"].to_numpy() >= min_cells
+    work = Work(
+        rows=rows,
+        score=by,
+        base=ranked,
+        keep=keep,
+        donors=donors,
+        seed=seed,
+        controls=None if controls is None else control_edits(rows, controls),
+        other=None if against is None else _rows(against, [choose_score(_columns(against), by)]),
+    )
+    ranked = ranked.assign(**{name: values for m in modes for name, values in MODES[m](work).items()})[keep]
+    ranked = _with_fdr(ranked).sort_values(["effect", "edit"], ascending=[False, True], ignore_index=True)
+    ranked.attrs = {"by": by, "mode": modes, "seed": seed, "rank_spearman": follows_rank(rows, by)}
+    if plain is not None:
+        ranked.attrs["plain_rank_spearman"] = follows_rank(rows, plain)
+    ranked.attrs["predictors"] = partial_spearman(ranked)
+    if donors is not None:
+        ranked.attrs |= {"donor": donor, "donors": list(donors.names), "few_donors": few}
+    _warn_position(ranked.attrs, by, columns)
+    return ranked
+
+
+def _base(rows: Rows, by: str, plain: str | None, donors: Donors | None) -> Any:
+    """One row per edit, in the order of the rows: what it is, its effect and interval, the trivial predictors."""
+    import pandas as pd
+
+    n_edits, effect = len(rows.edits), rows.effect(by)
+    m = means_over(rows, effect, donors)
+    shown = np.isfinite(rows.rank)
+    n_shown, n_rows = (np.bincount(e, minlength=n_edits) for e in (rows.edit[shown], rows.edit))
+    with np.errstate(invalid="ignore"):
+        mean_rank = np.bincount(rows.edit[shown], rows.rank[shown], n_edits) / n_shown
+        found = {
+            **{c: rows.edits[c] for c in ("edit", "kind", "genes", "symbols")},
+            "n_cells": np.bincount(rows.edit[np.isfinite(effect)], minlength=n_edits),
+            "n_absent": n_rows - n_shown,
+            "mean_rank": mean_rank,
+            "effect": m.mean,
+            "sem": np.sqrt(m.var_of_mean),
+        }
+    if plain is not None:
+        found["plain_effect"] = means_over(rows, rows.effect(plain), donors).mean
+    if donors is not None:
+        found["n_donors"] = m.n
+    found["ci_low"], found["ci_high"] = interval(m)
+    found["detection"] = _detection(rows, n_shown)
+    if "expression" in rows.edits:
+        found["expression"] = rows.edits["expression"]
+    return pd.DataFrame(found)
+
+
+def mean_ranks(folder: Path) -> Any:
+    """`edit` and `mean_rank` of a results folder."""
+    import pandas as pd
+
+    rows = read_rows(folder, [])
+    shown = np.isfinite(rows.rank)
+    n = np.bincount(rows.edit[shown], minlength=len(rows.edits))
+    with np.errstate(invalid="ignore"):
+        return pd.DataFrame({"edit": rows.edits["edit"], "mean_rank": np.bincount(rows.edit[shown], rows.rank[shown], len(rows.edits)) / n})
+
+
+def _detection(rows: Rows, n_shown: np.ndarray) -> np.ndarray:
+    """Share of the screened cells that hold the genes: from the screen's own table of edits, else as the rows have it."""
+    counted = n_shown / max(1, rows.n_screened or len(rows.cell_ids))
+    if "detection" not in rows.edits:
+        return counted
+    known = rows.edits["detection"].to_numpy(float)
+    return np.where(np.isfinite(known), known, counted)
+
+
+def _with_fdr(ranked: Any) -> Any:
+    """Benjamini and Hochberg's false discovery rate beside the p of every question asked."""
+    for name in [c for c in ("matched_p", "matched_p_peers", "control_p", "zero_p", "vs_p") if c in ranked]:
+        ranked.insert(ranked.columns.get_loc(name) + 1, name.replace("_p", "_fdr", 1), fdr(ranked[name].to_numpy(float)))
+    return ranked
+
+
+def _warn_position(attrs: dict[str, Any], by: str, columns: Sequence[str]) -> None:
+    if abs(attrs["rank_spearman"]) > _TOO_CLOSE:
+        better = " Rank by its _in_place counterpart." if f"{by}_in_place" in columns else ""
         warnings.warn(
-            f"'{by}' follows the gene's rank in the cell (median Spearman {ranked.attrs['rank_spearman']:.2f}): it orders genes by "
+            f"'{by}' follows the gene's rank in the cell (median Spearman {attrs['rank_spearman']:.2f}): it orders genes by "
             f"position more than by effect.{better}",
             RankcellWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return ranked
 
 
 def rank_spearman(table: Any, score: str) -> float:
     """Median over cells of the Spearman correlation of the effect with the rank (0 = top); NaN when no cell has 10 edits."""
-    from scipy.stats import rankdata
+    return follows_rank(rows_of(table, [score]), score)
 
-    found = []
-    for _, cell in table.groupby("cell_id", sort=False):
-        effect, rank = effect_of(cell, score).to_numpy(float), cell["rank"].astype(float).to_numpy()
-        good = np.isfinite(effect) & np.isfinite(rank)
-        if good.sum() >= _LEAST_EDITS and len(np.unique(effect[good])) > 1 and len(np.unique(rank[good])) > 1:
-            found.append(np.corrcoef(rankdata(effect[good]), rankdata(rank[good]))[0, 1])
-    return float(np.median(found)) if found else float("nan")
+
+def control_edits(rows: Rows, controls: Sequence[str]) -> np.ndarray:
+    """Codes of the edits named by Ensembl id, symbol or edit id. SettingsError when none is in the screen; a warning for some."""
+    places: dict[str, list[int]] = {}
+    for column in ("symbols", "genes", "edit"):
+        for i, name in enumerate(rows.edits[column].astype(str)):
+            places.setdefault(name, []).append(i)
+    names = list(dict.fromkeys(controls))
+    absent = [n for n in names if n not in places]
+    listed = ", ".join(absent[:5]) + (f" and {len(absent) - 5:,} more" if len(absent) > 5 else "")
+    if len(absent) == len(names):
+        raise SettingsError(
+            f"none of the controls is an edit of this screen ({listed or 'no names were given'}): screen them with the others"
+        )
+    if absent:
+        warnings.warn(f"{len(absent):,} of {len(names):,} controls are not in the screen: {listed}", RankcellWarning, stacklevel=4)
+    return np.unique([i for n in names if n in places for i in places[n]])
+
+
+# Tables and folders
+
+
+def _is_folder(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike))
+
+
+def _folder(source: Any) -> Path:
+    from rankcell.perturb import read_screen
+
+    return read_screen(source).folder
+
+
+def _columns(source: Any) -> list[str]:
+    return columns_of(_folder(source)) if _is_folder(source) else list(source.columns)
+
+
+def _rows(source: Any, scores: Sequence[str]) -> Rows:
+    return read_rows(_folder(source), scores) if _is_folder(source) else rows_of(source, scores)
+
+
+def _cells(table: Any, cells: Any, donor: str) -> Any:
+    """The table of cells: the one given, the screen's cells.parquet, or the screen's own table where it has the column."""
+    from rankcell.stats.tables import read_table
+
+    if cells is not None:
+        return read_table(cells) if _is_folder(cells) else cells
+    if not _is_folder(table):
+        if donor not in table:
+            raise SettingsError(f"the table has no column '{donor}' for donors: give cells, a table of cell_id and '{donor}'")
+        return table[["cell_id", donor]].drop_duplicates("cell_id")
+    path = _folder(table) / "cells.parquet"
+    if not path.exists():
+        raise SettingsError(f"{table} has no cells.parquet to take '{donor}' from: give a table of cell_id and '{donor}' (--cells FILE)")
+    return read_table(path)

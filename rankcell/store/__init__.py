@@ -2,10 +2,11 @@
 
 from rankcell.store.atomic import atomic_path, require_apart, require_new, writing
 from rankcell.store.jsonio import content_hash, read_json, write_json
-from rankcell.store.lock import locked
+from rankcell.store.lock import LOCK, locked
 from rankcell.store.run import ShardedRun, check_result_folder, result_folder
 
 __all__ = [
+    "LOCK",
     "ShardedRun",
     "atomic_path",
     "check_result_folder",

@@ -3,24 +3,49 @@
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from rankcell.errors import OutputError
 
+LOCK = ".lock"
+_PAUSE = 0.1  # seconds between two tries of who waits
 _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike) -> Iterator[None]:
-    """Hold `folder/.lock`, or raise OutputError when another process holds it.
+def locked(folder: str | os.PathLike, *, name: str = LOCK, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold `folder/<name>`, or raise OutputError when another process holds it.
+
+    name
+        A folder may have several locks; names begin with `.lock`.
+    shared
+        Others may hold it shared too, but nobody alone.
+    wait
+        Wait for it as long as it takes.
 
     Where the system has no locks (Windows, some cluster filesystems) nothing is locked.
     """
-    with open(Path(folder) / ".lock", "w") as handle:
-        _take(handle, folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = stack.enter_context(open(Path(folder) / name, "a+"))  # shared locks over a network want it readable
+        except OSError as e:
+            raise OutputError(f"{folder} cannot be written to: {e.strerror}") from e
+        while not _take_or_wait(handle, folder, shared=shared, wait=wait):
+            time.sleep(_PAUSE)
         yield
+
+
+def _take_or_wait(handle: IO[str], folder: str | os.PathLike, *, shared: bool, wait: bool) -> bool:
+    try:
+        _take(handle, folder, shared=shared)
+    except OutputError:
+        if not wait:
+            raise
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -45,14 +70,14 @@ def locked_name(path: Path) -> Iterator[bool]:
                 raise
 
 
-def _take(handle: IO[str], path: str | os.PathLike) -> bool:
+def _take(handle: IO[str], path: str | os.PathLike, *, shared: bool = False) -> bool:
     """Lock an open file, or OutputError when it is locked. False where the system or the filesystem has no locks."""
     try:
         import fcntl
     except ImportError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as e:
         if e.errno in _HELD:
             raise OutputError(f"another process is writing to {path}: wait for it, or choose another output") from e

@@ -8,6 +8,7 @@ from typing import Any
 from rankcell.errors import OutputError
 from rankcell.store.atomic import remove_parts, writing
 from rankcell.store.jsonio import content_hash, read_json, write_json
+from rankcell.store.lock import LOCK
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
@@ -26,14 +27,18 @@ class ShardedRun:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, folder: str | os.PathLike, settings: dict[str, Any], *, force: bool = False, resume: bool = False) -> "ShardedRun":
+    def open(
+        cls, folder: str | os.PathLike, settings: dict[str, Any], *, force: bool = False, resume: bool = False, shared: bool = False
+    ) -> "ShardedRun":
         """Start or go on with the job that `settings` (plain JSON values) describe; the folder's lock must be held.
 
-        `force` starts anew whatever stands there; with `resume` only when it is another job.
+        `force` starts anew whatever stands there; with `resume` only when it is another job. With `shared`, other processes may
+        be writing shards.
         """
         folder = result_folder(folder)
-        remove_parts(folder)
-        remove_parts(folder / SHARDS)
+        if not shared:
+            remove_parts(folder)
+            remove_parts(folder / SHARDS)
         held = folder / MANIFEST
         if held.is_file():
             manifest = cls.read(folder).manifest
@@ -47,7 +52,8 @@ class ShardedRun:
                 )
         _empty(folder)
         manifest = {"fingerprint": content_hash(settings), "settings": settings, "complete": False}
-        (folder / SHARDS).mkdir()
+        with writing(folder):
+            (folder / SHARDS).mkdir()
         write_json(held, manifest)
         return cls(folder, manifest)
 
@@ -109,14 +115,14 @@ def result_folder(path: str | os.PathLike) -> Path:
 
 def _is_ours(name: str) -> bool:
     """Whether a run killed before its manifest was written may have left this."""
-    return name == ".lock" or name.startswith(f".{MANIFEST}.part-")
+    return name.startswith(LOCK) or name.startswith(f".{MANIFEST}.part-")
 
 
 def _empty(folder: Path) -> None:
     """Remove what a run put into `folder`. The manifest goes first to one that says so: killed here, it can be started anew."""
     write_json(folder / MANIFEST, {"fingerprint": _EMPTIED, "settings": {}, "complete": False})
     for item in folder.iterdir():
-        if item.name in (".lock", MANIFEST):
+        if item.name == MANIFEST or item.name.startswith(LOCK):
             continue
         if item.is_dir():
             shutil.rmtree(item)
@@ -124,9 +130,9 @@ def _empty(folder: Path) -> None:
             item.unlink()
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+def differences(old: dict[str, Any], new: dict[str, Any], there: Any = "there", now: Any = "now") -> str:
     """The settings that differ, in words, the first four of them."""
-    rows = [f"{k}: {_short(old.get(k))} there, {_short(new.get(k))} now" for k in {**old, **new} if old.get(k) != new.get(k)]
+    rows = [f"{k}: {_short(old.get(k))} {there}, {_short(new.get(k))} {now}" for k in {**old, **new} if old.get(k) != new.get(k)]
     return "; ".join(rows[:4]) + (f"; and {len(rows) - 4} more" if len(rows) > 4 else "")
 
 

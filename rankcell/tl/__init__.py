@@ -2,7 +2,7 @@
 
 from rankcell.tl.assessments import compare_poolings, map_labels, rank_bias, score_embedding
 from rankcell.tl.embeddings import embed, gene_embeddings, state_embeddings
-from rankcell.tl.screens import perturb, rank_edits
+from rankcell.tl.screens import perturb, rank_affected, rank_edits
 
 __all__ = [
     "compare_poolings",
@@ -10,6 +10,7 @@ __all__ = [
     "gene_embeddings",
     "map_labels",
     "perturb",
+    "rank_affected",
     "rank_bias",
     "rank_edits",
     "score_embedding",

@@ -19,14 +19,25 @@ def perturb(
     genes: str | Sequence[str] = "all",
     group: bool = False,
     any: bool = False,
+    pairs: bool = False,
+    anchor: str | None = None,
+    sets: Any = None,
+    quarters: int | None = None,
+    to_rank: int | None = None,
+    refill: bool = False,
     start: str | None = None,
     toward: str | Sequence[str] = (),
     states: Any = None,
+    distance: str = "cos",
+    readout: str | Sequence[str] = ("genes", "cell", "cls"),
     readout_compat: str = "rankcell",
     layer: int = -2,
     cells: int | None = None,
     seed: int | None = None,
+    obs: str | Sequence[str] = (),
     affected: bool = False,
+    affected_top: int | None = None,
+    affected_raw: bool = False,
     out: str | os.PathLike | None = None,
     vocab: str | os.PathLike | Vocabulary | None = None,
     counts_layer: str | None = None,
@@ -41,12 +52,18 @@ def perturb(
     """Perturb genes in every cell and measure how far the model's states move.
 
     adata
-        An AnnData with raw counts, a TokenSet, or the path of either.
+        An AnnData with raw counts (a part of one too: `adata[adata.obs.cell_type == "B"]`), a TokenSet, or the path of either.
     kind
-        `delete` (the gene is removed and the rest closes up) or `overexpress` (moved to the front, inserted if absent).
+        `delete` (the gene is removed and the rest closes up), `overexpress` (moved to the front, inserted if absent), `inhibit`
+        and `activate` (down and up by `quarters` of the cell's genes), `mask` (the mask token in its place), `move` (to `to_rank`).
     genes
-        `all` (every gene that a cell shows, one by one), or names (Ensembl ids, symbols): one by one, or all together
-        with `group`. With `any`, a group is deleted also where a cell shows only some of it.
+        `all` (every gene that a cell shows, one by one), or names (Ensembl ids, symbols): one by one, all together with
+        `group`, each two with `pairs`, each with `anchor`. With `any`, also where a cell shows only some of a group.
+    sets
+        Named sets of genes, each perturbed together, in place of `genes`: {name: genes}, or a file (GMT, JSON, or a table of
+        name and gene).
+    quarters, to_rank, refill
+        Of inhibit and activate (1 to 4); of move (0 = top); of delete: the next genes of the uncropped cell enter.
     start
         `COL=STATE`: perturb only these cells.
     toward
@@ -54,26 +71,32 @@ def perturb(
         perturbed included: name others with `start`.
     states
         Further states: the DataFrame of rc.tl.state_embeddings, or a file (`rankcell.perturb.read_states` says which).
+    distance
+        `euclidean` adds distances to the cosines.
+    readout
+        Which of `genes`, `cell` and `cls` are scored; `cls` alone is faster.
     readout_compat
         `geneformer` keeps the perturbed gene in the cell readout of `toward`, as Geneformer does.
     layer
         Model layer whose states are compared.
     cells, seed
         Only the first `cells` cells, or that many drawn with `seed`.
-    affected, out
-        `out` keeps the results in a folder, resumable; `affected` adds the table per affected gene to it
-        (rc.get.affected_df).
+    obs
+        Cell columns to keep with the results (`rc.get.screen_df(out, obs=True)`), beside those of `start` and `toward`.
+    affected, affected_top, affected_raw, out
+        `out` keeps the results in a folder, resumable; the others add tables per affected gene to it (rc.get.affected_df).
 
     Returns a DataFrame, one row per cell and edit: `cell_id`, `edit`, `kind`, `genes`, `rank`, `n_tokens`, then scores.
     `cos_genes`: mean cosine, before and after, of the states of all non-perturbed genes; `cos_cell`: cosine of the mean of
     those states; `cos_cls`: of the CLS states. `toward_<state>_<readout>`: cos(after, state) - cos(before, state). Each
-    score of a deletion also comes `_in_place`: the gene is not attended to and the others keep their positions.
-    `attrs["symbols"]` maps `genes` to symbols.
+    score of a deletion also comes `_in_place`: the gene is not attended to and the others keep their positions; the part
+    that is due to positions is `shift_..._position`, the part due to refill `shift_..._refill`. With `distance="euclidean"`
+    also `euclidean_...`. `attrs["symbols"]` maps `genes` to symbols.
     """
     options = {k: v for k, v in locals().items() if k not in ("adata", "out")}  # the others are the job's own
     from rankcell.get import screen_df
 
-    if affected and out is None:
+    if (affected or affected_top is not None or affected_raw) and out is None:
         raise SettingsError("affected genes are a table of their own: give `out` and read it with rc.get.affected_df(out)")
     with tempfile.TemporaryDirectory() as folder:
         where = Path(out) if out is not None else Path(folder) / "screen"
@@ -81,22 +104,73 @@ def perturb(
         return screen_df(where)
 
 
-def rank_edits(table: Any, *, by: str | None = None, min_cells: int = 0) -> Any:
-    """One row per edit of a screen, strongest effect first.
+def rank_edits(
+    table: Any,
+    *,
+    by: str | None = None,
+    mode: str | Sequence[str] = "matched",
+    donor: str | None = None,
+    cells: Any = None,
+    controls: str | Sequence[str] | None = None,
+    against: Any = None,
+    min_cells: int = 0,
+    seed: int = 0,
+) -> Any:
+    """One row per edit of a screen, strongest effect first, tested; tutorials/STATISTICS.md has the formulas and their calibration.
 
     table
-        What rc.tl.perturb or rc.get.screen_df gives.
+        What rc.tl.perturb or rc.get.screen_df gives, or a results folder (of which only the needed columns are read).
     by
         The score to rank by; None: `cos_genes_in_place` where there is one, else `cos_genes`. The effect of a cosine is its
-        shift, 1 - cosine; that of `toward_...` is the score itself.
+        shift, 1 - cosine; that of any other score is the score itself.
+    mode
+        One or several of `matched` (against genes alike in rank and detection), `control` (against `controls`), `toward` (a
+        movement against zero and against matched genes), `mixture` (two Gaussian components, impact or none) and `vs` (row by
+        row against another screen, `against`).
+    donor, cells
+        The column that names the donors of cells, in `table` or in `cells` (a DataFrame with `cell_id`, or its file; None: the
+        folder's own). Donors are then the replicates: means are over donors, p over signs of donors.
+    controls
+        Ensembl ids, symbols or edit ids.
     min_cells
         Leave out edits with fewer cells: the mean of one or two can stand anywhere.
 
     Returns a DataFrame: `edit`, `kind`, `genes`, `symbols`, `n_cells`, `n_absent` (cells that lacked the gene: overexpression
-    inserts it), `mean_rank` (over the others), `effect` (mean over all), `sem` (its standard error; null for one cell), and for an in-place score `plain_effect` (the same with the shift of positions).
+    inserts it), `mean_rank` (over the others), `effect` (mean over all, or over donors' means), `sem` (its standard error; null
+    for one cell), for an in-place score `plain_effect` (the same with the shift of positions), `n_donors`, `ci_low` and
+    `ci_high` (95 %, Student's t), `detection` (share of the screened cells) and `expression` (where the screen has it). Then by
+    mode: `matched_diff` (from what genes of that rank do), `matched_z`, `matched_p`, `matched_fdr`, with donors also
+    `matched_p_peers`, `matched_fdr_peers` and `matched_p_donors`, of which `matched_p` is the larger; `control_diff`, `control_n`,
+    `is_control`, `control_p_mean`, `control_p_spread`, `control_p` (the larger), `control_fdr`; `zero_p`, `zero_fdr`;
+    `impact_posterior`, `impact`; `vs_effect`, `vs_diff`, `vs_n`, `vs_p`, `vs_fdr`.
     `attrs` holds `by`, and `rank_spearman` and `plain_rank_spearman`: the median over cells of the Spearman correlation of
-    the effect with the gene's rank (NaN when no cell has ten edits).
+    the effect with the gene's rank (NaN when no cell has ten edits); `predictors`: over edits, the effect's `spearman` and
+    `partial` correlation with mean rank, detection and expression.
     """
+    from rankcell.jobs import named_genes
     from rankcell.stats import rank_edits as rank
 
-    return rank(table, by=by, min_cells=min_cells)
+    controls = None if controls is None else named_genes(controls)
+    return rank(table, by=by, mode=mode, donor=donor, cells=cells, controls=controls, against=against, min_cells=min_cells, seed=seed)
+
+
+def rank_affected(table: Any, *, edits: Any = None, min_cells: int = 0) -> Any:
+    """One row per perturbation and affected gene: which perturbation moves a gene more than other perturbations move it.
+
+    table
+        What rc.get.affected_df gives.
+    edits
+        What rc.tl.rank_edits gives: a perturbation is then compared with those whose genes stand at like ranks. A deletion moves
+        the genes behind it and not those before, so without this the comparison is mostly one of ranks.
+    min_cells
+        Leave out pairs seen in fewer cells.
+
+    Returns a DataFrame: `edit`, `genes`, `affected`, `n`, `effect` (1 - mean_cos), `sd`, `expected` (what the 50 perturbations
+    nearest in mean rank do to that gene), `n_others`, `z`, `p` (two-sided) and `fdr`. On the log scale z = (effect - expected) /
+    sqrt(spread^2 + v / n): v is the squared coefficient of variation between cells, pooled over the perturbations of that gene,
+    spread^2 the variance between its other perturbations. p from Student's t; NaN where fewer than ten others touch the gene.
+    Cells are the replicates: the table has no donors.
+    """
+    from rankcell.stats import rank_affected as rank
+
+    return rank(table, edits=edits, min_cells=min_cells)

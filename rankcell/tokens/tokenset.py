@@ -21,7 +21,8 @@ from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Frame, Vocabulary, find_vocabulary
 
 SPEC_FILE = "rankcell.json"
-OWN_COLUMNS = ("input_ids", "length", "counts", "input_ids_uncropped", "length_uncropped", "cell_id")
+ROWS, COUNTS, UNCROPPED = "input_ids", "counts", "input_ids_uncropped"
+OWN_COLUMNS = (ROWS, "length", COUNTS, UNCROPPED, "length_uncropped", "cell_id")
 
 
 class TokenSet:
@@ -34,6 +35,7 @@ class TokenSet:
     def __init__(self, table: pa.Table, spec: TokenSpec):
         self.table = table
         self.spec = spec
+        self._opened: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -79,32 +81,49 @@ class TokenSet:
     @functools.cached_property
     def lengths(self) -> np.ndarray:
         """int64: tokens per row, special tokens included."""
-        parts = [np.diff(as_numbers(c.offsets)) for c in self._chunks]
+        parts = [np.diff(offsets) for offsets, _ in self._lists(ROWS)[1]]
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
-
-    @functools.cached_property
-    def _chunks(self) -> list[pa.ListArray]:
-        return list(self.table["input_ids"].chunks)
-
-    @functools.cached_property
-    def _chunk_start(self) -> np.ndarray:
-        return np.cumsum([0, *(len(c) for c in self._chunks)])
-
-    @functools.cached_property
-    def _flat(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(offsets, values) of every chunk, as views of the mapped file."""
-        return [(as_numbers(c.offsets), as_numbers(c.values)) for c in self._chunks]
 
     def row(self, i: int) -> np.ndarray:
         """The tokens of cell `i` (int32), special tokens included."""
-        chunk = int(np.searchsorted(self._chunk_start, i, side="right")) - 1
-        offsets, values = self._flat[chunk]
-        k = i - int(self._chunk_start[chunk])
-        return values[offsets[k] : offsets[k + 1]].astype(np.int32)
+        return self._entry(ROWS, i).astype(np.int32)
 
     def genes(self, i: int) -> np.ndarray:
         """The gene tokens of cell `i`, from the highest rank value down."""
         return self.frame.body(self.row(i))
+
+    @property
+    def has_uncropped(self) -> bool:
+        """Whether the genes that did not fit the rows are kept (`keep_uncropped`)."""
+        return UNCROPPED in self.table.column_names
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether the rows' counts are kept (`keep_counts`)."""
+        return COUNTS in self.table.column_names
+
+    def uncropped(self, i: int) -> np.ndarray:
+        """All gene tokens of cell `i` (int32), without special tokens, those too that did not fit its row."""
+        return self._entry(UNCROPPED, i).astype(np.int32)
+
+    def counts(self, i: int) -> np.ndarray:
+        """count / n_counts * target_sum of each token of cell `i` (float32; 0 at special tokens)."""
+        return self._entry(COUNTS, i)
+
+    def _entry(self, column: str, i: int) -> np.ndarray:
+        start, flat = self._lists(column)
+        chunk = int(np.searchsorted(start, i, side="right")) - 1
+        offsets, values = flat[chunk]
+        k = i - int(start[chunk])
+        return values[offsets[k] : offsets[k + 1]]
+
+    def _lists(self, column: str) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        """Where each chunk of a list column begins, and its (offsets, values) as views of the mapped file."""
+        if column not in self._opened:
+            chunks = self.table[column].chunks
+            start = np.cumsum([0, *(len(c) for c in chunks)])
+            self._opened[column] = start, [(as_numbers(c.offsets), as_numbers(c.values)) for c in chunks]
+        return self._opened[column]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.row(i) for i in range(len(self)))
@@ -175,7 +194,7 @@ class TokenSet:
         if vocab is None:
             raise TokensError(f"{folder} is a plain dataset that does not say its vocabulary: pass it with --vocab")
         rows = cls(table, TokenSpec.of(vocab, frame=Frame(), max_len=vocab.max_len))
-        return cls(table, spec_of_plain(table, rows._flat, vocab, Path(folder)))
+        return cls(table, spec_of_plain(table, rows._lists(ROWS)[1], vocab, Path(folder)))
 
 
 def make_batch(values: np.ndarray, lengths: np.ndarray, cell_ids: Sequence[str], obs: Mapping[str, Any]) -> pa.RecordBatch:

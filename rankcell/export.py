@@ -1,0 +1,166 @@
+"""A screen as other tools take it: AnnData of edits or cells, and rankings as Series."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rankcell.errors import SettingsError
+from rankcell.stats import effect_of
+from rankcell.stats.rows import DEFAULT_SCORES
+
+_SCORES = ("cos_", "shift_", "toward_", "euclidean_")
+
+
+def edits_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
+    """Edits x affected genes where the screen has them (and no score is named), else edits x scores. See rankcell.get.screen_adata."""
+    import anndata as ad
+
+    table = _table(screen)
+    there = _scores_of(table)
+    asked = there if score is None else [score] if isinstance(score, str) else list(score)
+    effects = _mean_effects(table, _known(asked, there))
+    obs = _edits_obs(screen, table)
+    if score is None and (screen.folder / "affected.parquet").exists():
+        matrix, layers, var = _affected_matrices(screen, obs.index)
+        obs = obs.join(effects.rename(columns=lambda s: f"effect_{s}".replace("/", "|")))
+        found = ad.AnnData(matrix, obs=obs, var=var, layers=layers)
+        what = "mean shift (1 - cosine) of the affected gene; NaN where it was in no cell that was edited"
+    else:
+        found = ad.AnnData(effects.reindex(obs.index).to_numpy(float), obs=obs, var=_scores_var(effects.columns))
+        what = "mean effect over the cells that were edited; NaN where there is none"
+    found.uns["rankcell"] = _provenance(screen, what)
+    return found
+
+
+def cells_adata(screen: Any, score: str | None) -> Any:
+    """Cells x edits, the effect of one score, NaN where a cell was not edited. See rankcell.get.screen_adata."""
+    import anndata as ad
+
+    if score is not None and not isinstance(score, str):
+        raise SettingsError("cells x edits hold one score: name one, or ask for each by itself")
+    table = _table(screen)
+    there = _scores_of(table)
+    default = next((s for s in DEFAULT_SCORES if s in there), "cos_genes")
+    (score,) = _known([score or default], there)
+    obs, var = _cells_obs(screen, table), _edits_obs(screen, table)
+    row, column = obs.index.get_indexer(table["cell_id"]), var.index.get_indexer(table["edit"])
+    matrix, rank = (np.full((len(obs), len(var)), np.nan, dtype) for dtype in (np.float64, np.float32))
+    matrix[row, column] = np.asarray(effect_of(table, score), float)
+    rank[row, column] = table["rank"]
+    found = ad.AnnData(matrix, obs=obs, var=var, layers={"rank": rank})
+    found.uns["rankcell"] = _provenance(screen, f"effect of {score}; NaN where the cell was not edited") | {"score": score}
+    return found
+
+
+def _table(screen: Any) -> Any:
+    """The rows, ranks as float64 (NaN where the cell lacks the gene), which every store can write."""
+    table = screen.table().to_pandas()
+    return table.assign(rank=table["rank"].to_numpy(np.float64, na_value=np.nan))
+
+
+def _scores_of(table: Any) -> list[str]:
+    return [c for c in table.columns if c.startswith(_SCORES)]
+
+
+def _known(asked: Sequence[str], there: Sequence[str]) -> list[str]:
+    for score in asked:
+        if score not in there:
+            raise SettingsError(f"the screen has no score '{score}'; it has {', '.join(there) or 'none'}")
+    return list(dict.fromkeys(asked))
+
+
+def _mean_effects(table: Any, scores: Sequence[str]) -> Any:
+    """[edits, scores], in the order in which the table names the edits."""
+    import pandas as pd
+
+    work = pd.DataFrame({s: np.asarray(effect_of(table, s), float) for s in scores})
+    return work.groupby(table["edit"].to_numpy(), sort=False).mean()
+
+
+def _edits_obs(screen: Any, table: Any) -> Any:
+    """edits.parquet by edit id, with what the table knows beside it: all targets, also those that no cell has."""
+    import pyarrow.parquet as pq
+
+    found = pq.read_table(screen.folder / "edits.parquet").to_pandas().set_index("edit", drop=True)
+    grouped = table.groupby("edit", sort=False)
+    known = {"n_cells": grouped["cell_id"].nunique(), "mean_rank": grouped["rank"].mean()}
+    for name, values in known.items():
+        if name not in found:
+            found[name] = values.reindex(found.index)
+    found["n_cells"] = found["n_cells"].fillna(0).astype(np.int64)
+    found.index = found.index.astype(str)
+    found.index.name = None
+    return found
+
+
+def _cells_obs(screen: Any, table: Any) -> Any:
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    path = screen.folder / "cells.parquet"
+    if path.exists():
+        found = pq.read_table(path).to_pandas().set_index("cell_id")
+        for name in found.select_dtypes("object"):
+            found[name] = found[name].astype("category")
+    else:  # a screen of an earlier version
+        lengths = table.drop_duplicates("cell_id").set_index("cell_id")["n_tokens"]
+        found = pd.DataFrame({"n_tokens": lengths})
+    found.index = found.index.astype(str)
+    found.index.name = None
+    return found
+
+
+def _affected_matrices(screen: Any, edits: Any) -> tuple[np.ndarray, dict[str, np.ndarray], Any]:
+    """(mean shift, {n, sd}, genes), [edits, affected genes in order of their ids]; float32 and int32, since there may be 20,000 x 20,000."""
+    import pandas as pd
+
+    from rankcell.report.screens import open_tables
+
+    affected = screen.affected().to_pandas()
+    genes = pd.Index(sorted(affected["affected"].unique()), dtype=object)
+    at = edits.get_indexer(affected["edit"]), genes.get_indexer(affected["affected"])
+    shift, sd = (np.full((len(edits), len(genes)), np.nan, np.float32) for _ in range(2))
+    n = np.zeros((len(edits), len(genes)), np.int32)
+    shift[at], sd[at], n[at] = 1 - affected["mean_cos"].to_numpy(float), affected["sd_cos"], affected["n"]
+    names = open_tables(screen).gene_names
+    return shift, {"n": n, "sd": sd}, pd.DataFrame({"symbol": [names.get(g, g) for g in genes]}, index=genes)
+
+
+def _scores_var(scores: Sequence[str]) -> Any:
+    import pandas as pd
+
+    from rankcell.report.screens import words
+
+    return pd.DataFrame({"what": [words(s) for s in scores]}, index=list(scores))
+
+
+def _provenance(screen: Any, what: str) -> dict[str, Any]:
+    """What AnnData can write: plain texts and numbers."""
+    settings = screen.manifest.get("settings", {})
+    return {"X": what} | {k: v for k, v in settings.items() if isinstance(v, (str, int, float, bool))}
+
+
+def ranking(ranked: Any, *, column: str, names: str) -> Any:
+    """See rankcell.get.ranking."""
+    missing = [c for c in (column, names) if c not in ranked]
+    if missing:
+        raise SettingsError(f"the ranking has no column '{missing[0]}'; it has {', '.join(map(str, ranked.columns))}")
+    values = ranked[column]
+    if values.dtype.kind not in "fiu":
+        raise SettingsError(f"the column '{column}' does not hold numbers")
+    found = values.astype(float)
+    found.index = ranked[names].astype(str).to_numpy()
+    found = found[np.isfinite(found.to_numpy())]
+    found = found.iloc[np.argsort(-found.abs().to_numpy(), kind="stable")]
+    found = found[~found.index.duplicated()]  # of a name that stands for two, the stronger one
+    found = found.sort_values(ascending=False, kind="stable")
+    return found.rename(ranked.attrs.get("by", column) if column == "effect" else column)
+
+
+def open_screen(folder: str | os.PathLike | Any) -> Any:
+    """A Screen as it is, or read from its folder."""
+    from rankcell.perturb import Screen, read_screen
+
+    return folder if isinstance(folder, Screen) else read_screen(folder)

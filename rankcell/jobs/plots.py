@@ -1,0 +1,92 @@
+"""A results folder -> a picture, or a page with all of them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rankcell.errors import InputError, OutputError, SettingsError
+from rankcell.store import read_json
+
+
+def plot(
+    source: Any,
+    out: str | os.PathLike,
+    *,
+    what: str = "report",
+    edit: str | None = None,
+    cell: str | None = None,
+    score: str | None = None,
+    n: int | None = None,
+    groupby: str | None = None,
+    min_cells: int | None = None,
+    statistics: Any = None,
+    force: bool = False,
+) -> Path:
+    """Draw a screen into `out`; returns its path.
+
+    what
+        `report` (a page, html), or one picture (png, svg, pdf): `volcano`, `ranked`, `heatmap`, `affected`, `rank`,
+        `decomposition`, `explain`. They are those of rc.pl.
+    edit, cell
+        Whose affected genes; the cell to explain.
+    score
+        Default: `cos_genes_in_place` where there is one.
+    n, min_cells
+        How many edits to draw or name; leave out edits in fewer cells (default 3, or fewer where no edit is in three).
+    groupby
+        Of the heatmap: a column of the cells, in place of the states.
+    statistics
+        The table of `rankcell stats` (csv, tsv, parquet, or a DataFrame) to draw a volcano or the ranked edits from; None: those
+        of rc.tl.rank_edits, without donors.
+    """
+    from rankcell.report.screens import open_tables
+    from rankcell.report.screens_draw import picture_of, write_picture
+
+    out = Path(out)
+    options = {"edit": edit, "cell": cell, "score": score, "n": n, "groupby": groupby, "min_cells": min_cells}
+    if what != "report":
+        picture_of(what)
+    _check(out, what, n, min_cells)
+    given = None if statistics is None else _read_statistics(statistics, score)
+    if what == "report":
+        from rankcell.report.screen_page import write_page
+
+        unused = [f"--{k}" for k in ("edit", "cell", "groupby") if options[k] is not None]
+        if unused:
+            raise SettingsError(f"a report takes no {unused[0]}: it shows the strongest; name one picture with --what to choose")
+        return write_page(open_tables(source), out, score=score, n=n, min_cells=min_cells, statistics=given, force=force)
+    return write_picture(what, open_tables(source), out, force=force, statistics=given, **options)
+
+
+def _check(out: Path, what: str, n: int | None, min_cells: int | None) -> None:
+    is_page = out.suffix.lower() in (".html", ".htm")
+    if is_page != (what == "report"):
+        wanted = "an .html file" if what == "report" else "written as .png, .svg or .pdf"
+        raise OutputError(f"{out.name}: --what {what} is {wanted}")
+    if n is not None and n < 1:
+        raise SettingsError(f"n is {n}; at least 1")
+    if min_cells is not None and min_cells < 0:
+        raise SettingsError(f"min_cells is {min_cells}; at least 0")
+
+
+def _read_statistics(source: Any, score: str | None) -> Any:
+    """The table of rankcell stats. InputError when it is none."""
+    import pandas as pd
+
+    if hasattr(source, "columns"):
+        return source
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    try:
+        table = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else pd.read_csv(path, sep=None, engine="python")
+    except (ValueError, OSError, pd.errors.ParserError) as e:
+        raise InputError(f"{path} is not a table (csv, tsv or parquet): {e}") from e
+    missing = [c for c in ("edit", "symbols", "effect") if c not in table]
+    if missing:
+        raise InputError(f"{path} has no column '{missing[0]}': give the table that 'rankcell stats' writes")
+    beside = path.with_name(f"{path.name}.json")  # rankcell stats says there what the table cannot
+    table.attrs = read_json(beside) if beside.is_file() else {}
+    if score is not None:
+        table.attrs["by"] = score
+    return table

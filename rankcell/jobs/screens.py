@@ -1,0 +1,218 @@
+"""Counts or tokens -> a perturbation screen: run, in parts, put together, estimated; and what is said of it afterwards."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rankcell.errors import CellError, SettingsError
+from rankcell.jobs.inputs import Progress, gene_sets, is_token_folder, named_genes, require_there, tokens_on_disk
+from rankcell.store import check_result_folder, require_apart
+from rankcell.tokens import TokenSet
+from rankcell.vocab import Vocabulary
+
+_ROWS = 2_000_000  # of a screen that are read to see how far its scores follow the rank
+_TOO_CLOSE = 0.9
+_PARTS = ("_position", "_refill")
+
+
+def perturb(
+    source: Any,
+    out: str | os.PathLike,
+    *,
+    model: Any = "demo",
+    vocab: str | os.PathLike | Vocabulary | None = None,
+    layer: int = -2,
+    kind: str = "delete",
+    genes: str | Sequence[str] = "all",
+    group: bool = False,
+    any: bool = False,
+    pairs: bool = False,
+    anchor: str | None = None,
+    sets: Any = None,
+    quarters: int | None = None,
+    to_rank: int | None = None,
+    refill: bool = False,
+    start: str | None = None,
+    toward: str | Sequence[str] = (),
+    states: Any = None,
+    distance: str = "cos",
+    readout: str | Sequence[str] = ("genes", "cell", "cls"),
+    affected: bool = False,
+    affected_top: int | None = None,
+    affected_raw: bool = False,
+    readout_compat: str = "rankcell",
+    cells: int | None = None,
+    seed: int | None = None,
+    obs: str | Sequence[str] = (),
+    explain: str | None = None,
+    shard: str | None = None,
+    merge: bool = False,
+    dry_run: bool = False,
+    counts_layer: str | None = None,
+    raw: bool = False,
+    gene_column: str | None = None,
+    allow_non_counts: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    tokens_per_batch: int | None = None,
+    tokens_per_unit: int = 250_000,
+    force: bool = False,
+    progress: Progress = None,
+) -> Any:
+    """Counts or tokens -> a finished Screen in the folder `out`, going on where the same command was stopped.
+
+    source
+        Counts or tokens; with `merge` the results folders of the parts.
+    sets
+        Named sets of genes: a file or a mapping (`gene_sets`).
+    obs
+        Cell columns to carry into cells.parquet, beside those of `start` and `toward`.
+    explain
+        A cell of the screen: draws its shifts against the rank, total and in place (`explain-<cell>.png` in `out`).
+    shard, merge, dry_run
+        One part alone (-> PartDone), parts put together, nothing but an Estimate.
+
+    The rest: see rankcell.perturb.Perturber.perturb.
+    """
+    options = dict(locals())
+    from rankcell.perturb import Perturber, Screen
+    from rankcell.perturb import merge as put_together
+    from rankcell.perturb.states import split_state
+
+    sources = list(source) if isinstance(source, (list, tuple)) else [source]
+    _check_ways(sources, shard=shard, merge=merge, dry_run=dry_run, explain=explain)
+    if merge:
+        done = put_together(sources, out, force=force)
+    else:
+        require_there(sources[0])
+        check_result_folder(out)
+        require_apart(out, sources)
+        perturber = Perturber(model, vocab=vocab, layer=layer, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+        options |= {"genes": named_genes(genes), "sets": None if sets is None else gene_sets(sets)}
+        named = [split_state(t, "--toward")[0] for t in _several(toward)] + ([split_state(start, "--start")[0]] if start else [])
+        how = {k: options[k] for k in ("counts_layer", "raw", "gene_column", "allow_non_counts")}
+        how |= {"keep_counts": True, "keep_uncropped": refill, "obs": list(dict.fromkeys([*named, *_several(obs)]))}
+        left_out = {*how, *_OF_THE_JOB, "model", "vocab", "layer", "device", "precision", "tokens_per_batch"}
+        options = {k: v for k, v in options.items() if k not in left_out}
+        with _tokens(sources[0], perturber.checkpoint, out, shard=shard, dry_run=dry_run, **how) as tokens:
+            _check_carried(tokens, perturber.checkpoint, _several(obs), explain)
+            done = perturber.perturb(tokens, **options)
+    if explain is not None and isinstance(done, Screen):
+        from rankcell.report.screens import explain_cell
+
+        explain_cell(done, explain, explained(out, explain))
+    return done
+
+
+_OF_THE_JOB = ("source", "obs", "explain", "merge")
+
+
+def explained(out: str | os.PathLike, cell: str) -> Path:
+    """Where the picture of a cell goes."""
+    return Path(out) / f"explain-{re.sub(r'[^0-9A-Za-z._+-]', '_', cell)}.png"
+
+
+def _several(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _check_ways(sources: Sequence[Any], *, shard: str | None, merge: bool, dry_run: bool, explain: str | None) -> None:
+    """SettingsError for what cannot be done at once."""
+    given = [name for name, on in (("--shard", shard is not None), ("--merge", merge), ("--dry-run", dry_run)) if on]
+    if len(given) > 1:
+        raise SettingsError(f"{given[0]} and {given[1]} exclude each other: leave one out")
+    if explain is not None and given and not merge:
+        raise SettingsError(f"--explain is of a finished screen: leave out {given[0]}")
+    if len(sources) > 1 and not merge:
+        raise SettingsError("several inputs are the parts of a screen, for --merge; a screen has one input")
+    manifest = isinstance(sources[0], (str, os.PathLike)) and Path(sources[0]) / "manifest.json"
+    if not merge and manifest and manifest.is_file():
+        raise SettingsError(f"{sources[0]} is a results folder: give the counts or tokens, or --merge to put parts together")
+
+
+@contextmanager
+def _tokens(
+    source: Any, checkpoint: Any, out: str | os.PathLike, *, shard: str | None, dry_run: bool, obs: Sequence[str], **how: Any
+) -> Iterator[Any]:
+    """A token folder as it is, else a TokenSet. Tokens of a large count file stand beside the output meanwhile."""
+    if is_token_folder(source):
+        if how["counts_layer"] or how["raw"] or how["gene_column"]:
+            raise SettingsError(f"{source} holds tokens: --counts-layer, --raw and --gene-column are for counts")
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as elsewhere:
+        name = Path(out).name + ("" if shard is None else "-" + re.sub(r"\W", "of", shard))
+        beside = Path(elsewhere) / name if dry_run else Path(out).with_name(name)
+        with tokens_on_disk(source, checkpoint, beside=beside, obs=obs, **how) as tokens:
+            yield tokens
+
+
+def _check_carried(tokens: Any, checkpoint: Any, obs: Sequence[str], explain: str | None) -> None:
+    """Whether the tokens have the columns and the cell that are asked for."""
+    if not obs and explain is None:
+        return
+    if not isinstance(tokens, TokenSet):
+        has_spec = (Path(tokens) / "rankcell.json").exists()
+        tokens = TokenSet.open(tokens, vocab=None if has_spec else checkpoint.vocab)
+    for column in obs:
+        tokens.obs(column)
+    if explain is not None and explain not in tokens.cell_ids:
+        raise CellError(f"there is no cell '{explain}' to explain ({len(tokens):,} cells, such as {', '.join(tokens.cell_ids[:2])})")
+
+
+def screen_report(done: Any) -> list[str]:
+    """What came of it, in a line or some."""
+    from rankcell.perturb import Estimate, PartDone
+
+    if isinstance(done, Estimate):
+        return done.lines()
+    if isinstance(done, PartDone):
+        said = f"{done.folder}: part {done.part} is done, {done.done:,} of {done.n_units:,} units are there"
+        return [f"{said}; when all parts are done: rankcell perturb {done.folder} -o {done.folder} --merge (IN: the folders of all parts)"]
+    m = done.manifest
+    skipped = m["n_skipped"]
+    left_out = f"; {skipped:,} pairs of cell and target have no row (the cell lacks the gene, or nothing would change)" if skipped else ""
+    return [f"{done.folder}/screen.parquet: {m['n_rows']:,} rows for {m['n_cells']:,} cells{left_out}"]
+
+
+def rank_report(done: Any) -> tuple[list[str], list[str]]:
+    """(lines, warnings): how far each score of a finished screen follows the mere rank of the gene in the cell.
+
+    The median over cells of the Spearman correlation, of the first two million rows; nothing where no cell has ten edits.
+    """
+    from rankcell.stats import rank_spearman
+
+    table = _first_rows(done.folder / "screen.parquet")
+    scores = [c for c in table.columns if c.startswith(("cos_", "toward_", "euclidean_")) and not c.endswith(_PARTS)]
+    follows = {s: rank_spearman(table, s) for s in scores}
+    known = {s: v for s, v in follows.items() if v == v}
+    if not known:
+        return [], []
+    lines = [
+        "how far each score follows the gene's rank in the cell (median Spearman): " + ", ".join(f"{s} {v:.2f}" for s, v in known.items())
+    ]
+    close = [s for s, v in known.items() if abs(v) > _TOO_CLOSE]
+    if not close:
+        return lines, []
+    better = [f"{s}_in_place" for s in close if abs(known.get(f"{s}_in_place", 1)) <= _TOO_CLOSE]
+    way = f": rank by {', '.join(better)}" if better else ""
+    return lines, [f"{', '.join(close)} order{'s' if len(close) == 1 else ''} genes by their position in the cell more than by effect{way}"]
+
+
+def _first_rows(path: Path) -> Any:
+    """The first row groups of a screen, which hold whole cells."""
+    import pyarrow.parquet as pq
+
+    file, n, groups = pq.ParquetFile(path), 0, []
+    for group in range(file.num_row_groups):
+        if groups and n + file.metadata.row_group(group).num_rows > _ROWS:
+            break
+        n += file.metadata.row_group(group).num_rows
+        groups.append(group)
+    table = file.read_row_groups(groups).to_pandas()
+    table["rank"] = table["rank"].astype("Int32")
+    return table

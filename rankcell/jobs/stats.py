@@ -1,0 +1,167 @@
+"""A screen's results folder -> a table of ranked edits."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankcell.errors import SettingsError
+from rankcell.jobs.inputs import named_genes
+from rankcell.store import require_apart, require_new
+
+COMPAT_MODES = ("goal_state_shift", "vs_null", "mixture_model", "aggregate_data", "aggregate_gene_shifts")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The table that was written, where, and what was found in it as lines."""
+
+    table: Any
+    path: Path
+    lines: tuple[str, ...]
+
+
+def stats(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    score: str | None = None,
+    mode: str | Sequence[str] = "matched",
+    donor: str | None = None,
+    cells: str | os.PathLike | None = None,
+    controls: str | Sequence[str] | None = None,
+    against: str | os.PathLike | None = None,
+    min_cells: int = 0,
+    seed: int = 0,
+    compat: str = "rankcell",
+    force: bool = False,
+) -> Ranked:
+    """Rank the edits of the screen in `source`, test them as `mode` says, and write OUT (tsv, csv or parquet) and OUT.json."""
+    from rankcell.stats.tables import check_suffix, write_ranked
+
+    modes = [m.strip() for part in ([mode] if isinstance(mode, str) else mode) for m in part.split(",") if m.strip()]
+    check_suffix(out)
+    require_new(out, force=force)
+    require_apart(out, [source, *([against] if against is not None else [])])
+    if compat not in ("rankcell", "geneformer"):
+        raise SettingsError(f"unknown compat '{compat}'; rankcell or geneformer")
+    if not modes:
+        raise SettingsError("name a mode")
+    if compat == "geneformer":
+        given = [n for n, v in (("donor", donor), ("cells", cells), ("controls", controls)) if v is not None]
+        if given or min_cells:
+            raise SettingsError(f"--compat geneformer knows no {', '.join(f'--{g}' for g in given) or '--min-cells'}: leave it out")
+        table = _compat(Path(source), modes, score, against)
+    elif "affected" in modes:
+        table = _affected(source, modes, min_cells)
+    else:
+        from rankcell.stats import rank_edits
+
+        table = rank_edits(
+            source,
+            by=score,
+            mode=modes,
+            donor=donor,
+            cells=cells,
+            controls=None if controls is None else named_genes(controls),
+            against=against,
+            min_cells=min_cells,
+            seed=seed,
+        )
+    table.attrs["screen"] = str(source)
+    write_ranked(table, out, force=force)
+    return Ranked(table, Path(out), tuple(_found(table)))
+
+
+def _affected(source: str | os.PathLike, modes: Sequence[str], min_cells: int) -> Any:
+    from rankcell.perturb import read_screen
+    from rankcell.stats import rank_affected
+    from rankcell.stats.rank import mean_ranks
+
+    if len(modes) > 1:
+        raise SettingsError("mode affected gives a table of its own, a row per perturbation and affected gene: run it alone")
+    screen = read_screen(source)
+    table = rank_affected(screen.affected().to_pandas(), edits=mean_ranks(screen.folder), min_cells=min_cells)
+    symbols = screen.symbols()
+    table.insert(2, "symbols", [symbols.get(g, g) for g in table["genes"]])
+    table.insert(4, "affected_symbol", [symbols.get(g, g) for g in table["affected"]])
+    table.attrs = {"mode": ["affected"]}
+    return table
+
+
+def _compat(source: Path, modes: Sequence[str], score: str | None, against: str | os.PathLike | None) -> Any:
+    """One of Geneformer's own tables."""
+    from rankcell.perturb import read_screen
+    from rankcell.stats import geneformer as g
+    from rankcell.stats.rows import columns_of, goal_score, read_rows
+
+    if len(modes) != 1 or modes[0] not in COMPAT_MODES:
+        raise SettingsError(f"--compat geneformer takes one mode of {', '.join(COMPAT_MODES)}; it got {', '.join(modes)}")
+    screen, mode = read_screen(source), modes[0]
+    columns = columns_of(screen.folder)
+    if mode == "goal_state_shift":
+        goal = _goal(screen, columns, score, goal_score)
+        alternatives = _alternatives(columns, goal)
+        table = g.goal_state_shift(read_rows(screen.folder, [goal, *alternatives.values()]), goal, alternatives)
+        table.attrs = {"mode": [mode], "compat": "geneformer", "by": goal}
+        return table
+    used = g.cell_score(columns, score)
+    rows = read_rows(screen.folder, [used])
+    if mode == "vs_null":
+        if against is None:
+            raise SettingsError("vs_null needs the null screen: --against DIR")
+        other = read_screen(against).folder
+        table = g.vs_null(rows, read_rows(other, [g.cell_score(columns_of(other), used)]), used)
+    elif mode == "aggregate_gene_shifts":
+        table = g.aggregate_gene_shifts(rows, used, screen.affected().to_pandas(), screen.symbols())
+    else:
+        table = {"mixture_model": g.mixture_model, "aggregate_data": g.aggregate_data}[mode](rows, used)
+    table.attrs = {"mode": [mode], "compat": "geneformer", "by": used}
+    return table
+
+
+def _goal(screen: Any, columns: Sequence[str], score: str | None, choose: Any) -> str:
+    """The plain toward score of the goal: the one asked for, else of the first state of the screen, CLS before cell as Geneformer V2."""
+    if score is not None:
+        return choose(columns, score)
+    for state in screen.manifest["settings"].get("states", []):
+        for readout in ("cls", "cell"):
+            if f"toward_{state}_{readout}" in columns:
+                return f"toward_{state}_{readout}"
+    return choose(columns, None)
+
+
+def _alternatives(columns: Sequence[str], goal: str) -> dict[str, str]:
+    """Every other state of the goal's readout: name -> score."""
+    tail = "_" + goal.rpartition("_")[2]
+    tail = goal[goal.removesuffix("_in_place").rfind("_") :] if goal.endswith("_in_place") else tail
+    found = [c for c in columns if c.startswith("toward_") and c.endswith(tail) and c != goal]
+    return {c.removeprefix("toward_").removesuffix(tail): c for c in found}
+
+
+def _found(table: Any) -> list[str]:
+    """What stands in the table, for a reader in a hurry."""
+    by, modes = table.attrs.get("by"), table.attrs["mode"]
+    if table.attrs.get("compat") == "geneformer":
+        n = int(table["Sig"].sum()) if "Sig" in table else None
+        return [
+            f"{len(table):,} rows as Geneformer's {modes[0]}"
+            + (f" on {by}" if by else "")
+            + (f"; {n:,} with Sig = 1" if n is not None else "")
+        ]
+    if modes == ["affected"]:
+        n = int((table["fdr"] < 0.05).sum())
+        first = [f"{r.symbols} -> {r.affected_symbol}" for r in table.head(5).itertuples()]
+        return [f"{len(table):,} pairs of perturbation and affected gene, {n:,} with FDR < 0.05; first: {', '.join(first) or 'none'}"]
+    top = ", ".join(f"{r.symbols} {r.effect:.2e}" for r in table.head(5).itertuples()) or "none"
+    lines = [f"{len(table):,} edits by mean effect on {by}; largest: {top}"]
+    for name in [c for c in table.columns if c.endswith("_fdr")]:
+        lines.append(f"{name} < 0.05: {int((table[name] < 0.05).sum()):,} of {int(table[name].notna().sum()):,} edits tested")
+    if "impact" in table:
+        lines.append(f"impact component: {int(table['impact'].sum()):,} edits")
+    plain = table.attrs.get("plain_rank_spearman")
+    also = f" (with the shift of positions {plain:.2f})" if plain is not None else ""
+    lines.append(f"median Spearman with the gene's rank in the cell {table.attrs['rank_spearman']:.2f}{also}")
+    held = ", ".join(f"{k.replace('_', ' ')} {v['partial']:.2f}" for k, v in table.attrs["predictors"].items())
+    return [*lines, f"partial Spearman over edits, each with the others held fixed: {held}"] if held else lines

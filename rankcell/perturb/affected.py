@@ -1,0 +1,61 @@
+"""What becomes of the other genes: sums per perturbed target and affected gene, or the shifts themselves."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class AffectedSums:
+    """Per perturbed target and affected token: n, sum and sum of squares of the shift (float64), in one streaming pass."""
+
+    n_tokens: int
+    parts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray) -> None:
+        """Take in edits of one length.
+
+        edit, target
+            int64 [edits]: number of each in its unit, and its target in the plan.
+        tokens, shifts, here
+            [edits, places]: which gene stands there, its shift (a tensor), and whether it is to be read.
+        """
+        key = (target[:, None] * self.n_tokens + tokens)[here]
+        self.parts.append((key, shifts.cpu().numpy()[here]))
+
+    def reduce(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(key, n, sum, sum of squares), keys ascending; key = target * n_tokens + affected token."""
+        if not self.parts:
+            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0)
+        keys, where = np.unique(np.concatenate([k for k, _ in self.parts]), return_inverse=True)
+        shift = np.concatenate([s for _, s in self.parts])
+        n = np.bincount(where, minlength=len(keys))
+        return keys, n, np.bincount(where, shift, len(keys)), np.bincount(where, shift**2, len(keys))
+
+
+@dataclass
+class AffectedRows:
+    """Each affected gene of each edit; with `k` only the k that move most."""
+
+    k: int | None = None
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray) -> None:
+        """As AffectedSums.add."""
+        if self.k is not None and self.k < here.shape[1]:
+            import torch
+
+            at = torch.where(torch.from_numpy(here).to(shifts.device), shifts, -1).topk(self.k, dim=1).indices
+            shifts, at = shifts.gather(1, at), at.cpu().numpy()
+            tokens, here = np.take_along_axis(tokens, at, 1), np.take_along_axis(here, at, 1)
+        edits = np.broadcast_to(edit[:, None], here.shape)
+        self.parts.append((edits[here], tokens[here], shifts.cpu().numpy()[here]))
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(number of the edit in its unit, affected token, shift): by edit, and within one the largest shift first."""
+        if not self.parts:
+            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+        edit, token, shift = (np.concatenate(columns) for columns in zip(*self.parts, strict=True))
+        order = np.lexsort((token, -shift, edit))
+        return edit[order], token[order], shift[order]

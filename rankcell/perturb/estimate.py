@@ -1,0 +1,121 @@
+"""What a screen would take: rows, tokens, units, time and room, after some real batches. Nothing is written."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankcell.perturb.engine import Engine
+from rankcell.perturb.prepared import skipped
+
+if TYPE_CHECKING:
+    from rankcell.perturb.job import Job
+
+_CELLS, _BATCHES, _SECONDS = 6, 4, 12.0  # what is timed: cells, batches of each, and seconds at most
+_PER_ROW, _PER_SCORE, _PER_AFFECTED = 9, 8, 12  # bytes on disk
+_TOKEN = {False: 2, True: 6}  # bytes of a token, without and with its count
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cells and edits of a screen; tokens through the model, and units of work; tokens a second on one device (measured), the
+    seconds of all, and bytes: of the finished folder, and of all while it runs."""
+
+    n_cells: int
+    n_edits: int
+    n_skipped: int | None
+    n_tokens: int
+    n_units: int
+    tokens_per_second: float
+    n_devices: int
+    seconds: float
+    bytes_finished: int
+    bytes_running: int
+
+    @classmethod
+    def of(cls, engine: Engine, job: "Job", *, n_devices: int = 1) -> "Estimate":
+        survey = job.survey
+        rate = _rate(engine, job)
+        n_edits, n_tokens = int(survey.edits.sum()), int(survey.tokens.sum())
+        lengths, top = job.tokens.lengths[job.rows], job.asked.affected_top or 0
+        pairs = int((survey.edits * np.minimum(top, lengths)).sum()) if "top" in job.asked.collects else 0
+        pairs += int((survey.edits * lengths).sum()) if "raw" in job.asked.collects else 0
+        size = n_edits * (_PER_ROW + _PER_SCORE * len(engine.score_names)) + pairs * _PER_AFFECTED
+        kept = 0 if job.tokens_folder else int(lengths.sum()) * _TOKEN[job.tokens.has_counts]
+        n_units = len(survey.edges(job.asked.tokens_per_unit)) - 1
+        seconds = n_tokens / rate / max(1, min(n_devices, n_units))
+        skips = skipped(survey, job.plan)
+        return cls(len(job.rows), n_edits, skips, n_tokens, n_units, rate, n_devices, seconds, size, 2 * size + kept)
+
+    def lines(self) -> list[str]:
+        """The same in words."""
+        devices = f" on each of {self.n_devices} devices" if self.n_devices > 1 else ""
+        skips = f" ({self.n_skipped:,} pairs of cell and target have none)" if self.n_skipped else ""
+        return [
+            f"cells: {self.n_cells:,}",
+            f"edits: {self.n_edits:,}{skips}",
+            f"tokens through the model: {self.n_tokens:,}",
+            f"units of work: {self.n_units:,}",
+            f"time: about {_duration(self.seconds)}, at {self.tokens_per_second:,.0f} tokens a second{devices}",
+            f"room on disk: about {_size(self.bytes_finished)}, and {_size(self.bytes_running)} while it runs",
+        ]
+
+
+class _Enough(Exception):
+    """No error: it ends what is being timed."""
+
+
+def _rate(engine: Engine, job: "Job") -> float:
+    """Tokens a second, over some batches of cells from all over the screen. The first batch of each is not counted."""
+    ends = np.cumsum(job.survey.tokens)
+    at = np.searchsorted(ends, (np.arange(_CELLS) + 0.5) / _CELLS * ends[-1], side="right")
+    tokens = seconds = 0.0
+    begun = time.perf_counter()
+    for i in np.unique(np.minimum(at, len(ends) - 1)):
+        n, took = _timed(engine, job, job.rows[i : i + 1], _sync(engine.encoder.device))
+        tokens, seconds = tokens + n, seconds + took
+        if time.perf_counter() - begun > _SECONDS:
+            break
+    return tokens / max(seconds, 1e-9)
+
+
+def _timed(engine: Engine, job: "Job", rows: np.ndarray, sync: Callable[[], Any]) -> tuple[int, float]:
+    """(tokens, seconds) of a few batches of some cells."""
+    marks: list[tuple[int, float]] = []
+
+    def mark(n: int) -> None:
+        sync()
+        marks.append((n, time.perf_counter()))
+        if len(marks) > _BATCHES:
+            raise _Enough
+
+    begun = time.perf_counter()
+    with contextlib.suppress(_Enough):
+        engine.run([job.tokens.row(int(i)) for i in rows], longer=job.longer(rows), progress=mark)
+    if len(marks) < 2:
+        return sum(n for n, _ in marks), time.perf_counter() - begun
+    return sum(n for n, _ in marks[1:]), marks[-1][1] - marks[0][1]
+
+
+def _sync(device: Any) -> Callable[[], Any]:
+    """What waits until a device has done all that it was given."""
+    import torch
+
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.0f} seconds"
+
+
+def _size(n: int) -> str:
+    for power, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if n >= power:
+            return f"{n / power:.1f} {name}"
+    return f"{n / 1e3:.0f} kB"

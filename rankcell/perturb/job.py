@@ -1,0 +1,275 @@
+"""One screen on its way: what it is, prepared once, run unit by unit, finished."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.model import Encoder
+from rankcell.model.encoder import threads_as
+from rankcell.perturb.asked import Asked, rows_hash
+from rankcell.perturb.devices import run_on
+from rankcell.perturb.edits import EditPlan
+from rankcell.perturb.engine import Engine
+from rankcell.perturb.estimate import Estimate
+from rankcell.perturb.merge import finish
+from rankcell.perturb.precision import probe_rows
+from rankcell.perturb.prepared import Prepared, is_prepared, prepare, read_prepared, remove_work
+from rankcell.perturb.results import STATES, Screen
+from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state
+from rankcell.perturb.survey import Survey
+from rankcell.perturb.units import Count, Part, Worker
+from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
+from rankcell.store.run import MANIFEST
+from rankcell.tokens.tokenset import TokenSet
+
+if TYPE_CHECKING:
+    from rankcell.perturb.screen import Perturber
+
+Progress = Callable[[int, int], None] | None
+_PREPARING = f"{LOCK}-preparing"
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """A part of a screen is done: `done` of all `n_units` units are in `folder`."""
+
+    folder: Path
+    part: Part
+    done: int
+    n_units: int
+
+
+@dataclass
+class Job:
+    """What is to be run: cells `rows` of `tokens` by `plan`; `given`: states that are not of these cells."""
+
+    perturber: "Perturber"
+    tokens: TokenSet
+    tokens_folder: Path | None
+    asked: Asked
+    plan: EditPlan
+    rows: np.ndarray
+    given: StateEmbeddings
+
+    @classmethod
+    def of(cls, perturber: "Perturber", tokens: TokenSet | str | os.PathLike, asked: Asked, states: Any) -> "Job":
+        """Everything that can be refused without the model's weights is refused here."""
+        checkpoint, folder = perturber.checkpoint, None
+        if not isinstance(tokens, TokenSet):
+            folder = Path(tokens)
+            tokens = TokenSet.open(folder, vocab=None if (folder / "rankcell.json").exists() else checkpoint.vocab)
+        checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
+        plan = asked.plan(checkpoint.vocab, tokens, min(tokens.spec.max_len, checkpoint.max_positions))
+        rows = asked.choose(tokens)
+        job = cls(perturber, tokens, folder, asked, plan, rows, StateEmbeddings({}))
+        job.given = job._given_states(states)
+        rows_of_states(tokens, asked.states_asked)
+        return job
+
+    def _given_states(self, states: Any) -> StateEmbeddings:
+        """States from a file, or as they are; SettingsError when they do not fit model, tokens or the states of the cells."""
+        if states is None:
+            return StateEmbeddings({})
+        p = self.perturber
+        typed = list(dict.fromkeys([p.layer, p.n_blocks, p.n_blocks - p.checkpoint.n_layers - 1]))
+        given = states if isinstance(states, StateEmbeddings) else read_states(states, layers=typed)
+        given.check(p.checkpoint)
+        twice = set(given.names) & {split_state(t, "--toward")[1] for t in self.asked.states_asked}
+        if twice:
+            raise SettingsError(f"state '{min(twice)}' is asked for twice, from the cells and from the file")
+        unread = [s for s in given.names if (s, "cell") not in given.vectors and not self.tokens.frame.has_cls]
+        if unread:
+            raise SettingsError(
+                f"state '{unread[0]}' is given for the CLS readout alone, and these tokens have no CLS: give its cell readout"
+            )
+        return given
+
+    @functools.cached_property
+    def states(self) -> StateEmbeddings:
+        """All states: the means over cells, embedded now, and those that were given."""
+        p, toward = self.perturber, self.asked.states_asked
+        found = embed_states(p.embedder, self.tokens, toward, layer=p.layer).vectors if toward else {}
+        both = StateEmbeddings(found | self.given.vectors, p.checkpoint.hash)
+        both.check(p.checkpoint)
+        return both
+
+    @functools.cached_property
+    def survey(self) -> Survey:
+        """SettingsError when no cell has an edit."""
+        found = Survey.of(self.tokens, self.rows, self.plan, self.perturber.checkpoint.vocab)
+        if not found.edits.any():
+            raise SettingsError(self._nothing())
+        return found
+
+    def _nothing(self) -> str:
+        plan = self.plan
+        names = plan.set_names or plan.labels(self.perturber.checkpoint.vocab)
+        what = "all genes of the group" if len(plan.targets) == 1 and len(plan.targets[0]) > 1 else "any of the genes"
+        named = f"{', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
+        return f"none of the {len(self.rows):,} cells holds {what} to {plan.kind} ({named}): nothing to do"
+
+    @functools.cached_property
+    def what(self) -> dict[str, Any]:
+        """All that decides the result but the machine: plain JSON."""
+        from rankcell import __version__
+
+        p, asked, checkpoint = self.perturber, self.asked, self.perturber.checkpoint
+        names = [split_state(t, "--toward")[1] for t in asked.states_asked]
+        held = {"model": checkpoint.name, "model_hash": checkpoint.hash, "vocabulary": checkpoint.vocab.name, "layer": p.layer}
+        held |= asked.words(self.plan, checkpoint.vocab) | {"cells": len(self.rows), "start": asked.start, "toward": asked.states_asked}
+        held |= {"states": [*names, *self.given.names], "distance": asked.distance, "readouts": asked.readouts, "affected": asked.collects}
+        held |= {"affected_top": asked.affected_top, "readout_compat": asked.readout_compat, "max_len": self.plan.max_len}
+        held |= {"tokens_per_unit": asked.tokens_per_unit, "tokens_hash": self.tokens.fingerprint, "cells_hash": rows_hash(self.rows)}
+        held |= {"plan_hash": content_hash(self.plan.to_json()), "states_hash": _states_hash(self.given), "version": __version__}
+        return held | ({"uncropped_hash": self._uncropped_hash()} if asked.refill else {})
+
+    def _uncropped_hash(self) -> str:
+        h = hashlib.sha256()
+        for i in self.rows:
+            h.update(self.tokens.uncropped(int(i)).astype("<i4").tobytes() + b"|")
+        return h.hexdigest()
+
+    def estimate(self) -> Estimate:
+        """What the screen would take, after timing some of it; nothing is written."""
+        self._settle()
+        return Estimate.of(self._engine(self.perturber.embedder.encoder), self, n_devices=len(self.perturber.devices))
+
+    def _engine(self, encoder: Encoder) -> Engine:
+        return self.perturber.engine(encoder, plan=self.plan, states=self.states, asked=self.asked)
+
+    def longer(self, rows: np.ndarray) -> list[np.ndarray] | None:
+        """The uncropped genes of some rows, where the plan refills from them."""
+        return [self.tokens.uncropped(int(i)) for i in rows] if self.plan.options.refill else None
+
+    def run(self, out: Path, *, part: Part | None, force: bool, progress: Progress) -> Screen | PartDone:
+        """Prepare what is not prepared, run the units that are not done, and without `part` write the tables."""
+        if force or not _is_begun(out, self.what):
+            _ = self.survey  # whether there is anything to do is known before a folder is made
+        with _kept_when_useful(out), contextlib.ExitStack() as stack:
+            if part is None:
+                stack.enter_context(locked(out))
+            with contextlib.nullcontext() if part is None else _preparing(out, force=force):
+                stack.enter_context(threads_as(None if force else _settings_in(out).get("threads")))
+                work = self._open(out, force=force, shared=part is not None)
+            if work is None:
+                return Screen(out, ShardedRun.read(out).manifest)
+            if part is not None:
+                stack.enter_context(locked(out, shared=True))
+                stack.enter_context(locked(out, name=part.lock))
+            self._run_units(work, part, progress)
+            if part is not None:
+                return PartDone(out, part, sum(map(work.is_done, range(work.n_units))), work.n_units)
+            finish(work.run, [work.run] * work.n_units, out)
+            return Screen(out, work.run.manifest)
+
+    def _open(self, out: Path, *, force: bool, shared: bool) -> Prepared | None:
+        """The prepared run; None when it is complete."""
+        held = {} if force else _settings_in(out)
+        check = None if self.perturber.hold(held) else self._settle()
+        run = ShardedRun.open(out, self.what | self.perturber.machine, force=force, shared=shared)
+        if run.complete:
+            remove_work(out)
+            return None
+        if not is_prepared(out):
+            if self.what["states"]:
+                self.states.save(out / STATES)
+            how = {"plan": self.plan, "survey": self.survey, "checkpoint": self.perturber.checkpoint, "model": self.perturber.model}
+            how |= {"tokens_folder": self.tokens_folder, "tokens_per_unit": self.asked.tokens_per_unit}
+            if check is not None:
+                run.note(precision_check=check)
+            prepare(run, self.tokens, self.rows, **how)
+        return read_prepared(out, checkpoint=self.perturber.checkpoint, tokens=self.tokens)
+
+    def _settle(self) -> dict[str, Any] | None:
+        """Decide the precision by some edits of a few cells."""
+        rows = self.rows[probe_rows(self.tokens.lengths[self.rows])]
+        p = self.perturber
+        return p.settle_precision(
+            self._engine,
+            [self.tokens.row(int(i)) for i in rows],
+            self.longer(rows),
+        )
+
+    def _run_units(self, work: Prepared, part: Part | None, progress: Progress) -> None:
+        units = [u for u in range(work.n_units) if part is None or part.has(u)]
+        count = Count({u: work.unit_tokens[u] for u in units}, progress)
+        left = []
+        for unit in units:
+            if work.is_done(unit):
+                count.finish(unit)
+            else:
+                left.append(unit)
+        devices = self.perturber.devices[: len(left)]
+        if len(devices) > 1:
+            _warn_of_threads(devices)
+            run_on(work.run.folder, left, devices, count)
+            return
+        worker = Worker(work, self.perturber.embedder.encoder) if left else None
+        for unit in left:
+            worker.run(unit, functools.partial(count.tick, unit))
+            count.finish(unit)
+
+
+def _warn_of_threads(devices: Sequence[str]) -> None:
+    """Each process keeps to the number of threads of the screen, so that its numbers are those of one process."""
+    import torch
+
+    n, threads, there = devices.count("cpu"), torch.get_num_threads(), os.cpu_count() or 1
+    if n > 1 and n * threads > there:
+        warnings.warn(
+            f"{n} processes of {threads} threads each on {there} processors are in each other's way: start with "
+            f"OMP_NUM_THREADS={max(1, there // n)} (in a folder of its own: the numbers of a screen go with its threads)",
+            RankcellWarning,
+            stacklevel=2,
+        )
+
+
+def _states_hash(states: StateEmbeddings) -> str:
+    h = hashlib.sha256()
+    for (state, readout), v in states.vectors.items():
+        h.update(f"{state}|{readout}|".encode() + v.astype("<f8").tobytes())
+    return h.hexdigest()
+
+
+def _settings_in(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder; empty where there is none."""
+    return ShardedRun.read(folder).manifest.get("settings", {}) if (folder / MANIFEST).is_file() else {}
+
+
+def _is_begun(folder: Path, what: Mapping[str, Any]) -> bool:
+    """Whether the same screen is finished there, or prepared."""
+    held = _settings_in(folder)
+    is_same = all(held.get(k) == v for k, v in what.items())
+    return is_same and (is_prepared(folder) or ShardedRun.read(folder).complete)
+
+
+@contextlib.contextmanager
+def _kept_when_useful(folder: Path) -> Iterator[None]:
+    """Make the folder; when that which follows fails before its manifest stands, nothing is left of it."""
+    is_new = not folder.exists()
+    result_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if is_new and all(p.name.startswith(LOCK) for p in folder.iterdir()):
+            with contextlib.suppress(OSError):
+                for lock in folder.iterdir():
+                    lock.unlink()
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _preparing(folder: Path, *, force: bool) -> Iterator[None]:
+    """Parts that start together wait for each other; one that starts anew must be alone."""
+    with locked(folder, shared=not force), locked(folder, name=_PREPARING, wait=True):
+        yield

@@ -1,0 +1,166 @@
+"""From the shards of all units to the tables of a finished screen; and parts that were run in folders of their own, put together."""
+
+import contextlib
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from rankcell.errors import InputError, OutputError, RankcellWarning, SettingsError
+from rankcell.perturb.edits import EditPlan
+from rankcell.perturb.prepared import TABLES, VOCAB, WORK, read_plan, remove_work
+from rankcell.perturb.results import AFFECTED, SCREEN, Names, Screen, join_affected, join_tables
+from rankcell.store import ShardedRun, atomic_path, check_result_folder, locked, require_apart, result_folder
+from rankcell.store.run import SHARDS, differences
+from rankcell.vocab import Vocabulary
+
+MACHINE = ("device", "attention", "threads", "torch", "tokens_per_batch")  # settings that change the last digits alone
+_SHARD = re.compile(r"screen-(\d+)\.parquet")
+_PART = re.compile(r"\.lock-(\d+)of(\d+)")
+
+
+def finish(run: ShardedRun, sources: Sequence[ShardedRun], home: Path) -> None:
+    """Write the tables of `run` and record that it is complete.
+
+    sources
+        Where the shards of each unit are.
+    home
+        A prepared folder of the same screen.
+    """
+    held, settings = read_plan(home), run.manifest["settings"]
+
+    def shards(kind: str) -> list[Path]:
+        return [source.shard(kind, unit) for unit, source in enumerate(sources)]
+
+    n_rows = join_tables(shards("screen"), run.folder / SCREEN)
+    for name in settings["affected"]:
+        if name == "mean":
+            vocab = Vocabulary.load(home / WORK / VOCAB)
+            join_affected(shards("affected_mean"), run.folder / AFFECTED[name], Names(EditPlan.from_json(held["plan"], vocab), vocab))
+        else:
+            join_tables(shards(f"affected_{name}"), run.folder / AFFECTED[name])
+    run.finish(n_rows=n_rows, n_cells=held["edges"][-1], n_skipped=held["n_skipped"], n_units=len(sources))
+    remove_work(run.folder)
+
+
+def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, force: bool = False) -> Screen:
+    """Put the parts of a screen (`--shard`) together.
+
+    parts
+        Results folders: the one that all parts were run in, or one or several for each.
+    out
+        A new results folder, or one of the parts.
+
+    OutputError when the parts are not of one screen, or a unit of work is in none of them, or in two.
+    """
+    check_result_folder(out)
+    out, folders = Path(out), _folders(parts)
+    is_inside = os.path.realpath(out) in map(os.path.realpath, folders)
+    if not is_inside:
+        require_apart(out, folders)
+    for folder in folders:
+        _require_part(ShardedRun.read(folder))
+    with contextlib.ExitStack() as stack:
+        for folder in folders:
+            if os.access(folder, os.W_OK):  # a part may be on a disk that can only be read
+                stack.enter_context(locked(folder))
+        runs = [ShardedRun.read(folder) for folder in folders]
+        if is_inside and len(runs) == 1 and runs[0].complete:
+            return Screen(out, runs[0].manifest)
+        _require_one_screen(runs)
+        if not is_inside:
+            stack.enter_context(locked(result_folder(out)))
+            target = ShardedRun.open(out, runs[0].manifest["settings"], force=force)
+        else:
+            target = next(r for r in runs if os.path.samefile(r.folder, out))
+        if not target.complete:
+            sources = _sources(runs)
+            if not is_inside:
+                _copy_tables(runs[0].folder, out)
+            finish(target, sources, runs[0].folder)
+        return Screen(out, target.manifest)
+
+
+def _folders(parts: Sequence[str | os.PathLike]) -> list[Path]:
+    folders = [Path(p) for p in parts]
+    if not folders:
+        raise SettingsError("--merge needs the results folders of the parts")
+    for n, folder in enumerate(folders):
+        if not folder.is_dir():
+            raise InputError(f"no results folder {folder}")
+        if any(os.path.samefile(folder, other) for other in folders[:n]):
+            raise SettingsError(f"{folder} is named twice: name each part once")
+    return folders
+
+
+def _require_part(run: ShardedRun) -> None:
+    if "plan_hash" not in run.manifest.get("settings", {}):
+        raise OutputError(f"{run.folder} holds no part of a screen: name folders that rankcell perturb --shard has written")
+
+
+def _require_one_screen(runs: Sequence[ShardedRun]) -> None:
+    first, *others = runs
+    for run in runs:
+        if run.complete and len(runs) > 1:
+            raise OutputError(f"{run.folder} is a finished screen, not a part of one: leave it out")
+    for run in others:
+        a, b = ({k: v for k, v in r.manifest["settings"].items() if k not in MACHINE} for r in (first, run))
+        if a != b:
+            raise OutputError(
+                f"{first.folder} and {run.folder} are parts of different screens ({differences(a, b, first.folder, run.folder)})"
+            )
+        a, b = first.manifest["settings"], run.manifest["settings"]
+        if a != b:
+            warnings.warn(
+                f"{first.folder} and {run.folder} were computed differently ({differences(a, b, first.folder, run.folder)}): "
+                "their numbers agree to rounding, not to the last bit",
+                RankcellWarning,
+                stacklevel=4,
+            )
+
+
+def _sources(runs: Sequence[ShardedRun]) -> list[ShardedRun]:
+    """The run that holds the shard of each unit."""
+    n_units = len(read_plan(runs[0].folder)["edges"]) - 1
+    found: dict[int, ShardedRun] = {}
+    for run in runs:
+        for unit in _units_in(run.folder):
+            if unit in found:
+                raise OutputError(
+                    f"unit {unit} is in {found[unit].folder} and in {run.folder}: leave one of them out, or run one part again"
+                )
+            found[unit] = run
+    missing = [u for u in range(n_units) if u not in found]
+    if missing:
+        raise OutputError(f"{_missing_words(missing, n_units, [r.folder for r in runs])}: run what is missing, then merge")
+    return [found[u] for u in range(n_units)]
+
+
+def _units_in(folder: Path) -> list[int]:
+    names = (_SHARD.fullmatch(p.name) for p in (folder / SHARDS).glob("screen-*.parquet"))
+    return sorted(int(m[1]) for m in names if m)
+
+
+def parts_of(folder: Path) -> set[int]:
+    """Into how many parts the screen in a folder was cut, as far as parts were run there."""
+    return {int(m[2]) for m in (_PART.fullmatch(p.name) for p in folder.iterdir()) if m}
+
+
+def _missing_words(missing: Sequence[int], n_units: int, folders: Sequence[Path]) -> str:
+    """`2 of 6 units are missing (2, 5; --shard 3/3)`."""
+    cuts = {n for folder in folders for n in parts_of(folder)}
+    shards = ""
+    if len(cuts) == 1:
+        (n,) = cuts
+        shards = "; --shard " + ", ".join(f"{i + 1}/{n}" for i in sorted({u % n for u in missing}))
+    named = ", ".join(map(str, missing[:8])) + (" ..." if len(missing) > 8 else "")
+    return f"{len(missing):,} of {n_units:,} units {'is' if len(missing) == 1 else 'are'} missing ({named}{shards})"
+
+
+def _copy_tables(home: Path, out: Path) -> None:
+    """The tables that were written before the first unit."""
+    for name in TABLES:
+        if (home / name).exists():
+            with atomic_path(out / name, force=True) as part:
+                part.write_bytes((home / name).read_bytes())

@@ -1,0 +1,120 @@
+"""What all deletions of single genes of one cell share: everything up to the first block's attention.
+
+Before the first block a token's state depends on the token and its position alone, and in every deletion a token has one of
+two positions: its own, or one less behind the gap. So there are two queries, keys and values of each token for all deletions
+of a cell. A query's attention is then a sum over the keys before the gap (at their own positions) and one over the keys
+behind it (moved up), of which both grow by a key from one deletion to the next: sums of positive weights, held for a segment
+of the row at a time, so that nothing is ever subtracted.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from rankcell.model import Encoder
+
+LEAST_EDITS, LEAST_TOKENS = 32, 256  # of a cell, for sharing to gain more than it costs
+_SEGMENTS = 32
+_KEYS = 512  # taken at once where a segment's sums are made anew
+
+
+class FirstBlock:
+    """The first block's attention for every deletion of one gene of `row`, token numbers with special tokens."""
+
+    def __init__(self, encoder: Encoder, row: np.ndarray):
+        import torch
+
+        n = len(row)
+        place = np.arange(n)
+        with torch.inference_mode():
+            self.hidden = encoder.embedded(np.concatenate([row, row]), np.concatenate([place, np.maximum(place - 1, 0)]))
+            block = encoder.block(0)
+            q, k, v = (x.float().unflatten(1, (block.heads, -1)).transpose(0, 1) for x in block.project(self.hidden))
+            self.q = q.contiguous()  # [heads, both positions of all tokens, head width]
+            self.k, self.v = (x.unflatten(1, (2, n)).transpose(0, 1).contiguous() for x in (k, v))  # [position, heads, tokens, head width]
+            self.top = torch.full((*self.q.shape[:2], 1), -torch.inf, device=q.device)
+            for moved in (0, 1):
+                for a in range(0, n, _KEYS):
+                    self.top = torch.maximum(self.top, self._scores(moved, a, a + _KEYS).amax(-1, keepdim=True))
+        self.n, self.encoder = n, encoder
+        self.step = max(32, -(-n // _SEGMENTS))
+        self._segment, self._before, self._behind = -1, None, None
+
+    def _scores(self, moved: int, a: int, b: int) -> Any:
+        """[heads, queries, keys a to b], in powers of two."""
+        return self.q @ self.k[moved, :, a:b].transpose(1, 2)
+
+    def _weights(self, moved: int, a: int, b: int) -> Any:
+        return (self._scores(moved, a, b) - self.top).exp2_()
+
+    def _sums(self, moved: int, a: int, b: int) -> Any:
+        """[heads, queries, head width + 1]: weighted values of the keys a to b, and the sum of their weights."""
+        import torch
+
+        total = torch.zeros((*self.q.shape[:2], self.q.shape[2] + 1), device=self.q.device)
+        for start in range(a, b, _KEYS):
+            w = self._weights(moved, start, min(start + _KEYS, b))
+            total[..., :-1] += w @ self.v[moved, :, start : min(start + _KEYS, b)]
+            total[..., -1] += w.sum(-1)
+        return total
+
+    def _enter(self, segment: int, moved: int) -> None:
+        """Hold the sums over the keys before a segment and over those behind it, at their own positions or moved up."""
+        if (segment, moved) == self._segment:
+            return
+        a, b = segment * self.step, min((segment + 1) * self.step, self.n)
+        last = self._segment[0] if self._segment != -1 and self._segment[1] == moved else -1
+        if 0 <= last < segment:
+            self._before = self._before + self._sums(0, last * self.step, a)
+        else:
+            self._before = self._sums(0, 0, a)
+        self._behind = self._sums(moved, b, self.n)
+        self._here = [self._weights(0, a, b), self._weights(moved, a, b)] if moved else [self._weights(0, a, b)]
+        self._segment = segment, moved
+
+    def run(self, where: np.ndarray, *, in_place: bool) -> tuple[Any, Any]:
+        """What the first block's attention gives, and the states before it: both [deletions * tokens, width].
+
+        where
+            The position that each deletion takes out, ascending.
+        in_place
+            Whether nothing moves: the token is there and asks, and nobody attends to it.
+        """
+        import torch
+
+        parts = []
+        with torch.inference_mode():
+            for at in np.split(where, np.flatnonzero(np.diff(where // self.step)) + 1):
+                self._enter(int(at[0]) // self.step, 0 if in_place else 1)
+                parts.append(self._in_place(at) if in_place else self._closed_up(at))
+            return tuple(torch.cat(x) for x in zip(*parts, strict=True))
+
+    def _keys(self, at: np.ndarray) -> tuple[Any, Any]:
+        """(position of each gap [deletions, 1], positions of the keys of the segment [1, keys])."""
+        a = self._segment[0] * self.step
+        return self.encoder.tensor(at[:, None]), self.encoder.tensor(np.arange(a, min(a + self.step, self.n))[None])
+
+    def _in_place(self, at: np.ndarray) -> tuple[Any, Any]:
+        gap, keys = self._keys(at)
+        w = self._here[0][:, None, : self.n] * (keys != gap)[None, :, None]
+        values = self.v[0, :, None, int(keys[0, 0]) : int(keys[0, -1]) + 1]
+        rest = (self._before + self._behind)[:, None, : self.n]
+        return self._joined(rest, w, values), self.hidden[: self.n].repeat(len(at), 1)
+
+    def _closed_up(self, at: np.ndarray) -> tuple[Any, Any]:
+        import torch
+
+        gap, keys = self._keys(at)
+        r = torch.arange(self.n - 1, device=gap.device)[None]
+        queries = torch.where(r < gap, r, self.n + 1 + r)  # behind the gap: the next token, at its position less one
+        rest = (self._before + self._behind)[:, queries]
+        own, moved = ((side[None, :, None]) for side in (keys < gap, keys > gap))
+        w = torch.where(own, self._here[0][:, queries], self._here[1][:, queries] * moved)
+        a, b = int(keys[0, 0]), int(keys[0, -1]) + 1
+        values = torch.where(own.transpose(2, 3), self.v[0, :, None, a:b], self.v[1, :, None, a:b])
+        return self._joined(rest, w, values), self.hidden[queries.flatten()]
+
+    def _joined(self, rest: Any, w: Any, values: Any) -> Any:
+        """Sums over all keys -> their weighted mean, [deletions * queries, width] in the encoder's precision."""
+        mixed = (rest[..., :-1] + w @ values).div_(rest[..., -1:] + w.sum(-1, keepdim=True))
+        return mixed.permute(1, 2, 0, 3).flatten(2).flatten(0, 1).to(self.hidden.dtype)

@@ -1,0 +1,186 @@
+"""A unit of work: a pure function of a results folder and a number, to one shard. Every way to run a screen calls it."""
+
+import contextlib
+import functools
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankcell.errors import OutputError, RankcellWarning, SettingsError
+from rankcell.model import Encoder
+from rankcell.model.encoder import threads_as
+from rankcell.perturb.affected import AffectedRows, AffectedSums
+from rankcell.perturb.engine import Engine
+from rankcell.perturb.prepared import Prepared, read_prepared
+from rankcell.perturb.results import Names, affected_rows_table, screen_table, sums_table, write_table
+from rankcell.store import ShardedRun
+from rankcell.store.run import differences
+
+Ticks = Callable[[int], None] | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The `number`-th of `parts` parts of a screen: every unit u with u % parts == number - 1."""
+
+    number: int = 1
+    parts: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Part | None":
+        """`i/n` with 1 <= i <= n."""
+        if text is None:
+            return None
+        found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", str(text))
+        number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= number <= parts:
+            raise SettingsError(f"--shard {text}: expected I/N with I from 1 to N, such as --shard 1/4 for the first of four parts")
+        return cls(number, parts)
+
+    def has(self, unit: int) -> bool:
+        return unit % self.parts == self.number - 1
+
+    @property
+    def lock(self) -> str:
+        """The name of the lock of whoever runs this part; it stays, and so says later of how many parts a folder was made."""
+        return f".lock-{self.number}of{self.parts}"
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.parts}"
+
+
+def run_unit(folder: str | os.PathLike, unit: int, *, device: str = "auto") -> Path:
+    """Run one unit of a prepared screen and return its shard; one that is there already is left as it is.
+
+    folder
+        A results folder that `rankcell perturb` has prepared.
+    unit
+        From 0.
+    device
+        "auto", "cpu", "cuda", "cuda:1", ...: of the same make as the one that the screen began on.
+
+    The bytes of the shard depend on the folder's manifest and the number alone. The model is loaded once per process. Nothing is
+    locked: two processes may run the same unit, and the shard is the same.
+    """
+    worker = _worker(os.path.realpath(folder), device, ShardedRun.read(folder).manifest["fingerprint"])
+    if not 0 <= unit < worker.work.n_units:
+        raise SettingsError(f"unit {unit} is not there: {folder} has units 0 to {worker.work.n_units - 1}")
+    with threads_as_begun(worker.work):
+        return worker.run(unit)
+
+
+@contextlib.contextmanager
+def threads_as_begun(work: Prepared) -> Iterator[None]:
+    """As many threads as the run began with, without a word."""
+    with contextlib.ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RankcellWarning)
+            stack.enter_context(threads_as(work.settings["threads"]))
+        yield
+
+
+@functools.lru_cache(1)
+def _worker(folder: str, device: str, fingerprint: str) -> "Worker":
+    """The one that was used last, as long as the folder holds the same screen."""
+    return Worker.open(read_prepared(folder), device)
+
+
+class Worker:
+    """A prepared screen with its model loaded on one device."""
+
+    def __init__(self, work: Prepared, encoder: Encoder):
+        self.work, settings = work, work.settings
+        self.engine = Engine(
+            encoder,
+            work.plan,
+            work.checkpoint.resolve_layer(settings["layer"]),
+            work.states,
+            settings["tokens_per_batch"],
+            keep_perturbed=settings["readout_compat"] == "geneformer",
+            euclidean=settings["distance"] == "euclidean",
+            readouts=tuple(settings["readouts"]),
+        )
+        self.names = Names(work.plan, work.checkpoint.vocab)
+
+    @classmethod
+    def open(cls, work: Prepared, device: str) -> "Worker":
+        """Load the model; OutputError when the device would not give the bytes of the one that the screen began on."""
+        settings = work.settings
+        with threads_as_begun(work):
+            encoder = Encoder(work.checkpoint, device=device, precision=settings["precision"])
+            now = encoder.description
+        if any(settings[k] != v for k, v in now.items()):
+            raise OutputError(
+                f"{work.run.folder} began on another machine ({differences({k: settings[k] for k in now}, now)}): "
+                "give this one a folder of its own with --shard, and put them together with --merge"
+            )
+        return cls(work, encoder)
+
+    def run(self, unit: int, progress: Ticks = None) -> Path:
+        """Write the shards of one unit, that of the screen last, and return it."""
+        run, settings = self.work.run, self.work.settings
+        path = run.shard("screen", unit)
+        if path.exists():
+            return path
+        rows = self.work.rows[self.work.edges[unit] : self.work.edges[unit + 1]]
+        kept = {name: _COLLECTORS[name](settings, self.names) for name in settings["affected"]}
+        scored = self.engine.run(
+            [self.work.tokens.row(int(i)) for i in rows],
+            longer=[self.work.tokens.uncropped(int(i)) for i in rows] if self.work.plan.options.refill else None,
+            sums=_Several(list(kept.values())) if kept else None,
+            progress=progress,
+        )
+        ids = self.work.tokens.cell_ids
+        table = screen_table(scored, cell_ids=[ids[i] for i in rows], names=self.names)
+        for name, collector in kept.items():
+            is_sum = isinstance(collector, AffectedSums)
+            write_table(
+                sums_table(collector) if is_sum else affected_rows_table(collector, table, self.names), run.shard(f"affected_{name}", unit)
+            )
+        write_table(table, path)
+        return path
+
+
+_COLLECTORS: dict[str, Callable[[dict[str, Any], Names], Any]] = {
+    "mean": lambda settings, names: AffectedSums(names.n_ids),
+    "top": lambda settings, names: AffectedRows(settings["affected_top"]),
+    "raw": lambda settings, names: AffectedRows(),
+}
+
+
+@dataclass(frozen=True)
+class _Several:
+    """Several collectors of affected genes as one."""
+
+    collectors: list[Any]
+
+    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray) -> None:
+        for collector in self.collectors:
+            collector.add(edit, target, tokens, shifts, here)
+
+
+class Count:
+    """Tokens done, of those of some units; what a unit has ticked is replaced by what it was to come to when it is done."""
+
+    def __init__(self, unit_tokens: Mapping[int, int], progress: Callable[[int, int], None] | None):
+        self._unit_tokens, self._progress = unit_tokens, progress
+        self._total, self._done, self._open = sum(unit_tokens.values()), 0, {}
+
+    def tick(self, unit: int, n: int) -> None:
+        self._open[unit] = min(self._open.get(unit, 0) + n, self._unit_tokens[unit])
+        self._say()
+
+    def finish(self, unit: int) -> None:
+        self._open.pop(unit, None)
+        self._done += self._unit_tokens[unit]
+        self._say()
+
+    def _say(self) -> None:
+        if self._progress:
+            self._progress(self._done + sum(self._open.values()), self._total)

@@ -1,0 +1,277 @@
+"""What the pictures of a screen are drawn from: its tables, its scores and their parts, in words; and one cell explained."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
+from rankcell.perturb import Screen, read_screen
+from rankcell.stats import effect_of, rank_edits
+
+PARTS = ("in_place", "position", "refill")
+_FAMILIES = ("cos_", "toward_", "euclidean_")
+_READOUTS = {"genes": "other genes", "cell": "cell mean", "cls": "CLS"}
+
+
+class Shared(dict):
+    """A dict that is not copied with the table in whose attrs it stands: pandas copies attrs at every step, also for each group."""
+
+    def __deepcopy__(self, memo: Any) -> "Shared":
+        return self
+
+
+@dataclass
+class Tables:
+    """The tables of one screen as DataFrames. What was not kept is None.
+
+    table
+        One row per cell and edit, with `attrs["symbols"]`.
+    cells, edits
+        One row per screened cell, per target.
+    manifest
+        Of the results folder; empty for a table in memory.
+    """
+
+    table: Any
+    cells: Any = None
+    edits: Any = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+    screen: Screen | None = None
+    _affected: Any = None
+
+    @property
+    def symbols(self) -> dict[str, str]:
+        return self.table.attrs.get("symbols", {})
+
+    @property
+    def n_cells(self) -> int:
+        return int(self.table["cell_id"].nunique())
+
+    @property
+    def has_affected(self) -> bool:
+        return self._affected is not None or (self.screen is not None and (self.screen.folder / "affected.parquet").exists())
+
+    @property
+    def gene_names(self) -> dict[str, str]:
+        """Gene id -> symbol: of the perturbed genes, and of the whole vocabulary where it ships with the package."""
+        return _vocabulary_symbols(self.manifest.get("settings", {}).get("vocabulary")) | self.symbols
+
+    def affected(self) -> Any:
+        """The table of affected genes. OutputError when there is none."""
+        if self._affected is None:
+            if self.screen is None:
+                raise OutputError("affected genes are kept in the results folder: give the folder, run with --affected")
+            self._affected = self.screen.affected().to_pandas()
+        return self._affected
+
+
+def open_tables(source: Any) -> Tables:
+    """The tables of a results folder, a Screen, or a table of rc.tl.perturb and rc.get.screen_df."""
+    if isinstance(source, Tables):
+        return source
+    if hasattr(source, "columns") and hasattr(source, "attrs"):
+        missing = [c for c in ("cell_id", "edit", "genes", "rank") if c not in source.columns]
+        if missing:
+            raise InputError(f"this is not a table of a screen (it has no column {missing[0]}): give what rc.tl.perturb returns")
+        table = source.copy(deep=False)
+        table.attrs = {**source.attrs, "symbols": Shared(source.attrs.get("symbols", {}))}
+        return Tables(table)
+    screen = source if isinstance(source, Screen) else _read(source)
+    table = screen.table().to_pandas()
+    table["rank"] = table["rank"].astype("Int32")
+    table.attrs["symbols"] = Shared(screen.symbols())
+    return Tables(table, _optional(screen, "cells"), _optional(screen, "edits"), screen.manifest, screen)
+
+
+def _read(source: Any) -> Screen:
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(f"a screen is a results folder or the table of rc.tl.perturb, and this is {type(source).__name__}")
+    if not Path(source).is_dir():
+        raise InputError(f"no results folder {source}")
+    found = read_screen(source)
+    if not (found.folder / "screen.parquet").exists():
+        raise InputError(f"{source} holds results of another kind (it has no screen.parquet): name the folder of rankcell perturb")
+    return found
+
+
+def _optional(screen: Screen, name: str) -> Any:
+    """cells.parquet or edits.parquet; None where an older screen has none."""
+    import pyarrow.parquet as pq
+
+    path = screen.folder / f"{name}.parquet"
+    return pq.read_table(path).to_pandas() if path.exists() else None
+
+
+def _vocabulary_symbols(name: Any) -> dict[str, str]:
+    from rankcell.vocab import Vocabulary, shipped_vocabularies
+
+    folder = shipped_vocabularies().get(name)
+    if folder is None:
+        return {}
+    vocab = Vocabulary.load(folder)
+    return {g: s for g, s in zip(vocab.genes, vocab.symbols, strict=True) if s}
+
+
+# Scores
+
+
+def scores_of(table: Any) -> list[str]:
+    """The scores as such, without their in-place values and parts."""
+    return [c for c in table.columns if c.startswith(_FAMILIES) and not c.endswith(tuple(f"_{p}" for p in PARTS))]
+
+
+def choose_score(table: Any, score: str | None) -> str:
+    """The score asked for, or the shift of the other genes, in place where that is known. SettingsError when it is not there."""
+    there = [c for c in table.columns if c.startswith((*_FAMILIES, "shift_"))]
+    if score is None:
+        scores = scores_of(table)
+        first = "cos_genes" if "cos_genes" in scores else next(iter(scores), "")
+        score = f"{first}_in_place" if f"{first}_in_place" in there else first
+    if score not in there:
+        raise SettingsError(f"the screen has no score '{score}'; it has {', '.join(there) or 'none'}")
+    return score
+
+
+def effects(table: Any, score: str) -> np.ndarray:
+    """The effect of each row, float64: 1 - cosine for `cos_...`, the value itself for every other column."""
+    return np.asarray(effect_of(table, score), float)
+
+
+def parts_of(table: Any, score: str) -> dict[str, np.ndarray]:
+    """What the effect of each row consists of: `total`, and `in_place`, `position`, `refill` where they are known.
+
+    The parts add up to the total. The position part is read where the screen holds it, else it is what the others leave.
+    """
+    stem = score.removesuffix("_in_place")
+    name = f"shift_{stem.removeprefix('cos_')}" if stem.startswith("cos_") else stem
+    found = {"total": effects(table, stem)}
+    if f"{stem}_in_place" not in table:
+        return found
+    found["in_place"] = effects(table, f"{stem}_in_place")
+    refill = table[f"{name}_refill"].to_numpy(float) if f"{name}_refill" in table else None
+    if f"{name}_position" in table:
+        found["position"] = table[f"{name}_position"].to_numpy(float)
+    else:
+        found["position"] = found["total"] - found["in_place"] - (0 if refill is None else refill)
+    return found if refill is None else found | {"refill": refill}
+
+
+def words(score: str) -> str:
+    """A score in words, as an axis is labelled."""
+    part = next((p for p in PARTS if score.endswith(f"_{p}")), "")
+    stem = score.removesuffix(f"_{part}") if part else score
+    ending = {"": "", "in_place": ", in place", "position": ", due to positions", "refill": ", due to refill"}[part]
+    far = stem.startswith("euclidean_")
+    stem = stem.removeprefix("euclidean_")
+    if stem.startswith("toward_"):
+        state, _, readout = stem.removeprefix("toward_").rpartition("_")
+        return f"{'distance closed' if far else 'movement'} toward {shorten(state, 30)}, {_READOUTS.get(readout, readout)}{ending}"
+    readout = _READOUTS.get(stem.removeprefix("cos_").removeprefix("shift_"), stem)
+    return f"distance moved by the {readout}{ending}" if far else f"shift of the {readout}{ending} (1 - cosine)"
+
+
+def shorten(text: str, n: int = 26) -> str:
+    """At most `n` characters; the middle is left out, so that what stands at either end can be told apart."""
+    text = str(text)
+    return text if len(text) <= n else f"{text[: n - n // 3 - 1]}…{text[len(text) - n // 3 :]}"
+
+
+def wrapped(label: str, n: int = 46) -> str:
+    """Two lines where one would be longer than an axis: broken at the last comma or bracket of the first `n` characters."""
+    if len(label) <= n:
+        return label
+    at = max(label.rfind(", ", 0, n) + 1, label.rfind(" (", 0, n))
+    return label if at <= 0 else f"{label[:at]}\n{label[at:].lstrip()}"
+
+
+# Edits
+
+
+def least_cells(tables: Tables, asked: int | None) -> int:
+    """In how many cells an edit must be to be drawn: as asked; else three, or fewer where no edit is in three. A mean of one or two can stand anywhere."""
+    if asked is not None:
+        return asked
+    return min(3, int(tables.table["edit"].value_counts().max())) if len(tables.table) else 0
+
+
+def ranking(tables: Tables, score: str, *, min_cells: int = 0, tested: bool = False) -> Any:
+    """Edits by mean effect, with p-values where `tested`; without the line about scores that follow the rank: the pictures say it.
+
+    SettingsError when no edit has an effect.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RankcellWarning)
+        ranked = rank_edits(tables.table, by=score, min_cells=min_cells, mode="matched" if tested else [])
+    ranked = ranked[np.isfinite(ranked["effect"].to_numpy(float))].reset_index(drop=True)
+    if not len(ranked):
+        raise SettingsError(f"no edit has a value of '{score}'{f' in {min_cells} cells or more' if min_cells > 1 else ''}: nothing to draw")
+    return ranked
+
+
+def strongest(ranked: Any, n: int) -> Any:
+    """The `n` edits of the greatest effect, whichever its sign, strongest first; equal ones by name."""
+    if n < 1:
+        raise SettingsError(f"n is {n}; at least 1")
+    size = -np.abs(ranked["effect"].to_numpy(float))
+    return ranked.iloc[np.lexsort((ranked["edit"].astype(str).to_numpy(), size))[:n]].reset_index(drop=True)
+
+
+def find_edit(tables: Tables, edit: str) -> str:
+    """The edit meant by its id, its genes or its symbols. SettingsError when there is none."""
+    known = tables.table[["edit", "genes"]].drop_duplicates()
+    for row in known.itertuples():
+        if edit in (row.edit, row.genes, tables.symbols.get(row.genes)):
+            return str(row.edit)
+    some = ", ".join(tables.symbols.get(g, g) for g in known["genes"][:4])
+    raise SettingsError(f"the screen has no edit '{edit}'; it has {len(known):,}, such as {some}")
+
+
+def find_cell(tables: Tables, cell: str) -> Any:
+    """The rows of one cell. CellError when it was not screened."""
+    rows = tables.table[tables.table["cell_id"] == str(cell)]
+    if not len(rows):
+        some = list(dict.fromkeys(tables.table["cell_id"].head(2000)))[:2]
+        raise CellError(f"the screen has no cell '{cell}' (it has {tables.n_cells:,}, such as {', '.join(map(str, some))})")
+    return rows
+
+
+def spearman(effect: Sequence[float], rank: Sequence[float]) -> float:
+    """Spearman correlation over what is known on both sides; NaN for fewer than three, or where one side does not vary."""
+    from scipy.stats import rankdata
+
+    effect, rank = np.asarray(effect, float), np.asarray(rank, float)
+    good = np.isfinite(effect) & np.isfinite(rank)
+    if good.sum() < 3 or len(np.unique(effect[good])) < 2 or len(np.unique(rank[good])) < 2:
+        return float("nan")
+    return float(np.corrcoef(rankdata(effect[good]), rankdata(rank[good]))[0, 1])
+
+
+def explain_cell(screen: Any, cell_id: str, path: str | os.PathLike, *, score: str | None = None, force: bool = True) -> Path:
+    """Write the picture of one cell: every edit's shift against the gene's rank, total and in place, to a png, svg or pdf.
+
+    screen
+        A results folder, a Screen, or the table of rc.tl.perturb.
+    """
+    from rankcell.report.screens_draw import write_picture
+
+    return write_picture("explain", _one_cell(screen, cell_id), path, force=force, cell=cell_id, score=score)
+
+
+def _one_cell(source: Any, cell_id: str) -> Tables:
+    """The tables with the rows of one cell alone, so that a large screen is not read for it; all of them where it has no such cell."""
+    import pyarrow.parquet as pq
+
+    if isinstance(source, Tables) or hasattr(source, "columns"):
+        return open_tables(source)
+    screen = source if isinstance(source, Screen) else _read(source)
+    table = pq.read_table(screen.folder / "screen.parquet", filters=[("cell_id", "=", str(cell_id))]).to_pandas()
+    if not len(table):
+        return open_tables(screen)
+    table["rank"] = table["rank"].astype("Int32")
+    table.attrs["symbols"] = Shared(screen.symbols())
+    return Tables(table, manifest=screen.manifest, screen=screen)

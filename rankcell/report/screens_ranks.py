@@ -1,0 +1,216 @@
+"""Pictures of shift against rank: over all edits with the band of genes of like rank, and within one cell."""
+
+from typing import Any
+
+import numpy as np
+
+from rankcell.errors import SettingsError
+from rankcell.report.figures import DOWN, GREY, INK, UP, _plain
+from rankcell.report.screens import (
+    Tables,
+    choose_score,
+    effects,
+    find_cell,
+    least_cells,
+    parts_of,
+    ranking,
+    shorten,
+    spearman,
+    words,
+    wrapped,
+)
+from rankcell.report.screens_edits import LOOKS, PART_WORDS, plain_log_ticks, set_scale
+from rankcell.report.screens_labels import name_points, scaled_axis
+from rankcell.stats import rank_spearman
+
+LEAST_FOR_BAND = 20
+TOO_CLOSE = 0.9
+
+
+# All edits
+
+
+def running_band(rank: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(ranks ascending, [5 %, 50 %, 95 %] x ranks): quantiles of the values of the edits next to each in rank, lightly smoothed.
+
+    The window holds an eighth of the edits, 15 to 200 of them on either side; it is cut at the ends. A slope within the window is
+    taken out before the quantiles and put back, so that a score that falls steeply has no wider band for it.
+    """
+    order = np.argsort(rank, kind="stable")
+    x, y, n = rank[order], value[order], len(rank)
+    half = int(np.clip(n // 16, 15, 200))
+    quantiles = np.empty((3, n))
+    for i in range(n):
+        near = slice(max(0, i - half), i + half + 1)
+        slope = _slope(x[near], y[near])
+        quantiles[:, i] = np.quantile(y[near] - slope * (x[near] - x[i]), [0.05, 0.5, 0.95])
+    return x, np.array([_smooth(line, half // 3) for line in quantiles])
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Least squares, with the values cut at their 5 and 95 % quantiles, so that a strong gene at an end does not turn the line."""
+    off = x - x.mean()
+    spread = float(off @ off)
+    return float(off @ np.clip(y, *np.quantile(y, [0.05, 0.95]))) / spread if spread > 0 else 0.0
+
+
+def _smooth(line: np.ndarray, half: int) -> np.ndarray:
+    """Running mean; the ends are carried on."""
+    padded = np.pad(line, half, mode="edge")
+    return np.convolve(padded, np.full(2 * half + 1, 1 / (2 * half + 1)), mode="valid")
+
+
+def draw_shift_by_rank(tables: Tables, *, ax: Any, score: str | None = None, n: int = 10, min_cells: int | None = None) -> Any:
+    """See rankcell.pl.shift_by_rank."""
+    score, least = choose_score(tables.table, score), least_cells(tables, min_cells)
+    ranked = ranking(tables, score, min_cells=least)
+    ranked = ranked[np.isfinite(ranked["mean_rank"].to_numpy(float))].reset_index(drop=True)
+    if not len(ranked):
+        raise SettingsError(f"no edit with '{score}' has a rank (its genes are in no cell): nothing to draw")
+    rank, effect = ranked["mean_rank"].to_numpy(float), ranked["effect"].to_numpy(float)
+    log = score.startswith("cos_") and bool((effect > 0).any())
+    effect = np.maximum(effect, effect[effect > 0].min()) if log else effect
+    value = np.log10(effect) if log else effect
+    excess = np.abs(value - np.median(value))
+    side = np.sign(value - np.median(value))
+    if len(ranked) >= LEAST_FOR_BAND:
+        at, band = running_band(rank, value)
+        excess, side = _excess(rank, value, at, band)
+        _draw_band(ax, at, 10**band if log else band)
+    chosen = _chosen(excess, side, n, both=not log, banded=len(ranked) >= LEAST_FOR_BAND)
+    colour = np.full(len(ranked), GREY, object)
+    colour[chosen] = np.where(side[chosen] > 0, UP, DOWN)
+    ax.scatter(
+        rank,
+        effect,
+        s=np.where(np.isin(np.arange(len(rank)), chosen), 24, np.clip(3000 / len(rank), 8, 20)),
+        c=list(colour),
+        linewidths=0,
+        alpha=0.75,
+        zorder=3,
+    )
+    _rank_axes(ax, rank, effect, log)
+    unit = "" if log else scaled_axis(ax.yaxis, effect)
+    ax.set_ylabel(wrapped(f"mean {words(score)}{unit}"), fontsize=9)
+    ax.set_xlabel("mean rank of the gene in the cells that have it (0 = top)", fontsize=9)
+    _say_spearman(ax, rank_spearman(tables.table, score), len(ranked), least)
+    if len(ranked) >= LEAST_FOR_BAND:
+        ax.legend(loc="upper right", fontsize=8, frameon=False, borderaxespad=0.1)
+    name_points(ax, rank, effect, ranked["symbols"].astype(str).tolist(), chosen=chosen, colour=colour)
+    return ax
+
+
+def _excess(rank: np.ndarray, value: np.ndarray, at: np.ndarray, band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(how many half widths of the band each value lies from the median at its rank, on which side)."""
+    low, middle, high = (np.interp(rank, at, line) for line in band)
+    off = value - middle
+    width = np.where(off > 0, high - middle, middle - low)
+    return np.abs(off) / np.maximum(width, np.ptp(value) * 1e-6 + 1e-300), np.sign(off)
+
+
+def _chosen(excess: np.ndarray, side: np.ndarray, n: int, *, both: bool, banded: bool) -> list[int]:
+    """The edits farthest outside the band; of shifts only those above it. Without a band, any: the farthest from the median."""
+    good = ((side > 0) | both) & (excess > 1) if banded else excess >= 0
+    return [int(i) for i in np.argsort(-excess, kind="stable") if good[i]][: max(0, n)]
+
+
+def _draw_band(ax: Any, at: np.ndarray, band: np.ndarray) -> None:
+    ax.fill_between(at, band[0], band[2], color="#cfdbe6", linewidth=0, zorder=1, label="genes of like rank: 5-95 %")
+    ax.plot(at, band[1], color=INK, linewidth=1.1, zorder=2, label="their median")
+
+
+def _rank_axes(ax: Any, rank: np.ndarray, effect: np.ndarray, log: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    span = float(np.ptp(rank))
+    ax.set_xlim(rank.min() - max(0.03 * span, 0.5), rank.max() + max(0.08 * span, 0.5))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
+    good = effect[np.isfinite(effect)]
+    if log:
+        ax.set_yscale("log")
+        low, high = np.log10(good.min()), np.log10(good.max())
+        room = max(0.06 * (high - low), 0.08)
+        ax.set_ylim(10 ** (low - room), 10 ** (high + 3 * room))
+        plain_log_ticks(ax.yaxis, high - low + 4 * room)
+    elif ax.get_yscale() == "linear":
+        ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+        room = 0.07 * (float(np.ptp(good)) or float(np.abs(good).max()) or 1.0)
+        ax.set_ylim(good.min() - room, good.max() + 2.4 * room)
+    _plain(ax)
+
+
+def _say_spearman(ax: Any, rho: float, n: int, least: int) -> None:
+    many = f"{n:,} edit{'' if n == 1 else 's'}{f' in {least} cells or more' if least > 1 else ''}"
+    known = (
+        "how far it follows the rank is unknown: no cell has ten edits"
+        if np.isnan(rho)
+        else f"Spearman with the rank {rho:+.2f} (median over cells)"
+    )
+    warn = abs(rho) > TOO_CLOSE
+    ax.set_title(f"{many}\n{known}{': it orders genes by position' if warn else ''}", fontsize=9, loc="left", color=UP if warn else INK)
+
+
+# One cell
+
+
+def draw_cell(tables: Tables, cell: str, *, ax: Any, score: str | None = None, n: int = 10) -> Any:
+    """See rankcell.pl.explain_cell."""
+    stem = choose_score(tables.table, score).removesuffix("_in_place")
+    rows = find_cell(tables, cell)
+    parts = parts_of(rows, stem)
+    rank = rows["rank"].astype(float).to_numpy(float)
+    series = {p: parts[p] for p in ("total", "in_place") if p in parts}
+    known = np.isfinite(rank) & np.isfinite(np.column_stack(list(series.values()))).any(1)
+    if not known.any():
+        raise SettingsError(f"no edit of cell '{cell}' has both a rank and '{stem}': nothing to draw")
+    rank, series = rank[known], {p: v[known] for p, v in series.items()}
+    every = np.concatenate(list(series.values()))
+    log = stem.startswith("cos_") and bool((every > 0).any())
+    if log:
+        series = {p: np.maximum(v, every[every > 0].min()) for p, v in series.items()}
+    for part, value in series.items():
+        rho = spearman(value, rank)
+        follows = "" if np.isnan(rho) else f": Spearman with the rank {rho:+.2f}"
+        look = LOOKS[part] | {"markersize": 3.6, "linestyle": "", "alpha": 0.75, "markeredgewidth": 0.9}
+        ax.plot(rank, value, label=f"{PART_WORDS[part]}{follows}", zorder=3, **look)
+    every = np.concatenate(list(series.values()))
+    if not log:
+        set_scale(ax.set_yscale, every)
+        ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+    _rank_axes(ax, rank, every, log)
+    ax.set_xlabel(
+        "rank of the deleted gene in the cell (0 = top)" if _deletes(rows) else "rank of the gene in the cell (0 = top)", fontsize=9
+    )
+    ax.set_ylabel(wrapped(words(stem)), fontsize=9)
+    ax.set_title(
+        f"Cell {shorten(cell, 40)}: {len(rows):,} edit{'' if len(rows) == 1 else 's'}",
+        fontsize=9.5,
+        loc="left",
+        color=INK,
+        parse_math=False,
+        pad=22,
+    )
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8.5, frameon=False, borderaxespad=0.1, handletextpad=0.2)
+    _name_cell(ax, tables, rows[known], rank, series, n)
+    return ax
+
+
+def _deletes(rows: Any) -> bool:
+    return "kind" in rows and set(rows["kind"]) == {"delete"}
+
+
+def _name_cell(ax: Any, tables: Tables, rows: Any, rank: np.ndarray, series: dict[str, np.ndarray], n: int) -> None:
+    """Name the genes that matter most in place, at their in-place dots."""
+    part = "in_place" if "in_place" in series else "total"
+    value = series[part]
+    chosen = [int(i) for i in np.argsort(-np.abs(np.nan_to_num(value)), kind="stable")][: max(0, n)]
+    others = [v for p, v in series.items() if p != part]
+    x, y = np.tile(rank, 1 + len(others)), np.concatenate([value, *others])
+    names = [tables.symbols.get(g, g) for g in rows["genes"]]
+    name_points(ax, x, y, [*names, *names], chosen=chosen, colour=str(LOOKS[part]["color"]))
+
+
+def effect_spread(tables: Tables, score: str) -> float:
+    """Median size of the effect over all rows."""
+    size = np.abs(effects(tables.table, score))
+    return float(np.nanmedian(size)) if np.isfinite(size).any() else float("nan")

@@ -1,0 +1,78 @@
+"""The trivial predictors of an effect: rank, detection, expression; and how far the effects follow them."""
+
+from typing import Any
+
+import numpy as np
+
+from rankcell.stats.rows import Rows
+
+PREDICTORS = ("mean_rank", "detection", "expression")
+_LEAST_EDITS = 10
+
+
+def ranks_within(group: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Rank of each value among those of its group, from 1, ties sharing their mean rank. No NaN."""
+    if not len(values):
+        return np.empty(0)
+    order = np.lexsort((values, group))
+    g, v = group[order], values[order]
+    new_group = np.r_[True, g[1:] != g[:-1]]
+    first = np.flatnonzero(new_group | np.r_[True, v[1:] != v[:-1]])
+    last = np.r_[first[1:], len(v)] - 1
+    begin = np.flatnonzero(new_group)[np.cumsum(new_group)[first] - 1]
+    found = np.empty(len(v))
+    found[order] = np.repeat((first + last) / 2 - begin + 1, last - first + 1)
+    return found
+
+
+def follows_rank(rows: Rows, score: str) -> float:
+    """Median over cells of the Spearman correlation of the effect with the rank (0 = top).
+
+    Cells with fewer than ten edits, or whose effects are all one, do not count; NaN when none is left.
+    """
+    found = [_spearman_by(rows.cell[at], rows.effect(score, at), rows.rank[at]) for at in rows.pieces()]
+    each = np.concatenate([*found, np.empty(0)])
+    return float(np.median(each)) if len(each) else float("nan")
+
+
+def _spearman_by(cell: np.ndarray, effect: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """The correlation in each cell that has enough edits."""
+    good = np.isfinite(effect) & np.isfinite(rank)
+    cell = np.unique(cell[good], return_inverse=True)[1]
+    n = np.bincount(cell)
+    a, b = (ranks_within(cell, v[good]) - (n[cell] + 1) / 2 for v in (effect, rank))
+    ab, aa, bb = (np.bincount(cell, v) for v in (a * b, a * a, b * b))
+    used = (n >= _LEAST_EDITS) & (aa > 0) & (bb > 0)
+    return ab[used] / np.sqrt(aa[used] * bb[used])
+
+
+def partial_spearman(table: Any) -> dict[str, dict[str, float]]:
+    """Over edits, of the effect with each predictor that the table has: `spearman`, and `partial`, the others held fixed.
+
+    Partial: the correlation of what is left of both ranks after a linear fit on the other predictors' ranks. Empty with fewer
+    than ten complete edits or where the effects are all one; a predictor that is constant is left out.
+    """
+    from scipy.stats import rankdata
+
+    names = [p for p in PREDICTORS if p in table and np.isfinite(table[p]).sum() >= _LEAST_EDITS]
+    complete = np.isfinite(table[["effect", *names]].to_numpy(float)).all(1)
+    ranks = {c: rankdata(table[c].to_numpy(float)[complete]) for c in ("effect", *names)}
+    if complete.sum() < _LEAST_EDITS or np.ptp(ranks["effect"]) == 0:
+        return {}
+    names = [p for p in names if np.ptp(ranks[p]) > 0]
+    found = {}
+    for p in names:
+        others = [ranks[q] for q in names if q != p]
+        left = [_left(ranks[q], others) for q in ("effect", p)]
+        found[p] = {"spearman": float(np.corrcoef(ranks["effect"], ranks[p])[0, 1]), "partial": _correlation(*left)}
+    return found
+
+
+def _left(y: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
+    design = np.column_stack([np.ones(len(y)), *others])
+    return y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    size = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / size) if size > 1e-9 * len(a) else float("nan")

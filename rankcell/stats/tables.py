@@ -1,0 +1,70 @@
+"""Tables read from and written to tsv, csv or parquet."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankcell.errors import InputError, OutputError
+from rankcell.store import atomic_path
+
+SUFFIXES = (".tsv", ".csv", ".parquet")
+_SEPARATORS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+
+
+def read_table(path: str | os.PathLike) -> Any:
+    """A DataFrame of a table of cells: csv, tsv or parquet with a column `cell_id`, else the first column is that."""
+    import pandas as pd
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, sep=_SEPARATORS.get(path.suffix, ","), dtype={0: str, "cell_id": str})
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path} cannot be read as a table: {e}") from e
+    if "cell_id" in table:
+        return table.astype({"cell_id": str})
+    if not len(table.columns):
+        raise InputError(f"{path} holds no columns")
+    first = table.columns[0]
+    return (
+        table.reset_index(names="cell_id")
+        if path.suffix == ".parquet" and table.index.dtype == object
+        else table.rename(columns={first: "cell_id"}).astype({"cell_id": str})
+    )
+
+
+def check_suffix(path: str | os.PathLike) -> None:
+    if Path(path).suffix not in SUFFIXES:
+        raise OutputError(f"{path}: the suffix says how the table is written, one of {', '.join(SUFFIXES)}")
+
+
+def write_ranked(table: Any, path: str | os.PathLike, *, force: bool = False) -> Path:
+    """Write a table, and its attrs beside it as PATH.json: each whole or not at all, the table last."""
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.json")
+    with atomic_path(path, force=force) as part:
+        if path.suffix == ".parquet":
+            table.to_parquet(part, index=False)
+        else:
+            table.to_csv(part, sep=_SEPARATORS[path.suffix], index=False)
+        with atomic_path(beside, force=True) as facts:
+            facts.write_text(json.dumps(_plain(table.attrs), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return beside
+
+
+def _plain(value: Any) -> Any:
+    """JSON without NaN, which is no JSON."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,196 @@
+"""What the modes of rank_edits are given, and the comparisons they make: each a function Work -> {column: array per edit}."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.stats.matched import Residuals, heaviness, log_size, residuals, standing
+from rankcell.stats.mixture import impact
+from rankcell.stats.rows import Rows, is_size
+from rankcell.stats.units import Donors, Means, means, means_of_matrix, p_against_zero
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rows and what was asked of them.
+
+    base
+        DataFrame of the edits with `mean_rank`, `detection` and `effect`.
+    keep
+        Which edits have enough cells to be judged.
+    controls
+        Codes of the control edits.
+    other
+        The rows of another screen.
+    """
+
+    rows: Rows
+    score: str
+    base: Any
+    keep: np.ndarray
+    donors: Donors | None
+    seed: int
+    controls: np.ndarray | None = None
+    other: Rows | None = None
+
+    @property
+    def n_edits(self) -> int:
+        return len(self.rows.edits)
+
+    def rng(self) -> np.random.Generator:
+        """A new generator: no mode's draws depend on which others were asked for."""
+        return np.random.default_rng(self.seed)
+
+    def means(self, values: np.ndarray) -> Means:
+        """Means of row values over donors, or over cells where there are none."""
+        return means_over(self.rows, values, self.donors)
+
+    @cached_property
+    def residuals(self) -> Residuals:
+        return residuals(self.rows, self.score)
+
+
+def means_over(rows: Rows, values: np.ndarray, donors: Donors | None) -> Means:
+    if donors is None:
+        return means(rows.edit, values, len(rows.edits))
+    return means(rows.edit, values, len(rows.edits), donor=donors.of_cell[rows.cell], n_donors=len(donors))
+
+
+def both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """p that both null hypotheses are wrong: the larger of the two (intersection-union test); NaN where either is."""
+    return np.where(np.isnan(one) | np.isnan(other), np.nan, np.maximum(one, other))
+
+
+def matched(work: Work) -> Columns:
+    """(a) Against rank- and detection-matched genes of the same cells."""
+    of = work.means(work.residuals.z)
+    tails = heaviness(work.rows.edit, work.residuals.z, of if work.donors is None else means_over(work.rows, work.residuals.z, None))
+    stands = standing(of, work.base["mean_rank"].to_numpy(float), work.base["detection"].to_numpy(float), heavy=tails)
+    found = {"matched_diff": work.means(work.residuals.diff).mean, "matched_z": stands.z}
+    if work.donors is None:
+        return found | {"matched_p": stands.p}
+    off = means_of_matrix(of.by_donor - stands.centre[:, None])
+    p_donors = np.where(np.isfinite(stands.p), p_against_zero(off, work.rng()), np.nan)
+    return found | {"matched_p_peers": stands.p, "matched_p_donors": p_donors, "matched_p": both(stands.p, p_donors)}
+
+
+def toward(work: Work) -> Columns:
+    """(c) The movement toward a state against zero, and against matched genes."""
+    return {"zero_p": p_against_zero(work.means(work.rows.effect(work.score)), work.rng())} | matched(work)
+
+
+def control(work: Work) -> Columns:
+    """(b) Against named control edits in the same cells: each row less the mean of the cell's controls (itself left out)."""
+    rows, controls = work.rows, work.controls
+    if controls is None:
+        raise SettingsError("mode control needs the names of the control genes: --controls A,B or --controls @FILE")
+    is_control = np.zeros(work.n_edits, bool)
+    is_control[controls] = True
+    effect = rows.effect(work.score)
+    diff = work.means(less_controls(rows, effect, is_control))
+    p = np.where(is_control, np.nan, p_against_zero(diff, work.rng()))
+    found = {"is_control": is_control, "control_diff": diff.mean, "control_n": diff.n}
+    spread = _beyond_controls(work, effect, is_control)
+    if spread is None:
+        warnings.warn(
+            "fewer than three control edits: p says whether an effect differs from the controls' mean, not whether it is beyond what "
+            "controls do; name more",
+            RankcellWarning,
+            stacklevel=2,
+        )
+        return found | {"control_p": p}
+    return found | {"control_p_mean": p, "control_p_spread": spread, "control_p": both(p, spread)}
+
+
+def less_controls(rows: Rows, effect: np.ndarray, is_control: np.ndarray) -> np.ndarray:
+    """Each effect less the mean effect of the controls in its cell, itself left out; NaN where a cell has none."""
+    own = is_control[rows.edit] & np.isfinite(effect)
+    n = np.bincount(rows.cell[own], minlength=len(rows.cell_ids))[rows.cell] - own
+    total = np.bincount(rows.cell[own], effect[own], len(rows.cell_ids))[rows.cell] - np.where(own, effect, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(n > 0, effect - total / n, np.nan)
+
+
+def _beyond_controls(work: Work, effect: np.ndarray, is_control: np.ndarray) -> np.ndarray | None:
+    """p that an edit is one more control: Student's t prediction interval from the controls' own means, on the log scale for sizes."""
+    from scipy.stats import t
+
+    rows = work.rows
+    if is_size(work.score):
+        logs = np.full(len(rows), np.nan)
+        for piece in rows.pieces():
+            at = piece[np.isfinite(effect[piece])]
+            logs[at] = log_size(effect[at], rows.cell[at])
+        effect = logs
+    m = work.means(less_controls(rows, effect, is_control))
+    known = is_control & np.isfinite(m.mean)
+    k = int(known.sum())
+    if k < 3:
+        return None
+    centre, noise = m.mean[known].mean(), np.nan_to_num(m.var_of_mean)
+    between = max(0.0, float(m.mean[known].var(ddof=1) - noise[known].mean()))
+    se = np.sqrt(between + noise + (between + noise[known].mean()) / k)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = 2 * t.sf(np.abs(m.mean - centre) / se, k - 1)
+    return np.where(is_control | ~(se > 0), np.nan, found)
+
+
+def mixture(work: Work) -> Columns:
+    """(d) Two components, impact or none."""
+    return impact(work.base["effect"].to_numpy(float), work.keep, is_size=is_size(work.score), seed=work.seed).columns()
+
+
+def versus(work: Work) -> Columns:
+    """Against another screen of the same cells and edits (another model, layer or kind), row by row."""
+    if work.other is None:
+        raise SettingsError("mode vs needs the other screen: --against DIR")
+    other = _aligned(work.rows, work.other, work.score)
+    difference = work.means(work.rows.effect(work.score) - other)
+    if not np.isfinite(difference.mean).any():
+        raise SettingsError("the two screens share no cell and edit: mode vs compares the same edits in the same cells")
+    p = p_against_zero(difference, work.rng())
+    return {"vs_effect": work.means(other).mean, "vs_diff": difference.mean, "vs_n": difference.n, "vs_p": p}
+
+
+def _aligned(rows: Rows, other: Rows, score: str) -> np.ndarray:
+    """The other screen's effect at each row; NaN where it has no such row."""
+    import pandas as pd
+
+    cell = pd.Index(rows.cell_ids).get_indexer(pd.Index(other.cell_ids))[other.cell].astype(np.int64)
+    edit = pd.Index(rows.edits["edit"]).get_indexer(pd.Index(other.edits["edit"]))[other.edit]
+    shared = (cell >= 0) & (edit >= 0)
+    n = len(rows.edits)
+    key = cell[shared] * n + edit[shared]
+    order = np.argsort(key, kind="stable")
+    key, values = key[order], other.effect(score)[shared][order]
+    wanted = rows.cell.astype(np.int64) * n + rows.edit
+    if not len(key):
+        return np.full(len(rows), np.nan)
+    at = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+    return np.where(key[at] == wanted, values[at], np.nan)
+
+
+MODES: dict[str, Callable[[Work], Columns]] = {
+    "matched": matched,
+    "control": control,
+    "toward": toward,
+    "mixture": mixture,
+    "vs": versus,
+}
+
+
+def check_modes(modes: str | Sequence[str], known: Sequence[str] = tuple(MODES)) -> list[str]:
+    """`mode` as a list without repeats; SettingsError on an unknown one."""
+    given = [modes] if isinstance(modes, str) else list(modes)
+    found = list(dict.fromkeys(m.strip() for part in given for m in part.split(",") if m.strip()))
+    for m in found:
+        if m not in known:
+            raise SettingsError(f"unknown mode '{m}'; it is one of {', '.join(known)}")
+    return found
