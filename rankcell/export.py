@@ -131,7 +131,7 @@ def _affected_matrices(screen: Any, edits: Any) -> tuple[np.ndarray, dict[str, n
 def _scores_var(scores: Sequence[str]) -> Any:
     import pandas as pd
 
-    from rankcell.report.screens import words
+    from rankcell.report.words import words
 
     return pd.DataFrame({"what": [words(s) for s in scores]}, index=list(scores))
 

@@ -16,8 +16,9 @@ import rankcell as rc
 from rankcell.cli.main import main
 from rankcell.errors import CellError, InputError, OutputError, SettingsError
 from rankcell.report import screens
-from rankcell.report.screens_draw import PICTURES
+from rankcell.report.screens_draw import PICTURES, explain_cell
 from rankcell.report.screens_ranks import running_band
+from rankcell.report.words import words
 
 SYMBOLS = {"A": "Alpha", "B": "Beta", "C": "Gamma"}
 
@@ -182,7 +183,7 @@ def test_scores_are_told_from_their_parts():
     ],
 )
 def test_words(score, said):
-    assert screens.words(score) == said
+    assert words(score) == said
 
 
 def test_spearman_is_scipys():
@@ -408,14 +409,14 @@ def test_explain_cell(folder):
 
 def test_explain_cell_to_a_file(folder, tmp_path):
     """The function that `rankcell perturb --explain` calls."""
-    found = screens.explain_cell(rc.perturb.read_screen(folder), "y", tmp_path / "cell.png")
+    found = explain_cell(rc.perturb.read_screen(folder), "y", tmp_path / "cell.png")
     assert found.read_bytes().startswith(b"\x89PNG")
-    again = screens.explain_cell(hand_table(), "y", tmp_path / "again.png")  # of all cells or of one read alone: the same picture
+    again = explain_cell(hand_table(), "y", tmp_path / "again.png")  # of all cells or of one read alone: the same picture
     assert again.read_bytes() == found.read_bytes()
     with pytest.raises(OutputError, match=r"written as .png, .svg, .pdf"):
-        screens.explain_cell(folder, "y", tmp_path / "cell.txt")
+        explain_cell(folder, "y", tmp_path / "cell.txt")
     with pytest.raises(CellError, match=r"no cell 'zz' \(it has 2, such as x, y\)"):
-        screens.explain_cell(folder, "zz", tmp_path / "zz.png")
+        explain_cell(folder, "zz", tmp_path / "zz.png")
 
 
 SCREENS_OF_ALL_SIZES = {

@@ -4,15 +4,12 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from rankcell.perturb.engine import Engine
 from rankcell.perturb.prepared import skipped
-
-if TYPE_CHECKING:
-    from rankcell.perturb.job import Job
 
 _CELLS, _BATCHES, _SECONDS = 6, 4, 12.0  # what is timed: cells, batches of each, and seconds at most
 _PER_ROW, _PER_SCORE, _PER_AFFECTED = 9, 8, 12  # bytes on disk
@@ -36,7 +33,8 @@ class Estimate:
     bytes_running: int
 
     @classmethod
-    def of(cls, engine: Engine, job: "Job", *, n_devices: int = 1) -> "Estimate":
+    def of(cls, engine: Engine, job: Any, *, n_devices: int = 1) -> "Estimate":
+        """For a rankcell.perturb.job.Job."""
         survey = job.survey
         rate = _rate(engine, job)
         n_edits, n_tokens = int(survey.edits.sum()), int(survey.tokens.sum())
@@ -68,7 +66,7 @@ class _Enough(Exception):
     """No error: it ends what is being timed."""
 
 
-def _rate(engine: Engine, job: "Job") -> float:
+def _rate(engine: Engine, job: Any) -> float:
     """Tokens a second, over some batches of cells from all over the screen. The first batch of each is not counted."""
     ends = np.cumsum(job.survey.tokens)
     at = np.searchsorted(ends, (np.arange(_CELLS) + 0.5) / _CELLS * ends[-1], side="right")
@@ -82,7 +80,7 @@ def _rate(engine: Engine, job: "Job") -> float:
     return tokens / max(seconds, 1e-9)
 
 
-def _timed(engine: Engine, job: "Job", rows: np.ndarray, sync: Callable[[], Any]) -> tuple[int, float]:
+def _timed(engine: Engine, job: Any, rows: np.ndarray, sync: Callable[[], Any]) -> tuple[int, float]:
     """(tokens, seconds) of a few batches of some cells."""
     marks: list[tuple[int, float]] = []
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +31,6 @@ from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
 from rankcell.store.run import MANIFEST
 from rankcell.tokens.tokenset import TokenSet
 
-if TYPE_CHECKING:
-    from rankcell.perturb.screen import Perturber
-
 Progress = Callable[[int, int], None] | None
 _PREPARING = f"{LOCK}-preparing"
 
@@ -50,9 +47,9 @@ class PartDone:
 
 @dataclass
 class Job:
-    """What is to be run: cells `rows` of `tokens` by `plan`; `given`: states that are not of these cells."""
+    """What is to be run by a rankcell.Perturber: cells `rows` of `tokens` by `plan`; `given`: states that are not of these cells."""
 
-    perturber: "Perturber"
+    perturber: Any
     tokens: TokenSet
     tokens_folder: Path | None
     asked: Asked
@@ -61,7 +58,7 @@ class Job:
     given: StateEmbeddings
 
     @classmethod
-    def of(cls, perturber: "Perturber", tokens: TokenSet | str | os.PathLike, asked: Asked, states: Any) -> "Job":
+    def of(cls, perturber: Any, tokens: TokenSet | str | os.PathLike, asked: Asked, states: Any) -> "Job":
         """Everything that can be refused without the model's weights is refused here."""
         checkpoint, folder = perturber.checkpoint, None
         if not isinstance(tokens, TokenSet):

@@ -45,7 +45,7 @@ def _plain(ax: Any) -> None:
 
 def draw_ranked(ranked: Any, *, ax: Any, n: int = 20, title: str | None = None) -> Any:
     """See rankcell.pl.ranked_genes."""
-    from rankcell.report.screens import shorten, words
+    from rankcell.report.words import shorten, words
 
     by = ranked.attrs.get("by", "effect")
     ranked = ranked[np.isfinite(ranked["effect"].to_numpy(float))]

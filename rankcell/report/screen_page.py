@@ -13,11 +13,12 @@ import numpy as np
 from rankcell.errors import RankcellError
 from rankcell.report import page as p
 from rankcell.report.figures import draw_ranked, new_figure
-from rankcell.report.screens import Tables, choose_score, least_cells, ranking, scores_of, strongest, words
+from rankcell.report.screens import Tables, choose_score, least_cells, ranking, scores_of, strongest
 from rankcell.report.screens_absence import draw_absence
 from rankcell.report.screens_draw import PICTURES, save_figure, size_of
 from rankcell.report.screens_edits import PART_WORDS, decomposition_table, fdr_of, probability_columns
 from rankcell.report.screens_ranks import TOO_CLOSE, effect_spread
+from rankcell.report.words import words
 from rankcell.stats import rank_spearman
 from rankcell.store import atomic_path
 

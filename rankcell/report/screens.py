@@ -1,4 +1,4 @@
-"""What the pictures of a screen are drawn from: its tables, its scores and their parts, in words; and one cell explained."""
+"""What the pictures of a screen are drawn from: its tables, its scores and their parts."""
 
 import os
 import warnings
@@ -11,11 +11,10 @@ import numpy as np
 
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
 from rankcell.perturb import Screen, read_screen
+from rankcell.report.words import PARTS
 from rankcell.stats import effect_of, rank_edits
 
-PARTS = ("in_place", "position", "refill")
 _FAMILIES = ("cos_", "toward_", "euclidean_")
-_READOUTS = {"genes": "other genes", "cell": "cell mean", "cls": "CLS"}
 
 
 class Shared(dict):
@@ -161,34 +160,6 @@ def parts_of(table: Any, score: str) -> dict[str, np.ndarray]:
     return found if refill is None else found | {"refill": refill}
 
 
-def words(score: str) -> str:
-    """A score in words, as an axis is labelled."""
-    part = next((p for p in PARTS if score.endswith(f"_{p}")), "")
-    stem = score.removesuffix(f"_{part}") if part else score
-    ending = {"": "", "in_place": ", in place", "position": ", due to positions", "refill": ", due to refill"}[part]
-    far = stem.startswith("euclidean_")
-    stem = stem.removeprefix("euclidean_")
-    if stem.startswith("toward_"):
-        state, _, readout = stem.removeprefix("toward_").rpartition("_")
-        return f"{'distance closed' if far else 'movement'} toward {shorten(state, 30)}, {_READOUTS.get(readout, readout)}{ending}"
-    readout = _READOUTS.get(stem.removeprefix("cos_").removeprefix("shift_"), stem)
-    return f"distance moved by the {readout}{ending}" if far else f"shift of the {readout}{ending} (1 - cosine)"
-
-
-def shorten(text: str, n: int = 26) -> str:
-    """At most `n` characters; the middle is left out, so that what stands at either end can be told apart."""
-    text = str(text)
-    return text if len(text) <= n else f"{text[: n - n // 3 - 1]}…{text[len(text) - n // 3 :]}"
-
-
-def wrapped(label: str, n: int = 46) -> str:
-    """Two lines where one would be longer than an axis: broken at the last comma or bracket of the first `n` characters."""
-    if len(label) <= n:
-        return label
-    at = max(label.rfind(", ", 0, n) + 1, label.rfind(" (", 0, n))
-    return label if at <= 0 else f"{label[:at]}\n{label[at:].lstrip()}"
-
-
 # Edits
 
 
@@ -251,18 +222,7 @@ def spearman(effect: Sequence[float], rank: Sequence[float]) -> float:
     return float(np.corrcoef(rankdata(effect[good]), rankdata(rank[good]))[0, 1])
 
 
-def explain_cell(screen: Any, cell_id: str, path: str | os.PathLike, *, score: str | None = None, force: bool = True) -> Path:
-    """Write the picture of one cell: every edit's shift against the gene's rank, total and in place, to a png, svg or pdf.
-
-    screen
-        A results folder, a Screen, or the table of rc.tl.perturb.
-    """
-    from rankcell.report.screens_draw import write_picture
-
-    return write_picture("explain", _one_cell(screen, cell_id), path, force=force, cell=cell_id, score=score)
-
-
-def _one_cell(source: Any, cell_id: str) -> Tables:
+def one_cell(source: Any, cell_id: str) -> Tables:
     """The tables with the rows of one cell alone, so that a large screen is not read for it; all of them where it has no such cell."""
     import pyarrow.parquet as pq
 

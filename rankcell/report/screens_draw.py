@@ -10,7 +10,7 @@ from rankcell.errors import OutputError, SettingsError
 from rankcell.report import screens_edits as edits
 from rankcell.report import screens_ranks as ranks
 from rankcell.report.figures import draw_ranked, new_figure
-from rankcell.report.screens import Tables, choose_score, least_cells, ranking
+from rankcell.report.screens import Tables, choose_score, least_cells, one_cell, ranking
 from rankcell.store import atomic_path
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -115,3 +115,12 @@ def save_figure(figure: Any, path: Path, suffix: str) -> None:
     undated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with matplotlib.rc_context({"svg.hashsalt": "rankcell"}):
         figure.savefig(path, format=suffix[1:], dpi=150, metadata=undated[suffix])
+
+
+def explain_cell(screen: Any, cell_id: str, path: str | os.PathLike, *, score: str | None = None, force: bool = True) -> Path:
+    """Write the picture of one cell: every edit's shift against the gene's rank, total and in place, to a png, svg or pdf.
+
+    screen
+        A results folder, a Screen, or the table of rc.tl.perturb.
+    """
+    return write_picture("explain", one_cell(screen, cell_id), path, force=force, cell=cell_id, score=score)

@@ -16,11 +16,10 @@ from rankcell.report.screens import (
     least_cells,
     parts_of,
     ranking,
-    shorten,
     strongest,
-    words,
 )
 from rankcell.report.screens_labels import name_points, scaled_axis
+from rankcell.report.words import shorten, words
 
 ALPHA = 0.05
 # Okabe and Ito's colours, told apart with any kind of colour vision; shapes and places differ too

@@ -14,13 +14,11 @@ from rankcell.report.screens import (
     least_cells,
     parts_of,
     ranking,
-    shorten,
     spearman,
-    words,
-    wrapped,
 )
 from rankcell.report.screens_edits import LOOKS, PART_WORDS, plain_log_ticks, set_scale
 from rankcell.report.screens_labels import name_points, scaled_axis
+from rankcell.report.words import shorten, words, wrapped
 from rankcell.stats import rank_spearman
 
 LEAST_FOR_BAND = 20
