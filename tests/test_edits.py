@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_model import edit as reference_edit
 
-from rankcell.errors import SettingsError
+from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.perturb import KINDS, EditPlan
 from rankcell.vocab import Frame
 
@@ -206,6 +206,38 @@ def test_a_plan_is_plain_json(how):
     plan = plan_of("delete", **({"genes": "all", "refill": True, "any": True} | how))
     again = EditPlan.from_json(json.loads(json.dumps(plan.to_json())), VOCAB)
     assert again == plan and again.ids(VOCAB) == plan.ids(VOCAB)
+
+
+def test_overexpress_where_a_gene_stands_twice():
+    assert [e[0] for e in written(plan_of("overexpress", ["G0", "G1"], group=True), [C, 4, 4, 5, 6, E])] == [[C, 4, 5, 6, E]]
+    assert [e[0] for e in written(plan_of("overexpress", ["G0", "G1"], group=True), [C, 4, 4, 6, E])] == [[C, 4, 5, 6, E]]
+    assert [e[0] for e in written(plan_of("overexpress", ["G0"]), [C, 4, 4, 6, E])] == [[C, 4, 6, E]]
+
+
+def test_refill_knows_how_many_genes_may_enter():
+    row, cell = np.array([4], np.int32), np.array([4, 5], np.int32)  # G0, and beyond the row G1
+    plan = plan_of("delete", ["G0", "G1"], frame=BARE, max_len=1, group=True, any=True, refill=True)
+    found = plan.of_row(row, cell)
+    assert found.length.tolist() == [0] and found.made(np.array([0]))[0].shape == (1, 0)
+    # A stands twice and B is beyond: B does not come in
+    plan = plan_of("delete", ["G0", "G1"], frame=BARE, max_len=4, group=True, any=True, refill=True)
+    assert [e.edited.tolist() for e in plan.edits(np.array([4, 4, 6], np.int32), np.array([4, 4, 6, 5, 7]))] == [[6, 7]]
+
+
+def test_an_anchor_with_every_gene_wants_both():
+    plan = plan_of("delete", "all", anchor="G1", any=True)
+    assert written(plan, [C, 4, 6, E]) == [] and plan.count(np.array([C, 4, 5, 6, E])) == 2
+
+
+def test_sets_with_genes_that_are_unknown():
+    sets = {"a": ["G0", "NOPE"], "b": ["NOPE", "NEITHER"], "c": ["G2"]}
+    with pytest.raises(SettingsError, match="gene 'NOPE' is not in vocabulary"):
+        plan_of("delete", "all", sets=sets)
+    with pytest.warns(RankcellWarning, match="3 genes of the sets are not in vocabulary 'small'; 1 sets have no other and are left out"):
+        plan = plan_of("delete", "all", sets=sets, any=True)
+    assert plan.targets == ((4,), (6,)) and plan.ids(VOCAB) == ["delete:a", "delete:c"]
+    with pytest.raises(SettingsError, match="has none of the genes of these 1 sets"):
+        plan_of("delete", "all", sets={"b": ["NOPE"]}, any=True)
 
 
 def test_in_place_pairs_keep_their_positions():

@@ -7,11 +7,11 @@ import pytest
 from conftest import make_checkpoint, make_vocab
 from reference_model import Reference
 
-from rankcell.errors import RankcellWarning
+from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import Encoder, open_checkpoint
 from rankcell.perturb import EditPlan, StateEmbeddings, precision, sharing
 from rankcell.perturb.affected import AffectedRows, AffectedSums
-from rankcell.perturb.engine import Engine
+from rankcell.perturb.engine import Engine, _Unit
 
 SPECIAL = {"framed": ("<pad>", "<mask>", "<cls>", "<eos>"), "headed": ("<pad>", "<mask>", "<cls>"), "bare": ("<pad>", "<mask>")}
 CELLS = {  # gene numbers from the top; "full" fills its row
@@ -269,6 +269,79 @@ def test_a_shift_far_below_the_precision_of_a_cosine():
     torch.testing.assert_close(found, exact, rtol=1e-4, atol=0)
 
 
+def test_sharing_where_one_gene_has_all_the_attention(tmp_path, monkeypatch):
+    """The weights of all other genes vanish beside its own: such batches are computed each for itself."""
+    vocab = make_vocab(200)
+    checkpoint = open_checkpoint(make_checkpoint(tmp_path / "m", vocab, positions=256, scale=1.0))
+    encoder = Encoder(checkpoint, device="cpu")
+    block = encoder.block(0)
+    encoder._blocks[0] = dataclasses.replace(block, qkv=dataclasses.replace(block.qkv, weight=block.qkv.weight * 30))
+    row = np.array([2, *np.random.default_rng(0).permutation(vocab.tokens)[:100], 3], np.int32)
+    plan = EditPlan.make(vocab, kind="delete", frame=vocab.frame, max_len=256)
+    found, vanished = {}, []
+    joined = sharing.FirstBlock._joined
+
+    def watched(self, *args):
+        try:
+            return joined(self, *args)
+        except sharing.Vanished:
+            vanished.append(1)
+            raise
+
+    monkeypatch.setattr(sharing.FirstBlock, "_joined", watched)
+    for least in (1, 10_000):
+        monkeypatch.setattr(sharing, "LEAST_EDITS", least)
+        monkeypatch.setattr(sharing, "LEAST_TOKENS", 1)
+        found[least] = Engine(encoder, plan, 1, StateEmbeddings({}), 700).run([row]).scores
+    assert vanished
+    for name, values in found[10_000].items():
+        assert np.isfinite(values).all()
+        np.testing.assert_allclose(found[1][name], values, rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_what_is_no_number_stays_none(cases, monkeypatch):
+    import torch
+
+    from rankcell.perturb.shifts import Compared
+
+    before = torch.randn(1, 3, 8)
+    for bad in (float("nan"), float("inf")):
+        after = before.clone()
+        after[0, 1] = bad
+        shifts = Compared(after - before, before, torch.ones(1, 3, dtype=torch.bool)).gene_shifts()
+        assert not shifts[0, 1].isfinite() and (shifts[0, [0, 2]] == 0).all()
+    zero = torch.zeros(1, 1, 8)
+    assert Compared(zero, zero, torch.ones(1, 1, dtype=torch.bool)).gene_shifts() == 0
+    case = cases("bare")
+    engine = case.engine(case.plan("delete"))
+    monkeypatch.setattr(Engine, "states_of", lambda self, batch, first=None: torch.full((len(batch.input_ids), 16), float("nan")))
+    with pytest.raises(ModelError, match="the states of a cell are not finite numbers in fp32: look at the weights"):
+        engine.run([np.array(r, np.int32) for r in case.cells.values()])
+
+
+def test_out_of_memory_goes_on_in_halves(cases, monkeypatch):
+    case = cases("framed")
+    plan, whole, parts = case.plan("delete"), AffectedSums(case.vocab.n_ids), AffectedSums(case.vocab.n_ids)
+    expected = case.run(plan, tokens_per_batch=100, sums=whole)
+    score = _Unit._score
+
+    def full(self, base, which, piece, came_from, after):
+        if len(piece.edit) > 2:
+            raise MemoryError
+        return score(self, base, which, piece, came_from, after)
+
+    monkeypatch.setattr(_Unit, "_score", full)
+    with pytest.warns(RankcellWarning, match=r"out of memory with [0-9]+ edits at once: going on in halves"):
+        found = case.run(plan, tokens_per_batch=100, sums=parts)
+    for name, values in expected.scores.items():
+        np.testing.assert_allclose(found.scores[name], values, rtol=0, atol=1e-6, err_msg=name)
+    for a, b in zip(whole.reduce(), parts.reduce(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)  # nothing twice
+    monkeypatch.setattr(_Unit, "_score", lambda *a: (_ for _ in ()).throw(MemoryError()))
+    with pytest.warns(RankcellWarning), pytest.raises(ModelError, match="the memory does not hold one edited cell"):
+        case.run(plan, tokens_per_batch=100)
+
+
 # precision
 
 
@@ -300,7 +373,10 @@ def test_a_precision_is_kept_when_it_keeps_the_shifts(cases, noise, kept):
     found = precision.settle(lambda p: exact if p == "fp32" else Off(), rows)
     assert found["precision"] == kept and found["score"].startswith("cos_")
     assert (found["relative_error"] < 0.05) == (kept == "bf16")
-    assert precision.settle(lambda p: exact, [rows[0][:4]])["score"] is None  # too few edits to judge by
+    few = precision.settle(lambda p: exact, [rows[0][:4]])
+    assert few["score"] is None and few["precision"] == "fp32"
+    with pytest.warns(RankcellWarning, match="precision fp32: the cells that were tried have fewer than 10 edits each"):
+        precision.say(few)
 
 
 def test_true_bf16_is_judged(cases):

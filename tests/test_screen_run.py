@@ -740,3 +740,15 @@ def test_cls_alone_needs_a_cls(small, tmp_path):
     rows = TokenSet.from_rows([[2, 3, 4]], TokenSpec.of(vocab, frame=vocab.frame, max_len=10), cell_ids=["a"])
     with pytest.raises(SettingsError, match="only the CLS readout is asked for, and these tokens have no CLS"):
         bare.perturb(rows, tmp_path / "s", readout="cls")
+
+
+def test_a_folder_of_another_job_is_refused(perturber, tokens, small, tmp_path):
+    from rankcell.store import ShardedRun
+
+    (tmp_path / "other").mkdir()
+    ShardedRun.open(tmp_path / "other", {"what": "something else"})
+    for chosen in (perturber, Perturber(small[1], device="cpu", precision="fp32")):
+        with pytest.raises(OutputError, match="holds another run"):
+            chosen.perturb(tokens, tmp_path / "other")
+    with pytest.raises(SettingsError, match="screens need numbers of 64 bits"):
+        Perturber(small[1], device="mps")

@@ -14,7 +14,7 @@ from rankcell.embed.tables import CELLS, Result, memory_table
 from rankcell.embed.unit import Unit, UnitResult, Work
 from rankcell.errors import ModelError, RankcellWarning, SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
-from rankcell.model.encoder import budget_for, choose_device, has_fast_bf16
+from rankcell.model.encoder import budget_for, choose_device, has_fast_bf16, is_out_of_memory
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 
@@ -169,7 +169,7 @@ class Embedder:
             try:
                 return unit.add(batch)
             except (RuntimeError, MemoryError) as e:
-                if not _is_out_of_memory(e):
+                if not is_out_of_memory(e):
                     raise
                 self._halve(n, len(batch.rows))
         for at in plan_batches(batch.lengths, tokens_per_batch=self.tokens_per_batch):
@@ -234,13 +234,6 @@ def _prepared(ahead: ThreadPoolExecutor, tokens: TokenSet, plan: list[np.ndarray
             coming.append(ahead.submit(make, following))
         if batch is not None:
             yield batch
-
-
-def _is_out_of_memory(e: Exception) -> bool:
-    """Of a GPU, or of a processor, for which torch has no error of its own."""
-    import torch
-
-    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e) or "not enough memory" in str(e)
 
 
 def units_of(lengths: np.ndarray, tokens_per_unit: int) -> list[tuple[int, int]]:

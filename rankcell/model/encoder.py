@@ -160,6 +160,13 @@ class _Embeddings:
         return (hidden if self._projection is None else self._projection(hidden)).to(self._dtype)
 
 
+def is_out_of_memory(e: Exception) -> bool:
+    """Of a GPU, or of a processor, for which torch has no error of its own."""
+    import torch
+
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e) or "not enough memory" in str(e)
+
+
 def budget_for(checkpoint: Checkpoint, device: str, precision: str) -> int:
     """Tokens a batch for a device: what processors keep in their caches; on a GPU what half its memory holds of states."""
     import torch

@@ -2,13 +2,14 @@
 
 import functools
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import SettingsError
+from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.perturb.kinds import KINDS, Options, Site, Size
 from rankcell.vocab import Frame, Vocabulary
 
@@ -99,7 +100,8 @@ class EditPlan:
         anchor
             A gene that is perturbed together with each of `genes`.
         sets
-            {name: genes}: each set together, in place of `genes`.
+            {name: genes}: each set together, in place of `genes`. With `any`, genes that the vocabulary does not have are left out
+            with a warning.
         quarters, to_rank, refill
             See rankcell.perturb.kinds.Options.
 
@@ -115,7 +117,8 @@ class EditPlan:
         rest = {"frame": frame, "max_len": max_len, "need_all": not any, "options": options}
         rest["mask"] = -1 if vocab.mask is None else int(vocab.mask)
         if sets is not None:
-            return cls(kind, _targets_of_sets(vocab, sets), set_names=tuple(sets), **rest)
+            targets = _targets_of_sets(vocab, sets, some=any)
+            return cls(kind, tuple(targets.values()), set_names=tuple(targets), **rest)
         if isinstance(genes, str) and genes == "all":
             if group or pairs:
                 raise SettingsError(f"{'a group needs' if group else 'pairs need'} genes that are named: --genes A,B,C --{chosen[0]}")
@@ -123,6 +126,7 @@ class EditPlan:
             if anchor is not None:
                 first = _token(vocab, anchor)
                 targets = [(first, t) for (t,) in targets if t != first]
+                rest["need_all"] = True  # a pair of which one gene is there would be that gene alone, over and over
             return cls(kind, tuple(targets), every_gene=True, **rest)
         names = [genes] if isinstance(genes, str) else list(genes)
         return cls(kind, _targets_of(vocab, names, group, pairs, anchor), **rest)
@@ -266,6 +270,18 @@ class RowEdits:
         return (self.where >= 0).sum(1)
 
     @functools.cached_property
+    def n_named(self) -> np.ndarray:
+        """int64 [edits]: how many genes were named, in the row or not."""
+        return (self.plan.genes[self.target] >= 0).sum(1)
+
+    @functools.cached_property
+    def n_beyond(self) -> np.ndarray:
+        """int64 [edits]: genes of the cell that did not fit its row and are not perturbed."""
+        if not len(self.beyond):
+            return np.zeros(len(self), np.int64)
+        return len(self.beyond) - np.isin(self.plan.genes[self.target], self.beyond).sum(1)
+
+    @functools.cached_property
     def length(self) -> np.ndarray:
         """int64 [edits]: tokens of each row after its edit."""
         return self._length(self.plan.options)
@@ -278,8 +294,7 @@ class RowEdits:
 
     def _length(self, options: Options) -> np.ndarray:
         plan, n = self.plan, len(self.row) - len(self.plan.frame)
-        named = (plan.genes[self.target] >= 0).sum(1)
-        size = Size(n, self.n_gone, named, len(self.beyond), plan.max_len - len(plan.frame), options)
+        size = Size(n, self.n_gone, self.n_named, self.n_beyond, plan.max_len - len(plan.frame), options)
         return len(plan.frame) + np.asarray(KINDS[plan.kind].size(size), np.int64)
 
     def made(self, chosen: np.ndarray, options: Options | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -289,8 +304,8 @@ class RowEdits:
 
     def alike(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
         """`chosen` cut into parts for `made`."""
-        named = (self.plan.genes[self.target[chosen]] >= 0).sum(1)
-        alone = (named > self.n_gone[chosen]) & self.plan.options.refill  # what enters differs with the genes that are missing
+        named = self.n_named[chosen]
+        alone = (self.n_beyond[chosen] < len(self.beyond)) & self.plan.options.refill  # what may enter is not the same
         key = np.stack([self.length[chosen], self.n_gone[chosen], named, np.where(alone, np.arange(len(chosen)), -1)])
         edges = np.flatnonzero((np.diff(key) != 0).any(0)) + 1
         yield from np.split(chosen, edges)
@@ -304,7 +319,7 @@ class RowEdits:
         genes = genes[genes >= 0].reshape(len(chosen), -1)
         options = plan.options if options is None else options
         beyond = self.beyond
-        if options.refill and genes.shape[1] > named.shape[1]:
+        if options.refill:
             beyond = beyond[~np.isin(beyond, genes)]
         room = plan.max_len - len(plan.frame)
         return Site(self.row, first, last, np.sort(named, axis=1), named, genes, beyond, room, plan.mask, options)
@@ -335,9 +350,11 @@ def _with_copies(where: np.ndarray, genes: np.ndarray, body: np.ndarray, first: 
     twice = tokens[counts > 1]
     if not len(twice) or not len(where):
         return where
-    extra = [[first + p for t in row[np.isin(row, twice)] for p in np.flatnonzero(body == t)[1:]] for row in genes]
-    width = max(map(len, extra))
-    more = np.array([e + [-1] * (width - len(e)) for e in extra], np.int64).reshape(len(where), width)
+    again = {int(t): (first + np.flatnonzero(body == t)[1:]).tolist() for t in twice}
+    extra = {i: [p for t in genes[i].tolist() for p in again.get(t, ())] for i in np.flatnonzero(np.isin(genes, twice).any(1))}
+    more = np.full((len(where), max(map(len, extra.values()), default=0)), -1, np.int64)
+    for i, places in extra.items():
+        more[i, : len(places)] = places
     return np.concatenate([where, more], axis=1)
 
 
@@ -385,10 +402,21 @@ def _targets_of(vocab: Vocabulary, names: list[str], group: bool, pairs: bool, a
     return (tuple(tokens),) if group else tuple((t,) for t in tokens)
 
 
-def _targets_of_sets(vocab: Vocabulary, sets: Mapping[str, Sequence[str]]) -> tuple[tuple[int, ...], ...]:
+def _targets_of_sets(vocab: Vocabulary, sets: Mapping[str, Sequence[str]], *, some: bool) -> dict[str, tuple[int, ...]]:
+    """{name: tokens}; with `some` without the genes that the vocabulary lacks, and the sets of which none is left."""
     if not sets:
         raise SettingsError("no set of genes was given")
     empty = next((name for name, genes in sets.items() if not len(genes)), None)
     if empty is not None:
         raise SettingsError(f"the set '{empty}' has no genes")
-    return tuple(tuple(dict.fromkeys(_token(vocab, g) for g in genes)) for genes in sets.values())
+    if not some:
+        return {name: tuple(dict.fromkeys(_token(vocab, g) for g in genes)) for name, genes in sets.items()}
+    found = {name: vocab.lookup(genes) for name, genes in sets.items()}
+    kept = {name: tuple(dict.fromkeys(vocab.tokens[at[at >= 0]].tolist())) for name, at in found.items()}
+    n_lost, n_empty = sum(int((at < 0).sum()) for at in found.values()), sum(not genes for genes in kept.values())
+    if n_empty == len(kept):
+        raise SettingsError(f"vocabulary '{vocab.name}' has none of the genes of these {n_empty:,} sets")
+    if n_lost:
+        lost = f"; {n_empty:,} sets have no other and are left out" if n_empty else ""
+        warnings.warn(f"{n_lost:,} genes of the sets are not in vocabulary '{vocab.name}'{lost}", RankcellWarning, stacklevel=5)
+    return {name: genes for name, genes in kept.items() if genes}

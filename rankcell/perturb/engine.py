@@ -1,17 +1,20 @@
 """The engine: edits of a few cells -> score columns. Baseline states once per cell, edits in batches, reductions on the device."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import Batch, Encoder, collate, plan_batches
+from rankcell.model.encoder import is_out_of_memory
 from rankcell.perturb import sharing
 from rankcell.perturb.affected import AffectedRows, AffectedSums
 from rankcell.perturb.edits import EditPlan, RowEdits
 from rankcell.perturb.kinds import Options
-from rankcell.perturb.sharing import FirstBlock
+from rankcell.perturb.sharing import FirstBlock, Vanished
 from rankcell.perturb.shifts import Compared, readout_scores
 from rankcell.perturb.states import StateEmbeddings
 
@@ -169,16 +172,49 @@ class _Unit:
     def run_cells(self, cells: np.ndarray) -> None:
         """All passes of cells whose rows fit one batch."""
         base = _Baseline.of(self.engine, [self.rows[i] for i in cells], cells)
-        shared = {int(i): self._shared(i) for i in cells}
+        shared: dict[int, FirstBlock | None] = {}
         cell = np.repeat(cells, [len(self.edits[i]) for i in cells])
         edit = np.concatenate([np.arange(len(self.edits[i])) for i in cells])
+        order = self._order(cell)
         for which in self.engine.plan.passes:
             length = np.concatenate([self.edits[i].length_in(which) for i in cells])
             left = length - np.concatenate([self.edits[i].n_gone for i in cells]) if which == "_in_place" else length
-            can_run = np.flatnonzero(left > 0)  # a token is left to attend to
+            can_run = order[left[order] > 0]  # a token is left to attend to
             for chosen in plan_batches(length[can_run], tokens_per_batch=self.engine.tokens_per_batch):
                 at = can_run[chosen]
-                self._run_batch(base, which, list(self._pieces(cell[at], edit[at])), shared)
+                self._run_what_fits(base, which, cell[at], edit[at], shared)
+
+    def _run_what_fits(
+        self, base: "_Baseline", which: str, cell: np.ndarray, edit: np.ndarray, shared: dict[int, FirstBlock | None]
+    ) -> None:
+        """A batch; in halves, with a warning, where the memory does not hold it."""
+        import torch
+
+        try:
+            return self._run_batch(base, which, list(self._pieces(cell, edit)), shared)
+        except (RuntimeError, MemoryError) as e:
+            if not is_out_of_memory(e):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(cell) == 1:
+            raise ModelError("the memory does not hold one edited cell: choose another --device, or --precision bf16") from None
+        warnings.warn(
+            f"out of memory with {len(cell):,} edits at once: going on in halves (--tokens-per-batch sets less)",
+            RankcellWarning,
+            stacklevel=6,
+        )
+        half = len(cell) // 2
+        for part in (slice(None, half), slice(half, None)):
+            self._run_what_fits(base, which, cell[part], edit[part], shared)
+
+    def _order(self, cell: np.ndarray) -> np.ndarray:
+        """The edits so that neighbours are made and share at once: by cell, genes perturbed and named, and place."""
+        held = [self.edits[i] for i in dict.fromkeys(cell.tolist())]
+        gone, named = (np.concatenate([getattr(e, n) for e in held]) for n in ("n_gone", "n_named"))
+        last = np.concatenate([e.where.max(1) for e in held])
+        _, at = np.unique(cell, return_inverse=True)
+        return np.lexsort((last, named, gone, at))
 
     def _pieces(self, cell: np.ndarray, edit: np.ndarray) -> Iterator["_Piece"]:
         """The edits of a batch cut into those of one cell that are made at once."""
@@ -198,13 +234,19 @@ class _Unit:
         """The first block of a batch, where all of it is shared."""
         import torch
 
-        refilled = which == "" and self.engine.plan.options.refill
-        if refilled or any(shared[p.cell] is None or (p.held.n_gone[p.edit] != 1).any() for p in pieces):
+        if (which == "" and self.engine.plan.options.refill) or any((p.held.n_gone[p.edit] != 1).any() for p in pieces):
+            return None
+        cells = {p.cell for p in pieces}
+        for done in shared.keys() - cells:
+            del shared[done]
+        shared |= {c: self._shared(c) for c in cells - shared.keys()}
+        if any(shared[c] is None for c in cells):
             return None
         where = [p.held.where[p.edit].max(1) for p in pieces]
-        if any((np.diff(w) < 0).any() for w in where):
-            return None  # genes named in an order of their own: the sums would be made anew for each
-        found = [shared[p.cell].run(w, in_place=which == "_in_place") for p, w in zip(pieces, where, strict=True)]
+        try:
+            found = [shared[p.cell].run(w, in_place=which == "_in_place") for p, w in zip(pieces, where, strict=True)]
+        except Vanished:
+            return None
         return tuple(torch.cat(x) for x in zip(*found, strict=True))
 
     def _run_batch(self, base: "_Baseline", which: str, pieces: list["_Piece"], shared: dict[int, FirstBlock | None]) -> None:
@@ -215,18 +257,21 @@ class _Unit:
         attend = np.concatenate([a.ravel() for _, _, a in made]) if which == "_in_place" else None
         batch = Batch(np.arange(len(lengths)), np.concatenate([ids.ravel() for ids, _, _ in made]).astype(np.int64), lengths, attend)
         states = self.engine.states_of(batch, self._first(which, pieces, shared))
-        at = 0
+        at, affected = 0, []
         with torch.inference_mode():
             for piece, (ids, came_from, _) in zip(pieces, made, strict=True):
                 n = len(ids) if self.engine.reads_cls_alone else ids.size
                 after = states[at : at + n].view(len(ids), -1, states.shape[1])
-                self._score(base, which, piece, came_from, after)
+                affected.append(self._score(base, which, piece, came_from, after))
                 at += n
+        for found in affected:  # once all of the batch is done
+            if found is not None and self.sums is not None and which == "":
+                self.sums.add(*found)
         if self.progress:
             self.progress(batch.input_ids.size)
 
-    def _score(self, base: "_Baseline", which: str, piece: "_Piece", came_from: np.ndarray, after: Any) -> None:
-        """Scores of edits of one cell and one length; `after` [edits, length, width]."""
+    def _score(self, base: "_Baseline", which: str, piece: "_Piece", came_from: np.ndarray, after: Any) -> tuple | None:
+        """Scores of edits of one cell and one length; `after` [edits, length, width]. What AffectedSums.add takes."""
         engine, tensor = self.engine, self.engine.encoder.tensor
         own = base.states[piece.cell]
         scores, shifts, here = {}, None, came_from >= 0
@@ -239,9 +284,10 @@ class _Unit:
         where = tensor(number)
         for name in engine.plain_names:
             self.found[name + which][where] = scores[name]
-        if self.sums is not None and which == "" and shifts is not None:
-            tokens = piece.held.row[np.maximum(came_from, 0)].astype(np.int64)
-            self.sums.add(number, piece.held.target[piece.edit], tokens, shifts, here)
+        if shifts is None:
+            return None
+        tokens = piece.held.row[np.maximum(came_from, 0)].astype(np.int64)
+        return number, piece.held.target[piece.edit], tokens, shifts, here
 
     def _score_genes(self, own: Any, which: str, came_from: np.ndarray, here: np.ndarray, after: Any) -> tuple[dict[str, Any], Any]:
         """Scores of the gene and cell readouts, and the shift of each gene."""
@@ -300,6 +346,11 @@ class _Baseline:
     def of(cls, engine: Engine, rows: list[np.ndarray], cells: np.ndarray) -> "_Baseline":
         batch = collate(rows, cells)
         flat, starts = engine.states_of(batch), batch.starts.tolist()
+        if not bool(flat.isfinite().all()):
+            precision = engine.encoder.precision
+            raise ModelError(
+                f"the states of a cell are not finite numbers in {precision}: {'choose --precision fp32' if precision != 'fp32' else 'look at the weights'}"
+            )
         if engine.reads_cls_alone:
             return cls({int(c): flat[i : i + 1] for i, c in enumerate(cells)})
         return cls({int(c): flat[a : a + len(r)] for c, a, r in zip(cells, starts, rows, strict=True)})

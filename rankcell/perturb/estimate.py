@@ -1,6 +1,7 @@
 """What a screen would take: rows, tokens, units, time and room, after some real batches. Nothing is written."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from rankcell.perturb.prepared import skipped
 
 _CELLS, _BATCHES, _SECONDS = 6, 4, 12.0  # what is timed: cells, batches of each, and seconds at most
 _PER_ROW, _PER_SCORE, _PER_AFFECTED = 9, 8, 12  # bytes on disk
+_PER_MEAN, _PER_SUM = 26, 22  # of a pair of perturbed and affected gene: in the finished table, and in the part of one cell
 _TOKEN = {False: 2, True: 6}  # bytes of a token, without and with its count
 
 
@@ -40,13 +42,16 @@ class Estimate:
         n_edits, n_tokens = int(survey.edits.sum()), int(survey.tokens.sum())
         lengths, top = job.tokens.lengths[job.rows], job.asked.affected_top or 0
         pairs = int((survey.edits * np.minimum(top, lengths)).sum()) if "top" in job.asked.collects else 0
-        pairs += int((survey.edits * lengths).sum()) if "raw" in job.asked.collects else 0
-        size = n_edits * (_PER_ROW + _PER_SCORE * len(engine.score_names)) + pairs * _PER_AFFECTED
+        every = int((survey.edits * lengths).sum())
+        pairs += every if "raw" in job.asked.collects else 0
+        sums = every if "mean" in job.asked.collects else 0
+        added = min(sums, len(job.plan.targets) * job.perturber.checkpoint.vocab.n_ids)
+        size = n_edits * (_PER_ROW + _PER_SCORE * len(engine.score_names)) + pairs * _PER_AFFECTED + added * _PER_MEAN
         kept = 0 if job.tokens_folder else int(lengths.sum()) * _TOKEN[job.tokens.has_counts]
         n_units = len(survey.edges(job.asked.tokens_per_unit)) - 1
         seconds = n_tokens / rate / max(1, min(n_devices, n_units))
         skips = skipped(survey, job.plan)
-        return cls(len(job.rows), n_edits, skips, n_tokens, n_units, rate, n_devices, seconds, size, 2 * size + kept)
+        return cls(len(job.rows), n_edits, skips, n_tokens, n_units, rate, n_devices, seconds, size, 2 * size + kept + sums * _PER_SUM)
 
     def lines(self) -> list[str]:
         """The same in words."""
@@ -72,8 +77,10 @@ def _rate(engine: Engine, job: Any) -> float:
     at = np.searchsorted(ends, (np.arange(_CELLS) + 0.5) / _CELLS * ends[-1], side="right")
     tokens = seconds = 0.0
     begun = time.perf_counter()
+    wanted = (_BATCHES + 1) * engine.tokens_per_batch
     for i in np.unique(np.minimum(at, len(ends) - 1)):
-        n, took = _timed(engine, job, job.rows[i : i + 1], _sync(engine.encoder.device))
+        upto = int(np.searchsorted(ends, (ends[i - 1] if i else 0) + wanted)) + 1  # as many cells as fill the batches that are timed
+        n, took = _timed(engine, job, job.rows[i:upto], _sync(engine.encoder.device))
         tokens, seconds = tokens + n, seconds + took
         if time.perf_counter() - begun > _SECONDS:
             break
@@ -102,7 +109,7 @@ def _sync(device: Any) -> Callable[[], Any]:
     """What waits until a device has done all that it was given."""
     import torch
 
-    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    return functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
 
 def _duration(seconds: float) -> str:

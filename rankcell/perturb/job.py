@@ -21,7 +21,7 @@ from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import Engine
 from rankcell.perturb.estimate import Estimate
 from rankcell.perturb.merge import finish
-from rankcell.perturb.precision import probe_rows
+from rankcell.perturb.precision import FEW, probe_rows
 from rankcell.perturb.prepared import Prepared, is_prepared, prepare, read_prepared, remove_work
 from rankcell.perturb.results import STATES, Screen
 from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state
@@ -188,7 +188,9 @@ class Job:
 
     def _settle(self) -> dict[str, Any] | None:
         """Decide the precision by some edits of a few cells."""
-        rows = self.rows[probe_rows(self.tokens.lengths[self.rows])]
+        some = np.flatnonzero(self.survey.edits)
+        rich = some[self.survey.edits[some] >= min(FEW, self.survey.edits.max())]
+        rows = self.rows[rich[probe_rows(self.tokens.lengths[self.rows[rich]])]]
         p = self.perturber
         return p.settle_precision(
             self._engine,

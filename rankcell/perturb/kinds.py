@@ -86,7 +86,7 @@ class Size(NamedTuple):
     n: Any
     perturbed: Any
     named: Any
-    beyond: int
+    beyond: Any
     room: int
     options: Options
 
@@ -158,9 +158,9 @@ def _filled(size: Size) -> Any:
 def _leads_already(site: Site) -> np.ndarray:
     """Whether the genes are the row's first, in the order named."""
     n = site.genes.shape[1]
-    if site.where.shape[1] < n:
+    if site.where.shape[1] != n or site.last - site.first < n:  # a gene is lacking, or stands there again
         return np.zeros(len(site.where), bool)
-    return (site.named == site.first + np.arange(n)).all(1)
+    return (site.row[site.first : site.first + n] == site.genes).all(1)
 
 
 def _mask(site: Site) -> tuple[np.ndarray, np.ndarray]:
@@ -201,11 +201,9 @@ def _shifted(direction: int) -> Callable[[Site], tuple[np.ndarray, np.ndarray]]:
         n = site.last - site.first
         step = site.options.quarters * n // 4
         slots = np.clip(site.where - site.first + direction * step, 0, n - 1)
-        for i in range(1, slots.shape[1]):
-            slots[:, i] = np.maximum(slots[:, i], slots[:, i - 1] + 1)
-        for i in range(slots.shape[1]):
-            slots[:, i] = np.minimum(slots[:, i], n - slots.shape[1] + i)
-        return slots, site.where
+        place = np.arange(slots.shape[1])
+        slots = np.maximum.accumulate(slots - place, axis=1) + place
+        return np.minimum(slots, n - slots.shape[1] + place), site.where
 
     return slots_of
 

@@ -12,7 +12,7 @@ from rankcell.perturb.engine import Engine, Scored
 LEAST_SPEARMAN = 0.99  # of the edits of a probed cell, by their shifts in the lower precision and in fp32
 MOST_ERROR = 0.05  # root mean square of the difference, over that of the shifts in fp32
 _EDITS = 48  # of a probed cell
-_FEW = 10  # edits of a cell below which an order says nothing
+FEW = 10  # edits of a cell below which an order says nothing
 
 
 def settle(engine_of: Callable[[str], Engine], rows: Sequence[np.ndarray], longer: Sequence[np.ndarray] | None = None) -> dict[str, Any]:
@@ -44,6 +44,11 @@ def settle(engine_of: Callable[[str], Engine], rows: Sequence[np.ndarray], longe
 def say(found: dict[str, Any]) -> None:
     """The same as one note."""
     if found["score"] is None:
+        warnings.warn(
+            f"precision fp32: the cells that were tried have fewer than {FEW} edits each, too few to judge bf16 by (--precision bf16 takes it)",
+            RankcellWarning,
+            stacklevel=3,
+        )
         return
     what = f"'{found['score']}' has Spearman {found['spearman']:.4f} with fp32 and a relative error of {found['relative_error']:.2%}"
     kept = "precision bf16 keeps the shifts" if found["precision"] == "bf16" else "precision fp32, because bf16 would not keep the shifts"
@@ -54,12 +59,14 @@ def compare(exact: Scored, low: Scored, name: str) -> tuple[float | None, float]
     """(the smallest Spearman over cells, relative error) of a score; None where no cell has enough edits."""
     a, b = (1 - s.scores[name] if name.startswith("cos_") else s.scores[name] for s in (exact, low))
     good = np.isfinite(a) & np.isfinite(b)
+    if (np.isfinite(a) & ~np.isfinite(b)).any():
+        return 0.0, float("inf")  # the lower precision overflows
     if not good.any():
         return None, 0.0
     size = float(np.sqrt(np.mean(a[good] ** 2)))
     error = float(np.sqrt(np.mean((a[good] - b[good]) ** 2))) / size if size else 0.0
     cells = [good & (exact.cell == c) for c in np.unique(exact.cell)]
-    found = [_spearman(a[c], b[c]) for c in cells if c.sum() >= _FEW]
+    found = [_spearman(a[c], b[c]) for c in cells if c.sum() >= FEW]
     return (min(found) if found else None), error
 
 

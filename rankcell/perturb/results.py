@@ -117,7 +117,8 @@ def join_affected(paths: Sequence[Path], out: Path, names: Names) -> None:
     import pyarrow.parquet as pq
 
     n_pairs = sum(pq.read_metadata(p).num_rows for p in paths)
-    edges = np.linspace(0, len(names.edits), n_pairs // _KEYS + 2).astype(np.int64) * names.n_ids
+    n_keys = min(n_pairs, len(names.edits) * names.n_ids)  # what is added up is no more than that
+    edges = np.linspace(0, len(names.edits), n_keys // _KEYS + 2).astype(np.int64) * names.n_ids
     writer = None
     with atomic_path(out, force=True) as part:
         try:

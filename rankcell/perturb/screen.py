@@ -55,6 +55,8 @@ class Perturber:
         self.checkpoint = open_checkpoint(model, vocab=vocab)
         self.layer, self.n_blocks = layer, self.checkpoint.resolve_layer(layer)
         self.devices = devices_of(device)
+        if any(d.startswith("mps") for d in self.devices):
+            raise SettingsError(f"device '{device}': screens need numbers of 64 bits, which it has not: choose --device cpu")
         self.precision, self.asked_tokens_per_batch = precision, tokens_per_batch
         is_name = isinstance(model, str) and not os.path.isdir(model)  # `demo`, or a name on the hub
         self.model = model if is_name else str(self.checkpoint.folder.resolve())
@@ -154,8 +156,8 @@ class Perturber:
 
     def hold(self, settings: Mapping[str, Any]) -> bool:
         """Go on with what an earlier start came to, where nothing else is asked for; whether there was one."""
-        if not settings:
-            return False
+        if not {"precision", "tokens_per_batch"} <= settings.keys():
+            return False  # none, or another job's
         if self.precision == "auto" and settings["precision"] != self.embedder.encoder.precision:
             self.embedder = self._embedder(settings["precision"])
         if self.asked_tokens_per_batch is None:

@@ -15,7 +15,12 @@ from rankcell.model import Encoder
 
 LEAST_EDITS, LEAST_TOKENS = 32, 256  # of a cell, for sharing to gain more than it costs
 _SEGMENTS = 32
+_LEAST = 2.0**-60  # of the largest weight, which may be the deleted gene's
 _KEYS = 512  # taken at once where a segment's sums are made anew
+
+
+class Vanished(Exception):
+    """A query's weights are too small to be kept: all but a trace of them was the deleted gene's."""
 
 
 class FirstBlock:
@@ -79,6 +84,8 @@ class FirstBlock:
             The position that each deletion takes out, ascending.
         in_place
             Whether nothing moves: the token is there and asks, and nobody attends to it.
+
+        Raises Vanished where a sum of weights is too small for its precision.
         """
         import torch
 
@@ -91,13 +98,19 @@ class FirstBlock:
 
     def _keys(self, at: np.ndarray) -> tuple[Any, Any]:
         """(position of each gap [deletions, 1], positions of the keys of the segment [1, keys])."""
+        return self.encoder.tensor(at[:, None]), self.encoder.tensor(np.arange(*self._span)[None])
+
+    @property
+    def _span(self) -> tuple[int, int]:
+        """First key of the segment, and the one after its last."""
         a = self._segment[0] * self.step
-        return self.encoder.tensor(at[:, None]), self.encoder.tensor(np.arange(a, min(a + self.step, self.n))[None])
+        return a, min(a + self.step, self.n)
 
     def _in_place(self, at: np.ndarray) -> tuple[Any, Any]:
         gap, keys = self._keys(at)
         w = self._here[0][:, None, : self.n] * (keys != gap)[None, :, None]
-        values = self.v[0, :, None, int(keys[0, 0]) : int(keys[0, -1]) + 1]
+        a, b = self._span
+        values = self.v[0, :, None, a:b]
         rest = (self._before + self._behind)[:, None, : self.n]
         return self._joined(rest, w, values), self.hidden[: self.n].repeat(len(at), 1)
 
@@ -110,11 +123,14 @@ class FirstBlock:
         rest = (self._before + self._behind)[:, queries]
         own, moved = ((side[None, :, None]) for side in (keys < gap, keys > gap))
         w = torch.where(own, self._here[0][:, queries], self._here[1][:, queries] * moved)
-        a, b = int(keys[0, 0]), int(keys[0, -1]) + 1
+        a, b = self._span
         values = torch.where(own.transpose(2, 3), self.v[0, :, None, a:b], self.v[1, :, None, a:b])
         return self._joined(rest, w, values), self.hidden[queries.flatten()]
 
     def _joined(self, rest: Any, w: Any, values: Any) -> Any:
         """Sums over all keys -> their weighted mean, [deletions * queries, width] in the encoder's precision."""
-        mixed = (rest[..., :-1] + w @ values).div_(rest[..., -1:] + w.sum(-1, keepdim=True))
+        total = rest[..., -1:] + w.sum(-1, keepdim=True)
+        if bool((total < _LEAST).any()):
+            raise Vanished
+        mixed = (rest[..., :-1] + w @ values).div_(total)
         return mixed.permute(1, 2, 0, 3).flatten(2).flatten(0, 1).to(self.hidden.dtype)

@@ -38,8 +38,9 @@ class Compared:
         along = (self.change * self.before).sum(-1).double()
         size = torch.linalg.vector_norm(self.before, dim=-1).double().square()
         product = (size * (size + 2 * along + moved).clamp_min(0)).sqrt()
-        shift = (size * moved - along.square()).clamp_min(0) / (product * (product + size + along))
-        return shift.nan_to_num_().masked_fill_(~self.here, 0)
+        scale = (product * (product + size + along)).clamp_min(torch.finfo(torch.float64).tiny)  # 0 where a state is 0
+        shift = (size * moved - along.square()).clamp_min(0) / scale
+        return shift.masked_fill_(~self.here, 0)  # what is no number stays none
 
     def gene_distances(self) -> Any:
         """float64 [edits, places]: Euclidean distance of each gene from itself, 0 where there is none."""

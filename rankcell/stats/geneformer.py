@@ -109,16 +109,17 @@ def mixture_model(rows: Rows, score: str) -> Any:
 
     by = _Genes(rows, rows.scores[score])
     mean = by.mean()
-    if len(mean) < 2:
+    scored = by.n > 0  # a gene of cells that have no other gene has none
+    if scored.sum() < 2:
         raise SettingsError("mixture_model needs the screen of at least two genes")
-    fit = GaussianMixture(2, random_state=0).fit(mean[:, None])
+    fit = GaussianMixture(2, random_state=0).fit(mean[scored, None])
     found = by.frame()
     found["Test_avg_shift"] = mean
-    found["Impact_component"] = _impact_component(mean, fit)
+    found["Impact_component"] = _impact_component(np.where(scored, mean, 1), fit)
     each = _impact_component(by.values, fit)
-    found["Impact_component_percent"] = np.bincount(by.gene, each, len(by.n)) / by.n * 100
+    found["Impact_component_percent"] = np.bincount(by.gene, each, len(by.n)) / np.maximum(by.n, 1) * 100
     found["N_Detections"] = by.n
-    return found.sort_values(["Impact_component", "Test_avg_shift"], ascending=[False, True], ignore_index=True)
+    return found[scored].sort_values(["Impact_component", "Test_avg_shift"], ascending=[False, True], ignore_index=True)
 
 
 def _impact_component(values: np.ndarray, fit: Any) -> np.ndarray:
@@ -160,7 +161,7 @@ def _against_all(by: _Genes) -> np.ndarray:
     """Rank-sum p of each gene's values against those of all genes (normal approximation, no correction for ties)."""
     everything = by.values
     if len(everything) > _MOST:
-        everything = np.asarray(random.Random(42).sample(list(everything), _MOST))
+        everything = everything[random.Random(42).sample(range(len(everything)), _MOST)]
     pool = np.sort(everything)
     below = (np.searchsorted(pool, by.values, "left") + np.searchsorted(pool, by.values, "right")) / 2
     total = np.bincount(by.gene, below, len(by.n)) + by.n * (by.n + 1) / 2
