@@ -231,7 +231,7 @@ def test_an_anchor_with_every_gene_wants_both():
 
 def test_sets_with_genes_that_are_unknown():
     sets = {"a": ["G0", "NOPE"], "b": ["NOPE", "NEITHER"], "c": ["G2"]}
-    with pytest.raises(SettingsError, match="gene 'NOPE' is not in vocabulary"):
+    with pytest.raises(SettingsError, match="gene 'NOPE' of the set 'a' is not in vocabulary 'small': --any leaves such genes out"):
         plan_of("delete", "all", sets=sets)
     with pytest.warns(RankcellWarning, match="3 genes of the sets are not in vocabulary 'small'; 1 sets have no other and are left out"):
         plan = plan_of("delete", "all", sets=sets, any=True)

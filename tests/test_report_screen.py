@@ -226,7 +226,7 @@ def test_volcano_of_the_statistics():
 def ranked_with_p():
     ranked = pd.DataFrame(
         {
-            "edit": list("abcd"),
+            "edit": ["delete:A", "delete:B", "delete:C", "delete:D"],
             "symbols": ["Alpha", "Beta", "Gamma", "Delta"],
             "effect": [0.5, -0.25, 0.1, 0.3],
             "p": [1e-6, 1e-3, 0.5, 0.0],
@@ -235,6 +235,35 @@ def ranked_with_p():
     )
     ranked.attrs["by"] = "toward_hot_cell_in_place"
     return ranked
+
+
+def test_a_table_that_is_not_of_the_picture(folder, tmp_path, capsys):
+    """Another screen's, of another score, or of pairs: refused, where it would be drawn under a wrong name."""
+    import json
+
+    ranked = ranked_with_p().assign(n_cells=2, sem=0.1, mean_rank=1.0)
+    for name, table, more, said in (
+        ("other.csv", ranked, [], "the table has 1 edits that are not in this screen, such as delete:D"),
+        ("by.csv", ranked[:3], ["--score", "cos_genes"], "ranks by toward_hot_cell_in_place, and --score is cos_genes"),
+        ("pairs.csv", ranked[:3].assign(affected="B"), [], "has a row per perturbation and affected gene"),
+    ):
+        table.to_csv(tmp_path / name, index=False)
+        (tmp_path / f"{name}.json").write_text(json.dumps({"by": "toward_hot_cell_in_place"}))
+        for what in ("ranked", "volcano"):
+            command = ["plot", str(folder), "--what", what, "-o", str(tmp_path / "a.png"), "--statistics", str(tmp_path / name), *more]
+            assert main(command) == 2
+            assert said in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_means_over_donors_are_called_so(folder, tmp_path):
+    ranked = ranked_with_p()[:3].assign(n_cells=2, n_donors=2, sem=0.1, mean_rank=1.0)
+    assert "mean over donors" in rc.pl.ranked_genes(ranked).get_xlabel()
+    assert "mean over cells" in rc.pl.ranked_genes(ranked.drop(columns="n_donors")).get_xlabel()
+    ranked.to_csv(tmp_path / "r.csv", index=False)
+    assert main(["plot", str(folder), "-o", str(tmp_path / "r.html"), "--statistics", str(tmp_path / "r.csv")]) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "means over the donors" in page and "Alpha" in page and "standard error over cells" not in page
 
 
 def test_volcano():
@@ -488,7 +517,7 @@ def test_the_table_is_not_changed():
 def test_plot_writes_the_same_bytes(folder, tmp_path, what, suffix):
     options = {"affected": ["--edit", "Alpha"], "explain": ["--cell", "x"]}.get(what, [])
     if what == "volcano":
-        ranked_with_p().to_csv(tmp_path / "stats.csv", index=False)
+        ranked_with_p()[:3].to_csv(tmp_path / "stats.csv", index=False)
         options = ["--statistics", str(tmp_path / "stats.csv")]
     out = [tmp_path / f"{i}{suffix}" for i in range(2)]
     for path in out:
@@ -596,7 +625,7 @@ def test_report(tmp_path):
 
 
 def test_report_of_everything_and_of_little(folder, tmp_path):
-    ranked_with_p().assign(n_cells=2, sem=0.1, mean_rank=1.0).to_csv(tmp_path / "stats.csv", index=False)
+    ranked_with_p()[:3].assign(n_cells=2, sem=0.1, mean_rank=1.0).to_csv(tmp_path / "stats.csv", index=False)
     assert main(["plot", str(folder), "-o", str(tmp_path / "r.html"), "--statistics", str(tmp_path / "stats.csv")]) == 0
     headings = read_page(tmp_path / "r.html").headings
     assert {"Effect and significance", "Affected genes", "Movement toward states", "What a deletion consists of"} <= set(headings)

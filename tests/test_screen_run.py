@@ -583,7 +583,7 @@ BAD = {
     "group and pairs": ("--genes G1,G2 --group --pairs", "exclude each other"),
     "sets and genes": ("--sets sets.gmt --genes G1", "sets of genes and genes are both given"),
     "no such sets": ("--sets none.gmt", "no such file: none.gmt"),
-    "a set with an unknown gene": ("--sets bad.gmt", "gene 'NOPE' is not in vocabulary"),
+    "a set with an unknown gene": ("--sets bad.gmt", "gene 'NOPE' of the set 's' is not in vocabulary"),
     "no quarters": ("--kind inhibit --quarters 0", "quarters is 0; 1, 2, 3 or 4"),
     "five quarters": ("--kind activate --quarters 5", "quarters is 5"),
     "quarters of another kind": ("--quarters 1", "quarters are for inhibit and activate"),
@@ -723,6 +723,9 @@ def test_readouts(perturber, tokens, whole, tmp_path, small, place):
     [
         (dict(readout="gene"), "unknown readout 'gene'; one or several of genes, cell, cls"),
         (dict(readout=[]), "unknown readout ''"),
+        (dict(readout="genes", toward=["kind=x"]), "movement toward a state is read from the cell or the CLS readout"),
+        (dict(genes=None), "genes is None; 'all', a name or a list of names"),
+        (dict(sets={"a": "G1"}), "the set 'a' is 'G1'; a list of genes"),
         (dict(readout="cls", affected=True), "affected genes need the readout of genes, and only cls is asked for"),
     ],
 )

@@ -577,3 +577,48 @@ def test_affected_command(folder, tmp_path, capsys):
 def test_errors_are_rankcells():
     for kind in (SettingsError, CellError, InputError, OutputError):
         assert issubclass(kind, RankcellError)
+
+
+# what a command says of what it cannot do
+
+
+def test_edits_of_one_rank_have_no_matched_p():
+    table = screen(n_cells=12, n_edits=40)
+    table["rank"] = table.groupby("cell_id").ngroup()  # an anchor stands somewhere else in each cell, and its edits all there
+    with pytest.warns(RankcellWarning, match="all edits of a cell have the same rank"):
+        ranked = rank_any(table, by="toward_t_cell")
+    assert ranked["matched_p"].isna().all() and np.isfinite(ranked["effect"]).all()
+
+
+def test_versus_compares_kinds_of_edit():
+    a = screen(n_cells=12, n_edits=20, score="cos_genes")
+    b = a.assign(kind="mask", edit=a["edit"].str.replace("delete:", "mask:"), cos_genes=1 - 2 * (1 - a["cos_genes"]))
+    ranked = rank_any(a, by="cos_genes", mode="vs", against=b)
+    np.testing.assert_allclose(ranked["vs_effect"], 2 * ranked["effect"], rtol=1e-12)
+    assert (ranked["vs_diff"] < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (["--min-cells", "99"], "no edit is left with min_cells 99"),
+        (["--min-cells", "-1"], "min_cells is -1; at least 0"),
+        (["--controls", "g1"], "--controls is for --mode control"),
+        (["--cells", "c.csv"], "--cells is for --donor"),
+        (["--against", "x"], "--against is for --mode vs"),
+        (["--mode", "goal_state_shift"], "mode 'goal_state_shift' is Geneformer's: add --compat geneformer"),
+        (["--mode", "nope"], "or affected alone"),
+    ],
+)
+def test_options_without_a_use_are_refused(small, tmp_path, how, said, capsys):
+    from conftest import make_adata
+
+    counts = RNG(0).poisson(2, (4, 12)) * RNG(1).permutation(np.arange(1, 49)).reshape(4, 12)
+    tl.perturb(make_adata(counts), small[1], genes=["G1", "G2"], out=tmp_path / "s")
+    assert main(["stats", str(tmp_path / "s"), "-o", str(tmp_path / "o.tsv"), *how]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "o.tsv").exists()
+    assert main(["stats", str(tmp_path / "s"), "-o", str(tmp_path / "o.tsv")]) == 0
+    said = capsys.readouterr().out
+    assert "0 of 0 edits tested: ten edits alike in rank and detection are needed" in said
+    assert "Spearman with the gene's rank: unknown, no cell has ten edits" in said

@@ -61,7 +61,7 @@ def plot(
 def _check(out: Path, what: str, n: int | None, min_cells: int | None) -> None:
     is_page = out.suffix.lower() in (".html", ".htm")
     if is_page != (what == "report"):
-        wanted = "an .html file" if what == "report" else "written as .png, .svg or .pdf"
+        wanted = "an .html file (name a picture with --what)" if what == "report" else "written as .png, .svg or .pdf"
         raise OutputError(f"{out.name}: --what {what} is {wanted}")
     if n is not None and n < 1:
         raise SettingsError(f"n is {n}; at least 1")
@@ -87,6 +87,13 @@ def _read_statistics(source: Any, score: str | None) -> Any:
         raise InputError(f"{path} has no column '{missing[0]}': give the table that 'rankcell stats' writes")
     beside = path.with_name(f"{path.name}.json")  # rankcell stats says there what the table cannot
     table.attrs = read_json(beside) if beside.is_file() else {}
+    if "affected" in table:
+        raise InputError(
+            f"{path} has a row per perturbation and affected gene: these pictures draw edits (rankcell stats without --mode affected)"
+        )
+    by = table.attrs.get("by")
+    if score is not None and by is not None and by != score:
+        raise SettingsError(f"{path} ranks by {by}, and --score is {score}: leave out --score, or make that table with rankcell stats")
     if score is not None:
         table.attrs["by"] = score
     return table

@@ -10,6 +10,7 @@ from rankcell.errors import SettingsError
 from rankcell.jobs.inputs import named_genes
 from rankcell.store import require_apart, require_new
 
+_FEW = 3  # cells below which a p is not to be leaned on
 COMPAT_MODES = ("goal_state_shift", "vs_null", "mixture_model", "aggregate_data", "aggregate_gene_shifts")
 
 
@@ -48,6 +49,17 @@ def stats(
         raise SettingsError(f"unknown compat '{compat}'; rankcell or geneformer")
     if not modes:
         raise SettingsError("name a mode")
+    if min_cells < 0:
+        raise SettingsError(f"min_cells is {min_cells}; at least 0")
+    if compat == "rankcell":
+        theirs = next((m for m in modes if m in COMPAT_MODES), None)
+        if theirs is not None:
+            raise SettingsError(f"mode '{theirs}' is Geneformer's: add --compat geneformer")
+        unused = {"--controls": controls is not None and "control" not in modes, "--cells": cells is not None and donor is None}
+        unused["--against"] = against is not None and "vs" not in modes
+        for option, wanted in (("--controls", "--mode control"), ("--cells", "--donor"), ("--against", "--mode vs")):
+            if unused[option]:
+                raise SettingsError(f"{option} is for {wanted}, which is not asked for")
     if compat == "geneformer":
         given = [n for n, v in (("donor", donor), ("cells", cells), ("controls", controls)) if v is not None]
         if given or min_cells:
@@ -69,6 +81,8 @@ def stats(
             min_cells=min_cells,
             seed=seed,
         )
+    if not len(table):
+        raise SettingsError(f"no edit is left with min_cells {min_cells}: nothing to write")
     table.attrs["screen"] = str(source)
     write_ranked(table, out, force=force)
     return Ranked(table, Path(out), tuple(_found(table)))
@@ -157,11 +171,20 @@ def _found(table: Any) -> list[str]:
     top = ", ".join(f"{r.symbols} {r.effect:.2e}" for r in table.head(5).itertuples()) or "none"
     lines = [f"{len(table):,} edits by mean effect on {by}; largest: {top}"]
     for name in [c for c in table.columns if c.endswith("_fdr")]:
-        lines.append(f"{name} < 0.05: {int((table[name] < 0.05).sum()):,} of {int(table[name].notna().sum()):,} edits tested")
+        found, tested = table[name] < 0.05, int(table[name].notna().sum())
+        few = int((found & (table["n_cells"] < _FEW)).sum())
+        note = f", {few:,} of them in fewer than {_FEW} cells (--min-cells {_FEW} leaves them out)" if few else ""
+        note = note or (
+            "" if tested or not name.startswith("matched") else ": ten edits alike in rank and detection are needed to compare with"
+        )
+        lines.append(f"{name} < 0.05: {int(found.sum()):,} of {tested:,} edits tested{note}")
     if "impact" in table:
         lines.append(f"impact component: {int(table['impact'].sum()):,} edits")
     plain = table.attrs.get("plain_rank_spearman")
     also = f" (with the shift of positions {plain:.2f})" if plain is not None else ""
-    lines.append(f"median Spearman with the gene's rank in the cell {table.attrs['rank_spearman']:.2f}{also}")
+    if table.attrs["rank_spearman"] == table.attrs["rank_spearman"]:
+        lines.append(f"median Spearman with the gene's rank in the cell {table.attrs['rank_spearman']:.2f}{also}")
+    else:
+        lines.append("Spearman with the gene's rank: unknown, no cell has ten edits of different rank")
     held = ", ".join(f"{k.replace('_', ' ')} {v['partial']:.2f}" for k, v in table.attrs["predictors"].items())
     return [*lines, f"partial Spearman over edits, each with the others held fixed: {held}"] if held else lines

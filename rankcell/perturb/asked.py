@@ -59,6 +59,8 @@ class Asked:
         unknown = [r for r in self.readouts if r not in READOUTS]
         if unknown or not self.readouts:
             raise SettingsError(f"unknown readout '{unknown[0] if unknown else ''}'; one or several of {', '.join(READOUTS)}")
+        if self.states_asked and not {"cell", "cls"} & set(self.readouts):
+            raise SettingsError("movement toward a state is read from the cell or the CLS readout, and only genes is asked for")
         if self.collects and "genes" not in self.readouts:
             raise SettingsError(f"affected genes need the readout of genes, and only {', '.join(self.readouts)} is asked for")
         if self.affected_top is not None and self.affected_top < 1:

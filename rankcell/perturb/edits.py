@@ -1,16 +1,15 @@
 """Edits, planned on indices before torch is touched: a row before, a row after, and which positions hold the same gene."""
 
 import functools
-import itertools
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.errors import SettingsError
 from rankcell.perturb.kinds import KINDS, Options, Site, Size
+from rankcell.perturb.targets import options_of, targets_of, targets_of_sets, token_of
 from rankcell.vocab import Frame, Vocabulary
 
 
@@ -107,7 +106,7 @@ class EditPlan:
 
         SettingsError for what is unknown, contradictory or does not belong to the kind.
         """
-        options = _options_of(kind, vocab, quarters, to_rank, refill)
+        options = options_of(kind, vocab, quarters, to_rank, refill)
         ways = {"group": group, "pairs": pairs, "anchor": anchor is not None, "sets": sets is not None}
         chosen = [name for name, on in ways.items() if on]
         if len(chosen) > 1:
@@ -117,19 +116,21 @@ class EditPlan:
         rest = {"frame": frame, "max_len": max_len, "need_all": not any, "options": options}
         rest["mask"] = -1 if vocab.mask is None else int(vocab.mask)
         if sets is not None:
-            targets = _targets_of_sets(vocab, sets, some=any)
+            targets = targets_of_sets(vocab, sets, some=any)
             return cls(kind, tuple(targets.values()), set_names=tuple(targets), **rest)
         if isinstance(genes, str) and genes == "all":
             if group or pairs:
                 raise SettingsError(f"{'a group needs' if group else 'pairs need'} genes that are named: --genes A,B,C --{chosen[0]}")
             targets = [(int(t),) for t in vocab.tokens]
             if anchor is not None:
-                first = _token(vocab, anchor)
+                first = token_of(vocab, anchor)
                 targets = [(first, t) for (t,) in targets if t != first]
                 rest["need_all"] = True  # a pair of which one gene is there would be that gene alone, over and over
             return cls(kind, tuple(targets), every_gene=True, **rest)
+        if genes is None or not hasattr(genes, "__iter__"):
+            raise SettingsError(f"genes is {genes!r}; 'all', a name or a list of names")
         names = [genes] if isinstance(genes, str) else list(genes)
-        return cls(kind, _targets_of(vocab, names, group, pairs, anchor), **rest)
+        return cls(kind, targets_of(vocab, names, group, pairs, anchor), **rest)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON that `from_json` makes the same plan of, with the same vocabulary."""
@@ -356,67 +357,3 @@ def _with_copies(where: np.ndarray, genes: np.ndarray, body: np.ndarray, first: 
     for i, places in extra.items():
         more[i, : len(places)] = places
     return np.concatenate([where, more], axis=1)
-
-
-def _options_of(kind: str, vocab: Vocabulary, quarters: int | None, to_rank: int | None, refill: bool) -> Options:
-    if kind not in KINDS:
-        raise SettingsError(f"unknown kind of edit '{kind}'; one of {', '.join(KINDS)}")
-    if quarters is not None and kind not in ("inhibit", "activate"):
-        raise SettingsError(f"quarters are for inhibit and activate, and this is {kind}")
-    if quarters is not None and quarters not in (1, 2, 3, 4):
-        raise SettingsError(f"quarters is {quarters}; 1, 2, 3 or 4")
-    if kind != "move" and to_rank is not None:
-        raise SettingsError(f"a rank to move to is for move, and this is {kind}")
-    if kind == "move" and (to_rank is None or to_rank < 0):
-        raise SettingsError(f"move needs the rank to move to, 0 (the top) or more (--to-rank N); it is {to_rank}")
-    if refill and kind != "delete":
-        raise SettingsError(f"refill is for delete, and this is {kind}")
-    if kind == "mask" and vocab.mask is None:
-        raise SettingsError(f"vocabulary '{vocab.name}' has no mask token")
-    return Options(1 if quarters is None else quarters, to_rank or 0, refill)
-
-
-def _token(vocab: Vocabulary, name: str) -> int:
-    return int(vocab.tokens[vocab.find(name)])
-
-
-def _targets_of(vocab: Vocabulary, names: list[str], group: bool, pairs: bool, anchor: str | None) -> tuple[tuple[int, ...], ...]:
-    tokens = [_token(vocab, name) for name in names]
-    if not tokens:
-        raise SettingsError("no gene to perturb was named")
-    if pairs or anchor is not None:
-        twice = next((names[i] for i, t in enumerate(tokens) if t in tokens[:i]), None)
-        if pairs and twice is not None:
-            raise SettingsError(f"'{twice}' is named twice, and a gene makes no pair with itself: name each gene once")
-        if pairs and len(tokens) < 2:
-            raise SettingsError("pairs need two genes or more")
-        if anchor is not None and _token(vocab, anchor) in tokens:
-            raise SettingsError(
-                f"the anchor '{anchor}' is among the genes to pair it with, and a gene makes no pair with itself: leave it out"
-            )
-    if pairs:
-        return tuple(itertools.combinations(tokens, 2))
-    tokens = list(dict.fromkeys(tokens))
-    if anchor is not None:
-        return tuple((_token(vocab, anchor), t) for t in tokens)
-    return (tuple(tokens),) if group else tuple((t,) for t in tokens)
-
-
-def _targets_of_sets(vocab: Vocabulary, sets: Mapping[str, Sequence[str]], *, some: bool) -> dict[str, tuple[int, ...]]:
-    """{name: tokens}; with `some` without the genes that the vocabulary lacks, and the sets of which none is left."""
-    if not sets:
-        raise SettingsError("no set of genes was given")
-    empty = next((name for name, genes in sets.items() if not len(genes)), None)
-    if empty is not None:
-        raise SettingsError(f"the set '{empty}' has no genes")
-    if not some:
-        return {name: tuple(dict.fromkeys(_token(vocab, g) for g in genes)) for name, genes in sets.items()}
-    found = {name: vocab.lookup(genes) for name, genes in sets.items()}
-    kept = {name: tuple(dict.fromkeys(vocab.tokens[at[at >= 0]].tolist())) for name, at in found.items()}
-    n_lost, n_empty = sum(int((at < 0).sum()) for at in found.values()), sum(not genes for genes in kept.values())
-    if n_empty == len(kept):
-        raise SettingsError(f"vocabulary '{vocab.name}' has none of the genes of these {n_empty:,} sets")
-    if n_lost:
-        lost = f"; {n_empty:,} sets have no other and are left out" if n_empty else ""
-        warnings.warn(f"{n_lost:,} genes of the sets are not in vocabulary '{vocab.name}'{lost}", RankcellWarning, stacklevel=5)
-    return {name: genes for name, genes in kept.items() if genes}

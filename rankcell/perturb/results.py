@@ -212,7 +212,8 @@ def read_screen(folder: str | os.PathLike) -> Screen:
         raise InputError(f"no results folder {folder}")
     run = ShardedRun.read(folder)
     if not run.complete:
-        raise OutputError(f"the screen in {folder} has not finished: give the same rankcell perturb command again to go on")
+        parts = " (its parts by --shard are put together with --merge)" if any(Path(folder).glob(".lock-*of*")) else ""
+        raise OutputError(f"the screen in {folder} has not finished: give the same rankcell perturb command again to go on{parts}")
     return Screen(Path(folder), run.manifest)
 
 

@@ -60,11 +60,18 @@ def draw_ranked(ranked: Any, *, ax: Any, n: int = 20, title: str | None = None) 
     names = [f"{shorten(s)} (n=1)" if n == 1 else shorten(s) for s, n in zip(shown["symbols"], shown["n_cells"], strict=True)]
     ax.set_yticks(at, names, fontsize=9, parse_math=False)
     ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_xlabel(f"{words(by)}{f', in units of 1e{power}' if unit < 1 else ''}\nmean over cells, line: standard error", fontsize=9)
+    ax.set_xlabel(
+        f"{words(by)}{f', in units of 1e{power}' if unit < 1 else ''}\nmean over {replicates(ranked)}, line: standard error", fontsize=9
+    )
     ax.set_title(title or "", fontsize=11, loc="left", color=INK)
     ax.margins(y=0.02)
     _plain(ax)
     return ax
+
+
+def replicates(ranked: Any) -> str:
+    """What the means of a ranked table are over."""
+    return "donors" if "n_donors" in ranked and ranked["n_donors"].notna().any() else "cells"
 
 
 def strongest(ranked: Any, n: int) -> Any:

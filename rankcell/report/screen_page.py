@@ -12,10 +12,10 @@ import numpy as np
 
 from rankcell.errors import RankcellError
 from rankcell.report import page as p
-from rankcell.report.figures import draw_ranked, new_figure
+from rankcell.report.figures import draw_ranked, new_figure, replicates
 from rankcell.report.screens import Tables, choose_score, least_cells, ranking, scores_of, strongest
 from rankcell.report.screens_absence import draw_absence
-from rankcell.report.screens_draw import PICTURES, save_figure, size_of
+from rankcell.report.screens_draw import PICTURES, of_this_screen, save_figure, size_of
 from rankcell.report.screens_edits import PART_WORDS, decomposition_table, fdr_of, probability_columns
 from rankcell.report.screens_ranks import TOO_CLOSE, effect_spread
 from rankcell.report.words import words
@@ -54,15 +54,15 @@ def screen_page(
     """The HTML of the page. Sections for which the screen holds nothing are left out."""
     from rankcell import __version__
 
-    score = choose_score(tables.table, score)
+    score = choose_score(tables.table, score if score is not None or statistics is None else statistics.attrs.get("by"))
     least, n = least_cells(tables, min_cells), n or 20
-    ranked = ranking(tables, score, min_cells=least, tested=statistics is None)
+    ranked = ranking(tables, score, min_cells=least, tested=True) if statistics is None else of_this_screen(tables, statistics)
     settings = tables.manifest.get("settings", {})
     parts = [
         _run(tables, settings),
         _follows(tables),
         _ranked(tables, ranked, score, n, least),
-        _volcano(statistics if statistics is not None else ranked),
+        _volcano(ranked),
         _decomposition(tables, score, n, least),
         _by_rank(tables, score, least),
         _states(tables, n, least),
@@ -186,14 +186,18 @@ def _ranked(tables: Tables, ranked: Any, score: str, n: int, least: int) -> str:
         if score.endswith("_in_place")
         else "as the screen scored it"
     )
+    over = replicates(ranked)
+    dependent = (
+        " Cells of one donor are not independent: an error bar here is not one of a replicated experiment." if over == "cells" else ""
+    )
     return p.section(
         "Strongest edits",
-        p.paragraph(f"Edits by the {words(score)} ({where}), means over the cells that were edited.{rest}"),
+        p.paragraph(f"Edits by the {words(score)} ({where}), means over the {over} that were edited.{rest}"),
         _figure(
             *PICTURES["ranked"].size(min(n, len(ranked))),
             lambda f: draw_ranked(ranked, ax=f.subplots(), n=n),
             alt="Bars of the strongest edits",
-            caption=f"Mean {words(score)}; line: standard error over cells. Cells of one donor are not independent: an error bar here is not one of a replicated experiment.",
+            caption=f"Mean {words(score)}; line: standard error over {over}.{dependent}",
         ),
         f"<details><summary>The same in numbers</summary>{p.table(columns, rows)}</details>",
     )

@@ -39,8 +39,18 @@ class Picture:
 def ranked_of(tables: Tables, *, score: str | None, min_cells: int | None, statistics: Any, tested: bool = False) -> Any:
     """The ranking to draw: the table of rankcell stats where one is given, else that of the screen itself."""
     if statistics is not None:
-        return statistics
+        return statistics if tables is None else of_this_screen(tables, statistics)
     return ranking(tables, choose_score(tables.table, score), min_cells=least_cells(tables, min_cells), tested=tested)
+
+
+def of_this_screen(tables: Tables, statistics: Any) -> Any:
+    """The table of rankcell stats; SettingsError when it is of edits that the screen has not."""
+    other = ~statistics["edit"].isin(tables.table["edit"])
+    if other.any():
+        raise SettingsError(
+            f"the table has {int(other.sum()):,} edits that are not in this screen, such as {statistics['edit'][other].iloc[0]}"
+        )
+    return statistics
 
 
 def _ranked(

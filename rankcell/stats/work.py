@@ -69,7 +69,16 @@ def both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def matched(work: Work) -> Columns:
-    """(a) Against rank- and detection-matched genes of the same cells."""
+    """(a) Against rank- and detection-matched genes of the same cells; NaN where all edits of a cell have one rank."""
+    if _has_one_rank(work.rows):
+        warnings.warn(
+            "all edits of a cell have the same rank (that of an anchor, or of the first gene of sets): genes alike in rank cannot be told, "
+            "and there is no matched p",
+            RankcellWarning,
+            stacklevel=2,
+        )
+        none = np.full(work.n_edits, np.nan)
+        return dict.fromkeys(("matched_diff", "matched_z", "matched_p"), none)
     of = work.means(work.residuals.z)
     tails = heaviness(work.rows.edit, work.residuals.z, of if work.donors is None else means_over(work.rows, work.residuals.z, None))
     stands = standing(of, work.base["mean_rank"].to_numpy(float), work.base["detection"].to_numpy(float), heavy=tails)
@@ -79,6 +88,17 @@ def matched(work: Work) -> Columns:
     off = means_of_matrix(of.by_donor - stands.centre[:, None])
     p_donors = np.where(np.isfinite(stands.p), p_against_zero(off, work.rng()), np.nan)
     return found | {"matched_p_peers": stands.p, "matched_p_donors": p_donors, "matched_p": both(stands.p, p_donors)}
+
+
+def _has_one_rank(rows: Rows) -> bool:
+    """Whether no cell with two edits or more has two ranks."""
+    n = len(rows.cell_ids)
+    low, high, count = np.full(n, np.inf), np.full(n, -np.inf), np.bincount(rows.cell, minlength=n)
+    known = np.isfinite(rows.rank)
+    np.minimum.at(low, rows.cell[known], rows.rank[known])
+    np.maximum.at(high, rows.cell[known], rows.rank[known])
+    several = (count > 1) & np.isfinite(low)
+    return bool(several.any()) and bool((low == high)[several].all())
 
 
 def toward(work: Work) -> Columns:
@@ -159,12 +179,17 @@ def versus(work: Work) -> Columns:
     return {"vs_effect": work.means(other).mean, "vs_diff": difference.mean, "vs_n": difference.n, "vs_p": p}
 
 
+def _names(rows: Rows) -> list[str]:
+    """What an edit is about, whatever is done to it: its id without the kind."""
+    return [str(e).removeprefix(f"{k}:") for e, k in zip(rows.edits["edit"], rows.edits["kind"], strict=True)]
+
+
 def _aligned(rows: Rows, other: Rows, score: str) -> np.ndarray:
     """The other screen's effect at each row; NaN where it has no such row."""
     import pandas as pd
 
     cell = pd.Index(rows.cell_ids).get_indexer(pd.Index(other.cell_ids))[other.cell].astype(np.int64)
-    edit = pd.Index(rows.edits["edit"]).get_indexer(pd.Index(other.edits["edit"]))[other.edit]
+    edit = pd.Index(_names(rows)).get_indexer(pd.Index(_names(other)))[other.edit]
     shared = (cell >= 0) & (edit >= 0)
     n = len(rows.edits)
     key = cell[shared] * n + edit[shared]
@@ -192,5 +217,5 @@ def check_modes(modes: str | Sequence[str], known: Sequence[str] = tuple(MODES))
     found = list(dict.fromkeys(m.strip() for part in given for m in part.split(",") if m.strip()))
     for m in found:
         if m not in known:
-            raise SettingsError(f"unknown mode '{m}'; it is one of {', '.join(known)}")
+            raise SettingsError(f"unknown mode '{m}'; it is one of {', '.join(known)}, or affected alone (rc.tl.rank_affected)")
     return found
