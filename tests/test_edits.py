@@ -338,3 +338,17 @@ def test_every_edit(frame, body, genes, kind, group, any, room, number, refill):
         assert set(e.baseline[e.gone].tolist()) == perturbed & set(body)
         first = plan.targets[e.target][0]
         assert e.rank == (body.index(first) if first in body else None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    body=bodies, sets=st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=9, unique=True), min_size=1, max_size=6), any=st.booleans()
+)
+def test_sets_of_any_size(body, sets, any):
+    named = {f"s{i}": [f"G{g}" for g in genes] for i, genes in enumerate(sets)}
+    plan = plan_of("delete", "all", sets=named, any=any)
+    assert plan.held(np.unique(np.array(body, np.int64))).tolist() == [len({g + 4 for g in genes} & set(body)) for genes in sets]
+    found = plan.of_row(np.array([C, *body, E], np.int32))
+    held = [len({g + 4 for g in genes} & set(body)) for genes in sets]
+    wanted = [i for i, (n, genes) in enumerate(zip(held, sets, strict=True)) if (n > 0 if any else n == len(genes))]
+    assert found.target.tolist() == wanted and found.n_gone.tolist() == [held[i] for i in wanted]

@@ -755,3 +755,18 @@ def test_a_folder_of_another_job_is_refused(perturber, tokens, small, tmp_path):
             chosen.perturb(tokens, tmp_path / "other")
     with pytest.raises(SettingsError, match="screens need numbers of 64 bits"):
         Perturber(small[1], device="mps")
+
+
+@pytest.mark.parametrize("how", [{}, dict(any=True)])
+def test_a_survey_of_large_sets(small, tokens, how):
+    from rankcell.perturb.edits import EditPlan
+    from rankcell.perturb.survey import Survey
+
+    rng = np.random.default_rng(4)
+    sets = {f"s{i}": [f"G{g}" for g in rng.permutation(12)[:n]] for i, n in enumerate((1, 2, 5, 7, 3))}
+    plan = EditPlan.make(small[0], kind="delete", sets=sets, frame=tokens.frame, max_len=10, **how)
+    rows = np.flatnonzero(tokens.n_genes > 0)
+    found = Survey.of(tokens, rows, plan, small[0])
+    assert found.edits.tolist() == [plan.count(tokens.row(i)) for i in rows]
+    whole = [sum(set(genes) <= set(tokens.genes(i).tolist()) for i in rows) for genes in plan.targets]
+    assert found.held.tolist() == whole and sum(whole) > 0

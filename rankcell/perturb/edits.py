@@ -194,10 +194,36 @@ class EditPlan:
         return table
 
     @functools.cached_property
+    def last_token(self) -> int:
+        """The largest token of any target."""
+        return int(self.genes.max())
+
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """int64 [targets]: genes of each target."""
+        return (self.genes >= 0).sum(1)
+
+    @functools.cached_property
+    def _targets_of_tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        """The targets that each token is in, end to end by token, and where those of a token begin."""
+        target, column = np.nonzero(self.genes >= 0)
+        token = self.genes[target, column]
+        order = np.argsort(token, kind="stable")
+        return target[order], np.searchsorted(token[order], np.arange(self.last_token + 2))
+
+    def held(self, tokens: np.ndarray) -> np.ndarray:
+        """int64 [targets]: how many of its genes are among `tokens`, each of which is given once."""
+        targets, begin = self._targets_of_tokens
+        tokens = tokens[tokens < len(begin) - 1]
+        n = begin[tokens + 1] - begin[tokens]
+        at = np.repeat(begin[tokens] - (np.cumsum(n) - n), n) + np.arange(n.sum())
+        return np.bincount(targets[at], minlength=len(self.targets))
+
+    @functools.cached_property
     def target_of_token(self) -> np.ndarray:
         """int64 [tokens]: where `every_gene`, the target that a token stands for, or -1."""
         last = np.array([t[-1] for t in self.targets])
-        table = np.full(int(self.genes.max()) + 1, -1, np.int64)
+        table = np.full(self.last_token + 1, -1, np.int64)
         table[last] = np.arange(len(last))
         return table
 
@@ -236,15 +262,17 @@ class RowEdits:
         first, last = plan.frame.span(len(row))
         body = row[first:last].astype(np.int64)
         beyond = np.empty(0, row.dtype) if longer is None else np.asarray(longer)[len(body) :]
-        position = np.full(int(max(body.max(initial=0), plan.genes.max())) + 2, -1, np.int64)
+        position = np.full(int(max(body.max(initial=0), plan.last_token)) + 2, -1, np.int64)
         position[body[::-1]] = np.arange(last - 1, first - 1, -1)  # of a gene that stands there twice, the first place
         target = _targets_in(plan, body) if plan.every_gene else np.arange(len(plan.targets))
+        if not KINDS[plan.kind].inserts and not plan.every_gene:
+            held = plan.held(np.unique(body))
+            target = np.flatnonzero(held == plan.sizes if plan.need_all else held > 0)
         genes = plan.genes[target]
         where = position[genes]  # -1 stands at the end of the table, which is never a gene's
-        held, named = (where >= 0).sum(1), (genes >= 0).sum(1)
-        if not KINDS[plan.kind].inserts:
-            kept = (held == named) if plan.need_all else held > 0
-            target, genes, where, held = target[kept], genes[kept], where[kept], held[kept]
+        if not KINDS[plan.kind].inserts and plan.every_gene:  # with an anchor, which the row may lack
+            kept = ((where >= 0) == (genes >= 0)).all(1) if plan.need_all else (where >= 0).any(1)
+            target, genes, where = target[kept], genes[kept], where[kept]
         rank = np.where(where[:, 0] >= 0, where[:, 0] - first, -1) if len(where) else np.empty(0, np.int64)
         found = cls(plan, row, beyond, target, rank, _with_copies(where, genes, body, first))
         changes = found._changes()
@@ -273,7 +301,7 @@ class RowEdits:
     @functools.cached_property
     def n_named(self) -> np.ndarray:
         """int64 [edits]: how many genes were named, in the row or not."""
-        return (self.plan.genes[self.target] >= 0).sum(1)
+        return self.plan.sizes[self.target]
 
     @functools.cached_property
     def n_beyond(self) -> np.ndarray:

@@ -11,7 +11,7 @@ from rankcell.perturb.engine import Engine, Scored
 
 LEAST_SPEARMAN = 0.99  # of the edits of a probed cell, by their shifts in the lower precision and in fp32
 MOST_ERROR = 0.05  # root mean square of the difference, over that of the shifts in fp32
-_EDITS = 48  # of a probed cell
+_EDITS = 32  # of a probed cell
 FEW = 10  # edits of a cell below which an order says nothing
 
 
@@ -26,8 +26,11 @@ def settle(engine_of: Callable[[str], Engine], rows: Sequence[np.ndarray], longe
     Returns `precision` ("bf16" where every score keeps order and size, else "fp32"), and of the score that fares worst its
     name, the smallest Spearman over cells and the relative error.
     """
-    exact, low = (engine_of(p).run(rows, longer, most=_EDITS) for p in ("fp32", "bf16"))
     worst = {"precision": "fp32", "score": None, "spearman": None, "relative_error": None}
+    plan = engine_of("fp32").plan
+    if max((plan.count(row) for row in rows), default=0) < FEW:
+        return worst  # too little to judge by
+    exact, low = (engine_of(p).run(rows, longer, most=_EDITS) for p in ("fp32", "bf16"))
     kept, found = True, []
     for name in exact.scores:
         spearman, error = compare(exact, low, name)
@@ -36,7 +39,7 @@ def settle(engine_of: Callable[[str], Engine], rows: Sequence[np.ndarray], longe
         kept &= spearman >= LEAST_SPEARMAN and error <= MOST_ERROR
         found.append((spearman, error, name))
     if not found:
-        return worst  # too little to judge by
+        return worst
     spearman, error, name = min(found, key=lambda f: (f[0] >= LEAST_SPEARMAN and f[1] <= MOST_ERROR, f[0]))
     return {"precision": "bf16" if kept else "fp32", "score": name, "spearman": round(spearman, 6), "relative_error": round(error, 6)}
 

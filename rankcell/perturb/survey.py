@@ -117,6 +117,9 @@ def _blocks(tokens: TokenSet, rows: np.ndarray, vocab: Vocabulary) -> Iterator[t
         yield a, _Block(len(part), shows, cell, token, rank, logs, top)
 
 
+_FEW_GENES = 4  # of a target, up to which a table of all targets is looked up at once
+
+
 @dataclass(frozen=True)
 class _Held:
     """Targets that cells hold: `total` [targets], how many cells hold all genes; `of_cell` and `of_cell_any` [cells], how many
@@ -135,6 +138,12 @@ def _held(plan: EditPlan, block: _Block) -> _Held:
         whole = np.bincount(block.cell, is_target[block.token], block.n_cells).astype(np.int64)
         return _Held(np.bincount(block.token, minlength=shows.shape[1])[genes[:, 0]], whole, whole)
     total, whole, part = np.zeros(len(genes), np.int64), np.zeros(len(shows), np.int64), np.zeros(len(shows), np.int64)
+    if genes.shape[1] > _FEW_GENES:  # most of a table of sets is empty
+        for i in range(len(shows)):
+            held = plan.held(np.flatnonzero(shows[i, :-1]))
+            total += held == plan.sizes
+            whole[i], part[i] = (held == plan.sizes).sum(), (held > 0).sum()
+        return _Held(total, whole, part)
     size = max(1, _BLOCK // (len(shows) * genes.shape[1]))
     for a in range(0, len(genes), size):
         named = genes[a : a + size]
