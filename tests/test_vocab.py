@@ -318,7 +318,7 @@ def test_build_medians_against_numpy(tmp_path_factory, cells, in_two_files):
     parts = [x[: len(x) // 2], x[len(x) // 2 :]] if in_two_files and len(x) > 1 else [x]
     if len(parts) == 2:  # the same cells twice are refused: another test's matter
         assume(parts[0].any() or parts[1].any())
-        assume(not np.array_equal(*parts))
+        assume(len(parts[0]) != len(parts[1]) or not np.array_equal(*(p.sum(1) for p in parts)))  # told by cell ids and totals
     for i, part in enumerate(parts):
         make_adata(part).write_h5ad(folder / f"{i}.h5ad")
     files = [folder / f"{i}.h5ad" for i in range(len(parts))]
