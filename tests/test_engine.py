@@ -296,7 +296,7 @@ def test_sharing_where_one_gene_has_all_the_attention(tmp_path, monkeypatch):
     assert vanished
     for name, values in found[10_000].items():
         assert np.isfinite(values).all()
-        np.testing.assert_allclose(found[1][name], values, rtol=0, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found[1][name], values, rtol=0, atol=5e-3, err_msg=name)  # peaked softmax rounds otherwise elsewhere; the fault was 0.03 and NaN
 
 
 def test_what_is_no_number_stays_none(cases, monkeypatch):
