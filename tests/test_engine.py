@@ -296,7 +296,9 @@ def test_sharing_where_one_gene_has_all_the_attention(tmp_path, monkeypatch):
     assert vanished
     for name, values in found[10_000].items():
         assert np.isfinite(values).all()
-        np.testing.assert_allclose(found[1][name], values, rtol=0, atol=5e-3, err_msg=name)  # peaked softmax rounds otherwise elsewhere; the fault was 0.03 and NaN
+        np.testing.assert_allclose(
+            found[1][name], values, rtol=0, atol=5e-3, err_msg=name
+        )  # peaked softmax rounds otherwise elsewhere; the fault was 0.03 and NaN
 
 
 def test_what_is_no_number_stays_none(cases, monkeypatch):
@@ -350,8 +352,8 @@ def test_spearman_is_scipys():
 
     random = np.random.default_rng(0)
     for values in (random.normal(size=(2, 30)), random.integers(0, 5, (2, 30)).astype(float)):
-        assert precision._spearman(*values) == pytest.approx(spearmanr(*values).statistic, abs=1e-12)
-    assert precision._spearman(np.ones(5), np.ones(5)) == 1
+        assert precision.spearman(*values) == pytest.approx(spearmanr(*values).statistic, abs=1e-12)
+    assert precision.spearman(np.ones(5), np.ones(5)) == 1
 
 
 @pytest.mark.parametrize(("noise", "kept"), [(1e-3, "bf16"), (0.5, "fp32")])

@@ -38,14 +38,14 @@ class Linear:
 
         if self.onednn:
             fused = {None: "none", "relu": "relu"}.get(self.activation)
-            out = _onednn()(x, self.weight, self.bias, fused or "none", [], "")
+            out = onednn_linear()(x, self.weight, self.bias, fused or "none", [], "")
             return out if fused else _activate(out, self.activation)
         return _activate(F.linear(x, self.weight, self.bias), self.activation)
 
     def plus(self, x: Any, other: Any) -> Any:
         """The same with `other` added."""
         if self.onednn:
-            return _onednn().binary(x, other, self.weight, self.bias, "add")
+            return onednn_linear().binary(x, other, self.weight, self.bias, "add")
         import torch.nn.functional as F
 
         return F.linear(x, self.weight, self.bias).add_(other)
@@ -59,7 +59,8 @@ def _activate(x: Any, activation: Any) -> Any:
     return F.relu_(x) if activation == "relu" else activation(x)
 
 
-def _onednn() -> Any:
+def onednn_linear() -> Any:
+    """x, weight, bias, what follows, its numbers, its way -> x @ weight.T + bias, by oneDNN."""
     import torch
 
     return torch.ops.mkldnn._linear_pointwise
@@ -73,7 +74,9 @@ def has_onednn(device: Any) -> bool:
         return False
     try:
         x = torch.eye(2)
-        return bool((_onednn()(x, x, None, "none", [], "") == x).all()) and bool((_onednn().binary(x, x, x, None, "add") == 2 * x).all())
+        return bool((onednn_linear()(x, x, None, "none", [], "") == x).all()) and bool(
+            (onednn_linear().binary(x, x, x, None, "add") == 2 * x).all()
+        )
     except (AttributeError, RuntimeError, TypeError):
         return False
 
@@ -240,7 +243,7 @@ def _blocked(q: Any, k: Any, v: Any, out: Any) -> None:
     x in reach. Where the bound is too large, each row's maximum is taken off first.
     """
 
-    product = _onednn()
+    product = onednn_linear()
     k, v_t = k.contiguous(), v.transpose(2, 3).contiguous()
     bound = (q.float().norm(dim=-1).amax(-1) * k.float().norm(dim=-1).amax(-1)).tolist()
     rows, heads, n, _ = q.shape

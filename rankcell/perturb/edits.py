@@ -285,7 +285,10 @@ class RowEdits:
         """At most so many of them, evenly drawn."""
         if len(self) <= most:
             return self
-        at = np.linspace(0, len(self) - 1, most).astype(np.int64)
+        return self.chosen(np.linspace(0, len(self) - 1, most).astype(np.int64))
+
+    def chosen(self, at: np.ndarray) -> "RowEdits":
+        """Some of the edits, by their numbers."""
         return RowEdits(self.plan, self.row, self.beyond, self.target[at], self.rank[at], self.where[at])
 
     def gone(self, edit: int) -> np.ndarray:

@@ -119,18 +119,29 @@ class Engine:
             Called with the tokens of each batch.
         """
         edits = [self.plan.of_row(row, None if longer is None else longer[i]) for i, row in enumerate(rows)]
-        edits = edits if most is None else [e.some(most) for e in edits]
+        return self.run_edits(rows, edits if most is None else [e.some(most) for e in edits], sums=sums, progress=progress)
+
+    def run_edits(
+        self,
+        rows: Sequence[np.ndarray],
+        edits: Sequence[RowEdits],
+        *,
+        passes: Sequence[str] | None = None,
+        sums: AffectedSums | AffectedRows | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Scored:
+        """These edits of each of `rows`, and of the plan's passes only these (None: all): what another pass would give is NaN."""
         counts = np.array([len(e) for e in edits], np.int64)
-        unit = _Unit(self, rows, edits, np.cumsum(counts) - counts, sums, progress)
+        unit = _Unit(self, rows, edits, np.cumsum(counts) - counts, self.plan.passes if passes is None else passes, sums, progress)
         there = np.flatnonzero(counts)
         for group in plan_batches([len(rows[i]) for i in there], tokens_per_batch=self.tokens_per_batch):
             unit.run_cells(there[group])
         cell = np.repeat(np.arange(len(rows)), counts)
         target, rank = (np.concatenate([np.empty(0, np.int64), *(getattr(e, name) for e in edits)]) for name in ("target", "rank"))
         n_tokens = np.array([len(r) for r in rows], np.int64)[cell]
-        return Scored(cell, target, rank, n_tokens, self._with_parts(unit.brought_home()))
+        return Scored(cell, target, rank, n_tokens, self.with_parts(unit.brought_home()))
 
-    def _with_parts(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def with_parts(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The plain scores with what each owes to positions and to refill, in order."""
         if "_in_place" in self.plan.passes:
             for n in self.plain_names:
@@ -154,12 +165,14 @@ class _Unit:
         rows: Sequence[np.ndarray],
         edits: Sequence[RowEdits],
         first_edit: np.ndarray,
+        passes: Sequence[str],
         sums: AffectedSums | AffectedRows | None,
         progress: Callable[[int], None] | None,
     ):
         import torch
 
         self.engine, self.rows, self.edits, self.first_edit, self.sums, self.progress = engine, rows, edits, first_edit, sums, progress
+        self.passes = [which for which in engine.plan.passes if which in passes]
         total = sum(map(len, edits))
         device = engine.encoder.device
         names = [n + which for which in engine.plan.passes for n in engine.plain_names]
@@ -176,7 +189,7 @@ class _Unit:
         cell = np.repeat(cells, [len(self.edits[i]) for i in cells])
         edit = np.concatenate([np.arange(len(self.edits[i])) for i in cells])
         order = self._order(cell)
-        for which in self.engine.plan.passes:
+        for which in self.passes:
             length = np.concatenate([self.edits[i].length_in(which) for i in cells])
             left = length - np.concatenate([self.edits[i].n_gone for i in cells]) if which == "_in_place" else length
             can_run = order[left[order] > 0]  # a token is left to attend to

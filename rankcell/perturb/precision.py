@@ -69,11 +69,11 @@ def compare(exact: Scored, low: Scored, name: str) -> tuple[float | None, float]
     size = float(np.sqrt(np.mean(a[good] ** 2)))
     error = float(np.sqrt(np.mean((a[good] - b[good]) ** 2))) / size if size else 0.0
     cells = [good & (exact.cell == c) for c in np.unique(exact.cell)]
-    found = [_spearman(a[c], b[c]) for c in cells if c.sum() >= FEW]
+    found = [spearman(a[c], b[c]) for c in cells if c.sum() >= FEW]
     return (min(found) if found else None), error
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's correlation, ties by their mean rank (scipy's, which need not be installed where screens run)."""
     ra, rb = _mean_ranks(a), _mean_ranks(b)
     ra, rb = ra - ra.mean(), rb - rb.mean()
