@@ -49,7 +49,12 @@ def cells_adata(screen: Any, score: str | None) -> Any:
     matrix, rank = (np.full((len(obs), len(var)), np.nan, dtype) for dtype in (np.float64, np.float32))
     matrix[row, column] = np.asarray(effect_of(table, score), float)
     rank[row, column] = table["rank"]
-    found = ad.AnnData(matrix, obs=obs, var=var, layers={"rank": rank})
+    layers = {"rank": rank}
+    flag = "exact_in_place" if score.endswith("_in_place") and "exact_in_place" in table else "exact"
+    if flag in table:
+        layers["exact"] = np.full(matrix.shape, np.nan, np.float32)
+        layers["exact"][row, column] = table[flag]
+    found = ad.AnnData(matrix, obs=obs, var=var, layers=layers)
     found.uns["rankcell"] = _provenance(screen, f"effect of {score}; NaN where the cell was not edited") | {"score": score}
     return found
 

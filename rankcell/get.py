@@ -12,10 +12,14 @@ __all__ = ["affected_df", "ranking", "read_embeddings", "screen_adata", "screen_
 def screen_df(folder: str | os.PathLike, *, obs: bool = False) -> Any:
     """The table of a finished screen (one row per cell and edit); `attrs["symbols"]` maps `genes` to symbols.
 
+    Of a fast screen, `exact` and `exact_in_place` say which values were run, and `attrs["prediction"]` holds for every score what
+    the audit says of the others: with it the table can be ranked without its folder.
+
     obs
         Also the cell columns that the screen carries (donor, cell type, ...) and `n_genes`, joined by `cell_id`.
     """
     from rankcell.perturb import read_screen
+    from rankcell.stats.prediction import attrs_of
 
     screen = read_screen(folder)
     table = screen.table().to_pandas()
@@ -24,7 +28,7 @@ def screen_df(folder: str | os.PathLike, *, obs: bool = False) -> Any:
         cells = screen.cells().to_pandas()
         more = [c for c in cells if c == "cell_id" or c not in table]
         table = table.merge(cells[more], on="cell_id", how="left", validate="many_to_one")
-    table.attrs["symbols"] = screen.symbols()
+    table.attrs |= {"symbols": screen.symbols(), **attrs_of(screen.folder)}
     return table
 
 
@@ -55,7 +59,8 @@ def screen_adata(folder: Any, score: str | Sequence[str] | None = None, *, by: s
     by
         `edits`: edits x affected genes (X is the mean shift of each affected gene; layers `n`, the number of cells, and `sd`;
         mean effects of all scores in obs as `effect_<score>`, a / in the name of a state as |), or edits x scores (X is the mean
-        effect). `cells`: cells x edits, X the effect in each cell, layer `rank` the rank of the gene before the edit.
+        effect). `cells`: cells x edits, X the effect in each cell, layer `rank` the rank of the gene before the edit; of a fast
+        screen also layer `exact`, 1 where the value was run and 0 where it is predicted.
 
     NaN stands wherever there is no number (the cell lacks the gene). obs and var hold edits.parquet and cells.parquet,
     `uns["rankcell"]` the settings. SettingsError for an unknown score or `by`.

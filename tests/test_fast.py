@@ -69,7 +69,7 @@ def fast_of(engine, **how):
 def predicted_alone(engine, rows, monkeypatch):
     """Predictions with nothing run but the sample, and without a correction."""
     monkeypatch.setattr(fast, "cost", lambda edits, lengths, **how: np.zeros(len(edits), np.int64))
-    monkeypatch.setattr(fast, "corrected", lambda x, rank, at, exact: fast_smoothed(x, at))
+    monkeypatch.setattr(fast, "corrected", lambda x, rank, at, exact, **how: fast_smoothed(x, at))
     return fast_of(engine, projections=96).run(rows)
 
 
@@ -122,16 +122,18 @@ def test_what_is_run_is_exact_and_said(setting):
             np.testing.assert_allclose(found.scores[name][run], exact.scores[name][run], atol=1e-6)
     both = found.exact[""] & found.exact["_in_place"]
     assert both.sum() >= 2 * 5
-    assert found.sampled.sum() == 2 * 12
-    assert (found.sampled <= (found.exact[""] | found.exact["_in_place"])).all()
+    assert [drawn.sum() for drawn in found.sampled.values()] == [2 * 6, 2 * 6]
+    assert all((drawn <= found.exact[which]).all() for which, drawn in found.sampled.items())
+    drawn = found.sampled[""] | found.sampled["_in_place"]
+    assert not (found.sampled[""] & found.sampled["_in_place"]).any()
     for cell in (0, 1):  # one of each stretch of ranks
-        ranks = np.sort(found.rank[(found.cell == cell) & found.sampled])
+        ranks = np.sort(found.rank[(found.cell == cell) & drawn])
         assert (np.diff(ranks) > 0).all() and ranks[-1] > 0.8 * found.rank[found.cell == cell].max()
     score = verify_score(engine)
     assert score == "toward_x_cell_in_place"
     for cell in (0, 1):
         here = found.cell == cell
-        size = np.where(found.sampled[here], 0, np.abs(found.predicted[score][here]))
+        size = np.where(drawn[here], 0, np.abs(found.predicted[score][here]))
         assert both[here][np.argsort(-size)[:3]].all()
     for n in engine.plain_names:  # the parts are of the scores as they stand there
         if n.startswith("toward_"):
@@ -145,7 +147,7 @@ def test_predicted_of_the_sample_is_without_itself(framed, monkeypatch):
     engine = framed.engine()
     fast_engine = fast_of(engine, projections=0, splits=40)
     first = fast_engine.run(framed.rows[:1])
-    moved = np.flatnonzero(first.sampled & first.exact["_in_place"])[3]
+    moved = np.flatnonzero(first.sampled["_in_place"])[3]
     run = Engine.run_edits
 
     def otherwise(self, rows, edits, **how):
@@ -167,11 +169,12 @@ def test_cells_do_not_depend_on_their_company(framed):
     fast_engine = fast_of(framed.engine(), projections=8)
     together, alone = fast_engine.run(framed.rows), fast_engine.run(framed.rows[1:])
     here = together.cell == 1
-    np.testing.assert_array_equal(together.sampled[here], alone.sampled)
+    for which, drawn in together.sampled.items():
+        np.testing.assert_array_equal(drawn[here], alone.sampled[which])
     for name, values in together.scores.items():
         np.testing.assert_allclose(values[here], alone.scores[name], atol=1e-6)
     other = dataclasses.replace(fast_engine, seed=1).run(framed.rows)
-    assert (other.sampled != together.sampled).any()
+    assert (other.sampled[""] != together.sampled[""]).any()
 
 
 def test_short_cells_copies_and_absent_genes_are_run(framed):

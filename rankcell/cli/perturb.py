@@ -61,6 +61,32 @@ def perturb(
     explain: Annotated[
         str | None, typer.Option(metavar="CELL", help="Also draw this cell: shift against rank, total and in place (explain-CELL.png).")
     ] = None,
+    method: Annotated[
+        str, typer.Option(help="exact, or fast: predict all edits of a cell at once, and run some exactly to correct and to judge it.")
+    ] = "exact",
+    audit: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="fast: share of each cell's edits drawn at random and run exactly (default 0.02).")
+    ] = None,
+    verify_top: Annotated[
+        int | None, typer.Option(metavar="N", help="fast: also run exactly the N edits of each cell predicted to be largest (default 0).")
+    ] = None,
+    verify_screen: Annotated[
+        int | None, typer.Option(metavar="N", help="fast: at the end, run exactly the N predicted to be largest of the whole screen.")
+    ] = None,
+    verify_by: Annotated[
+        str | None, typer.Option(metavar="SCORE", help="fast: by this score (default: the first toward a state, else the first cosine).")
+    ] = None,
+    splits: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="fast: places at which the effect of positions is sampled (default 16).")
+    ] = None,
+    projections: Annotated[
+        str | None, typer.Option(metavar="K|auto", help="fast: random projections that sizes of shift are estimated from (default 32).")
+    ] = None,
+    min_recall: Annotated[
+        float | None,
+        typer.Option(metavar="R", help="fast: the recall of the top tenth to reach at least cost; cells that fall short are named."),
+    ] = None,
+    only: Annotated[Path | None, typer.Option(metavar="FILE", help="Perturb only the cells named in this file, one id a line.")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, for several machines.")] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Put the parts IN... together in DIR (which may be the one that they share).")

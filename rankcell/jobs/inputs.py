@@ -141,6 +141,20 @@ def named_genes(genes: str | Sequence[str]) -> str | list[str]:
     return [g for line in lines for g in line.replace(",", " ").split()]
 
 
+def named_cells(cells: str | os.PathLike | Sequence[str]) -> list[str]:
+    """The file of cell ids, one a line -> a list; lists pass."""
+    if not isinstance(cells, (str, os.PathLike)):
+        return [str(c) for c in cells]
+    path = Path(cells)
+    if not path.is_file():
+        raise InputError(f"no such file: {path} (from --only)")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file of cell ids, one a line (from --only)") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
 def gene_sets(source: str | os.PathLike | Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Named sets of genes: a mapping as it is, or a file.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import CellError, SettingsError
-from rankcell.jobs.inputs import Progress, gene_sets, is_token_folder, named_genes, require_there, tokens_on_disk
+from rankcell.jobs.inputs import Progress, gene_sets, is_token_folder, named_cells, named_genes, require_there, tokens_on_disk
 from rankcell.store import check_result_folder, require_apart
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
@@ -60,6 +60,15 @@ def perturb(
     precision: str = "auto",
     tokens_per_batch: int | None = None,
     tokens_per_unit: int = 250_000,
+    method: str = "exact",
+    audit: float | None = None,
+    verify_top: int | None = None,
+    verify_screen: int | None = None,
+    verify_by: str | None = None,
+    splits: int | str | None = None,
+    projections: int | str | None = None,
+    min_recall: float | None = None,
+    only: str | os.PathLike | Sequence[str] | None = None,
     force: bool = False,
     progress: Progress = None,
 ) -> Any:
@@ -71,6 +80,8 @@ def perturb(
         Named sets of genes: a file or a mapping (`gene_sets`).
     obs
         Cell columns to carry into cells.parquet, beside those of `start` and `toward`.
+    only
+        Ids of the cells to perturb, or a file of them, one a line.
     explain
         A cell of the screen: draws its shifts against the rank, total and in place (`explain-<cell>.png` in `out`).
     shard, merge, dry_run
@@ -86,13 +97,14 @@ def perturb(
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
     _check_ways(sources, shard=shard, merge=merge, dry_run=dry_run, explain=explain)
     if merge:
-        done = put_together(sources, out, force=force)
+        done = put_together(sources, out, device=device, force=force)
     else:
         require_there(sources[0])
         check_result_folder(out)
         require_apart(out, sources)
         perturber = Perturber(model, vocab=vocab, layer=layer, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
         options |= {"genes": named_genes(genes), "sets": None if sets is None else gene_sets(sets)}
+        options["only"] = None if only is None else named_cells(only)
         named = [split_state(t, "--toward")[0] for t in _several(toward)] + ([split_state(start, "--start")[0]] if start else [])
         how = {k: options[k] for k in ("counts_layer", "raw", "gene_column", "allow_non_counts")}
         how |= {"keep_counts": True, "keep_uncropped": refill, "obs": list(dict.fromkeys([*named, *_several(obs)]))}
@@ -176,7 +188,24 @@ def screen_report(done: Any) -> list[str]:
     m = done.manifest
     skipped = m["n_skipped"]
     left_out = f"; {skipped:,} pairs of cell and target have no row (the cell lacks the gene, or nothing would change)" if skipped else ""
-    return [f"{done.folder}/screen.parquet: {m['n_rows']:,} rows for {m['n_cells']:,} cells{left_out}"]
+    lines = [f"{done.folder}/screen.parquet: {m['n_rows']:,} rows for {m['n_cells']:,} cells{left_out}"]
+    return lines + ([_audit_line(m)] if "audit" in m else [])
+
+
+def _audit_line(manifest: dict[str, Any]) -> str:
+    """What the audit says of the score by which the predicted first are verified."""
+    by = manifest["settings"]["verify_by"]
+    found = manifest["audit"].get(by, {})
+    if not found.get("n"):
+        return f"audit, {by}: no prediction was judged, every edit was run"
+    rho, many = (found["spearman"], " in the median cell") if found["spearman"] is not None else (found["spearman_pooled"], "")
+    parts = [] if rho is None else [f"Spearman {rho:.2f}{many}"]
+    if found["recall"] is not None:
+        parts.append(f"recall of the top tenth {found['recall']:.2f} ({found['recall_low']:.2f} to {found['recall_high']:.2f})")
+    if found["relative_error"] is not None:
+        parts.append(f"relative error {found['relative_error']:.1%}")
+    parts += [f"recall of the top {k} {v['recall']:.2f} ({v['low']:.2f} to {v['high']:.2f})" for k, v in found.get("at", {}).items()]
+    return f"audit, {by}: {', '.join(parts)}; judged by {found['n']:,} edits of {found['cells']:,} cells"
 
 
 def rank_report(done: Any) -> tuple[list[str], list[str]]:

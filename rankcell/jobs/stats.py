@@ -1,12 +1,13 @@
 """A screen's results folder -> a table of ranked edits."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import SettingsError
+from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.jobs.inputs import named_genes
 from rankcell.store import require_apart, require_new
 
@@ -108,12 +109,19 @@ def _compat(source: Path, modes: Sequence[str], score: str | None, against: str 
     """One of Geneformer's own tables."""
     from rankcell.perturb import read_screen
     from rankcell.stats import geneformer as g
+    from rankcell.stats.prediction import is_fast
     from rankcell.stats.rows import columns_of, goal_score, read_rows
 
     if len(modes) != 1 or modes[0] not in COMPAT_MODES:
         raise SettingsError(f"--compat geneformer takes one mode of {', '.join(COMPAT_MODES)}; it got {', '.join(modes)}")
     screen, mode = read_screen(source), modes[0]
     columns = columns_of(screen.folder)
+    if is_fast(columns):
+        warnings.warn(
+            "this is a fast screen: Geneformer's tables take predicted values for exact ones and know nothing of their error",
+            RankcellWarning,
+            stacklevel=4,
+        )
     if mode == "goal_state_shift":
         goal = _goal(screen, columns, score, goal_score)
         alternatives = _alternatives(columns, goal)
@@ -169,7 +177,7 @@ def _found(table: Any) -> list[str]:
         first = [f"{r.symbols} -> {r.affected_symbol}" for r in table.head(5).itertuples()]
         return [f"{len(table):,} pairs of perturbation and affected gene, {n:,} with FDR < 0.05; first: {', '.join(first) or 'none'}"]
     top = ", ".join(f"{r.symbols} {r.effect:.2e}" for r in table.head(5).itertuples()) or "none"
-    lines = [f"{len(table):,} edits by mean effect on {by}; largest: {top}"]
+    lines = [f"{len(table):,} edits by mean effect on {by}; largest: {top}", *_of_predictions(table)]
     for name in [c for c in table.columns if c.endswith("_fdr")]:
         found, tested = table[name] < 0.05, int(table[name].notna().sum())
         few = int((found & (table["n_cells"] < _FEW)).sum())
@@ -188,3 +196,18 @@ def _found(table: Any) -> list[str]:
         lines.append("Spearman with the gene's rank: unknown, no cell has ten edits of different rank")
     held = ", ".join(f"{k.replace('_', ' ')} {v['partial']:.2f}" for k, v in table.attrs["predictors"].items())
     return [*lines, f"partial Spearman over edits, each with the others held fixed: {held}"] if held else lines
+
+
+def _of_predictions(table: Any) -> list[str]:
+    """Of a fast screen: how much was run, how far the rest is off, and what the intervals and p hold of it."""
+    if table.attrs.get("method") != "fast":
+        return []
+    f, n_exact, n = table.attrs["prediction"], int(table["n_exact"].sum()), int(table["n_cells"].sum())
+    if n_exact == n:
+        return ["fast screen: all values were run, none is predicted"]
+    said = f"fast screen: {n_exact:,} of {n:,} values run; the others are off by {f['error']:.1e}"
+    said += f" (root mean square of {f['audited']:,} audited, mean {f['bias']:+.1e})"
+    if f["common_share"] is None:
+        few = f"only {f['edits_audited_twice']:,} edits were audited in two cells, so all of it is taken to be the same in all cells of an edit"
+        return [f"{said}; {few}: intervals and p are wider than they need be"]
+    return [f"{said}, of which {f['common_share']:.0%} is the same in all cells of an edit: that is in every interval and p"]

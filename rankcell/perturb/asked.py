@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import RankcellWarning, SettingsError, TokensError
+from rankcell.errors import CellError, RankcellWarning, SettingsError, TokensError
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import READOUTS
 from rankcell.perturb.kinds import KINDS
@@ -19,6 +19,10 @@ from rankcell.vocab import Vocabulary
 TOKENS_PER_UNIT = 250_000
 COMPAT = ("rankcell", "geneformer")
 DISTANCES = ("cos", "euclidean")
+METHODS = ("exact", "fast")
+AUTO = "auto"
+FAST = {"audit": 0.02, "verify_top": 0, "verify_screen": 0, "verify_by": None, "splits": 16, "projections": 32, "min_recall": None}
+_LEAST = {"verify_top": 0, "verify_screen": 0, "splits": 2, "projections": 0}
 _NAMED = 6  # genes that a manifest's text names
 
 
@@ -47,6 +51,15 @@ class Asked:
     cells: int | None = None
     seed: int | None = None
     tokens_per_unit: int = TOKENS_PER_UNIT
+    method: str = "exact"
+    audit: float | None = None
+    verify_top: int | None = None
+    verify_screen: int | None = None
+    verify_by: str | None = None
+    splits: int | str | None = None
+    projections: int | str | None = None
+    min_recall: float | None = None
+    only: Sequence[str] | None = None
 
     def check(self) -> None:
         """SettingsError for what needs neither tokens nor a vocabulary to be seen."""
@@ -69,9 +82,38 @@ class Asked:
             raise SettingsError("affected_top is a part of affected_raw: leave one out")
         if self.cells is not None and self.cells < 1:
             raise SettingsError(f"cells is {self.cells}; at least 1")
+        self._check_method()
         ends = {split_state(t, "--toward"): t for t in self.states_asked}
         if self.start is not None and split_state(self.start, "--start") in ends:
             raise SettingsError(f"--start and --toward are both {self.start}: cells cannot move toward the state that they are in")
+
+    def _check_method(self) -> None:
+        if self.method not in METHODS:
+            raise SettingsError(f"unknown method '{self.method}'; one of {', '.join(METHODS)}")
+        given = [n for n in FAST if getattr(self, n) is not None]
+        if self.method == "exact" and given:
+            raise SettingsError(
+                f"{_option(given[0])} is for predictions, and this screen is run exactly: leave it out, or add --method fast"
+            )
+        for name in ("audit", "min_recall"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise SettingsError(f"{_option(name)} {value}: a share above 0, at most 1")
+        held = {name: _whole(name, getattr(self, name)) for name in _LEAST}
+        if AUTO in held.values() and self.min_recall is None:
+            name = next(n for n, v in held.items() if v == AUTO)
+            raise SettingsError(f"{_option(name)} auto needs the recall that is to be reached: add --min-recall")
+
+    @property
+    def is_fast(self) -> bool:
+        return self.method == "fast"
+
+    def fast(self, name: str) -> Any:
+        """What one of FAST comes to; splits and projections may be "auto"."""
+        value = getattr(self, name)
+        if value is None and name in ("splits", "projections") and self.min_recall is not None:
+            return AUTO
+        return FAST[name] if value is None else _whole(name, value) if name in _LEAST else value
 
     @property
     def states_asked(self) -> list[str]:
@@ -109,6 +151,8 @@ class Asked:
     def choose(self, tokens: TokenSet) -> np.ndarray:
         """The rows to perturb, in the caller's order; cells without genes are left out and counted in a warning."""
         rows = np.arange(len(tokens)) if self.start is None else cells_of(tokens, self.start, "--start")
+        if self.only is not None:
+            rows = rows[np.isin(rows, self._named(tokens))]
         if not len(rows):
             raise SettingsError("there are no cells to perturb")
         if self.cells is not None and self.cells < len(rows):
@@ -121,6 +165,18 @@ class Asked:
             warnings.warn(f"{int(empty.sum()):,} of {len(rows):,} cells have no genes and give no rows", RankcellWarning, stacklevel=3)
         return rows[~empty]
 
+    def _named(self, tokens: TokenSet) -> np.ndarray:
+        """The rows of the cells of `only`, ascending."""
+        wanted = set(map(str, self.only))
+        if not wanted:
+            raise SettingsError("--only names no cell: give the ids of those to perturb, one a line")
+        rows = [i for i, cell in enumerate(tokens.cell_ids) if cell in wanted]
+        ids = tokens.cell_ids
+        unknown = wanted - {ids[i] for i in rows}
+        if unknown:
+            raise CellError(f"there is no cell '{min(unknown)}' (--only; {len(ids):,} cells, such as {', '.join(ids[:2])})")
+        return np.array(rows, np.int64)
+
     def words(self, plan: EditPlan, vocab: Vocabulary) -> dict[str, Any]:
         """What a manifest says of the edits in words that differ where the edits do; `plan_hash` covers the rest."""
         labels = plan.set_names or plan.labels(vocab)
@@ -128,6 +184,24 @@ class Asked:
         held = {"kind": plan.kind, "genes": named, "n_targets": len(plan.targets)}
         ways = ("group", "any", "pairs", "anchor", "quarters", "to_rank", "refill")
         return held | {n: getattr(self, n) for n in ways if getattr(self, n) not in (None, False)}
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _whole(name: str, value: int | str | None) -> int | str | None:
+    """A number as it is or as text, or "auto" where it may be chosen."""
+    can_be_auto = name in ("splits", "projections")
+    if value is None or (can_be_auto and value == AUTO):
+        return value
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = -1
+    if number < _LEAST[name]:
+        raise SettingsError(f"{_option(name)} {value}: a number of at least {_LEAST[name]}{', or auto' if can_be_auto else ''}")
+    return number
 
 
 def rows_hash(rows: np.ndarray) -> str:

@@ -3,17 +3,18 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rankcell.perturb.engine import Engine
+from rankcell.perturb.fast import FastEngine
 from rankcell.perturb.prepared import skipped
 
 _CELLS, _BATCHES, _SECONDS = 6, 4, 12.0  # what is timed: cells, batches of each, and seconds at most
-_PER_ROW, _PER_SCORE, _PER_AFFECTED = 9, 8, 12  # bytes on disk
+_PER_ROW, _PER_SCORE, _PER_AFFECTED, _PER_JUDGED = 9, 8, 12, 60  # bytes on disk
 _PER_MEAN, _PER_SUM = 26, 22  # of a pair of perturbed and affected gene: in the finished table, and in the part of one cell
 _TOKEN = {False: 2, True: 6}  # bytes of a token, without and with its count
 
@@ -35,18 +36,20 @@ class Estimate:
     bytes_running: int
 
     @classmethod
-    def of(cls, engine: Engine, job: Any, *, n_devices: int = 1) -> "Estimate":
+    def of(cls, engine: Engine | FastEngine, job: Any, *, n_devices: int = 1) -> "Estimate":
         """For a rankcell.perturb.job.Job."""
-        survey = job.survey
-        rate = _rate(engine, job)
-        n_edits, n_tokens = int(survey.edits.sum()), int(survey.tokens.sum())
+        survey = job.work
+        is_fast = isinstance(engine, FastEngine)
+        rate, names = _rate_of_cells(engine, job) if is_fast else _rate(engine, job), engine.score_names
+        n_edits, n_tokens = int(survey.edits.sum()), int(survey.tokens.sum()) + job.n_verified_tokens
         lengths, top = job.tokens.lengths[job.rows], job.asked.affected_top or 0
         pairs = int((survey.edits * np.minimum(top, lengths)).sum()) if "top" in job.asked.collects else 0
         every = int((survey.edits * lengths).sum())
         pairs += every if "raw" in job.asked.collects else 0
         sums = every if "mean" in job.asked.collects else 0
         added = min(sums, len(job.plan.targets) * job.perturber.checkpoint.vocab.n_ids)
-        size = n_edits * (_PER_ROW + _PER_SCORE * len(engine.score_names)) + pairs * _PER_AFFECTED + added * _PER_MEAN
+        size = n_edits * (_PER_ROW + _PER_SCORE * len(names)) + pairs * _PER_AFFECTED + added * _PER_MEAN
+        size += _audit_size(survey.edits, job.what | job.effort, len(names)) if is_fast else 0
         kept = 0 if job.tokens_folder else int(lengths.sum()) * _TOKEN[job.tokens.has_counts]
         n_units = len(survey.edges(job.asked.tokens_per_unit)) - 1
         seconds = n_tokens / rate / max(1, min(n_devices, n_units))
@@ -69,6 +72,33 @@ class Estimate:
 
 class _Enough(Exception):
     """No error: it ends what is being timed."""
+
+
+def _audit_size(edits: np.ndarray, settings: Mapping[str, Any], n_scores: int) -> int:
+    """Bytes of the tables of an audit."""
+    run = np.maximum(settings["audit"] * edits, settings["splits"]) + settings["verify_top"]
+    n = int(np.minimum(run, edits).sum()) + settings["verify_screen"]
+    return n * (_PER_ROW + 2 * _PER_SCORE * n_scores) + len(edits) * n_scores * _PER_JUDGED
+
+
+def _rate_of_cells(engine: FastEngine, job: Any) -> float:
+    """Tokens a second as FastEngine.cost counts them, over whole cells from all over the screen. The first are run twice, and
+    counted once."""
+    tokens, found, begun = job.work.tokens, [], time.perf_counter()
+    ends, sync = np.cumsum(tokens), _sync(engine.engine.encoder.device)
+    at = np.unique(np.searchsorted(ends, (np.arange(_CELLS) + 0.5) / _CELLS * ends[-1], side="right"))
+    for i in [at[0], *at]:
+        upto = max(i + 1, int(np.searchsorted(ends, ends[i] - tokens[i] + _BATCHES * engine.engine.tokens_per_batch)))
+        rows = [job.tokens.row(int(r)) for r in job.rows[i:upto]]
+        sync()
+        start = time.perf_counter()
+        engine.run(rows)
+        sync()
+        found.append((int(tokens[i:upto].sum()), time.perf_counter() - start))
+        if len(found) > 1 and time.perf_counter() - begun > _SECONDS:
+            break
+    n, seconds = map(sum, zip(*found[1:], strict=True))
+    return n / max(seconds, 1e-9)
 
 
 def _rate(engine: Engine, job: Any) -> float:

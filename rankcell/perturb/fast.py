@@ -28,6 +28,7 @@ from rankcell.perturb.smooth import corrected
 
 AUDIT, SPLITS, PROJECTIONS = 0.02, 16, 32
 _TAPE, _ADJOINT, _SLOPES = 1.4, 3.0, 2.2  # forward passes that a tape, an adjoint with effects, and one without take
+LEAST_IN_PLACE = 0.5  # to which a correction may shrink what is predicted in place
 IN_PLACE = "_in_place"
 
 
@@ -38,13 +39,13 @@ class FastScored(Scored):
     exact
         {pass: bool [edits]}: whether the scores of this pass ("", "_in_place") were run and not predicted.
     sampled
-        bool [edits]: whether it is of the random sample.
+        {pass: bool [edits]}: whether it was drawn at random to be run in this pass.
     predicted
         {score: float64 [edits]}: what was predicted without the edit itself being run; NaN where nothing was predicted.
     """
 
     exact: dict[str, np.ndarray]
-    sampled: np.ndarray
+    sampled: dict[str, np.ndarray]
     predicted: dict[str, np.ndarray]
 
 
@@ -204,7 +205,7 @@ class FastEngine:
             np.repeat([len(c.row) for c in cells], counts).astype(np.int64),
             self.engine.with_parts(scores),
             {which: joined(lambda c, w=which: c.exact[w], bool) for which in self.passes},
-            joined(lambda c: c.sampled, bool),
+            {which: joined(lambda c, w=which: c.sampled[w], bool) for which in self.passes},
             {n: joined(lambda c, n=n: c.predicted[n], np.float64) for n in names},
         )
 
@@ -220,15 +221,14 @@ class _Group:
 
 
 class _Cell:
-    """One row on its way. `values` and `predicted` {score: float64 [edits]}; `wanted` and `exact` {pass: bool [edits]}."""
+    """One row on its way. `values` and `predicted` {score: float64 [edits]}; `wanted`, `sampled` and `exact` {pass: bool [edits]}."""
 
     def __init__(self, fast: FastEngine, row: np.ndarray, held: RowEdits):
         self.fast, self.row, self.held = fast, np.asarray(row), held
         n = len(held)
         names = [name for part in fast.names.values() for name in part]
         self.values, self.predicted = ({name: np.full(n, np.nan) for name in names} for _ in range(2))
-        self.wanted, self.exact = ({which: np.zeros(n, bool) for which in fast.passes} for _ in range(2))
-        self.sampled = np.zeros(n, bool)
+        self.wanted, self.sampled, self.exact = ({which: np.zeros(n, bool) for which in fast.passes} for _ in range(3))
         self.predictors: list[tuple[_Group, Predictors]] = []
         self._rng = np.random.default_rng([fast.seed, zlib.crc32(np.ascontiguousarray(row, np.int64).tobytes())])
 
@@ -271,9 +271,9 @@ class _Cell:
         order = at[np.argsort(place, kind="stable")]
         edges = np.linspace(0, len(order), n + 1).astype(np.int64)
         chosen = order[self._rng.integers(edges[:-1], edges[1:])]
-        self.sampled[chosen] = True
         for i, which in enumerate(self.fast.passes):
-            self.wanted[which][chosen[i :: len(self.fast.passes)]] = True
+            drawn = chosen[i :: len(self.fast.passes)]
+            self.wanted[which][drawn] = self.sampled[which][drawn] = True
 
     def _predicted(self, group: _Group) -> Predictors:
         if group.beside >= 0:
@@ -305,7 +305,8 @@ class _Cell:
         is_size = name.startswith("cos_")
         run = np.flatnonzero(self.exact[which][group.at])
         exact = self.values[name][group.at[run]]
-        found = corrected(predictors_, group.place, run, 1 - exact if is_size else exact)
+        least = LEAST_IN_PLACE if which else -np.inf
+        found = corrected(predictors_, group.place, run, 1 - exact if is_size else exact, least_factor=least)
         without = found.values.copy()
         without[run] = found.without_itself
         back = (lambda v: np.clip(1 - np.maximum(v, 0), -1, 1)) if is_size else (lambda v: v)

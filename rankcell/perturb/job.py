@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,23 @@ import numpy as np
 
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.model import Encoder
+from rankcell.model.batches import TOKENS_PER_BATCH
 from rankcell.model.encoder import threads_as
-from rankcell.perturb.asked import Asked, rows_hash
+from rankcell.perturb import effort
+from rankcell.perturb.asked import AUTO, Asked, rows_hash
 from rankcell.perturb.devices import run_on
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import Engine
 from rankcell.perturb.estimate import Estimate
+from rankcell.perturb.fast import FastEngine, refuse, verify_score
 from rankcell.perturb.merge import finish
 from rankcell.perturb.precision import FEW, probe_rows
 from rankcell.perturb.prepared import Prepared, is_prepared, prepare, read_prepared, remove_work
 from rankcell.perturb.results import STATES, Screen
 from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state
-from rankcell.perturb.survey import Survey
+from rankcell.perturb.survey import Survey, tokens_of_rows
 from rankcell.perturb.units import Count, Part, Worker
+from rankcell.perturb.verify import verify_screen
 from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
 from rankcell.store.run import MANIFEST
 from rankcell.tokens.tokenset import TokenSet
@@ -56,6 +60,7 @@ class Job:
     plan: EditPlan
     rows: np.ndarray
     given: StateEmbeddings
+    effort: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, perturber: Any, tokens: TokenSet | str | os.PathLike, asked: Asked, states: Any) -> "Job":
@@ -66,10 +71,14 @@ class Job:
             tokens = TokenSet.open(folder, vocab=None if (folder / "rankcell.json").exists() else checkpoint.vocab)
         checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
         plan = asked.plan(checkpoint.vocab, tokens, min(tokens.spec.max_len, checkpoint.max_positions))
+        if asked.is_fast:
+            refuse(asked, plan)
         rows = asked.choose(tokens)
         job = cls(perturber, tokens, folder, asked, plan, rows, StateEmbeddings({}))
         job.given = job._given_states(states)
         rows_of_states(tokens, asked.states_asked)
+        if asked.is_fast:
+            _ = job.verify_by
         return job
 
     def _given_states(self, states: Any) -> StateEmbeddings:
@@ -127,6 +136,9 @@ class Job:
         held |= {"affected_top": asked.affected_top, "readout_compat": asked.readout_compat, "max_len": self.plan.max_len}
         held |= {"tokens_per_unit": asked.tokens_per_unit, "tokens_hash": self.tokens.fingerprint, "cells_hash": rows_hash(self.rows)}
         held |= {"plan_hash": content_hash(self.plan.to_json()), "states_hash": _states_hash(self.given), "version": __version__}
+        if asked.is_fast:
+            held |= {n: asked.fast(n) for n in ("method", "audit", "verify_top", "verify_screen", "min_recall")}
+            held |= {"verify_by": self.verify_by} | {n: v for n, v in self._effort_asked.items() if v != AUTO}
         return held | ({"uncropped_hash": self._uncropped_hash()} if asked.refill else {})
 
     def _uncropped_hash(self) -> str:
@@ -138,10 +150,69 @@ class Job:
     def estimate(self) -> Estimate:
         """What the screen would take, after timing some of it; nothing is written."""
         self._settle()
-        return Estimate.of(self._engine(self.perturber.embedder.encoder), self, n_devices=len(self.perturber.devices))
+        self._settle_effort({})
+        engine = self._engine(self.perturber.embedder.encoder)
+        return Estimate.of(self.fast(engine) if self.asked.is_fast else engine, self, n_devices=len(self.perturber.devices))
 
     def _engine(self, encoder: Encoder) -> Engine:
         return self.perturber.engine(encoder, plan=self.plan, states=self.states, asked=self.asked)
+
+    @functools.cached_property
+    def outline(self) -> Engine:
+        """The engine without model and states, which knows what is scored and what a cell costs; the same on every machine."""
+        readouts = ["cell", *(["cls"] if self.tokens.frame.has_cls else [])]
+        none, named = np.zeros(0), [split_state(t, "--toward")[1] for t in self.asked.states_asked]
+        states = StateEmbeddings({(s, r): none for s in named for r in readouts} | self.given.vectors)
+        engine = self.perturber.engine(None, plan=self.plan, states=states, asked=self.asked)
+        return replace(engine, tokens_per_batch=TOKENS_PER_BATCH)
+
+    @functools.cached_property
+    def verify_by(self) -> str:
+        """SettingsError when what is asked for is not predicted."""
+        names = [n + which for n in self.outline.plain_names for which in self.plan.passes]
+        asked = self.asked.verify_by
+        if asked is not None and asked not in names:
+            raise SettingsError(f"--verify-by {asked} is not a score that is predicted; one of {', '.join(names)}")
+        by = asked or verify_score(self.outline)
+        if by.startswith("cos_") and self.asked.fast("projections") == 0:
+            raise SettingsError(f"--projections 0 predicts no sizes of shift, and --verify-by is {by}: verify by a movement toward a state")
+        return by
+
+    @property
+    def _effort_asked(self) -> dict[str, int | str]:
+        return {name: self.asked.fast(name) for name in ("splits", "projections")}
+
+    def fast(self, engine: Engine, **effort_: int) -> FastEngine:
+        """The fast engine with the effort that was settled, or another."""
+        return effort.fast_engine(engine, self.what | self.effort | effort_)
+
+    @functools.cached_property
+    def work(self) -> Survey:
+        """The survey with what the edits cost by the method asked for; known once the effort is."""
+        if not self.asked.is_fast:
+            return self.survey
+        return effort.with_cost(self.survey, self.fast(self.outline), self.tokens.lengths[self.rows])
+
+    @property
+    def n_verified_tokens(self) -> int:
+        """Tokens that the largest predictions of the whole screen will take, about."""
+        n = min(self.asked.fast("verify_screen"), int(self.survey.edits.sum())) if self.asked.is_fast else 0
+        return tokens_of_rows(n, self.tokens.lengths[self.rows], self.plan)
+
+    def _settle_effort(self, held: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Decide what is left to be chosen of splits and projections, or go on with what an earlier start came to."""
+        asked = self._effort_asked if self.asked.is_fast else {}
+        self.effort = {n: held.get(n, v) for n, v in asked.items() if v == AUTO}
+        if AUTO not in self.effort.values():
+            return None
+        exact, by = self._engine(self.perturber.embedder.encoder), self.verify_by
+        rows = [self.tokens.row(int(i)) for i in self._probed()]
+        tries = effort.grid(asked["splits"], asked["projections"], by)
+        engine_of = lambda splits, projections: self.fast(exact, splits=splits, projections=projections)  # noqa: E731
+        found = effort.choose_effort(engine_of, rows, exact, self.asked.min_recall, tries=tries, verify_by=by)
+        self.effort = {n: found[n] for n in self.effort}
+        effort.say(found, self.asked.min_recall)
+        return found
 
     def longer(self, rows: np.ndarray) -> list[np.ndarray] | None:
         """The uncropped genes of some rows, where the plan refills from them."""
@@ -162,45 +233,62 @@ class Job:
             if part is not None:
                 stack.enter_context(locked(out, shared=True))
                 stack.enter_context(locked(out, name=part.lock))
-            self._run_units(work, part, progress)
+            count = self._run_units(work, part, progress)
             if part is not None:
                 return PartDone(out, part, sum(map(work.is_done, range(work.n_units))), work.n_units)
-            finish(work.run, [work.run] * work.n_units, out)
+            self._finish(work, count)
             return Screen(out, work.run.manifest)
+
+    def _finish(self, work: Prepared, count: Count) -> None:
+        sources, last = [work.run] * work.n_units, work.n_units
+        worker = lambda: Worker(work, self.perturber.embedder.encoder)  # noqa: E731
+        verified = verify_screen(work.run, sources, worker, functools.partial(count.tick, last))
+        if verified:
+            count.finish(last)
+        finish(work.run, sources, work.run.folder, verified)
 
     def _open(self, out: Path, *, force: bool, shared: bool) -> Prepared | None:
         """The prepared run; None when it is complete."""
         held = {} if force else _settings_in(out)
-        check = None if self.perturber.hold(held) else self._settle()
-        run = ShardedRun.open(out, self.what | self.perturber.machine, force=force, shared=shared)
+        is_held = self.perturber.hold(held)
+        check = None if is_held else self._settle()
+        tried = self._settle_effort(held if is_held else {})
+        run = ShardedRun.open(out, self.what | self.perturber.machine | self.effort, force=force, shared=shared)
         if run.complete:
             remove_work(out)
             return None
         if not is_prepared(out):
             if self.what["states"]:
                 self.states.save(out / STATES)
-            how = {"plan": self.plan, "survey": self.survey, "checkpoint": self.perturber.checkpoint, "model": self.perturber.model}
+            how = {"plan": self.plan, "survey": self.work, "checkpoint": self.perturber.checkpoint, "model": self.perturber.model}
             how |= {"tokens_folder": self.tokens_folder, "tokens_per_unit": self.asked.tokens_per_unit}
             if check is not None:
                 run.note(precision_check=check)
+            if tried is not None:
+                run.note(effort=tried)
             prepare(run, self.tokens, self.rows, **how)
         return read_prepared(out, checkpoint=self.perturber.checkpoint, tokens=self.tokens)
 
     def _settle(self) -> dict[str, Any] | None:
         """Decide the precision by some edits of a few cells."""
-        some = np.flatnonzero(self.survey.edits)
-        rich = some[self.survey.edits[some] >= min(FEW, self.survey.edits.max())]
-        rows = self.rows[rich[probe_rows(self.tokens.lengths[self.rows[rich]])]]
-        p = self.perturber
+        p, rows = self.perturber, self._probed()
         return p.settle_precision(
             self._engine,
             [self.tokens.row(int(i)) for i in rows],
             self.longer(rows),
         )
 
-    def _run_units(self, work: Prepared, part: Part | None, progress: Progress) -> None:
+    def _probed(self) -> np.ndarray:
+        """Rows of a few cells, of all lengths, to try things on."""
+        some = np.flatnonzero(self.survey.edits)
+        rich = some[self.survey.edits[some] >= min(FEW, self.survey.edits.max())]
+        return self.rows[rich[probe_rows(self.tokens.lengths[self.rows[rich]])]]
+
+    def _run_units(self, work: Prepared, part: Part | None, progress: Progress) -> Count:
+        """Run what is not done; the count, in which what is verified at the end is still to come (as one unit more)."""
         units = [u for u in range(work.n_units) if part is None or part.has(u)]
-        count = Count({u: work.unit_tokens[u] for u in units}, progress)
+        later = {work.n_units: n} if part is None and (n := work.n_verified_tokens) else {}
+        count = Count({u: work.unit_tokens[u] for u in units} | later, progress)
         left = []
         for unit in units:
             if work.is_done(unit):
@@ -211,11 +299,12 @@ class Job:
         if len(devices) > 1:
             _warn_of_threads(devices)
             run_on(work.run.folder, left, devices, count)
-            return
+            return count
         worker = Worker(work, self.perturber.embedder.encoder) if left else None
         for unit in left:
             worker.run(unit, functools.partial(count.tick, unit))
             count.finish(unit)
+        return count
 
 
 def _warn_of_threads(devices: Sequence[str]) -> None:

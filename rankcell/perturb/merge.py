@@ -4,13 +4,18 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rankcell.errors import InputError, OutputError, RankcellWarning, SettingsError
+from rankcell.perturb.audit_tables import join_audit, say_if_short
+from rankcell.perturb.devices import devices_of
 from rankcell.perturb.edits import EditPlan
-from rankcell.perturb.prepared import TABLES, VOCAB, WORK, read_plan, remove_work
+from rankcell.perturb.prepared import TABLES, VOCAB, WORK, read_plan, read_prepared, remove_work
 from rankcell.perturb.results import AFFECTED, SCREEN, Names, Screen, join_affected, join_tables
+from rankcell.perturb.units import Worker, is_fast, threads_as_begun
+from rankcell.perturb.verify import by_unit, verify_screen
 from rankcell.store import ShardedRun, atomic_path, check_result_folder, locked, require_apart, result_folder
 from rankcell.store.run import SHARDS, differences
 from rankcell.vocab import Vocabulary
@@ -20,37 +25,45 @@ _SHARD = re.compile(r"screen-(\d+)\.parquet")
 _PART = re.compile(r"\.lock-(\d+)of(\d+)")
 
 
-def finish(run: ShardedRun, sources: Sequence[ShardedRun], home: Path) -> None:
+def finish(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, verified: Mapping[int, Any]) -> None:
     """Write the tables of `run` and record that it is complete.
 
     sources
         Where the shards of each unit are.
     home
         A prepared folder of the same screen.
+    verified
+        {unit: rows that were run once the units were there} of a fast screen.
     """
     held, settings = read_plan(home), run.manifest["settings"]
 
     def shards(kind: str) -> list[Path]:
         return [source.shard(kind, unit) for unit, source in enumerate(sources)]
 
-    n_rows = join_tables(shards("screen"), run.folder / SCREEN)
+    n_rows = join_tables(shards("screen"), run.folder / SCREEN, by_unit(verified))
+    told = join_audit(run, sources, verified) if is_fast(settings) else {}
     for name in settings["affected"]:
         if name == "mean":
             vocab = Vocabulary.load(home / WORK / VOCAB)
             join_affected(shards("affected_mean"), run.folder / AFFECTED[name], Names(EditPlan.from_json(held["plan"], vocab), vocab))
         else:
             join_tables(shards(f"affected_{name}"), run.folder / AFFECTED[name])
-    run.finish(n_rows=n_rows, n_cells=held["edges"][-1], n_skipped=held["n_skipped"], n_units=len(sources))
+    run.finish(n_rows=n_rows, n_cells=held["edges"][-1], n_skipped=held["n_skipped"], n_units=len(sources), **told)
     remove_work(run.folder)
+    if told:
+        say_if_short(run.folder, run.manifest)
 
 
-def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, force: bool = False) -> Screen:
+def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, device: str = "auto", force: bool = False) -> Screen:
     """Put the parts of a screen (`--shard`) together.
 
     parts
         Results folders: the one that all parts were run in, or one or several for each.
     out
         A new results folder, or one of the parts.
+    device
+        Where the largest predictions of the whole screen are run exactly, if that was asked for (verify_screen). Nothing else needs
+        the model and the tokens.
 
     OutputError when the parts are not of one screen, or a unit of work is in none of them, or in two.
     """
@@ -78,8 +91,21 @@ def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, force: 
             sources = _sources(runs)
             if not is_inside:
                 _copy_tables(runs[0].folder, out)
-            finish(target, sources, runs[0].folder)
+                target.note(**{k: v for k, v in runs[0].manifest.items() if k == "effort"})
+            finish(target, sources, runs[0].folder, _verified(target, sources, runs[0].folder, device))
         return Screen(out, target.manifest)
+
+
+def _verified(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, device: str) -> Mapping[int, Any]:
+    """The rows that are run now that all units are there; the model is opened only for these."""
+    with contextlib.ExitStack() as stack:
+
+        def open_worker() -> Worker:
+            work = read_prepared(home)
+            stack.enter_context(threads_as_begun(work))
+            return Worker.open(work, devices_of(device)[0], elsewhere=True)
+
+        return verify_screen(run, sources, open_worker)
 
 
 def _folders(parts: Sequence[str | os.PathLike]) -> list[Path]:

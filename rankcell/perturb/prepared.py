@@ -19,7 +19,7 @@ from rankcell.model import Checkpoint, open_checkpoint
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.results import CELLS, EDITS, STATES, write_cells, write_table
 from rankcell.perturb.states import StateEmbeddings, read_states
-from rankcell.perturb.survey import Survey
+from rankcell.perturb.survey import Survey, tokens_of_rows
 from rankcell.store import ShardedRun, atomic_path, content_hash, read_json, writing
 from rankcell.tokens.tokenset import TokenSet, dataset_folder
 
@@ -48,6 +48,11 @@ class Prepared:
     @property
     def settings(self) -> dict[str, Any]:
         return self.run.manifest["settings"]
+
+    @property
+    def n_verified_tokens(self) -> int:
+        """Tokens, about, that are to come once all units are there: of the largest predictions of the whole screen."""
+        return tokens_of_rows(self.settings.get("verify_screen", 0), self.tokens.lengths[self.rows], self.plan)
 
     def is_done(self, unit: int) -> bool:
         return self.run.shard("screen", unit).exists()

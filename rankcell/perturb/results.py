@@ -18,6 +18,7 @@ from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 
 SCREEN, CELLS, EDITS, STATES = "screen.parquet", "cells.parquet", "edits.parquet", "states.parquet"
+AUDIT, AUDIT_CELLS, SHORT = "audit.parquet", "audit_cells.parquet", "short_cells.txt"
 AFFECTED = {"mean": "affected.parquet", "top": "affected_top.parquet", "raw": "affected_raw.parquet"}
 ROW_GROUP = 131_072  # rows at least; a row group holds whole cells
 _CELLS = 50_000  # cells written at once
@@ -38,7 +39,8 @@ def screen_table(scored: Scored, *, cell_ids: Sequence[str], names: Names) -> pa
     """One row per cell and edit: cell_id, edit, kind, genes, rank, n_tokens, then the scores (NaN as null).
 
     `rank`: of the first gene before the edit, 0 = top, null when the cell lacks it; `n_tokens`: length of the cell's row
-    before the edit, special tokens included.
+    before the edit, special tokens included. Of the fast method, before the scores: `exact` and, where there are scores in place,
+    `exact_in_place`, whether these were run and not predicted.
     """
     target = pa.array(scored.target)
     columns = {
@@ -49,7 +51,13 @@ def screen_table(scored: Scored, *, cell_ids: Sequence[str], names: Names) -> pa
         "rank": pa.array(scored.rank.astype(np.int32), mask=scored.rank < 0),
         "n_tokens": pa.array(scored.n_tokens.astype(np.int32)),
     }
-    return pa.table(columns | {name: pa.array(v, pa.float64(), from_pandas=True) for name, v in scored.scores.items()})
+    columns |= {f"exact{which}": pa.array(v) for which, v in getattr(scored, "exact", {}).items()}
+    return pa.table(columns | {name: numbers(v) for name, v in scored.scores.items()})
+
+
+def numbers(values: np.ndarray) -> pa.Array:
+    """NaN as null."""
+    return pa.array(values, pa.float64(), from_pandas=True)
 
 
 def affected_rows_table(rows: AffectedRows, table: pa.Table, names: Names) -> pa.Table:
@@ -92,16 +100,21 @@ def write_cells(tokens: TokenSet, rows: np.ndarray, path: Path) -> None:
                 writer.close()
 
 
-def join_tables(paths: Sequence[Path], out: Path) -> int:
-    """One table of many, in a stream; the number of rows. Neighbouring small ones share a row group."""
+def join_tables(paths: Sequence[Path], out: Path, change: Callable[[int, pa.Table], pa.Table] = lambda _, table: table) -> int:
+    """One table of many, in a stream; the number of rows. Neighbouring small ones share a row group.
+
+    change
+        (number of the table, table) -> what becomes of it.
+    """
     import pyarrow.parquet as pq
 
     held: list[pa.Table] = []
     n_rows = n_held = 0
+    schema = change(0, pq.read_table(paths[0])).schema
     with atomic_path(out, force=True) as part:
-        with pq.ParquetWriter(part, pq.read_schema(paths[0])) as writer:
+        with pq.ParquetWriter(part, schema) as writer:
             for number, path in enumerate(paths):
-                held.append(pq.read_table(path))
+                held.append(change(number, pq.read_table(path)))
                 n_held += len(held[-1])
                 if n_held >= ROW_GROUP or number == len(paths) - 1:
                     writer.write_table(pa.concat_tables(held), row_group_size=max(1, n_held))
@@ -198,6 +211,14 @@ class Screen:
         path, option = self.folder / AFFECTED[which], "affected" if which == "mean" else f"affected-{which}"
         if not path.exists():
             raise OutputError(f"{self.folder} has no {path.name}: run the screen with --{option}")
+        return _read(path)
+
+    def audit(self) -> pa.Table:
+        """Of a fast screen, one row per edit that was run exactly: `cell_id`, `edit`, `rank`, `n_tokens`, `sampled` (drawn at random),
+        then each score and `<score>_predicted`. OutputError for a screen by the exact method."""
+        path = self.folder / AUDIT
+        if not path.exists():
+            raise OutputError(f"{self.folder} has no {AUDIT}: it was not run with --method fast")
         return _read(path)
 
     def symbols(self) -> dict[str, str]:

@@ -89,6 +89,15 @@ class Perturber:
         cells: int | None = None,
         seed: int | None = None,
         tokens_per_unit: int = TOKENS_PER_UNIT,
+        method: str = "exact",
+        audit: float | None = None,
+        verify_top: int | None = None,
+        verify_screen: int | None = None,
+        verify_by: str | None = None,
+        splits: int | str | None = None,
+        projections: int | str | None = None,
+        min_recall: float | None = None,
+        only: Sequence[str] | None = None,
         shard: str | None = None,
         dry_run: bool = False,
         force: bool = False,
@@ -131,6 +140,22 @@ class Perturber:
             The first `cells` cells in order, or that many drawn with `seed`; None: all.
         tokens_per_unit
             What is saved at once: whole cells of about so many edited tokens. A stop loses at most one unit of each device.
+        method
+            "exact" runs every edit; "fast" predicts them and runs some, which judge the prediction (rankcell.perturb.audit): the
+            table then has the columns `exact`, and `audit.parquet`, `audit_cells.parquet` and the manifest say how good it is.
+        audit
+            fast: the share of each cell's edits that are drawn at random and run exactly (0.02; `splits` edits at least).
+        verify_top, verify_screen, verify_by
+            fast: also run exactly the so many edits predicted to be largest in each cell, and in the whole screen once all else
+            is there (0, 0), by a score (the first movement toward a state, else the first cosine; in place where that is scored).
+        splits, projections
+            fast: at how many places the positions' part of a deletion is sampled, and the random projections that sizes of shift
+            are estimated from (16, 32); "auto", which they are with `min_recall`: the cheapest that reaches that in a few cells.
+        min_recall
+            fast: the recall of the top tenth that is asked for. Cells that are expected to have less are named in
+            `short_cells.txt` and counted in a warning.
+        only
+            Ids of cells: only these are perturbed.
         shard
             `i/n`: only the i-th of n parts, in a folder that all parts share or in one of its own (rankcell.perturb.merge puts
             them together); returns a PartDone.

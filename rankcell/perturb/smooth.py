@@ -4,7 +4,8 @@
 
 s is a broken line over the rank whose bends are held small, b small numbers that are held near 0. How strongly, leave-one-out
 decides: both are linear in the exact values, so that the value of each without itself follows from the fit of all (Allen 1974's
-PRESS). Where the correction does not pay, it is left out.
+PRESS). Of few values a free fit may look good by chance, so that its error is counted larger by the share of them that it uses up.
+Where the correction does not pay, it is left out.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Smoothed:
     without_itself: np.ndarray
 
 
-def corrected(predictors: np.ndarray, rank: np.ndarray, at: np.ndarray, exact: np.ndarray) -> Smoothed:
+def corrected(predictors: np.ndarray, rank: np.ndarray, at: np.ndarray, exact: np.ndarray, *, least_factor: float = -np.inf) -> Smoothed:
     """Predictions of all edits, corrected by those that were run.
 
     predictors
@@ -35,6 +36,8 @@ def corrected(predictors: np.ndarray, rank: np.ndarray, at: np.ndarray, exact: n
         [edits]: where along the cell the edit stands.
     at, exact
         int64 [run], float64 [run]: which edits were run, and what came of them.
+    least_factor
+        The least that 1 + b may be.
     """
     plain = predictors.sum(1)
     best = Smoothed(plain, plain[at])
@@ -59,8 +62,8 @@ def corrected(predictors: np.ndarray, rank: np.ndarray, at: np.ndarray, exact: n
             solved = np.linalg.solve(inner + held, np.concatenate([aim[:, None], run.T], axis=1))
             lever = np.einsum("ij,ji->i", run, solved[:, 1:])
             left = (rest - run @ solved[:, 0]) / np.maximum(1 - lever, 1e-3)
-            error = float((left**2).mean())
-            if error < least:
+            error = float((left**2).mean()) * (1 + float(lever.sum()) / len(at))
+            if error < least and (1 + solved[:n, 0] / scale[scale > 0] >= least_factor).all():
                 least, best = error, Smoothed(plain + basis @ solved[:, 0], exact - left / weight)
     return best
 

@@ -80,6 +80,11 @@ class Survey:
         )
 
 
+def tokens_of_rows(n: int, lengths: np.ndarray, plan: EditPlan) -> int:
+    """Tokens through the model for so many edits, about, of cells with rows of such lengths."""
+    return int(n * lengths.mean() * len(plan.passes)) if len(lengths) else 0
+
+
 @dataclass(frozen=True)
 class _Block:
     """Neighbouring cells: which gene tokens they show, bool [cells, tokens + 1] (the last column for places that name none), and

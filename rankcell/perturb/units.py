@@ -16,6 +16,8 @@ from rankcell.errors import OutputError, RankcellWarning, SettingsError
 from rankcell.model import Encoder
 from rankcell.model.encoder import threads_as
 from rankcell.perturb.affected import AffectedRows, AffectedSums
+from rankcell.perturb.audit_tables import audit_cells_table, audit_table
+from rankcell.perturb.effort import fast_engine
 from rankcell.perturb.engine import Engine
 from rankcell.perturb.prepared import Prepared, read_prepared
 from rankcell.perturb.results import Names, affected_rows_table, screen_table, sums_table, write_table
@@ -106,20 +108,25 @@ class Worker:
             euclidean=settings["distance"] == "euclidean",
             readouts=tuple(settings["readouts"]),
         )
+        self.fast = fast_engine(self.engine, settings) if is_fast(settings) else None
         self.names = Names(work.plan, work.checkpoint.vocab)
 
     @classmethod
-    def open(cls, work: Prepared, device: str) -> "Worker":
-        """Load the model; OutputError when the device would not give the bytes of the one that the screen began on."""
+    def open(cls, work: Prepared, device: str, *, elsewhere: bool = False) -> "Worker":
+        """Load the model; OutputError when the device would not give the bytes of the one that the screen began on.
+
+        elsewhere
+            A warning is enough.
+        """
         settings = work.settings
         with threads_as_begun(work):
             encoder = Encoder(work.checkpoint, device=device, precision=settings["precision"])
             now = encoder.description
         if any(settings[k] != v for k, v in now.items()):
-            raise OutputError(
-                f"{work.run.folder} began on another machine ({differences({k: settings[k] for k in now}, now)}): "
-                "give this one a folder of its own with --shard, and put them together with --merge"
-            )
+            said = f"{work.run.folder} began on another machine ({differences({k: settings[k] for k in now}, now)})"
+            if not elsewhere:
+                raise OutputError(f"{said}: give this one a folder of its own with --shard, and put them together with --merge")
+            warnings.warn(f"{said}: what is verified now agrees to rounding, not to the last bit", RankcellWarning, stacklevel=4)
         return cls(work, encoder)
 
     def run(self, unit: int, progress: Ticks = None) -> Path:
@@ -129,6 +136,8 @@ class Worker:
         if path.exists():
             return path
         rows = self.work.rows[self.work.edges[unit] : self.work.edges[unit + 1]]
+        if self.fast is not None:
+            return self._run_fast(unit, rows, progress)
         kept = {name: _COLLECTORS[name](settings, self.names) for name in settings["affected"]}
         scored = self.engine.run(
             [self.work.tokens.row(int(i)) for i in rows],
@@ -145,6 +154,22 @@ class Worker:
             )
         write_table(table, path)
         return path
+
+    def _run_fast(self, unit: int, rows: np.ndarray, progress: Ticks) -> Path:
+        run, ids = self.work.run, self.work.tokens.cell_ids
+        scored = self.fast.run([self.work.tokens.row(int(i)) for i in rows], progress=progress)
+        cell_ids = [ids[i] for i in rows]
+        table = screen_table(scored, cell_ids=cell_ids, names=self.names)
+        write_table(audit_table(scored, table, first_cell=self.work.edges[unit]), run.shard("audit", unit))
+        write_table(audit_cells_table(scored, cell_ids=cell_ids, settings=self.work.settings), run.shard("audit_cells", unit))
+        path = run.shard("screen", unit)
+        write_table(table, path)
+        return path
+
+
+def is_fast(settings: Mapping[str, Any]) -> bool:
+    """Whether a screen with these settings is predicted; folders of earlier versions do not say."""
+    return settings.get("method", "exact") == "fast"
 
 
 _COLLECTORS: dict[str, Callable[[dict[str, Any], Names], Any]] = {

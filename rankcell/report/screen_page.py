@@ -15,6 +15,7 @@ from rankcell.report import page as p
 from rankcell.report.figures import draw_ranked, new_figure, replicates
 from rankcell.report.screens import Tables, choose_score, least_cells, ranking, scores_of, strongest
 from rankcell.report.screens_absence import draw_absence
+from rankcell.report.screens_audit import audit_section
 from rankcell.report.screens_draw import PICTURES, of_this_screen, save_figure, size_of
 from rankcell.report.screens_edits import PART_WORDS, decomposition_table, fdr_of, probability_columns
 from rankcell.report.screens_ranks import TOO_CLOSE, effect_spread
@@ -60,6 +61,7 @@ def screen_page(
     settings = tables.manifest.get("settings", {})
     parts = [
         _run(tables, settings),
+        audit_section(tables, _figure),
         _follows(tables),
         _ranked(tables, ranked, score, n, least),
         _volcano(ranked),

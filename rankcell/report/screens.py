@@ -13,15 +13,9 @@ from rankcell.errors import CellError, InputError, OutputError, RankcellWarning,
 from rankcell.perturb import Screen, read_screen
 from rankcell.report.words import PARTS
 from rankcell.stats import effect_of, rank_edits
+from rankcell.stats.prediction import Shared, attrs_of
 
 _FAMILIES = ("cos_", "toward_", "euclidean_")
-
-
-class Shared(dict):
-    """A dict that is not copied with the table in whose attrs it stands: pandas copies attrs at every step, also for each group."""
-
-    def __deepcopy__(self, memo: Any) -> "Shared":
-        return self
 
 
 @dataclass
@@ -83,7 +77,7 @@ def open_tables(source: Any) -> Tables:
     screen = source if isinstance(source, Screen) else _read(source)
     table = screen.table().to_pandas()
     table["rank"] = table["rank"].astype("Int32")
-    table.attrs["symbols"] = Shared(screen.symbols())
+    table.attrs |= {"symbols": Shared(screen.symbols()), **attrs_of(screen.folder)}
     return Tables(table, _optional(screen, "cells"), _optional(screen, "edits"), screen.manifest, screen)
 
 

@@ -26,10 +26,15 @@ _LEAST_ROWS, _HEAVIEST = 5, 50.0
 @dataclass(frozen=True)
 class Residuals:
     """Of each row: `z`, by how many standard deviations of its neighbours the effect differs from what their ranks predict
-    (sizes on the log scale); `diff`, the effect less that prediction, in the score's own unit. NaN without enough neighbours."""
+    (sizes on the log scale); `diff`, the effect less that prediction, in the score's own unit. NaN without enough neighbours.
+
+    error
+        Of a fast screen: the scale of the prediction error in units of z, 0 where the row was run; else None.
+    """
 
     z: np.ndarray
     diff: np.ndarray
+    error: np.ndarray | None = None
 
 
 def residuals(rows: Rows, score: str) -> Residuals:
@@ -38,7 +43,8 @@ def residuals(rows: Rows, score: str) -> Residuals:
     A line in log(1 + rank) is fitted to the neighbours without the row itself; z is the externally studentised residual
     (Cook and Weisberg 1982, section 2.2). Neighbours further than 4 robust standard deviations out are pulled in first.
     """
-    found = Residuals(np.full(len(rows), np.nan), np.full(len(rows), np.nan))
+    fast = rows.predicted.get(score)
+    found = Residuals(*(np.full(len(rows), np.nan) for _ in range(2)), None if fast is None else np.full(len(rows), np.nan))
     kinds = rows.edits["kind"].astype("category").cat.codes.to_numpy().astype(np.int64)
     for piece in rows.pieces():
         effect = rows.effect(score, piece)
@@ -49,9 +55,18 @@ def residuals(rows: Rows, score: str) -> Residuals:
         used = log_size(y, group) if is_size(score) else y
         keep = np.isfinite(used)
         at, y, used = at[keep], y[keep], used[keep]
-        predicted, found.z[at] = _against_neighbours(group[keep], rows.x(at), used)
+        predicted, found.z[at], sd = _against_neighbours(group[keep], rows.x(at), used)
         found.diff[at] = y - (np.exp(predicted) if is_size(score) else predicted)
+        if fast is not None:
+            scale = fast.scale[at]
+            found.error[at] = (log_error(scale, np.exp(used)) if is_size(score) else scale) / sd
     return found
+
+
+def log_error(scale: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """The standard deviation of a log whose argument `size` has the standard deviation `scale` (of a log-normal one)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.sqrt(np.log1p(np.where(scale > 0, scale / size, 0.0) ** 2))
 
 
 def log_size(effect: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -84,10 +99,10 @@ def from_neighbours(group: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarr
     return _against_neighbours(group, x, y)[0]
 
 
-def _against_neighbours(group: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(prediction, studentised residual) of each y from its neighbours; entries in order of group and x."""
+def _against_neighbours(group: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(prediction, studentised residual, its unit) of each y from its neighbours; entries in order of group and x."""
     if not len(y):
-        return y, y
+        return y, y, y
     window = _Window.of(group, x)
     fitted, _, _ = window.fit(y)
     far = _CLIP * _TO_SD * _median_by(np.abs(y - fitted), group)
@@ -97,9 +112,10 @@ def _against_neighbours(group: np.ndarray, x: np.ndarray, y: np.ndarray) -> tupl
         own = (calm - fitted) / (1 - leverage)  # as if the row had not been in the fit
         predicted = calm - own
         variance = (sse - own * (calm - fitted)) / (window.n - 3)
-        z = (y - predicted) / np.sqrt(variance / (1 - leverage))
+        sd = np.sqrt(variance / (1 - leverage))
+        z = (y - predicted) / sd
     enough = (window.n > LEAST) & (leverage < 1 - 1e-9) & (variance > 1e-24 * y**2) & (variance > 0)
-    return np.where(enough, predicted, np.nan), np.where(enough, z, np.nan)
+    return np.where(enough, predicted, np.nan), np.where(enough, z, np.nan), np.where(enough, sd, np.nan)
 
 
 @dataclass(frozen=True)
@@ -159,7 +175,8 @@ def standing(m: Means, mean_rank: np.ndarray, detection: np.ndarray, *, heavy: f
     scale of the peers, near 1 where one spread fits all. Both are robust: such that the median of z^2 is that of a chi-square
     with one degree of freedom (in the manner of Efron 2004's empirical null), so that a few real effects do not widen them.
     p from Student's t with 0.37 degrees of freedom a peer (what a median of squares is worth beside their mean), and fewer for
-    edits of few replicates where those have heavy tails.
+    edits of few replicates where those have heavy tails. What the replicates of an edit share by error (`m.common`) is part of v,
+    so that it is judged by each edit's own and not by what its peers have on average.
 
     heavy
         Excess kurtosis of single replicates around their edit's mean; that of a mean of n is heavy / n times the square of the
@@ -175,7 +192,8 @@ def standing(m: Means, mean_rank: np.ndarray, detection: np.ndarray, *, heavy: f
     values, near = m.mean[at], _nearest(mean_rank[at], detection[at])
     centre[at] = np.median(values[near], axis=1)
     off = values - centre[at]
-    noise = _sampling(m)[at]
+    sampling = _sampling(m)[at]
+    noise = sampling if m.common is None else sampling + m.common[at]
     spread2 = _between(off, noise)
     rough = off / np.sqrt(np.maximum(spread2 + noise, 1e-300))
     scale = np.sqrt(np.median(rough[near] ** 2, axis=1) / _CHI2_MEDIAN)
@@ -183,7 +201,9 @@ def standing(m: Means, mean_rank: np.ndarray, detection: np.ndarray, *, heavy: f
         z[at] = np.where(scale > 0, rough / (scale * np.sqrt(1 + np.pi / 2 / near.shape[1])), np.nan)
     peers[at] = near.shape[1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        excess = heavy / m.n[at] * np.nan_to_num(noise / (spread2 + noise)) ** 2
+        excess = heavy / m.n[at] * np.nan_to_num(sampling / (spread2 + noise)) ** 2
+        if m.common is not None:
+            excess += m.common_heavy * np.nan_to_num(m.common[at] / (spread2 + noise)) ** 2
     df = np.full(n, np.nan)
     df[at] = _tails(_MEDIAN_EFFICIENCY * near.shape[1], excess)
     at_median = t.ppf(0.75, df) / t.ppf(0.75, _MEDIAN_EFFICIENCY * max(near.shape[1], 1))  # the scale was fitted at the median

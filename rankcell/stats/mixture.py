@@ -29,12 +29,16 @@ class Impact:
         return {"impact_posterior": self.posterior, "impact": self.posterior > 0.5}
 
 
-def impact(effect: np.ndarray, keep: np.ndarray, *, is_size: bool, seed: int) -> Impact:
+def impact(effect: np.ndarray, keep: np.ndarray, *, is_size: bool, seed: int, error: np.ndarray | None = None) -> Impact:
     """Fit both components by expectation maximisation and say which edits are in that of the larger mean.
 
     Where the components differ in width, the wider one wins at both ends, so that the smallest effects of all could be called
     impact. The log odds are a parabola in the effect: effects beyond its turning point get the posterior of that point, so that
     the posterior never falls as the effect rises.
+
+    error
+        Standard error of each effect that is of prediction, where the screen was fast. The widths of the components hold what the
+        typical (median) edit has of it; where an edit has more, both are wider for it by the difference, so that it says less.
     """
     from sklearn.mixture import GaussianMixture
 
@@ -49,7 +53,12 @@ def impact(effect: np.ndarray, keep: np.ndarray, *, is_size: bool, seed: int) ->
     two = GaussianMixture(2, random_state=seed, n_init=5, max_iter=1000).fit(y)
     gain = GaussianMixture(1).fit(y).bic(y) - two.bic(y)
     low, high = np.argsort(two.means_[:, 0])
-    posterior[at] = two.predict_proba(_held(y, two.means_[[low, high], 0], two.covariances_[[low, high], 0, 0]))[:, high]
+    if error is None:
+        posterior[at] = two.predict_proba(_held(y, two.means_[[low, high], 0], two.covariances_[[low, high], 0, 0]))[:, high]
+    else:
+        own = (np.log1p((error[at] / effect[at]) ** 2) if is_size else error[at] ** 2) / scale**2
+        variance = two.covariances_[[low, high], 0, 0][:, None] + np.maximum(own - np.median(own), 0)
+        posterior[at] = _posterior(y[:, 0], two.weights_[[low, high]], two.means_[[low, high], 0], variance)
     if gain <= 0:
         warnings.warn(
             f"one Gaussian fits the effects as well as two (BIC better by {-gain:.1f}): the screen does not show two groups of edits, "
@@ -62,6 +71,16 @@ def impact(effect: np.ndarray, keep: np.ndarray, *, is_size: bool, seed: int) ->
         for i in (low, high)
     ]
     return Impact(posterior, parts[0], parts[1], float(gain))
+
+
+def _posterior(y: np.ndarray, weight: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Of the second of two components whose `variance` [2, edits] each edit has its own of."""
+    from scipy.special import expit
+    from scipy.stats import norm
+
+    held = np.array([_held(np.array([v]), mean, s)[0] for v, s in zip(y, variance.T, strict=True)])
+    odds = [np.log(w) + norm.logpdf(held, m, np.sqrt(s)) for w, m, s in zip(weight, mean, variance, strict=True)]
+    return expit(odds[1] - odds[0])
 
 
 def _held(y: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:

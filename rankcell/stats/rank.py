@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.stats.prediction import carried
 from rankcell.stats.predictors import follows_rank, partial_spearman
 from rankcell.stats.rows import Rows, choose_score, columns_of, goal_score, read_rows, rows_of
 from rankcell.stats.units import Donors, donors_of, fdr, interval, warn_few
-from rankcell.stats.work import MODES, Work, check_modes, means_over
+from rankcell.stats.work import MODES, Work, check_modes, common_error, means_over
 
 _TOO_CLOSE = 0.9
 
@@ -58,6 +59,8 @@ def rank_edits(
     if plain is not None:
         ranked.attrs["plain_rank_spearman"] = follows_rank(rows, plain)
     ranked.attrs["predictors"] = partial_spearman(ranked)
+    if by in rows.predicted:
+        ranked.attrs |= {"method": "fast", "prediction": rows.predicted[by].facts}
     if donors is not None:
         ranked.attrs |= {"donor": donor, "donors": list(donors.names), "few_donors": few}
     _warn_position(ranked.attrs, by, columns)
@@ -68,8 +71,9 @@ def _base(rows: Rows, by: str, plain: str | None, donors: Donors | None) -> Any:
     """One row per edit, in the order of the rows: what it is, its effect and interval, the trivial predictors."""
     import pandas as pd
 
-    n_edits, effect = len(rows.edits), rows.effect(by)
+    n_edits, effect, fast = len(rows.edits), rows.effect(by), rows.predicted.get(by)
     m = means_over(rows, effect, donors)
+    m = m if fast is None else m.with_common(*common_error(rows, by, effect, fast.scale, donors))
     shown = np.isfinite(rows.rank)
     n_shown, n_rows = (np.bincount(e, minlength=n_edits) for e in (rows.edit[shown], rows.edit))
     with np.errstate(invalid="ignore"):
@@ -78,9 +82,11 @@ def _base(rows: Rows, by: str, plain: str | None, donors: Donors | None) -> Any:
             **{c: rows.edits[c] for c in ("edit", "kind", "genes", "symbols")},
             "n_cells": np.bincount(rows.edit[np.isfinite(effect)], minlength=n_edits),
             "n_absent": n_rows - n_shown,
+            **({} if fast is None else {"n_exact": np.bincount(rows.edit[fast.exact & np.isfinite(effect)], minlength=n_edits)}),
             "mean_rank": mean_rank,
             "effect": m.mean,
             "sem": np.sqrt(m.var_of_mean),
+            **({} if fast is None else {"prediction_se": np.where(np.isfinite(m.mean), np.sqrt(m.common), np.nan)}),
         }
     if plain is not None:
         found["plain_effect"] = means_over(rows, rows.effect(plain), donors).mean
@@ -172,7 +178,10 @@ def _columns(source: Any) -> list[str]:
 
 
 def _rows(source: Any, scores: Sequence[str]) -> Rows:
-    return read_rows(_folder(source), scores) if _is_folder(source) else rows_of(source, scores)
+    if not _is_folder(source):
+        return carried(rows_of(source, scores), source)
+    folder = _folder(source)
+    return carried(read_rows(folder, scores), folder)
 
 
 def _cells(table: Any, cells: Any, donor: str) -> Any:

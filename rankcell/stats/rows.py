@@ -1,7 +1,7 @@
 """The rows of a screen as plain arrays: what every statistic counts over."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Rows:
         DataFrame: `edit`, `kind`, `genes`, `symbols`, and what is known of them (`detection`, `expression`, `mean_rank`).
     n_screened
         Number of screened cells; None: those with a row.
+    predicted
+        Of a fast screen, by score: which values are exact, and the error of the others (rankcell.stats.prediction.Predicted).
     """
 
     cell: np.ndarray
@@ -52,6 +54,7 @@ class Rows:
     edits: Any
     cell_ids: np.ndarray
     n_screened: int | None = None
+    predicted: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.cell)
@@ -78,8 +81,9 @@ class Rows:
     def where(self, keep: np.ndarray) -> "Rows":
         """The rows at which `keep` is true; codes stay."""
         n_tokens = None if self.n_tokens is None else self.n_tokens[keep]
-        scores = {k: v[keep] for k, v in self.scores.items()}
-        return Rows(self.cell[keep], self.edit[keep], self.rank[keep], n_tokens, scores, self.edits, self.cell_ids, self.n_screened)
+        columns = {"cell": self.cell[keep], "edit": self.edit[keep], "rank": self.rank[keep], "n_tokens": n_tokens}
+        scores, predicted = {k: v[keep] for k, v in self.scores.items()}, {k: v.where(keep) for k, v in self.predicted.items()}
+        return replace(self, **columns, scores=scores, predicted=predicted)
 
 
 def score_names(columns: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """What counts as a replicate: donors where they are given, else cells; means over them, intervals, and tests against zero."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,17 +65,48 @@ def warn_few(donors: Donors, threshold: float = 0.05) -> str | None:
 @dataclass(frozen=True)
 class Means:
     """Of each edit over its replicates: their number, mean, variance of one replicate (NaN below two), and with donors the
-    matrix of donor means [edits, donors] (NaN where an edit has no cell of a donor)."""
+    matrix of donor means [edits, donors] (NaN where an edit has no cell of a donor).
+
+    common
+        Variance of an error that all replicates of an edit share (of predictions), with its degrees of freedom `common_df` and
+        excess kurtosis `common_heavy`; it adds to the mean's variance and does not fall with n. None: there is none.
+    """
 
     n: np.ndarray
     mean: np.ndarray
     var: np.ndarray
     by_donor: np.ndarray | None = None
+    common: np.ndarray | None = None
+    common_df: float = np.inf
+    common_heavy: float = 0.0
 
     @property
     def var_of_mean(self) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
-            return self.var / self.n
+            return self.var / self.n if self.common is None else self.var / self.n + self.common
+
+    @property
+    def student(self) -> tuple[np.ndarray, np.ndarray]:
+        """(scale, degrees of freedom) of the Student's t that the mean follows: its standard error and replicates less one.
+
+        With a common error: degrees of freedom of a sum of two variances (Satterthwaite 1946), or, where the common error is heavy in
+        its tails and asks for fewer, the t of the sum's own variance and kurtosis.
+        """
+        se, own = np.sqrt(self.var_of_mean), np.maximum(self.n - 1, 1)
+        if self.common is None:
+            return se, own
+        with np.errstate(invalid="ignore", divide="ignore"):
+            df = self.var_of_mean**2 / ((self.var / self.n) ** 2 / own + self.common**2 / self.common_df)
+            df = np.where(np.isfinite(df), df, own)
+            heavy = 4 + 6 / (self.common_heavy * (self.common / self.var_of_mean) ** 2)  # the excess of t is 6 / (df - 4)
+            return np.where(heavy < df, se * np.sqrt(1 - 2 / heavy), se), np.fmin(df, heavy)
+
+    def with_common(self, variance: np.ndarray, df: float, heavy: float) -> "Means":
+        """These means with one more error that is common to replicates."""
+        if self.common is None:
+            return replace(self, common=variance, common_df=df, common_heavy=heavy)
+        df, heavy = min(df, self.common_df), max(heavy, self.common_heavy)
+        return replace(self, common=self.common + variance, common_df=df, common_heavy=heavy)
 
 
 def means(edit: np.ndarray, values: np.ndarray, n_edits: int, *, donor: np.ndarray | None = None, n_donors: int = 0) -> Means:
@@ -110,23 +141,30 @@ def interval(m: Means, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Student's t interval of the mean over replicates; NaN with fewer than two."""
     from scipy.stats import t
 
-    half = t.ppf(0.5 + level / 2, np.maximum(m.n - 1, 1)) * np.sqrt(m.var_of_mean)
+    scale, df = m.student
+    half = t.ppf(0.5 + level / 2, df) * scale
     return m.mean - half, m.mean + half
 
 
 def p_against_zero(m: Means, rng: np.random.Generator) -> np.ndarray:
     """Two-sided p that the mean over replicates is zero: signs of donors flipped, or Student's t over cells.
 
-    NaN with a single cell, or where the cells do not differ at all: nothing then says how sure the mean is.
+    NaN with a single cell, or where the cells do not differ at all: nothing then says how sure the mean is. Flipping signs knows
+    nothing of an error that all donors share: with such, Student's t has to say so too, and the larger p stands.
     """
     if m.by_donor is not None:
-        return sign_flip_p(m.by_donor, rng)
+        flipped = sign_flip_p(m.by_donor, rng)
+        return flipped if m.common is None else np.where(m.common > 0, np.fmax(flipped, _student_p(m)), flipped)
+    return _student_p(m)
+
+
+def _student_p(m: Means) -> np.ndarray:
     from scipy.stats import t
 
     with np.errstate(invalid="ignore", divide="ignore"):
-        se = np.sqrt(m.var_of_mean)
+        se, df = m.student
         level = np.abs(m.mean) * 1e-12
-        found = 2 * t.sf(np.abs(m.mean) / se, np.maximum(m.n - 1, 1))
+        found = 2 * t.sf(np.abs(m.mean) / se, df)
     return np.where((m.n > 1) & (se > level), found, np.nan)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import RankcellWarning, SettingsError
-from rankcell.stats.matched import Residuals, heaviness, log_size, residuals, standing
+from rankcell.stats.matched import Residuals, heaviness, log_error, log_size, residuals, standing
 from rankcell.stats.mixture import impact
 from rankcell.stats.rows import Rows, is_size
 from rankcell.stats.units import Donors, Means, means, means_of_matrix, p_against_zero
@@ -48,9 +48,20 @@ class Work:
         """A new generator: no mode's draws depend on which others were asked for."""
         return np.random.default_rng(self.seed)
 
-    def means(self, values: np.ndarray) -> Means:
-        """Means of row values over donors, or over cells where there are none."""
-        return means_over(self.rows, values, self.donors)
+    def means(self, values: np.ndarray, error: np.ndarray | None = None) -> Means:
+        """Means of row values over donors, or over cells where there are none.
+
+        error
+            Of a fast screen: the scale of each value's prediction error, 0 where it was run; None: the values are not judged.
+        """
+        found = means_over(self.rows, values, self.donors)
+        return found if error is None else found.with_common(*common_error(self.rows, self.score, values, error, self.donors))
+
+    @property
+    def error(self) -> np.ndarray | None:
+        """The scale of the prediction error of each row's effect; None for an exact screen."""
+        fast = self.rows.predicted.get(self.score)
+        return None if fast is None else fast.scale
 
     @cached_property
     def residuals(self) -> Residuals:
@@ -61,6 +72,13 @@ def means_over(rows: Rows, values: np.ndarray, donors: Donors | None) -> Means:
     if donors is None:
         return means(rows.edit, values, len(rows.edits))
     return means(rows.edit, values, len(rows.edits), donor=donors.of_cell[rows.cell], n_donors=len(donors))
+
+
+def common_error(rows: Rows, score: str, values: np.ndarray, error: np.ndarray, donors: Donors | None) -> tuple[np.ndarray, float, float]:
+    """(variance [edits], degrees of freedom, excess kurtosis) of the prediction error that the mean of `values` has from what an edit's errors share."""
+    fast = rows.predicted[score]
+    weight = means_over(rows, np.where(np.isfinite(values), error, np.nan), donors).mean
+    return np.nan_to_num(weight) ** 2 * fast.variance, fast.df, fast.heavy
 
 
 def both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -79,13 +97,14 @@ def matched(work: Work) -> Columns:
         )
         none = np.full(work.n_edits, np.nan)
         return dict.fromkeys(("matched_diff", "matched_z", "matched_p"), none)
-    of = work.means(work.residuals.z)
+    of = work.means(work.residuals.z, work.residuals.error)
     tails = heaviness(work.rows.edit, work.residuals.z, of if work.donors is None else means_over(work.rows, work.residuals.z, None))
     stands = standing(of, work.base["mean_rank"].to_numpy(float), work.base["detection"].to_numpy(float), heavy=tails)
     found = {"matched_diff": work.means(work.residuals.diff).mean, "matched_z": stands.z}
     if work.donors is None:
         return found | {"matched_p": stands.p}
     off = means_of_matrix(of.by_donor - stands.centre[:, None])
+    off = off if of.common is None else off.with_common(of.common, of.common_df, of.common_heavy)
     p_donors = np.where(np.isfinite(stands.p), p_against_zero(off, work.rng()), np.nan)
     return found | {"matched_p_peers": stands.p, "matched_p_donors": p_donors, "matched_p": both(stands.p, p_donors)}
 
@@ -103,7 +122,7 @@ def _has_one_rank(rows: Rows) -> bool:
 
 def toward(work: Work) -> Columns:
     """(c) The movement toward a state against zero, and against matched genes."""
-    return {"zero_p": p_against_zero(work.means(work.rows.effect(work.score)), work.rng())} | matched(work)
+    return {"zero_p": p_against_zero(work.means(work.rows.effect(work.score), work.error), work.rng())} | matched(work)
 
 
 def control(work: Work) -> Columns:
@@ -114,7 +133,9 @@ def control(work: Work) -> Columns:
     is_control = np.zeros(work.n_edits, bool)
     is_control[controls] = True
     effect = rows.effect(work.score)
-    diff = work.means(less_controls(rows, effect, is_control))
+    diff = work.means(less_controls(rows, effect, is_control), work.error)
+    if work.error is not None:
+        diff = diff.with_common(*_error_of_controls(work, effect, is_control))
     p = np.where(is_control, np.nan, p_against_zero(diff, work.rng()))
     found = {"is_control": is_control, "control_diff": diff.mean, "control_n": diff.n}
     spread = _beyond_controls(work, effect, is_control)
@@ -138,18 +159,28 @@ def less_controls(rows: Rows, effect: np.ndarray, is_control: np.ndarray) -> np.
         return np.where(n > 0, effect - total / n, np.nan)
 
 
+def _error_of_controls(work: Work, effect: np.ndarray, is_control: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """(variance [edits], degrees of freedom, excess kurtosis) that the mean of the controls has from their own common errors, over all cells."""
+    rows, fast = work.rows, work.rows.predicted[work.score]
+    at = np.flatnonzero(is_control[rows.edit] & np.isfinite(effect))
+    n = np.bincount(rows.cell[at], minlength=len(rows.cell_ids))
+    weight = np.bincount(rows.edit[at], fast.scale[at] / n[rows.cell[at]], work.n_edits) / max(1, np.count_nonzero(n))
+    return np.full(work.n_edits, (weight**2 * fast.variance).sum()), fast.df, fast.heavy
+
+
 def _beyond_controls(work: Work, effect: np.ndarray, is_control: np.ndarray) -> np.ndarray | None:
     """p that an edit is one more control: Student's t prediction interval from the controls' own means, on the log scale for sizes."""
     from scipy.stats import t
 
-    rows = work.rows
+    rows, error = work.rows, work.error
     if is_size(work.score):
         logs = np.full(len(rows), np.nan)
         for piece in rows.pieces():
             at = piece[np.isfinite(effect[piece])]
             logs[at] = log_size(effect[at], rows.cell[at])
         effect = logs
-    m = work.means(less_controls(rows, effect, is_control))
+        error = None if error is None else log_error(error, np.exp(logs))
+    m = work.means(less_controls(rows, effect, is_control), error)
     known = is_control & np.isfinite(m.mean)
     k = int(known.sum())
     if k < 3:
@@ -164,15 +195,19 @@ def _beyond_controls(work: Work, effect: np.ndarray, is_control: np.ndarray) -> 
 
 def mixture(work: Work) -> Columns:
     """(d) Two components, impact or none."""
-    return impact(work.base["effect"].to_numpy(float), work.keep, is_size=is_size(work.score), seed=work.seed).columns()
+    error = work.base["prediction_se"].to_numpy(float) if "prediction_se" in work.base else None
+    return impact(work.base["effect"].to_numpy(float), work.keep, is_size=is_size(work.score), seed=work.seed, error=error).columns()
 
 
 def versus(work: Work) -> Columns:
     """Against another screen of the same cells and edits (another model, layer or kind), row by row."""
     if work.other is None:
         raise SettingsError("mode vs needs the other screen: --against DIR")
-    other = _aligned(work.rows, work.other, work.score)
-    difference = work.means(work.rows.effect(work.score) - other)
+    theirs = work.other.effect(next(iter(work.other.scores)))
+    other = _aligned(work.rows, work.other, theirs)
+    difference = work.means(apart := work.rows.effect(work.score) - other, work.error)
+    for fast in work.other.predicted.values():
+        difference = difference.with_common(*_error_of_other(work, fast, apart))
     if not np.isfinite(difference.mean).any():
         raise SettingsError("the two screens share no cell and edit: mode vs compares the same edits in the same cells")
     p = p_against_zero(difference, work.rng())
@@ -184,8 +219,18 @@ def _names(rows: Rows) -> list[str]:
     return [str(e).removeprefix(f"{k}:") for e, k in zip(rows.edits["edit"], rows.edits["kind"], strict=True)]
 
 
-def _aligned(rows: Rows, other: Rows, score: str) -> np.ndarray:
-    """The other screen's effect at each row; NaN where it has no such row."""
+def _error_of_other(work: Work, fast: Any, apart: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """(variance [edits], degrees of freedom, excess kurtosis) of the other screen's prediction error in the mean of the differences `apart`."""
+    import pandas as pd
+
+    scale = np.where(np.isfinite(apart), _aligned(work.rows, work.other, fast.scale), np.nan)
+    at = pd.Index(_names(work.other)).get_indexer(pd.Index(_names(work.rows)))
+    variance = np.where(at >= 0, fast.variance[at], 0.0)
+    return np.nan_to_num(means_over(work.rows, scale, work.donors).mean) ** 2 * variance, fast.df, fast.heavy
+
+
+def _aligned(rows: Rows, other: Rows, values: np.ndarray) -> np.ndarray:
+    """The value of the other screen's row at each row; NaN where it has no such row."""
     import pandas as pd
 
     cell = pd.Index(rows.cell_ids).get_indexer(pd.Index(other.cell_ids))[other.cell].astype(np.int64)
@@ -194,7 +239,7 @@ def _aligned(rows: Rows, other: Rows, score: str) -> np.ndarray:
     n = len(rows.edits)
     key = cell[shared] * n + edit[shared]
     order = np.argsort(key, kind="stable")
-    key, values = key[order], other.effect(score)[shared][order]
+    key, values = key[order], values[shared][order]
     wanted = rows.cell.astype(np.int64) * n + rows.edit
     if not len(key):
         return np.full(len(rows), np.nan)

@@ -38,6 +38,15 @@ def perturb(
     affected: bool = False,
     affected_top: int | None = None,
     affected_raw: bool = False,
+    method: str = "exact",
+    audit: float | None = None,
+    verify_top: int | None = None,
+    verify_screen: int | None = None,
+    verify_by: str | None = None,
+    splits: int | str | None = None,
+    projections: int | str | None = None,
+    min_recall: float | None = None,
+    only: str | os.PathLike | Sequence[str] | None = None,
     out: str | os.PathLike | None = None,
     vocab: str | os.PathLike | Vocabulary | None = None,
     counts_layer: str | None = None,
@@ -83,6 +92,17 @@ def perturb(
         Only the first `cells` cells, or that many drawn with `seed`.
     obs
         Cell columns to keep with the results (`rc.get.screen_df(out, obs=True)`), beside those of `start` and `toward`.
+    method
+        `exact` runs every edit; `fast` predicts them from two passes a cell and runs some, which correct the prediction and judge
+        it. The table then also says of each value whether it was run: `exact`, `exact_in_place`.
+    audit, verify_top, verify_screen, verify_by
+        Of `fast`: the share of the edits that is drawn at random and run (0.02); how many of those predicted largest are run too, of
+        each cell and of the whole screen (0, 0), by which score (None: the first movement toward a state, else the first cosine).
+    splits, projections, min_recall
+        Of `fast`: places at which the effect of positions is sampled (16), projections from which sizes of shift are estimated (32).
+        With `min_recall`, the cheapest of these that reach that recall of the top tenth, and a warning when cells fall short of it.
+    only
+        Perturb only these cells: their ids, or a file of them, one a line.
     affected, affected_top, affected_raw, out
         `out` keeps the results in a folder, resumable; the others add tables per affected gene to it (rc.get.affected_df).
 

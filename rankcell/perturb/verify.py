@@ -1,0 +1,160 @@
+"""The largest predictions of a whole screen, run exactly once all units are there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from rankcell.perturb import audit
+from rankcell.perturb.audit_tables import set_values
+from rankcell.perturb.edits import RowEdits
+from rankcell.perturb.effort import pass_of
+from rankcell.perturb.results import numbers, write_table
+from rankcell.perturb.units import Worker
+from rankcell.store import ShardedRun, content_hash
+
+Ticks = Callable[[int], None] | None
+
+
+class Chosen(NamedTuple):
+    """Rows of a screen, in its order: the unit of each, and its row in the unit's shard (int64)."""
+
+    unit: np.ndarray
+    row: np.ndarray
+
+
+def verify_screen(
+    run: ShardedRun, sources: Sequence[ShardedRun], open_worker: Callable[[], Worker], progress: Ticks = None
+) -> dict[int, pa.Table]:
+    """Run the largest predictions of a fast screen exactly, as far as they are not done: {unit: its rows that were}.
+
+    run
+        Where the shards of these go.
+    sources
+        Where the shards of each unit are.
+    open_worker
+        Gives the screen with its model loaded; called when there is something to run.
+
+    The rows of a table: `cell` (number in the screen), `row` (in the shard of its unit), and every score. The same rows are chosen
+    whenever this is called, and what is chosen is in the names of the shards.
+    """
+    settings = run.manifest["settings"]
+    wanted = settings.get("verify_screen", 0)
+    if not wanted:
+        return {}
+    chosen = choose([s.shard("screen", u) for u, s in enumerate(sources)], settings["verify_by"], wanted)
+    if not len(chosen.unit):
+        return {}
+    kind = f"verified-{content_hash([chosen.unit.tolist(), chosen.row.tolist()])[:12]}"
+    edges = _edges(chosen, sources, settings["tokens_per_unit"])
+    worker, tables = None, []
+    for number, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        path = run.shard(kind, number)
+        if not path.exists():
+            worker = worker or open_worker()
+            write_table(_run_chunk(worker, Chosen(chosen.unit[a:b], chosen.row[a:b]), sources, progress), path)
+        tables.append(_read(path))
+    found = pa.concat_tables(tables)
+    at = found["unit"].to_numpy()
+    return {int(u): found.filter(pa.array(at == u)) for u in np.unique(at)}
+
+
+def choose(shards: Sequence[Path], score: str, wanted: int) -> Chosen:
+    """The rows with the largest predicted effects by `score` that were not run; of equal ones the first."""
+    unit, row, size = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+    for number, path in enumerate(shards):
+        table = _read(path, [score, f"exact{pass_of(score)}"])
+        value = np.abs(audit.effects(score, table[score].to_numpy()))
+        at = np.flatnonzero(~table.column(1).to_numpy() & np.isfinite(value))
+        unit, row = np.concatenate([unit, np.full(len(at), number)]), np.concatenate([row, at])
+        size = np.concatenate([size, value[at]])
+        best = np.sort(np.argsort(-size, kind="stable")[:wanted])
+        unit, row, size = unit[best], row[best], size[best]
+    return Chosen(unit, row)
+
+
+def _edges(chosen: Chosen, sources: Sequence[ShardedRun], tokens_per_chunk: int) -> list[int]:
+    """Where the chunks begin, and the end: rows of about so many edited tokens together."""
+    tokens = np.zeros(len(chosen.unit), np.int64)
+    for unit in np.unique(chosen.unit):
+        here = chosen.unit == unit
+        tokens[here] = _read(sources[unit].shard("screen", int(unit)), ["n_tokens"])["n_tokens"].to_numpy()[chosen.row[here]]
+    chunk = (np.cumsum(tokens) - tokens) // tokens_per_chunk
+    return [*np.flatnonzero(np.diff(chunk, prepend=-1)).tolist(), len(tokens)]
+
+
+def _run_chunk(worker: Worker, chosen: Chosen, sources: Sequence[ShardedRun], progress: Ticks) -> pa.Table:
+    parts = []
+    for unit in np.unique(chosen.unit).tolist():
+        rows = chosen.row[chosen.unit == unit]
+        screen = _read(sources[unit].shard("screen", unit)).take(pa.array(rows))
+        parts.append(_run_rows(worker, unit, rows, screen, progress))
+    return pa.concat_tables(parts)
+
+
+def _run_rows(worker: Worker, unit: int, rows: np.ndarray, screen: pa.Table, progress: Ticks) -> pa.Table:
+    """Rows of one unit with all scores exact; only the passes that were not run are run."""
+    work = worker.work
+    first = work.edges[unit]
+    tokens = [work.tokens.row(int(i)) for i in work.rows[first : work.edges[unit + 1]]]
+    edits = [work.plan.of_row(row) for row in tokens]
+    ends = np.cumsum([len(e) for e in edits])
+    cell = np.searchsorted(ends, rows, side="right")
+    inside = rows - np.concatenate([[0], ends])[cell]
+    lacks = {which: ~screen[f"exact{which}"].to_numpy() for which in _passes(screen)}
+    names = [n + which for n in worker.engine.plain_names for which in lacks]
+    values = {n: screen[n].to_numpy().copy() for n in names}
+    for pattern in np.unique(np.stack(list(lacks.values()), axis=1), axis=0):
+        passes = [which for which, lacking in zip(lacks, pattern, strict=True) if lacking]
+        at = np.flatnonzero(np.all([lacks[w] == p for w, p in zip(lacks, pattern, strict=True)], axis=0))
+        if passes:
+            _run_some(worker, tokens, edits, (cell[at], inside[at]), passes, at, values, progress)
+    columns = {"unit": pa.array(np.full(len(rows), unit)), "cell": pa.array(first + cell), "row": pa.array(rows)}
+    return pa.table(columns | {n: numbers(v) for n, v in worker.engine.with_parts(values).items()})
+
+
+def _run_some(
+    worker: Worker,
+    tokens: Sequence[np.ndarray],
+    edits: Sequence[RowEdits],
+    place: tuple[np.ndarray, np.ndarray],
+    passes: Sequence[str],
+    at: np.ndarray,
+    values: dict[str, np.ndarray],
+    progress: Ticks,
+) -> None:
+    """Run edits in the same passes, and put their scores into `values`; `place`: cell and number in it, ascending."""
+    cell, inside = place
+    here = np.unique(cell)
+    some = [edits[c].chosen(inside[cell == c]) for c in here]
+    found = worker.engine.run_edits([tokens[c] for c in here], some, passes=passes, progress=progress)
+    for score in values:
+        if pass_of(score) in passes:
+            values[score][at] = found.scores[score]
+
+
+def _passes(screen: pa.Table) -> list[str]:
+    return [which for which in ("", "_in_place") if f"exact{which}" in screen.column_names]
+
+
+def with_verified(table: pa.Table, verified: pa.Table) -> pa.Table:
+    """The screen of a unit with the rows that were run later."""
+    rows = verified["row"].to_numpy()
+    for which in _passes(table):
+        table = set_values(table, f"exact{which}", rows, np.ones(len(rows), bool))
+    for name in verified.column_names[3:]:
+        table = set_values(table, name, rows, verified[name].to_numpy())
+    return table
+
+
+def _read(path: Path, columns: Sequence[str] | None = None) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, columns=columns)
+
+
+def by_unit(verified: Mapping[int, pa.Table]) -> Callable[[int, pa.Table], pa.Table]:
+    """What joins the screen's shards with them."""
+    return lambda unit, table: with_verified(table, verified[unit]) if unit in verified else table
