@@ -17,7 +17,7 @@ import rankcell as rc
 from rankcell import jobs
 from rankcell.cli import main
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
-from rankcell.perturb import Estimate, Perturber, effort, merge, read_screen, run_unit
+from rankcell.perturb import Estimate, Perturber, effort, epistasis, merge, read_screen, run_unit
 from rankcell.perturb import units as units_
 from rankcell.perturb.engine import Engine
 from rankcell.perturb.fast import FastEngine
@@ -557,6 +557,14 @@ BAD = {
             **{"splits": 8, "projections": "auto", "min-recall": 0.5},
         }.items()
     },
+    "pairs of an exact screen": ("--epistasis 5", "--epistasis is for predictions, and this screen is run exactly"),
+    "one gene to pair": ("--method fast --epistasis 1", "--epistasis 1: a number of at least 2"),
+    "pairs to verify of none": (
+        "--method fast --verify-pairs 5",
+        "--verify-pairs is of the pairs of --epistasis N, which is not asked for",
+    ),
+    "pairs of masks": ("--method fast --kind mask --epistasis 5", "--epistasis makes pairs of the genes that a screen deletes one by one"),
+    "pairs of pairs": ("--method fast --anchor G3 --epistasis 5", "--epistasis makes pairs of the genes that a screen deletes one by one"),
     "no audit": ("--method fast --audit 0", "--audit 0.0: a share above 0, at most 1"),
     "too much audit": ("--method fast --audit 1.5", "--audit 1.5: a share above 0, at most 1"),
     "an audit that is none": ("--method fast --audit nan", "--audit nan: a share above 0, at most 1"),
@@ -592,6 +600,40 @@ def test_bad_options_in_one_line(place, tmp_path, case, capsys, monkeypatch):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("rankcell: ") and says in lines[0], lines
     assert not (tmp_path / "s").exists()
+
+
+def test_pairs(place, tokens, tmp_path, capsys, monkeypatch):
+    """Pairs of the largest genes of each cell, the same in parts; those that were run as a screen of pairs gives them."""
+    monkeypatch.setattr(epistasis, "cost", lambda *a, **k: np.zeros(1))  # not so few that all are run
+    perturber = Perturber(place / "model", device="cpu", tokens_per_batch=500)
+    how = dict(WAY, cells=3, epistasis=8, verify_pairs=4)
+    done = perturber.perturb(tokens, tmp_path / "pairs", **how)
+    table = done.epistasis().to_pandas()
+    assert len(table) == 3 * 28 and (table.groupby("cell_id").exact.sum() == 4 + 8).all() and table.sampled.sum() == 3 * 8
+    screen = done.table().to_pandas().set_index(["cell_id", "genes"])
+    for _, rows in screen.groupby("cell_id"):
+        largest = rows[BY].abs().sort_values(ascending=False).index.get_level_values("genes")[:8]
+        cell = table[table.cell_id == rows.index[0][0]]
+        assert set(cell["first"]) | set(cell["second"]) == set(largest)
+    run = table[table.exact & (table.cell_id == "c0")]
+    for row in run.iloc[:3].itertuples():
+        pair = perturber.perturb(tokens, tmp_path / row.symbols, genes=[row.first, row.second], group=True, cells=3, **SMALL)
+        wanted = pair.table().to_pandas().set_index("cell_id").loc["c0"]
+        assert getattr(row, BY) == pytest.approx(wanted[BY], abs=1e-6)
+    told = done.manifest["epistasis"]
+    assert told["pairs"] == 84 and told["run"] == 36 and told["judged"] == 24 and told["spearman"] > 0.8
+    for i in (1, 2, 3):
+        perturber.perturb(tokens, tmp_path / "parts", shard=f"{i}/3", **how)
+    same(merge([tmp_path / "parts"], tmp_path / "parts").folder, done.folder)
+    assert (tmp_path / "parts" / "epistasis.parquet").read_bytes() == (done.folder / "epistasis.parquet").read_bytes()
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    command = ["perturb", "cells.dataset", "-o", str(tmp_path / "all"), "--model", "model", "--device", "cpu", "--method", "fast"]
+    command += ["--toward", "kind=x", "--readout", "cell", "--cells", "2", "--epistasis", "4"]
+    assert main(command) == 0
+    assert "epistasis.parquet: 12 pairs of genes, 12 of them run" in capsys.readouterr().out
+    with pytest.raises(OutputError, match="has no epistasis.parquet: run the screen with --method fast --epistasis N"):
+        perturber.perturb(tokens, tmp_path / "none", **dict(WAY, cells=1)).epistasis()
 
 
 def test_another_screen_in_the_folder(perturber, tokens, whole):

@@ -77,7 +77,7 @@ def perturb(
         str | None, typer.Option(metavar="SCORE", help="fast: by this score (default: the first toward a state, else the first cosine).")
     ] = None,
     splits: Annotated[
-        str | None, typer.Option(metavar="N|auto", help="fast: places at which the effect of positions is sampled (default 16).")
+        str | None, typer.Option(metavar="N|auto", help="fast: at least so many edits of each cell are drawn and run (default 16).")
     ] = None,
     projections: Annotated[
         str | None, typer.Option(metavar="K|auto", help="fast: random projections that sizes of shift are estimated from (default 32).")
@@ -85,6 +85,13 @@ def perturb(
     min_recall: Annotated[
         float | None,
         typer.Option(metavar="R", help="fast: the recall of the top tenth to reach at least cost; cells that fall short are named."),
+    ] = None,
+    epistasis: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="fast, delete: also all pairs among the N largest genes of each cell: what both do beyond the sum."),
+    ] = None,
+    verify_pairs: Annotated[
+        int | None, typer.Option(metavar="M", help="fast: run the M pairs of each cell predicted to interact most (default 10).")
     ] = None,
     only: Annotated[Path | None, typer.Option(metavar="FILE", help="Perturb only the cells named in this file, one id a line.")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, for several machines.")] = None,

@@ -68,6 +68,8 @@ def perturb(
     splits: int | str | None = None,
     projections: int | str | None = None,
     min_recall: float | None = None,
+    epistasis: int | None = None,
+    verify_pairs: int | None = None,
     only: str | os.PathLike | Sequence[str] | None = None,
     force: bool = False,
     progress: Progress = None,
@@ -189,7 +191,20 @@ def screen_report(done: Any) -> list[str]:
     skipped = m["n_skipped"]
     left_out = f"; {skipped:,} pairs of cell and target have no row (the cell lacks the gene, or nothing would change)" if skipped else ""
     lines = [f"{done.folder}/screen.parquet: {m['n_rows']:,} rows for {m['n_cells']:,} cells{left_out}"]
-    return lines + ([_audit_line(m)] if "audit" in m else [])
+    lines += [_audit_line(m)] if "audit" in m else []
+    return lines + ([_pairs_line(done)] if "epistasis" in m else [])
+
+
+def _pairs_line(done: Any) -> str:
+    """How many pairs of genes there are, and how well the interactions of those that were not run are known."""
+    found = done.manifest["epistasis"]
+    said = f"{done.folder}/epistasis.parquet: {found['pairs']:,} pairs of genes, {found['run']:,} of them run"
+    if found["run"] == found["pairs"]:
+        return said
+    if "spearman" not in found:
+        return f"{said}; {found['judged']:,} drawn at random, too few to judge the others by"
+    judged = f"{found['judged']:,} drawn at random: Spearman {found['spearman']:.2f}, relative error {found['relative_error']:.1%}"
+    return f"{said}; interactions of the others are predicted, judged by {judged}"
 
 
 def _audit_line(manifest: dict[str, Any]) -> str:

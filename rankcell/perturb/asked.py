@@ -22,7 +22,8 @@ DISTANCES = ("cos", "euclidean")
 METHODS = ("exact", "fast")
 AUTO = "auto"
 FAST = {"audit": 0.02, "verify_top": 0, "verify_screen": 0, "verify_by": None, "splits": 16, "projections": 32, "min_recall": None}
-_LEAST = {"verify_top": 0, "verify_screen": 0, "splits": 2, "projections": 0}
+FAST |= {"epistasis": 0, "verify_pairs": 10}
+_LEAST = {"verify_top": 0, "verify_screen": 0, "splits": 2, "projections": 0, "epistasis": 2, "verify_pairs": 0}
 _NAMED = 6  # genes that a manifest's text names
 
 
@@ -59,6 +60,8 @@ class Asked:
     splits: int | str | None = None
     projections: int | str | None = None
     min_recall: float | None = None
+    epistasis: int | None = None
+    verify_pairs: int | None = None
     only: Sequence[str] | None = None
 
     def check(self) -> None:
@@ -99,6 +102,8 @@ class Asked:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise SettingsError(f"{_option(name)} {value}: a share above 0, at most 1")
+        if self.verify_pairs is not None and self.epistasis is None:
+            raise SettingsError("--verify-pairs is of the pairs of --epistasis N, which is not asked for")
         held = {name: _whole(name, getattr(self, name)) for name in _LEAST}
         if AUTO in held.values() and self.min_recall is None:
             name = next(n for n, v in held.items() if v == AUTO)

@@ -11,9 +11,12 @@ import pyarrow as pa
 from rankcell.errors import RankcellWarning
 from rankcell.perturb import audit
 from rankcell.perturb.effort import pass_of
+from rankcell.perturb.epistasis import Interactions
 from rankcell.perturb.fast import FastScored
-from rankcell.perturb.results import AUDIT, AUDIT_CELLS, SHORT, join_tables, numbers
+from rankcell.perturb.precision import FEW, spearman
+from rankcell.perturb.results import AUDIT, AUDIT_CELLS, EPISTASIS, SHORT, join_tables, numbers
 from rankcell.store import ShardedRun, atomic_path
+from rankcell.vocab import Vocabulary
 
 SHARDS = ("audit", "audit_cells")
 _PLACES = ("cell", "row")  # in a shard of the audit, for whoever joins it: number of the cell in the screen, and row in its unit
@@ -73,6 +76,27 @@ def audit_cells_table(scored: FastScored, *, cell_ids: Sequence[str], settings: 
     )
 
 
+def epistasis_table(found: Interactions, *, cell_ids: Sequence[str], vocab: Vocabulary) -> pa.Table:
+    """One row per pair of genes of a cell: cell_id, first, second (gene ids), symbols, exact, sampled; of each score that of both,
+    `<score>_interaction` and `<score>_interaction_predicted` (without running the pair)."""
+    tokens = np.unique(np.concatenate([found.first, found.second]))
+    first, second = (np.searchsorted(tokens, t) for t in (found.first, found.second))
+    ids = np.array([vocab.describe_token(int(t)) for t in tokens], object)
+    labels = np.array([vocab.label(int(vocab.gene_of_token[t])) for t in tokens], object)
+    columns = {
+        "cell_id": pa.array(cell_ids, pa.string()).take(pa.array(found.cell)),
+        "first": pa.array(ids[first], pa.string()),
+        "second": pa.array(ids[second], pa.string()),
+        "symbols": pa.array([f"{a}+{b}" for a, b in zip(labels[first], labels[second], strict=True)], pa.string()),
+        "exact": pa.array(found.exact),
+        "sampled": pa.array(found.sampled),
+    }
+    for score, values in found.values.items():
+        columns |= {score: numbers(found.joint[score]), f"{score}_interaction": numbers(values)}
+        columns[f"{score}_interaction_predicted"] = numbers(found.predicted[score])
+    return pa.table(columns)
+
+
 def join_audit(run: ShardedRun, sources: Sequence[ShardedRun], verified: Mapping[int, pa.Table]) -> dict[str, Any]:
     """Write audit.parquet, audit_cells.parquet and where a recall was asked for short_cells.txt; what the manifest says of them.
 
@@ -91,6 +115,8 @@ def join_audit(run: ShardedRun, sources: Sequence[ShardedRun], verified: Mapping
     paths = [source.shard("audit_cells", unit) for unit, source in enumerate(sources)]
     join_tables(paths, run.folder / AUDIT_CELLS, lambda _, table: table.drop_columns(list(audit.KEPT)))
     settings = run.manifest["settings"]
+    if settings.get("epistasis"):
+        join_tables([source.shard("epistasis", unit) for unit, source in enumerate(sources)], run.folder / EPISTASIS)
     short, held = [], {}
     for path in paths:
         table = pq.read_table(path)
@@ -103,6 +129,23 @@ def join_audit(run: ShardedRun, sources: Sequence[ShardedRun], verified: Mapping
         with atomic_path(run.folder / SHORT, force=True) as part:
             part.write_text("".join(f"{cell}\n" for cell in short), encoding="utf-8")
         told["n_short"] = len(short)
+    if settings.get("epistasis"):
+        told["epistasis"] = _pairs_told(run.folder / EPISTASIS, f"{settings['verify_by']}_interaction")
+    return told
+
+
+def _pairs_told(path: Path, score: str) -> dict[str, Any]:
+    """How many pairs there are and were run; of those drawn at random, how the predicted interactions stand to those that were found."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=["exact", "sampled", score, f"{score}_predicted"])
+    drawn = table["sampled"].to_numpy()
+    found, predicted = (table[n].to_numpy()[drawn] for n in (score, f"{score}_predicted"))
+    told: dict[str, Any] = {"pairs": len(table), "run": int(table["exact"].to_numpy().sum()), "judged": int(drawn.sum())}
+    size = float(np.sqrt(np.mean(found**2))) if drawn.any() else 0.0
+    if len(found) >= FEW and size:
+        told["spearman"] = round(spearman(found, predicted), 4)
+        told["relative_error"] = round(float(np.sqrt(np.mean((found - predicted) ** 2))) / size, 4)
     return told
 
 

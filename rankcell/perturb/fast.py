@@ -62,6 +62,8 @@ def refuse(asked: Any, plan: EditPlan) -> None:
     for what, given in wrong.items():
         if given:
             raise SettingsError(f"{what}: only --method exact does that")
+    if asked.epistasis is not None and (several or plan.kind != "delete"):
+        raise SettingsError("--epistasis makes pairs of the genes that a screen deletes one by one: leave out --kind, --anchor and --pairs")
 
 
 def verify_score(engine: Engine) -> str:

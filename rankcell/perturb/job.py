@@ -138,6 +138,7 @@ class Job:
         held |= {"plan_hash": content_hash(self.plan.to_json()), "states_hash": _states_hash(self.given), "version": __version__}
         if asked.is_fast:
             held |= {n: asked.fast(n) for n in ("method", "audit", "verify_top", "verify_screen", "min_recall")}
+            held |= {n: asked.fast(n) for n in ("epistasis", "verify_pairs") if asked.epistasis is not None}
             held |= {"verify_by": self.verify_by} | {n: v for n, v in self._effort_asked.items() if v != AUTO}
         return held | ({"uncropped_hash": self._uncropped_hash()} if asked.refill else {})
 

@@ -19,6 +19,7 @@ from rankcell.vocab import Vocabulary
 
 SCREEN, CELLS, EDITS, STATES = "screen.parquet", "cells.parquet", "edits.parquet", "states.parquet"
 AUDIT, AUDIT_CELLS, SHORT = "audit.parquet", "audit_cells.parquet", "short_cells.txt"
+EPISTASIS = "epistasis.parquet"
 AFFECTED = {"mean": "affected.parquet", "top": "affected_top.parquet", "raw": "affected_raw.parquet"}
 ROW_GROUP = 131_072  # rows at least; a row group holds whole cells
 _CELLS = 50_000  # cells written at once
@@ -219,6 +220,13 @@ class Screen:
         path = self.folder / AUDIT
         if not path.exists():
             raise OutputError(f"{self.folder} has no {AUDIT}: it was not run with --method fast")
+        return _read(path)
+
+    def epistasis(self) -> pa.Table:
+        """Pairs of genes of a fast screen: see rankcell.perturb.audit_tables.epistasis_table. OutputError when it was run without."""
+        path = self.folder / EPISTASIS
+        if not path.exists():
+            raise OutputError(f"{self.folder} has no {EPISTASIS}: run the screen with --method fast --epistasis N")
         return _read(path)
 
     def symbols(self) -> dict[str, str]:

@@ -97,6 +97,8 @@ class Perturber:
         splits: int | str | None = None,
         projections: int | str | None = None,
         min_recall: float | None = None,
+        epistasis: int | None = None,
+        verify_pairs: int | None = None,
         only: Sequence[str] | None = None,
         shard: str | None = None,
         dry_run: bool = False,
@@ -149,11 +151,14 @@ class Perturber:
             fast: also run exactly the so many edits predicted to be largest in each cell, and in the whole screen once all else
             is there (0, 0), by a score (the first movement toward a state, else the first cosine; in place where that is scored).
         splits, projections
-            fast: at how many places the positions' part of a deletion is sampled, and the random projections that sizes of shift
+            fast: how many edits of each cell are drawn at least, and the random projections that sizes of shift
             are estimated from (16, 32); "auto", which they are with `min_recall`: the cheapest that reaches that in a few cells.
         min_recall
             fast: the recall of the top tenth that is asked for. Cells that are expected to have less are named in
             `short_cells.txt` and counted in a warning.
+        epistasis, verify_pairs
+            fast deletions: also `epistasis.parquet`, all pairs among the so many genes of each cell that move it most by `verify_by`;
+            of these the so many that are predicted to interact most are run (10), and some at random.
         only
             Ids of cells: only these are perturbed.
         shard

@@ -5,20 +5,24 @@ import functools
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from rankcell.errors import OutputError, RankcellWarning, SettingsError
 from rankcell.model import Encoder
 from rankcell.model.encoder import threads_as
+from rankcell.perturb import audit
 from rankcell.perturb.affected import AffectedRows, AffectedSums
-from rankcell.perturb.audit_tables import audit_cells_table, audit_table
+from rankcell.perturb.audit_tables import audit_cells_table, audit_table, epistasis_table
 from rankcell.perturb.effort import fast_engine
 from rankcell.perturb.engine import Engine
+from rankcell.perturb.epistasis import interactions
+from rankcell.perturb.fast import FastScored
 from rankcell.perturb.prepared import Prepared, read_prepared
 from rankcell.perturb.results import Names, affected_rows_table, screen_table, sums_table, write_table
 from rankcell.store import ShardedRun
@@ -162,9 +166,24 @@ class Worker:
         table = screen_table(scored, cell_ids=cell_ids, names=self.names)
         write_table(audit_table(scored, table, first_cell=self.work.edges[unit]), run.shard("audit", unit))
         write_table(audit_cells_table(scored, cell_ids=cell_ids, settings=self.work.settings), run.shard("audit_cells", unit))
+        if self.work.settings.get("epistasis"):
+            write_table(self._pairs(rows, scored, cell_ids, progress), run.shard("epistasis", unit))
         path = run.shard("screen", unit)
         write_table(table, path)
         return path
+
+    def _pairs(self, rows: np.ndarray, scored: FastScored, cell_ids: Sequence[str], progress: Ticks) -> pa.Table:
+        settings = self.work.settings
+        size = audit.effects(settings["verify_by"], scored.scores[settings["verify_by"]])
+        found = interactions(
+            self.fast,
+            [self.work.tokens.row(int(i)) for i in rows],
+            [size[scored.cell == i] for i in range(len(rows))],
+            n=settings["epistasis"],
+            verify=settings["verify_pairs"],
+            progress=progress,
+        )
+        return epistasis_table(found, cell_ids=cell_ids, vocab=self.work.checkpoint.vocab)
 
 
 def is_fast(settings: Mapping[str, Any]) -> bool:

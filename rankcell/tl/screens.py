@@ -46,6 +46,8 @@ def perturb(
     splits: int | str | None = None,
     projections: int | str | None = None,
     min_recall: float | None = None,
+    epistasis: int | None = None,
+    verify_pairs: int | None = None,
     only: str | os.PathLike | Sequence[str] | None = None,
     out: str | os.PathLike | None = None,
     vocab: str | os.PathLike | Vocabulary | None = None,
@@ -93,14 +95,17 @@ def perturb(
     obs
         Cell columns to keep with the results (`rc.get.screen_df(out, obs=True)`), beside those of `start` and `toward`.
     method
-        `exact` runs every edit; `fast` predicts them from two passes a cell and runs some, which correct the prediction and judge
+        `exact` runs every edit; `fast` predicts them from a few passes a cell and runs some, which correct the prediction and judge
         it. The table then also says of each value whether it was run: `exact`, `exact_in_place`.
     audit, verify_top, verify_screen, verify_by
         Of `fast`: the share of the edits that is drawn at random and run (0.02); how many of those predicted largest are run too, of
         each cell and of the whole screen (0, 0), by which score (None: the first movement toward a state, else the first cosine).
     splits, projections, min_recall
-        Of `fast`: places at which the effect of positions is sampled (16), projections from which sizes of shift are estimated (32).
+        Of `fast`: how many edits of a cell are drawn at least (16), projections from which sizes of shift are estimated (32).
         With `min_recall`, the cheapest of these that reach that recall of the top tenth, and a warning when cells fall short of it.
+    epistasis, verify_pairs
+        Of `fast` deletions, with `out`: all pairs among the so many largest genes of each cell, what both do beyond the sum of each
+        (`rankcell.perturb.read_screen(out).epistasis()`), and how many of them are run (10).
     only
         Perturb only these cells: their ids, or a file of them, one a line.
     affected, affected_top, affected_raw, out
