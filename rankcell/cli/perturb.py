@@ -80,7 +80,11 @@ def perturb(
         str | None, typer.Option(metavar="N|auto", help="fast: at least so many edits of each cell are drawn and run (default 16).")
     ] = None,
     projections: Annotated[
-        str | None, typer.Option(metavar="K|auto", help="fast: random projections that sizes of shift are estimated from (default 32).")
+        str | None,
+        typer.Option(
+            metavar="K|auto",
+            help="fast: random projections that sizes of shift are estimated from (default 32; 0: no sizes, toward states alone).",
+        ),
     ] = None,
     min_recall: Annotated[
         float | None,

@@ -119,7 +119,7 @@ class FastEngine:
     verify_top, verify_by
         So many edits of each cell with the largest predicted `verify_by` are run too.
     projections
-        Of each size of shift; 0: sizes (1 - cos) are not predicted, and are NaN where nothing was run.
+        Of each size of shift; 0: there are no scores of sizes (cosines).
     seed
         Of the sample and the projections, together with the cell's own tokens.
     """
@@ -133,8 +133,20 @@ class FastEngine:
     seed: int = 0
 
     @property
+    def plain_names(self) -> list[str]:
+        """The scores of one pass: those of the engine that are predicted."""
+        return [n for n in self.engine.plain_names if self.projections or not n.startswith("cos_")]
+
+    @property
     def score_names(self) -> list[str]:
-        return self.engine.score_names
+        """As Engine.score_names, of what is predicted."""
+        return [n for n in self.engine.score_names if self.projections or not n.startswith(("cos_", "shift_"))]
+
+    def with_parts(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As Engine.with_parts."""
+        none = np.full(len(next(iter(found.values()))), np.nan)
+        whole = self.engine.with_parts({n + which: found.get(n + which, none) for n in self.engine.plain_names for which in self.passes})
+        return {n: whole[n] for n in self.score_names}
 
     @property
     def passes(self) -> list[str]:
@@ -144,7 +156,7 @@ class FastEngine:
     @property
     def names(self) -> dict[str, list[str]]:
         """{pass: the scores of it}"""
-        return {which: [n + which for n in self.engine.plain_names] for which in self.passes}
+        return {which: [n + which for n in self.plain_names] for which in self.passes}
 
     def cost(self, edits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See rankcell.perturb.fast.cost."""
@@ -205,7 +217,7 @@ class FastEngine:
             joined(lambda c: c.held.target, np.int64),
             joined(lambda c: c.held.rank, np.int64),
             np.repeat([len(c.row) for c in cells], counts).astype(np.int64),
-            self.engine.with_parts(scores),
+            self.with_parts(scores),
             {which: joined(lambda c, w=which: c.exact[w], bool) for which in self.passes},
             {which: joined(lambda c, w=which: c.sampled[w], bool) for which in self.passes},
             {n: joined(lambda c, n=n: c.predicted[n], np.float64) for n in names},

@@ -104,7 +104,7 @@ def _run_rows(worker: Worker, unit: int, rows: np.ndarray, screen: pa.Table, pro
     cell = np.searchsorted(ends, rows, side="right")
     inside = rows - np.concatenate([[0], ends])[cell]
     lacks = {which: ~screen[f"exact{which}"].to_numpy() for which in _passes(screen)}
-    names = [n + which for n in worker.engine.plain_names for which in lacks]
+    names = [n + which for n in worker.fast.plain_names for which in lacks]
     values = {n: screen[n].to_numpy().copy() for n in names}
     for pattern in np.unique(np.stack(list(lacks.values()), axis=1), axis=0):
         passes = [which for which, lacking in zip(lacks, pattern, strict=True) if lacking]
@@ -112,7 +112,7 @@ def _run_rows(worker: Worker, unit: int, rows: np.ndarray, screen: pa.Table, pro
         if passes:
             _run_some(worker, tokens, edits, (cell[at], inside[at]), passes, at, values, progress)
     columns = {"unit": pa.array(np.full(len(rows), unit)), "cell": pa.array(first + cell), "row": pa.array(rows)}
-    return pa.table(columns | {n: numbers(v) for n, v in worker.engine.with_parts(values).items()})
+    return pa.table(columns | {n: numbers(v) for n, v in worker.fast.with_parts(values).items()})
 
 
 def _run_some(

@@ -91,12 +91,15 @@ def score_names(columns: Sequence[str]) -> list[str]:
 
 
 def choose_score(columns: Sequence[str], score: str | None) -> str:
-    """The score to rank by: the one asked for, else the in-place shift of all non-perturbed genes, else the plain one."""
+    """The score to rank by: the one asked for, else the in-place shift of all non-perturbed genes, else the plain one; in a table
+    without sizes of shift (a fast screen without projections) the movement toward its state."""
     scores = score_names(columns)
     wanted = [score] if score is not None else list(DEFAULT_SCORES)
     for name in wanted:
         if name in scores:
             return name
+    if score is None and any(n.startswith("toward_") for n in scores):
+        return goal_score(columns, None)
     raise SettingsError(f"the table has no score '{score or 'cos_genes'}'; it has {', '.join(scores) or 'none'}")
 
 
