@@ -170,6 +170,25 @@ def test_tutorial_04_runs(tmp_path, monkeypatch):
     assert (tmp_path / "report.html").stat().st_size > 100_000 and (tmp_path / "screen.tsv").is_file()
 
 
+def test_tutorial_of_the_fast_screen(tmp_path, monkeypatch):
+    """Both ways beside each other, from a checkout's notebook: it was saved with its outputs, runs, and still tells the same."""
+    import os
+
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "tutorials" / "05_fast_screen.ipynb", as_version=4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert any("image/png" in o.get("data", {}) for c in code for o in c.outputs)
+    assert not any(o.get("name") == "stderr" or o.output_type == "error" for c in code for o in c.outputs)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]))
+    NotebookClient(notebook, timeout=900, kernel_name="python3").execute(cwd=str(tmp_path))
+    said = "".join(o.get("text", "") for c in code for o in c.outputs)
+    follows = float(re.search(r"mean effects with the exact screen's: (\S+)", said)[1])
+    assert follows > 0.98
+    assert (tmp_path / "pairs" / "epistasis.parquet").is_file()
+
+
 def test_command_reference_is_fresh():
     made = subprocess.run([sys.executable, "-m", "rankcell.cli.reference"], capture_output=True, text=True, check=True).stdout
     assert made == (ROOT / "tutorials" / "COMMANDS.md").read_text(), "run: python -m rankcell.cli.reference > tutorials/COMMANDS.md"
