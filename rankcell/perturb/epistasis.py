@@ -78,6 +78,24 @@ def interactions(
     )
 
 
+def tokens_of_pairs(fast: FastEngine, edits: np.ndarray, lengths: np.ndarray, *, n: int, verify: int) -> np.ndarray:
+    """int64 [cells]: tokens through the model for the interactions of cells of so many edits and tokens, as FastEngine.cost counts."""
+    genes = np.minimum(n, edits)
+    pairs = genes * (genes - 1) // 2
+    passes = len(fast.passes)
+    run = np.minimum(pairs, verify + np.maximum(_LEAST, np.ceil(_AUDIT * np.maximum(0, pairs - verify))))
+    predicted = np.array([_passes_to_predict(fast, int(g)) for g in genes]) + passes * run
+    return (np.minimum(passes * pairs, predicted) + passes * genes).astype(np.int64) * lengths
+
+
+def _passes_to_predict(fast: FastEngine, genes: int) -> int:
+    """Forward passes that it takes to predict all pairs of so many genes of a row."""
+    toward = sum(name.startswith("toward_") for name in fast.plain_names)
+    how = {"toward": toward, "readouts": len(fast.engine.scored), "projections": fast.projections, "passes": len(fast.passes)}
+    found = cost(np.array([10**9]), np.array([1]), audit=0.0, splits=0, contexts=2 * genes + 1, **how)
+    return int(found[0])
+
+
 def _of_cell(fast: FastEngine, row: np.ndarray, scores: np.ndarray, n: int, verify: int, progress: Callable[[int], None] | None) -> dict:
     engine = fast.engine
     held = engine.plan.of_row(row)
@@ -93,10 +111,7 @@ def _of_cell(fast: FastEngine, row: np.ndarray, scores: np.ndarray, n: int, veri
     if not len(a):
         return found
     alone = engine.run_edits([row], [held.chosen(genes)], progress=progress).scores
-    passes = len(fast.passes)
-    how = {"toward": sum(x.startswith("toward_") for x in engine.plain_names), "readouts": len(engine.scored), "passes": passes}
-    fits = cost(np.array([10**9]), np.array([1]), audit=0.0, splits=0, projections=fast.projections, contexts=2 * len(genes) + 1, **how)
-    if fits[0] >= passes * len(a):  # to run them all takes no longer
+    if _passes_to_predict(fast, len(genes)) >= len(fast.passes) * len(a):  # to run them all takes no longer
         _run(engine, row, found, np.arange(len(a)), alone, (a, b), names, progress)
         return found
     rng = np.random.default_rng([fast.seed, zlib.crc32(np.ascontiguousarray(row, np.int64).tobytes()), 1])

@@ -21,6 +21,7 @@ from rankcell.perturb.asked import AUTO, Asked, rows_hash
 from rankcell.perturb.devices import run_on
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import Engine
+from rankcell.perturb.epistasis import tokens_of_pairs
 from rankcell.perturb.estimate import Estimate
 from rankcell.perturb.fast import FastEngine, refuse, verify_score
 from rankcell.perturb.merge import finish
@@ -192,7 +193,12 @@ class Job:
         """The survey with what the edits cost by the method asked for; known once the effort is."""
         if not self.asked.is_fast:
             return self.survey
-        return effort.with_cost(self.survey, self.fast(self.outline), self.tokens.lengths[self.rows])
+        fast, lengths, n = self.fast(self.outline), self.tokens.lengths[self.rows], self.asked.epistasis
+        found = effort.with_cost(self.survey, fast, lengths)
+        if n is None:
+            return found
+        pairs = tokens_of_pairs(fast, self.survey.edits, lengths, n=self.asked.fast("epistasis"), verify=self.asked.fast("verify_pairs"))
+        return replace(found, tokens=found.tokens + pairs)
 
     @property
     def n_verified_tokens(self) -> int:
