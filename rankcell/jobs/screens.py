@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rankcell.errors import CellError, SettingsError
 from rankcell.jobs.inputs import Progress, gene_sets, is_token_folder, named_cells, named_genes, require_there, tokens_on_disk
 from rankcell.store import check_result_folder, require_apart
@@ -191,8 +193,22 @@ def screen_report(done: Any) -> list[str]:
     skipped = m["n_skipped"]
     left_out = f"; {skipped:,} pairs of cell and target have no row (the cell lacks the gene, or nothing would change)" if skipped else ""
     lines = [f"{done.folder}/screen.parquet: {m['n_rows']:,} rows for {m['n_cells']:,} cells{left_out}"]
-    lines += [_audit_line(m)] if "audit" in m else []
+    lines += [_run_line(done), _audit_line(m)] if "audit" in m else []
     return lines + ([_pairs_line(done)] if "epistasis" in m else [])
+
+
+def _run_line(done: Any) -> str:
+    """How many values of a fast screen were run and not predicted, and what to do where that is all of them."""
+    import pyarrow.parquet as pq
+
+    names = [n for n in ("exact", "exact_in_place") if n in pq.read_schema(done.folder / "screen.parquet").names]
+    table = pq.read_table(done.folder / "screen.parquet", columns=["cell_id", *names])
+    run = [table[n].to_numpy() for n in names]
+    words = [f"{int(r.sum()):,} {'in place' if n.endswith('place') else 'whole'}" for n, r in zip(names, run, strict=True)]
+    said = f"run exactly: {', '.join(words)}, of {len(table):,} edits"
+    cells = table.select(["cell_id"]).to_pandas().assign(run=np.logical_and.reduce(run)).groupby("cell_id").run.all()
+    cheap = f"; in {int(cells.sum()):,} of {len(cells):,} cells all, because predictions would have cost as much (fewer --projections cost less)"
+    return said + (cheap if cells.any() else "")
 
 
 def _pairs_line(done: Any) -> str:
