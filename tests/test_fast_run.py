@@ -416,13 +416,14 @@ def test_the_cheapest_effort_that_reaches_the_recall(least, floor, reached):
     found = effort.choose_effort(lambda s, k: Trial(s, k, log, floor), ROWS, Runs, least, tries=tries, verify_by="cos_cell")
     costs = [t["tokens"] for t in found["tried"]]
     assert costs == sorted(costs) and log == [(t["splits"], t["projections"]) for t in found["tried"]]
-    assert found["reached"] == reached and (found["splits"], found["projections"]) == log[-1]
-    assert all(set(t["recall"]) == {"cos_cell", "toward_x_cell"} for t in found["tried"])
+    assert found["reached"] == reached
+    recall = {(t["splits"], t["projections"]): t["recall"] for t in found["tried"]}
+    assert all(set(r) == {"cos_cell"} for r in recall.values())
+    chosen = (found["splits"], found["projections"])
+    assert chosen == log[-1] if reached else recall[chosen]["cos_cell"] >= max(r["cos_cell"] for r in recall.values()) - 0.01
     assert all(min(t["recall"].values()) < least for t in found["tried"][:-1])
     assert (len(log) == 20) == (not reached)
-    with pytest.warns(
-        RankcellWarning, match="reach the recall asked for" if reached else "no effort that was tried reaches a recall of 0.99"
-    ):
+    with pytest.warns(RankcellWarning, match="reach the recall asked for" if reached else "none of 20 efforts reaches a recall of 0.99"):
         effort.say(found, least)
 
 
@@ -430,7 +431,7 @@ def test_what_is_tried():
     assert effort.grid(16, 32, "cos_cell") == [(16, 32)]
     assert effort.grid("auto", "auto", BY) == [(8, 8), (16, 8), (32, 8), (64, 8)]  # projections are for sizes
     assert effort.grid("auto", 64, "cos_cell") == [(8, 64), (16, 64), (32, 64), (64, 64)]
-    assert effort.judged(["cos_cell", "toward_x_cell", BY], BY) == ["toward_x_cell", BY]
+    assert effort.judged(["cos_cell", "toward_x_cell", BY], BY) == [BY]
 
 
 def test_effort_is_chosen_once(perturber, tokens, tmp_path, monkeypatch):

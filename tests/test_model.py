@@ -310,7 +310,7 @@ def test_torch_without_onednn_is_noticed(monkeypatch):
         def gone(error=error):
             raise error("no such operator")
 
-        monkeypatch.setattr(blocks, "_onednn", gone)
+        monkeypatch.setattr(blocks, "onednn_linear", gone)
         assert not blocks.has_onednn(cpu)
 
 

@@ -207,8 +207,9 @@ def _run_line(done: Any) -> str:
     words = [f"{int(r.sum()):,} {'in place' if n.endswith('place') else 'whole'}" for n, r in zip(names, run, strict=True)]
     said = f"run exactly: {', '.join(words)}, of {len(table):,} edits"
     cells = table.select(["cell_id"]).to_pandas().assign(run=np.logical_and.reduce(run)).groupby("cell_id").run.all()
-    cheap = f"; in {int(cells.sum()):,} of {len(cells):,} cells all, because predictions would have cost as much (fewer --projections cost less)"
-    return said + (cheap if cells.any() else "")
+    less = " (fewer --projections cost less)" if done.manifest["settings"]["projections"] else ""
+    all_run = f"; all edits of {int(cells.sum()):,} of {len(cells):,} cells, where to predict them or to draw from them would have saved nothing{less}"
+    return said + (all_run if cells.any() else "")
 
 
 def _pairs_line(done: Any) -> str:
@@ -219,7 +220,8 @@ def _pairs_line(done: Any) -> str:
         return said
     if "spearman" not in found:
         return f"{said}; {found['judged']:,} drawn at random, too few to judge the others by"
-    judged = f"{found['judged']:,} drawn at random: Spearman {found['spearman']:.2f}, relative error {found['relative_error']:.1%}"
+    by = done.manifest["settings"]["verify_by"]
+    judged = f"{found['judged']:,} drawn at random, by {by}: Spearman {found['spearman']:.2f}, relative error {found['relative_error']:.1%}"
     return f"{said}; interactions of the others are predicted, judged by {judged}"
 
 
@@ -229,14 +231,14 @@ def _audit_line(manifest: dict[str, Any]) -> str:
     found = manifest["audit"].get(by, {})
     if not found.get("n"):
         return f"audit, {by}: no prediction was judged, every edit was run"
-    rho, many = (found["spearman"], " in the median cell") if found["spearman"] is not None else (found["spearman_pooled"], "")
+    rho, many = (found["spearman"], " in the median cell") if found["spearman"] is not None else (found["spearman_pooled"], " over all")
     parts = [] if rho is None else [f"Spearman {rho:.2f}{many}"]
     if found["recall"] is not None:
         parts.append(f"recall of the top tenth {found['recall']:.2f} ({found['recall_low']:.2f} to {found['recall_high']:.2f})")
     if found["relative_error"] is not None:
         parts.append(f"relative error {found['relative_error']:.1%}")
     parts += [f"recall of the top {k} {v['recall']:.2f} ({v['low']:.2f} to {v['high']:.2f})" for k, v in found.get("at", {}).items()]
-    return f"audit, {by}: {', '.join(parts)}; judged by {found['n']:,} edits of {found['cells']:,} cells"
+    return f"audit, {by}: {', '.join(parts)}; judged by {found['n']:,} edits of {found['cells']:,} cell{'s' if found['cells'] != 1 else ''} drawn at random"
 
 
 def rank_report(done: Any) -> tuple[list[str], list[str]]:

@@ -159,7 +159,8 @@ class Asked:
         if self.only is not None:
             rows = rows[np.isin(rows, self._named(tokens))]
         if not len(rows):
-            raise SettingsError("there are no cells to perturb")
+            both = self.only is not None and self.start is not None
+            raise SettingsError("there are no cells to perturb" + (": none of --only is among those of --start" if both else ""))
         if self.cells is not None and self.cells < len(rows):
             chosen = np.random.default_rng(self.seed).choice(rows, self.cells, replace=False) if self.seed is not None else rows
             rows = np.sort(chosen[: self.cells])

@@ -67,7 +67,8 @@ def audit_cells_table(scored: FastScored, *, cell_ids: Sequence[str], settings: 
             records.append(audit.judge(*values, drawn(scored, which)[at], depth=depth))
     found = audit.columns(records, (*audit.TOLD, *audit.KEPT))
     least = settings["min_recall"]
-    short = np.zeros(len(records), bool) if least is None else found["recall"] < least
+    by = np.array([n == settings["verify_by"] for n in names], bool)
+    short = np.zeros(len(records), bool) if least is None else by & (found["recall"] < least)
     plain = {k: pa.array(v, from_pandas=True) for k, v in found.items() if k != "places"}
     plain["places"] = pa.array(found["places"], pa.list_(pa.int32()))
     told, kept = ({k: plain[k] for k in names} for names in (audit.TOLD, audit.KEPT))

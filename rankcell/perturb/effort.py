@@ -38,8 +38,8 @@ def grid(splits: int | str, projections: int | str, verify_by: str) -> list[tupl
 
 
 def judged(names: Sequence[str], verify_by: str) -> list[str]:
-    """The scores that are to reach the recall: all that are predicted, or where movements rank the edits, all movements."""
-    return [n for n in names if verify_by.startswith("cos_") or n.startswith("toward_")]
+    """The scores that are to reach the recall: the one by which edits are verified."""
+    return [n for n in names if n == verify_by]
 
 
 def choose_effort(
@@ -58,9 +58,9 @@ def choose_effort(
     rows, exact
         The cells to probe, and the engine that runs some of their edits.
 
-    Tries from the cheapest until every score reaches it, in the mean over the probed cells. Returns `splits`, `projections`, whether
-    it is `reached`, and `tried`: of each try the tokens that a probed cell takes, and the recall of each score. Where nothing
-    reaches it: the most expensive.
+    Tries from the cheapest until `verify_by` reaches it, in the mean over the probed cells. Returns `splits`, `projections`, whether
+    it is `reached`, and `tried`: of each try the tokens that a probed cell takes, and the recall. Where nothing reaches it: the
+    cheapest of those that come closest, to a hundredth.
     """
     lengths = np.array([len(r) for r in rows], np.int64)
     edits = np.array([exact.plan.count(r) for r in rows], np.int64)
@@ -72,9 +72,9 @@ def choose_effort(
         tried.append({"splits": at[0], "projections": at[1], "tokens": round(costs[at]), "recall": recall})
         if recall and min(recall.values()) >= min_recall:
             break
-    last = tried[-1]
-    reached = bool(last["recall"]) and min(last["recall"].values()) >= min_recall
-    return {"splits": last["splits"], "projections": last["projections"], "reached": reached, "tried": tried}
+    reached = bool(tried[-1]["recall"]) and min(tried[-1]["recall"].values()) >= min_recall
+    best = tried[-1] if reached else max(tried, key=lambda t: round(min(t["recall"].values(), default=0.0), 2))  # of equals the first
+    return {"splits": best["splits"], "projections": best["projections"], "reached": reached, "tried": tried}
 
 
 def _recalls(found: FastScored, known: Scored, verify_by: str) -> dict[str, float]:
@@ -102,7 +102,8 @@ def _exact_of(found: FastScored, known: Scored) -> dict[str, np.ndarray]:
 
 def say(found: Mapping[str, Any], min_recall: float) -> None:
     """The same as one note."""
-    last = found["tried"][-1]
+    chosen_ = (found["splits"], found["projections"])
+    last = next(t for t in found["tried"] if (t["splits"], t["projections"]) == chosen_)
     worst = min(last["recall"].items(), key=lambda r: r[1], default=None)
     chosen = f"{found['splits']} splits and {found['projections']} projections"
     if worst is None:
@@ -111,8 +112,8 @@ def say(found: Mapping[str, Any], min_recall: float) -> None:
         said = f"{chosen} reach the recall asked for: in the cells that were tried '{worst[0]}' has {worst[1]:.2f}"
     else:
         said = (
-            f"no effort that was tried reaches a recall of {min_recall:g}: going on with the largest, {chosen}, with which '{worst[0]}' "
-            f"has {worst[1]:.2f} (--method exact, or more of --audit and --verify-top)"
+            f"none of {len(found['tried'])} efforts reaches a recall of {min_recall:g} (what --splits and --projections name is kept to): going "
+            f"on with {chosen}, with which '{worst[0]}' has {worst[1]:.2f}; --method exact has all"
         )
     warnings.warn(said, RankcellWarning, stacklevel=3)
 

@@ -84,7 +84,7 @@ def _audit_size(edits: np.ndarray, settings: Mapping[str, Any], n_scores: int) -
 def _rate_of_cells(engine: FastEngine, job: Any) -> float:
     """Tokens a second as FastEngine.cost counts them, over whole cells from all over the screen. The first are run twice, and
     counted once."""
-    tokens, found, begun = job.work.tokens, [], time.perf_counter()
+    tokens, found, begun = job.alone.tokens, [], time.perf_counter()
     ends, sync = np.cumsum(tokens), _sync(engine.engine.encoder.device)
     at = np.unique(np.searchsorted(ends, (np.arange(_CELLS) + 0.5) / _CELLS * ends[-1], side="right"))
     for i in [at[0], *at]:

@@ -177,7 +177,8 @@ class Job:
             raise SettingsError(f"--verify-by {asked} is not a score that is predicted; one of {', '.join(names)}")
         by = asked or verify_score(self.outline)
         if by.startswith("cos_") and self.asked.fast("projections") == 0:
-            raise SettingsError(f"--projections 0 predicts no sizes of shift, and --verify-by is {by}: verify by a movement toward a state")
+            way = "verify by a movement toward a state" if asked else "add --toward COL=STATE (or --states), or leave out --projections 0"
+            raise SettingsError(f"--projections 0 predicts no sizes of shift, and --verify-by is {by}: {way}")
         return by
 
     @property
@@ -189,16 +190,20 @@ class Job:
         return effort.fast_engine(engine, self.what | self.effort | effort_)
 
     @functools.cached_property
+    def alone(self) -> Survey:
+        """As `work`, without the pairs of --epistasis."""
+        return effort.with_cost(self.survey, self.fast(self.outline), self.tokens.lengths[self.rows])
+
+    @functools.cached_property
     def work(self) -> Survey:
         """The survey with what the edits cost by the method asked for; known once the effort is."""
         if not self.asked.is_fast:
             return self.survey
         fast, lengths, n = self.fast(self.outline), self.tokens.lengths[self.rows], self.asked.epistasis
-        found = effort.with_cost(self.survey, fast, lengths)
         if n is None:
-            return found
+            return self.alone
         pairs = tokens_of_pairs(fast, self.survey.edits, lengths, n=self.asked.fast("epistasis"), verify=self.asked.fast("verify_pairs"))
-        return replace(found, tokens=found.tokens + pairs)
+        return replace(self.alone, tokens=self.alone.tokens + pairs)
 
     @property
     def n_verified_tokens(self) -> int:

@@ -1,5 +1,6 @@
 """What a fast screen says of its own predictions: a table of scores, and predicted against exact of the edits that were run."""
 
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -105,7 +106,7 @@ def draw_predicted(tables: Tables, *, ax: Any, score: str) -> Any:
     ax.set_aspect("equal", adjustable="datalim")
     for axis, label in ((ax.xaxis, "predicted"), (ax.yaxis, "exact")):
         axis.set_label_text(f"{label}{scaled_axis(axis, both)}", fontsize=9)
-    ax.set_title(words(score), fontsize=10, loc="left", color=INK)
+    ax.set_title(textwrap.fill(words(score), 44), fontsize=10, loc="left", color=INK)
     ax.legend(fontsize=8, frameon=False, loc="upper left")
     _plain(ax)
     return ax

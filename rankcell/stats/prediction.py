@@ -193,8 +193,10 @@ def carried(rows: Rows, source: Any) -> Rows:
 
 def _check_known(score: str, errors: dict[str, PredictionError], rows: Rows, exact: np.ndarray) -> None:
     if score not in errors:
-        known = ", ".join(errors) or "none"
-        raise SettingsError(f"the audit of this fast screen does not cover '{score}', so its error is not known; rank by one of {known}")
+        of = f": one of {', '.join(errors)}" if errors else ", such as cos_genes_in_place or toward_<state>_cell"
+        raise SettingsError(
+            f"the audit of this fast screen does not cover '{score}', so its error is not known; rank by a score that is predicted{of}"
+        )
     if not errors[score].facts["audited"] and (~exact & np.isfinite(rows.scores[score])).any():
         raise InputError(
             f"the audit of this fast screen has no sampled edit with a value of '{score}': nothing says how far its values are off"

@@ -137,5 +137,5 @@ def differences(old: dict[str, Any], new: dict[str, Any], there: Any = "there", 
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = "nothing" if value is None else str(value)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -123,6 +123,10 @@ def perturb(
 
     if (affected or affected_top is not None or affected_raw) and out is None:
         raise SettingsError("affected genes are a table of their own: give `out` and read it with rc.get.affected_df(out)")
+    if epistasis is not None and out is None:
+        raise SettingsError(
+            "pairs of genes are a table of their own: give `out` and read it with rankcell.perturb.read_screen(out).epistasis()"
+        )
     with tempfile.TemporaryDirectory() as folder:
         where = Path(out) if out is not None else Path(folder) / "screen"
         jobs.perturb(adata, where, **options)
