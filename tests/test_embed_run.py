@@ -557,9 +557,9 @@ def test_another_run_is_refused_with_what_differs(place, tmp_path, stops, capsys
     for more, differs in (
         (["--pool", "cls"], "outputs: ['mean_layer-2'] there, ['cls_layer-2'] now"),
         (["--dtype", "float64"], "dtype: float32 there, float64 now"),
-        (["--include", "cell,state", "--by", "kind"], "include: ['cell'] there, ['cell', 'state'] now; by: None there, kind now"),
+        (["--include", "cell,state", "--by", "kind"], "include: ['cell'] there, ['cell', 'state'] now; by: nothing there, kind now"),
         (["--precision", "bf16"], "precision: fp32 there, bf16 now"),
-        (["--tokens-per-batch", "99"], "tokens_per_batch: None there, 99 now"),
+        (["--tokens-per-batch", "99"], "tokens_per_batch: nothing there, 99 now"),
     ):
         assert main(command(place, out, *more)) == 2
         said = one_line(capsys.readouterr().err)

@@ -387,7 +387,9 @@ def test_exact_is_a_layer(folder):
 
 def test_a_score_without_an_audit_is_named(folder):
     table = get.screen_df(folder)
-    with pytest.raises(SettingsError, match="does not cover 'toward_t_cell_position'.*rank by a score that is predicted: one of cos_genes, "):
+    with pytest.raises(
+        SettingsError, match="does not cover 'toward_t_cell_position'.*rank by a score that is predicted: one of cos_genes, "
+    ):
         rank_edits(table, by="toward_t_cell_position")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RankcellWarning)
