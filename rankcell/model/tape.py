@@ -26,6 +26,7 @@ _LN2 = math.log(2.0)
 _LEAST_LEFT = 1e-3  # of a query's attention, beside what a token takes of it
 _MOST_LOG2 = 40.0
 SCORES = {"cpu": 2**23, "cuda": 2**28}  # bytes of scores at once
+AT_ONCE = {"cpu": 8, "cuda": 32}  # functions of the states that suit an adjoint pass
 KEPT = {"cpu": 2**30, "cuda": 2**32}  # bytes of a tape above which blocks are computed again
 
 
@@ -274,6 +275,11 @@ class _Effects:
     def _dotted(self, sums: Any, v: Any) -> Any:
         sums = sums.view(self._c, -1, self._n)
         return (sums[:, :-1] * v.t()).sum(1) - sums[:, -1]
+
+
+def functions_at_once(device: Any) -> int:
+    """How many functions of the states suit one adjoint pass on a device."""
+    return AT_ONCE.get(device.type, AT_ONCE["cpu"])
 
 
 def weights_of(encoder: Encoder, n_blocks: int) -> list[Weights]:

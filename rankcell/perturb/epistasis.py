@@ -8,7 +8,6 @@ both have wrong falls out.
 """
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -114,10 +113,9 @@ def _of_cell(fast: FastEngine, row: np.ndarray, scores: np.ndarray, n: int, veri
     if _passes_to_predict(fast, len(genes)) >= len(fast.passes) * len(a):  # to run them all takes no longer
         _run(engine, row, found, np.arange(len(a)), alone, (a, b), names, progress)
         return found
-    rng = np.random.default_rng([fast.seed, zlib.crc32(np.ascontiguousarray(row, np.int64).tobytes()), 1])
+    rng = fast.draws(row, 1)
     _predict(fast, row, held.chosen(genes), place, alone, (a, b), found, rng)
-    score = fast.verify_by if fast.verify_by in names else names[0]
-    order = np.argsort(-np.abs(np.nan_to_num(found["values"][score])), kind="stable")
+    order = np.argsort(-np.abs(np.nan_to_num(found["values"][fast.largest_by])), kind="stable")
     rest = order[verify:]
     drawn = rng.choice(rest, min(len(rest), max(_LEAST, int(np.ceil(_AUDIT * len(rest))))), replace=False)
     found["sampled"][drawn] = True

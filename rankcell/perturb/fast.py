@@ -20,10 +20,10 @@ import numpy as np
 
 from rankcell.errors import ModelError, RankcellWarning, SettingsError
 from rankcell.model.encoder import is_out_of_memory
-from rankcell.model.tape import Tape, Weights, weights_of
+from rankcell.model.tape import Tape, Weights, functions_at_once, weights_of
 from rankcell.perturb.edits import EditPlan, RowEdits
 from rankcell.perturb.engine import Engine, Scored
-from rankcell.perturb.predict import AT_ONCE, Context, Predictors, predictors
+from rankcell.perturb.predict import Context, Predictors, predictors
 from rankcell.perturb.smooth import corrected
 
 AUDIT, SPLITS, PROJECTIONS = 0.02, 16, 32
@@ -165,6 +165,15 @@ class FastEngine:
         held |= {"contexts": contexts_of(self.engine.plan)}
         return cost(edits, lengths, passes=len(self.passes), toward=toward, readouts=len(self.engine.scored), **held)
 
+    @property
+    def largest_by(self) -> str:
+        """The score by which the largest edits are told."""
+        return self.verify_by or verify_score(self.engine)
+
+    def draws(self, row: np.ndarray, *which: int) -> np.random.Generator:
+        """Random numbers of a cell, the same in whatever company it is; `which` tells several streams apart."""
+        return np.random.default_rng([self.seed, zlib.crc32(np.ascontiguousarray(row, np.int64).tobytes()), *which])
+
     @functools.cached_property
     def _weights(self) -> list[Weights]:
         return weights_of(self.engine.encoder, self.engine.n_blocks)
@@ -181,7 +190,7 @@ class FastEngine:
         self._run_wanted(rows, cells, progress)
         for cell in cells:
             cell.correct()
-            cell.want_largest(self.verify_by or verify_score(self.engine), self.verify_top)
+            cell.want_largest(self.largest_by, self.verify_top)
         self._run_wanted(rows, cells, progress)
         return self._together(cells)
 
@@ -244,7 +253,7 @@ class _Cell:
         self.values, self.predicted = ({name: np.full(n, np.nan) for name in names} for _ in range(2))
         self.wanted, self.sampled, self.exact = ({which: np.zeros(n, bool) for which in fast.passes} for _ in range(3))
         self.predictors: list[tuple[_Group, Predictors]] = []
-        self._rng = np.random.default_rng([fast.seed, zlib.crc32(np.ascontiguousarray(row, np.int64).tobytes())])
+        self._rng = fast.draws(row)
 
     @functools.cached_property
     def groups(self) -> list[_Group]:
@@ -363,7 +372,7 @@ def _predicted(fast: FastEngine, context: Context, rng: np.random.Generator) -> 
     """Predictors; fewer at once, with a warning, where the memory does not hold them."""
     import torch
 
-    at_once = AT_ONCE.get(fast.engine.encoder.device.type, AT_ONCE["cpu"])
+    at_once = functions_at_once(fast.engine.encoder.device)
     state = rng.bit_generator.state
     while True:
         try:

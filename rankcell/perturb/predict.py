@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.model.tape import Tape
+from rankcell.model.tape import Tape, functions_at_once
 from rankcell.perturb.engine import Engine
-
-AT_ONCE = {"cpu": 8, "cuda": 32}  # functions of the states that go back together
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def predictors(
     at_once
         How many functions go back together (None: as many as suit the device).
     """
-    at_once = at_once or AT_ONCE.get(engine.encoder.device.type, AT_ONCE["cpu"])
+    at_once = at_once or functions_at_once(engine.encoder.device)
     return _Row(engine, weights, context, projections, rng, at_once).run()
 
 
