@@ -10,6 +10,17 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("RANKCELL_SHARED", ROOT.parent / "shared"))
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Several threads only wait for each other on models this small."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def golden():
     """The folder of Geneformer's own outputs."""

@@ -26,15 +26,7 @@ BODIES = [[5, 9, 4], [15, 14, 13, 12, 11, 10, 9, 8, 7, 6], [7], [8, 4, 12, 6, 10
 FRAMES = {"framed": Frame((C,), (E,)), "headed": Frame((C,)), "bare": Frame()}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several threads only wait for each other on models this small."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tokens_of(vocab, bodies, frame, *, ids="vwxyz", **obs):

@@ -30,14 +30,7 @@ MORE = dict(WAY, verify_top=4, verify_screen=7)
 BY = "toward_x_cell_in_place"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

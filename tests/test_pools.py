@@ -30,13 +30,7 @@ needs_onednn = pytest.mark.skipif(not blocks.has_onednn(CPU), reason="torch has 
 CLOSE = dict(rtol=3e-6, atol=3e-6)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several threads only wait for each other on models this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

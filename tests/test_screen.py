@@ -37,15 +37,7 @@ KIND = ["x", "y", "x", "x", "y", "y"]
 SCORES = {"bare": ["cos_genes", "cos_cell"], "framed": ["cos_genes", "cos_cell", "cos_cls"]}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several threads only wait for each other on models this small."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Case:
