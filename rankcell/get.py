@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankcell.vocab import Vocabulary
+from rankcell.wording import python_verb
 
 __all__ = ["affected_df", "ranking", "read_embeddings", "screen_adata", "screen_df", "tokens_df"]
 
 
+@python_verb()
 def screen_df(folder: str | os.PathLike, *, obs: bool = False) -> Any:
     """The table of a finished screen (one row per cell and edit); `attrs["symbols"]` maps `genes` to symbols.
 
@@ -32,6 +34,7 @@ def screen_df(folder: str | os.PathLike, *, obs: bool = False) -> Any:
     return table
 
 
+@python_verb()
 def affected_df(folder: str | os.PathLike, *, which: str = "mean") -> Any:
     """The affected genes of a finished screen.
 
@@ -47,6 +50,7 @@ def affected_df(folder: str | os.PathLike, *, which: str = "mean") -> Any:
     return read_screen(folder).affected(which).to_pandas()
 
 
+@python_verb()
 def screen_adata(folder: Any, score: str | Sequence[str] | None = None, *, by: str = "edits") -> Any:
     """A finished screen as an AnnData.
 
@@ -74,6 +78,7 @@ def screen_adata(folder: Any, score: str | Sequence[str] | None = None, *, by: s
     return edits_adata(screen, score) if by == "edits" else cells_adata(screen, score)
 
 
+@python_verb()
 def ranking(ranked: Any, *, column: str = "effect", names: str = "symbols") -> Any:
     """The ranking that enrichment tools take: a Series of numbers by gene symbol, greatest first, each symbol once.
 
@@ -91,6 +96,7 @@ def ranking(ranked: Any, *, column: str = "effect", names: str = "symbols") -> A
     return series(ranked, column=column, names=names)
 
 
+@python_verb()
 def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = None) -> Any:
     """What `rankcell embed` wrote, whatever the store: `columns` {name: float array, a row per cell}, `cell_ids`, `tables` and `meta`.
 
@@ -102,6 +108,7 @@ def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = No
     return read(out, tables=tables)
 
 
+@python_verb()
 def tokens_df(tokens: Any, cell: str | int, *, vocab: str | os.PathLike | Vocabulary | None = None) -> Any:
     """What the model reads for one cell, a row per position in order.
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankcell.vocab import Vocabulary
+from rankcell.wording import python_verb
 
 __all__ = [
     "affected_genes",
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 
+@python_verb()
 def rank_encoding(
     tokens: Any,
     cell: str | int,
@@ -57,6 +59,7 @@ def rank_encoding(
     return draw_encoding(table, vocab, ax=ax, n=n, marked=marked)
 
 
+@python_verb()
 def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any = None) -> Any:
     """Bars of the strongest edits, with standard errors.
 
@@ -82,6 +85,7 @@ def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any 
     return draw_ranked(ranked, ax=ax, n=n, title=title)
 
 
+@python_verb()
 def volcano(ranked: Any, *, x: str | None = None, y: str | None = None, n: int = 12, ax: Any = None) -> Any:
     """Effect of every edit against -log10 of its p-value or false discovery rate; those with FDR < 0.05 in colour (red: positive).
 
@@ -104,6 +108,7 @@ def volcano(ranked: Any, *, x: str | None = None, y: str | None = None, n: int =
     return draw_volcano(ranked, ax=ax or _axes("volcano", None, n), x=x, y=y, n=n)
 
 
+@python_verb()
 def screen_heatmap(
     screen: Any, *, score: str | None = None, groupby: str | None = None, n: int = 30, min_cells: int | None = None, ax: Any = None
 ) -> Any:
@@ -132,6 +137,7 @@ def screen_heatmap(
     return draw_heatmap(tables, ax=ax or _axes("heatmap", tables, n), score=score, groupby=groupby, n=n, min_cells=min_cells)
 
 
+@python_verb()
 def affected_genes(screen: Any, edit: str, *, n: int = 20, min_cells: int | None = None, ax: Any = None) -> Any:
     """Bars of the genes that one edit shifts most, with their standard deviation over cells, and the number of cells.
 
@@ -153,6 +159,7 @@ def affected_genes(screen: Any, edit: str, *, n: int = 20, min_cells: int | None
     return draw_affected(tables, edit, ax=ax or _axes("affected", tables, n), n=n, min_cells=min_cells)
 
 
+@python_verb()
 def shift_by_rank(screen: Any, *, score: str | None = None, n: int = 10, min_cells: int | None = None, ax: Any = None) -> Any:
     """Mean effect of every edit against the mean rank of its gene, over the band of genes of like rank; those outside it named.
 
@@ -178,6 +185,7 @@ def shift_by_rank(screen: Any, *, score: str | None = None, n: int = 10, min_cel
     return draw_shift_by_rank(tables, ax=ax or _axes("rank", tables, n), score=score, n=n, min_cells=min_cells)
 
 
+@python_verb()
 def decomposition(screen: Any, *, score: str | None = None, n: int = 20, min_cells: int | None = None, ax: Any = None) -> Any:
     """What the effect of the strongest deletions consists of: total, in place, the part of positions, and that of refilling.
 
@@ -202,6 +210,7 @@ def decomposition(screen: Any, *, score: str | None = None, n: int = 20, min_cel
     return draw_decomposition(tables, ax=ax or _axes("decomposition", tables, n), score=score, n=n, min_cells=min_cells)
 
 
+@python_verb()
 def explain_cell(screen: Any, cell: str, *, score: str | None = None, n: int = 10, ax: Any = None) -> Any:
     """One cell: the shift of every edit against the rank of its gene, total and in place, with the Spearman correlation of each.
 
@@ -236,6 +245,7 @@ def _axes(what: str, tables: Any, n: int) -> Any:
     return ax
 
 
+@python_verb()
 def compare_poolings(table: Any, *, score: str = "knn_accuracy", ax: Any = None) -> Any:
     """Dots of every pooling, layers in colours, beside the random-weight models (hollow) and PCA (dashed line).
 
@@ -263,6 +273,7 @@ def compare_poolings(table: Any, *, score: str = "knn_accuracy", ax: Any = None)
     return draw_poolings(table, ax=ax, score=score)
 
 
+@python_verb()
 def rank_bias(table: Any, *, score: str = "relative_shift", ax: Any = None) -> Any:
     """How far each pooling moves over the deciles of the ranking, a panel per kind of edit, on a logarithmic scale.
 

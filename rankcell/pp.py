@@ -8,10 +8,12 @@ from rankcell import jobs
 from rankcell.counts.genes import MIN_KNOWN
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary, find_vocabulary
+from rankcell.wording import python_verb
 
 __all__ = ["align_genes", "tokenize"]
 
 
+@python_verb(counts_layer="layer")
 def align_genes(
     adata: Any,
     vocab: str | os.PathLike | Vocabulary = "demo",
@@ -53,6 +55,7 @@ def align_genes(
     return align(adata, find_vocabulary(vocab), **how)
 
 
+@python_verb(counts_layer="layer")
 def tokenize(
     adata: Any,
     vocab: str | os.PathLike | Vocabulary = "demo",

@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports itself and rooms that stand before it.
 ROOMS = (
-    *("errors", "compiled", "store", "hub", "vocab", "counts", "tokens", "model", "embed", "perturb", "stats", "assess", "interpret"),
+    *("errors", "wording", "compiled", "store", "hub", "vocab", "counts", "tokens", "model", "embed", "perturb", "stats", "assess", "interpret"),
     *("report", "export", "train", "jobs", "datasets", "pp", "get", "tl", "pl", "demo", "cli"),
 )
 DEVIATIONS = {

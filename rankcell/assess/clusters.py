@@ -1,12 +1,12 @@
 """Whether clusters of the embedding are the labels: Leiden communities, compared by ARI and NMI."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.errors import SettingsError
+from rankcell.wording import note
 
 EXACT = 10_000  # cells up to which neighbours are searched exactly
 
@@ -37,7 +37,7 @@ def possible(resolution: Sequence[float]) -> Sequence[float]:
     if any(not r > 0 for r in resolution):
         raise SettingsError(f"resolutions are above 0, and these are {', '.join(f'{r:g}' for r in resolution)}")
     if resolution and importlib.util.find_spec("igraph") is None:
-        warnings.warn("igraph is not installed: no ari and nmi (pip install igraph adds them)", RankcellWarning, stacklevel=4)
+        note("igraph is not installed: no ari and nmi (pip install igraph adds them)")
         return ()
     return resolution
 

@@ -1,6 +1,5 @@
 """Which ranks a pooling looks at: how far it moves when a decile of the ranked genes is dropped, shuffled or masked."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from rankcell.embed import Embedder
-from rankcell.errors import CellError, RankcellWarning, SettingsError
+from rankcell.errors import CellError, SettingsError
 from rankcell.tokens import TokenSet
+from rankcell.wording import note
 
 AT_ONCE = 100  # cells whose edited rows are embedded together
 RANDOM = "random"
@@ -117,11 +117,7 @@ def chosen_cells(tokens: TokenSet, settings: BiasSettings) -> tuple[np.ndarray, 
             f"none of the {len(tokens):,} cells has the {settings.n_bins} genes that {settings.n_bins} bins need: pass a smaller n_bins"
         )
     if n_short:
-        warnings.warn(
-            f"{n_short:,} of {len(tokens):,} cells have fewer than {settings.n_bins} genes: they are left out",
-            RankcellWarning,
-            stacklevel=2,
-        )
+        note(f"{n_short:,} of {len(tokens):,} cells have fewer than {settings.n_bins} genes: they are left out")
     return np.random.default_rng(settings.seed).permutation(enough)[: settings.cells], n_short
 
 

@@ -1,7 +1,6 @@
 """All scores of one embedding against labels and batches, over the same cells and folds for every embedding."""
 
 import functools
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 from rankcell.assess.clusters import cluster_scores, possible
 from rankcell.assess.knn import knn_right
 from rankcell.assess.mixing import batch_mixing, batch_silhouette, silhouette
-from rankcell.errors import CellError, RankcellWarning, SettingsError
+from rankcell.errors import CellError, SettingsError
+from rankcell.wording import note
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,8 @@ class LabelledCells:
 
 def _warn_small(name: str, small: Sequence[str], n: int, folds: int) -> None:
     shown = ", ".join(f"'{s}'" for s in small[:3]) + (f" and {len(small) - 3} more" if len(small) > 3 else "")
-    warnings.warn(
+    note(
         f"{n:,} cells have a label '{name}' with fewer than {folds} cells ({shown}): they are left out of the {folds}-fold cross-validation",
-        RankcellWarning,
-        stacklevel=3,
     )
 
 

@@ -9,6 +9,7 @@ import warnings
 import typer
 
 from rankcell.cli import check, demo, embed, perturb, plot, pretrain, stats, tokenize, vocab
+from rankcell.cli.verb import Verb
 from rankcell.errors import RankcellError, RankcellWarning
 
 _STOPPED = 130
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for verb in (demo.demo, check.check, tokenize.tokenize, embed.embed, perturb.perturb, stats.stats, plot.plot, pretrain.pretrain):
-    app.command()(verb)
+    app.command(cls=Verb)(verb)
 app.add_typer(vocab.app, name="vocab")
 
 

@@ -7,6 +7,7 @@ import typer
 
 from rankcell.cli import options as o
 from rankcell.cli.progress import progress
+from rankcell.cli.verb import Verb
 
 app = typer.Typer(
     help="Vocabularies: list, show, build from counts, fetch or import Geneformer's.", no_args_is_help=True, rich_markup_mode=None
@@ -16,7 +17,7 @@ _Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The voca
 _Ids = Annotated[Path | None, typer.Option(metavar="SYMBOLS.tsv", help="A table symbol, ensembl_id: genes get their Ensembl ids.")]
 
 
-@app.command("list")
+@app.command("list", cls=Verb)
 def list_() -> None:
     """The vocabularies that ship with the package, and those that can be fetched."""
     from rankcell.vocab import Vocabulary, known_recipes, shipped_vocabularies
@@ -29,7 +30,7 @@ def list_() -> None:
         typer.echo(f"{name:<16} not fetched: rankcell vocab fetch {name}  ({read_recipe(name)['description']})")
 
 
-@app.command()
+@app.command(cls=Verb)
 def show(vocab: Annotated[str, typer.Argument(metavar="V", help="A vocabulary folder or name.")]) -> None:
     """What a vocabulary is: genes, special tokens, hash, provenance."""
     from rankcell import jobs
@@ -38,7 +39,7 @@ def show(vocab: Annotated[str, typer.Argument(metavar="V", help="A vocabulary fo
         typer.echo(line)
 
 
-@app.command()
+@app.command(cls=Verb)
 def build(
     sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files, folders or patterns of them, and tallies.")],
     out: _Out,
@@ -63,7 +64,7 @@ def build(
     typer.echo(f"{out}: {made!r}, genes named by '{made.provenance['gene_column']}', {n:,} of them Ensembl ids")
 
 
-@app.command()
+@app.command(cls=Verb)
 def tally(
     sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files, folders or patterns of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.tally.parquet", help="The tally to write.")],
@@ -82,7 +83,7 @@ def tally(
     typer.echo(f"{out}: {made['values']:,} values of {made['cells']:,} cells and {made['genes']:,} genes")
 
 
-@app.command()
+@app.command(cls=Verb)
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="geneformer-v1 or geneformer-v2.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="The vocabulary folder to write (default: NAME).")] = None,
@@ -107,7 +108,7 @@ def fetch(
     typer.echo(f"{out or name}: {made!r}")
 
 
-@app.command("import")
+@app.command("import", cls=Verb)
 def import_(
     tokens: Annotated[Path, typer.Option(metavar="T.pkl", help="Geneformer's token dictionary.")],
     medians: Annotated[Path, typer.Option(metavar="M.pkl", help="Its gene median dictionary.")],

@@ -1,7 +1,6 @@
 """Embedder: token rows -> cell embeddings, in the caller's order with the caller's cell ids."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,11 +11,12 @@ import numpy as np
 from rankcell.embed.pools import Output, choose_outputs
 from rankcell.embed.tables import CELLS, Result, memory_table
 from rankcell.embed.unit import Unit, UnitResult, Work
-from rankcell.errors import ModelError, RankcellWarning, SettingsError
+from rankcell.errors import ModelError, SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
 from rankcell.model.encoder import budget_for, choose_device, has_fast_bf16, is_out_of_memory
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
+from rankcell.wording import note
 
 TOKENS_PER_UNIT = 500_000  # what is computed before anything is brought home
 LEAST_COSINE = 0.9999  # of a cell's embedding in bf16 with the same in fp32, for `auto` to keep bf16
@@ -186,10 +186,8 @@ class Embedder:
                 f"the memory of device '{self._device}' does not hold one row of {n_tokens:,} tokens: choose another --device, or --precision bf16"
             ) from None
         self._budget = max(1, min(self.tokens_per_batch, n_tokens) // 2)
-        warnings.warn(
+        note(
             f"out of memory with {n_tokens:,} tokens a batch: going on with {self._budget:,} (--tokens-per-batch {self._budget} starts so)",
-            RankcellWarning,
-            stacklevel=6,
         )
 
     def meta(self, tokens: TokenSet, outputs: list[Output]) -> dict[str, Any]:
@@ -246,7 +244,7 @@ def units_of(lengths: np.ndarray, tokens_per_unit: int) -> list[tuple[int, int]]
 def warn_of_empty(tokens: TokenSet) -> None:
     n = int((tokens.n_genes <= 0).sum())
     if n:
-        warnings.warn(f"{n:,} of {len(tokens):,} cells have no genes: their embeddings are NaN", RankcellWarning, stacklevel=3)
+        note(f"{n:,} of {len(tokens):,} cells have no genes: their embeddings are NaN")
 
 
 def _probe_rows(tokens: TokenSet, budget: int) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Cells by category: groups of a cell column, and the mean or median embedding of each (the embedding of a state)."""
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from rankcell.embed.tables import Table
-from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.errors import SettingsError
 from rankcell.tokens.tokenset import TokenSet
+from rankcell.wording import note
 
 STATISTICS = ("mean", "median")
 _MEDIAN_BYTES = 2**28
@@ -42,7 +42,7 @@ def groups_of(tokens: TokenSet, column: str) -> Groups:
     if not names:
         raise SettingsError(f"cell column '{column}' says nothing about any cell: name another")
     if len(names) == len(values) > 1:
-        warnings.warn(f"every cell has a '{column}' of its own: is this the right column?", RankcellWarning, stacklevel=3)
+        note(f"every cell has a '{column}' of its own: is this the right column?")
     number = {name: i for i, name in enumerate(names)}
     return Groups(names, np.array([number[t] if k else -1 for t, k in zip(texts, known, strict=True)], np.int64))
 

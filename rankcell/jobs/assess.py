@@ -3,15 +3,15 @@
 import difflib
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import CellError, InputError, RankcellWarning, SettingsError
+from rankcell.errors import CellError, InputError, SettingsError
 from rankcell.jobs.inputs import tokens_of
 from rankcell.vocab import Vocabulary
+from rankcell.wording import note
 
 
 def score_embedding(
@@ -119,11 +119,7 @@ def map_labels(
     good = np.isfinite(known).all(1) & (labels.codes >= 0)
     if not good.all():
         n = int((~good).sum())
-        warnings.warn(
-            f"{n:,} of {len(good):,} reference cells lack a label '{label}' or an embedding: they are left out",
-            RankcellWarning,
-            stacklevel=3,
-        )
+        note(f"{n:,} of {len(good):,} reference cells lack a label '{label}' or an embedding: they are left out")
     found = mapped(x, Reference(known[good], labels.codes[good], len(labels.categories)), k=k, metric=metric)
     name = key_added or f"{label}_mapped"
     adata.obs[name] = pd.Categorical.from_codes(found.code, dtype=labels.dtype)

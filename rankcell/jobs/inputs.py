@@ -12,6 +12,7 @@ from typing import Any
 
 from rankcell.errors import InputError, RankcellWarning, SettingsError
 from rankcell.tokens import Tokenizer, TokenSet
+from rankcell.wording import note
 
 _NO_GENE = "[0-9,]+ of [0-9,]+ cells have no gene"
 _IN_MEMORY = 2**29  # bytes of a count file whose tokens are kept in memory
@@ -84,11 +85,9 @@ def warn_of_few_genes(tokens: TokenSet) -> None:
     for said in tokens.spec.source.get("files", [tokens.spec.source]):
         known, n = said.get("genes_known", 0), said.get("genes", 0)
         if n and known < FEW * n:
-            warnings.warn(
+            note(
                 f"{known:,} of {n:,} genes are known ({known / n:.0%}) to vocabulary '{tokens.spec.vocabulary}', and the model sees no others: "
-                "is this the right model for these cells?",
-                RankcellWarning,
-                stacklevel=4,
+                "is this the right model for these cells?"
             )
             return
 

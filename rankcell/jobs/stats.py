@@ -1,15 +1,15 @@
 """A screen's results folder -> a table of ranked edits."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.errors import SettingsError
 from rankcell.jobs.inputs import named_genes
 from rankcell.store import require_apart, require_new
+from rankcell.wording import note
 
 _FEW = 3  # cells below which a p is not to be leaned on
 COMPAT_MODES = ("goal_state_shift", "vs_null", "mixture_model", "aggregate_data", "aggregate_gene_shifts")
@@ -117,11 +117,7 @@ def _compat(source: Path, modes: Sequence[str], score: str | None, against: str 
     screen, mode = read_screen(source), modes[0]
     columns = columns_of(screen.folder)
     if is_fast(columns):
-        warnings.warn(
-            "this is a fast screen: Geneformer's tables take predicted values for exact ones and know nothing of their error",
-            RankcellWarning,
-            stacklevel=4,
-        )
+        note("this is a fast screen: Geneformer's tables take predicted values for exact ones and know nothing of their error")
     if mode == "goal_state_shift":
         goal = _goal(screen, columns, score, goal_score)
         alternatives = _alternatives(columns, goal)

@@ -5,17 +5,17 @@ import functools
 import hashlib
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import ModelError, RankcellWarning, VocabularyError
+from rankcell.errors import ModelError, VocabularyError
 from rankcell.hub import parse_name
 from rankcell.model.download import CONFIG, VOCABULARY, download_checkpoint
 from rankcell.model.weights import WEIGHTS, find_weight_files, refuse_adapter
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.recipes import recognize_weights
+from rankcell.wording import note
 
 _PADDING = 128  # some models round their number of tokens up
 _NEEDED = {"num_hidden_layers": int, "hidden_size": int, "max_position_embeddings": int, "vocab_size": int, "model_type": str}
@@ -78,11 +78,9 @@ class Checkpoint:
                 f"layer {layer} is out of range: model '{self.name}' has {n} blocks, so layers {-n - 1} to {n} (0: embedding layer)"
             )
         if n == 1 and layer == -2:  # the default, which means the block before the last
-            warnings.warn(
+            note(
                 f"layer {layer} of model '{self.name}', which has one block, is its embedding layer, where no token has "
-                "seen another: -1 is the output of the last block, 0 says the embedding layer without this note",
-                RankcellWarning,
-                stacklevel=3,
+                "seen another: -1 is the output of the last block, 0 says the embedding layer without this note"
             )
         return layer if layer >= 0 else n + 1 + layer
 

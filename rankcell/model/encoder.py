@@ -2,17 +2,17 @@
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import ModelError, RankcellWarning, SettingsError
+from rankcell.errors import ModelError, SettingsError
 from rankcell.model.batches import TOKENS_PER_BATCH, Batch
 from rankcell.model.blocks import Attention, Block, has_onednn
 from rankcell.model.checkpoint import Checkpoint
 from rankcell.model.weights import read_weights
+from rankcell.wording import note
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _SHARE = 0.5  # of a GPU's memory that the states of a batch may take
@@ -130,7 +130,7 @@ def threads_as(n: int | None) -> Iterator[None]:
 
     before = torch.get_num_threads()
     if n and n != before:
-        warnings.warn(f"going on with {n} threads, as this run began, not {before}: to the same numbers", RankcellWarning, stacklevel=4)
+        note(f"going on with {n} threads, as this run began, not {before}: to the same numbers")
         torch.set_num_threads(n)
     try:
         yield

@@ -1,20 +1,20 @@
 """What a screen is asked for: which edits, of which cells, compared with what. All that can be refused is refused here, without torch."""
 
 import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import CellError, RankcellWarning, SettingsError, TokensError
+from rankcell.errors import CellError, SettingsError, TokensError
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import READOUTS
 from rankcell.perturb.kinds import KINDS
 from rankcell.perturb.states import cells_of, split_state
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
+from rankcell.wording import note
 
 TOKENS_PER_UNIT = 250_000
 COMPAT = ("rankcell", "geneformer")
@@ -168,7 +168,7 @@ class Asked:
         if empty.all():
             raise SettingsError(f"none of the {len(rows):,} cells to perturb has genes: nothing to do")
         if empty.any():
-            warnings.warn(f"{int(empty.sum()):,} of {len(rows):,} cells have no genes and give no rows", RankcellWarning, stacklevel=3)
+            note(f"{int(empty.sum()):,} of {len(rows):,} cells have no genes and give no rows")
         return rows[~empty]
 
     def _named(self, tokens: TokenSet) -> np.ndarray:

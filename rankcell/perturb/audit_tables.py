@@ -1,6 +1,5 @@
 """The tables of an audit: the shards of a unit, their joining, and what a finished screen says of itself."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.errors import RankcellWarning
 from rankcell.perturb import audit
 from rankcell.perturb.effort import pass_of
 from rankcell.perturb.epistasis import Interactions
@@ -17,6 +15,7 @@ from rankcell.perturb.precision import FEW, spearman
 from rankcell.perturb.results import AUDIT, AUDIT_CELLS, EPISTASIS, SHORT, join_tables, numbers
 from rankcell.store import ShardedRun, atomic_path
 from rankcell.vocab import Vocabulary
+from rankcell.wording import note
 
 SHARDS = ("audit", "audit_cells")
 _PLACES = ("cell", "row")  # in a shard of the audit, for whoever joins it: number of the cell in the screen, and row in its unit
@@ -215,4 +214,4 @@ def say_if_short(folder: Path, manifest: Mapping[str, Any]) -> None:
         )
     else:
         parts.append("run it exactly with --method exact")
-    warnings.warn("; ".join(parts), RankcellWarning, stacklevel=4)
+    note("; ".join(parts))

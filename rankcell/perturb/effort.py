@@ -1,17 +1,16 @@
 """How much the fast method spends on a cell: what it is built from, and the least that reaches a recall."""
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import RankcellWarning
 from rankcell.perturb import audit
 from rankcell.perturb.asked import AUTO
 from rankcell.perturb.engine import Engine, Scored
 from rankcell.perturb.fast import FastEngine, FastScored
+from rankcell.wording import note
 
 SPLITS = (8, 16, 32, 64)
 PROJECTIONS = (8, 16, 32, 64, 128)
@@ -115,7 +114,7 @@ def say(found: Mapping[str, Any], min_recall: float) -> None:
             f"none of {len(found['tried'])} efforts reaches a recall of {min_recall:g} (what --splits and --projections name is kept to): going "
             f"on with {chosen}, with which '{worst[0]}' has {worst[1]:.2f}; --method exact has all"
         )
-    warnings.warn(said, RankcellWarning, stacklevel=3)
+    note(said)
 
 
 def with_cost(survey: Any, engine: FastEngine, lengths: np.ndarray) -> Any:

@@ -1,13 +1,12 @@
 """The engine: edits of a few cells -> score columns. Baseline states once per cell, edits in batches, reductions on the device."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import ModelError, RankcellWarning
+from rankcell.errors import ModelError
 from rankcell.model import Batch, Encoder, collate, plan_batches
 from rankcell.model.encoder import is_out_of_memory
 from rankcell.perturb import sharing
@@ -17,6 +16,7 @@ from rankcell.perturb.kinds import Options
 from rankcell.perturb.sharing import FirstBlock, Vanished
 from rankcell.perturb.shifts import Compared, readout_scores
 from rankcell.perturb.states import StateEmbeddings
+from rankcell.wording import note
 
 READOUTS = ("genes", "cell", "cls")
 UNFILLED = "_unfilled"  # the deletion without refill, which is only run to take the two apart
@@ -212,11 +212,7 @@ class _Unit:
             torch.cuda.empty_cache()
         if len(cell) == 1:
             raise ModelError("the memory does not hold one edited cell: choose another --device, or --precision bf16") from None
-        warnings.warn(
-            f"out of memory with {len(cell):,} edits at once: going on in halves (--tokens-per-batch sets less)",
-            RankcellWarning,
-            stacklevel=6,
-        )
+        note(f"out of memory with {len(cell):,} edits at once: going on in halves (--tokens-per-batch sets less)")
         half = len(cell) // 2
         for part in (slice(None, half), slice(half, None)):
             self._run_what_fits(base, which, cell[part], edit[part], shared)

@@ -10,7 +10,6 @@ What was run is exact in the result, and said to be.
 
 import functools
 import math
-import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import ModelError, RankcellWarning, SettingsError
+from rankcell.errors import ModelError, SettingsError
 from rankcell.model.encoder import is_out_of_memory
 from rankcell.model.tape import Tape, Weights, functions_at_once, weights_of
 from rankcell.perturb.edits import EditPlan, RowEdits
 from rankcell.perturb.engine import Engine, Scored
 from rankcell.perturb.predict import Context, Predictors, predictors
 from rankcell.perturb.smooth import corrected
+from rankcell.wording import note
 
 AUDIT, SPLITS, PROJECTIONS = 0.02, 16, 32
 _TAPE, _ADJOINT, _SLOPES = 1.4, 3.0, 2.2  # forward passes that a tape, an adjoint with effects, and one without take
@@ -386,4 +386,4 @@ def _predicted(fast: FastEngine, context: Context, rng: np.random.Generator) -> 
         if at_once == 1:
             raise ModelError("the memory does not hold the tape of one cell: choose another --device, or --precision bf16") from None
         at_once = max(1, at_once // 4)
-        warnings.warn(f"out of memory: going on with {at_once} projections at once", RankcellWarning, stacklevel=5)
+        note(f"out of memory: going on with {at_once} projections at once")

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.errors import SettingsError
 from rankcell.model import Encoder
 from rankcell.model.batches import TOKENS_PER_BATCH
 from rankcell.model.encoder import threads_as
@@ -35,6 +34,7 @@ from rankcell.perturb.verify import verify_screen
 from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
 from rankcell.store.run import MANIFEST
 from rankcell.tokens.tokenset import TokenSet
+from rankcell.wording import note
 
 Progress = Callable[[int, int], None] | None
 _PREPARING = f"{LOCK}-preparing"
@@ -325,11 +325,9 @@ def _warn_of_threads(devices: Sequence[str]) -> None:
 
     n, threads, there = devices.count("cpu"), torch.get_num_threads(), os.cpu_count() or 1
     if n > 1 and n * threads > there:
-        warnings.warn(
+        note(
             f"{n} processes of {threads} threads each on {there} processors are in each other's way: start with "
-            f"OMP_NUM_THREADS={max(1, there // n)} (in a folder of its own: the numbers of a screen go with its threads)",
-            RankcellWarning,
-            stacklevel=2,
+            f"OMP_NUM_THREADS={max(1, there // n)} (in a folder of its own: the numbers of a screen go with its threads)"
         )
 
 

@@ -3,12 +3,11 @@
 import contextlib
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import InputError, OutputError, RankcellWarning, SettingsError
+from rankcell.errors import InputError, OutputError, SettingsError
 from rankcell.perturb.audit_tables import join_audit, say_if_short
 from rankcell.perturb.devices import devices_of
 from rankcell.perturb.edits import EditPlan
@@ -19,6 +18,7 @@ from rankcell.perturb.verify import by_unit, verify_screen
 from rankcell.store import ShardedRun, atomic_path, check_result_folder, locked, require_apart, result_folder
 from rankcell.store.run import SHARDS, differences
 from rankcell.vocab import Vocabulary
+from rankcell.wording import note
 
 MACHINE = ("device", "attention", "threads", "torch", "tokens_per_batch")  # settings that change the last digits alone
 _SHARD = re.compile(r"screen-(\d+)\.parquet")
@@ -138,11 +138,9 @@ def _require_one_screen(runs: Sequence[ShardedRun]) -> None:
             )
         a, b = first.manifest["settings"], run.manifest["settings"]
         if a != b:
-            warnings.warn(
+            note(
                 f"{first.folder} and {run.folder} were computed differently ({differences(a, b, first.folder, run.folder)}): "
-                "their numbers agree to rounding, not to the last bit",
-                RankcellWarning,
-                stacklevel=4,
+                "their numbers agree to rounding, not to the last bit"
             )
 
 

@@ -1,13 +1,12 @@
 """Which precision keeps the shifts of a screen: judged on shifts, because most are a thousandth and less of a state."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import RankcellWarning
 from rankcell.perturb.engine import Engine, Scored
+from rankcell.wording import note
 
 LEAST_SPEARMAN = 0.99  # of the edits of a probed cell, by their shifts in the lower precision and in fp32
 MOST_ERROR = 0.05  # root mean square of the difference, over that of the shifts in fp32
@@ -47,15 +46,13 @@ def settle(engine_of: Callable[[str], Engine], rows: Sequence[np.ndarray], longe
 def say(found: dict[str, Any]) -> None:
     """The same as one note."""
     if found["score"] is None:
-        warnings.warn(
+        note(
             f"precision fp32: the cells that were tried have fewer than {FEW} edits each, too few to judge bf16 by (--precision bf16 takes it)",
-            RankcellWarning,
-            stacklevel=3,
         )
         return
     what = f"'{found['score']}' has Spearman {found['spearman']:.4f} with fp32 and a relative error of {found['relative_error']:.2%}"
     kept = "precision bf16 keeps the shifts" if found["precision"] == "bf16" else "precision fp32, because bf16 would not keep the shifts"
-    warnings.warn(f"{kept}: in the cells that were tried {what}", RankcellWarning, stacklevel=3)
+    note(f"{kept}: in the cells that were tried {what}")
 
 
 def compare(exact: Scored, low: Scored, name: str) -> tuple[float | None, float]:

@@ -1,14 +1,14 @@
 """Names of genes -> what is perturbed together, as tokens; and what kinds are told. Whatever contradicts itself is refused here."""
 
 import itertools
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.errors import SettingsError
 from rankcell.perturb.kinds import KINDS, Options
 from rankcell.vocab import Vocabulary
+from rankcell.wording import note
 
 
 def options_of(kind: str, vocab: Vocabulary, quarters: int | None, to_rank: int | None, refill: bool) -> Options:
@@ -79,5 +79,5 @@ def targets_of_sets(vocab: Vocabulary, sets: Mapping[str, Sequence[str]], *, som
         raise SettingsError(f"vocabulary '{vocab.name}' has none of the genes of these {n_empty:,} sets")
     if n_lost:
         lost = f"; {n_empty:,} sets have no other and are left out" if n_empty else ""
-        warnings.warn(f"{n_lost:,} genes of the sets are not in vocabulary '{vocab.name}'{lost}", RankcellWarning, stacklevel=5)
+        note(f"{n_lost:,} genes of the sets are not in vocabulary '{vocab.name}'{lost}")
     return {name: genes for name, genes in kept.items() if genes}

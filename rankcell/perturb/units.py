@@ -27,6 +27,7 @@ from rankcell.perturb.prepared import Prepared, read_prepared
 from rankcell.perturb.results import Names, affected_rows_table, screen_table, sums_table, write_table
 from rankcell.store import ShardedRun
 from rankcell.store.run import differences
+from rankcell.wording import note
 
 Ticks = Callable[[int], None] | None
 
@@ -130,7 +131,7 @@ class Worker:
             said = f"{work.run.folder} began on another machine ({differences({k: settings[k] for k in now}, now)})"
             if not elsewhere:
                 raise OutputError(f"{said}: give this one a folder of its own with --shard, and put them together with --merge")
-            warnings.warn(f"{said}: what is verified now agrees to rounding, not to the last bit", RankcellWarning, stacklevel=4)
+            note(f"{said}: what is verified now agrees to rounding, not to the last bit")
         return cls(work, encoder)
 
     def run(self, unit: int, progress: Ticks = None) -> Path:

@@ -1,11 +1,10 @@
 """Two Gaussian components of the mean effects: impact, or none."""
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
-from rankcell.errors import RankcellWarning
+from rankcell.wording import note
 
 _LEAST_EDITS = 10
 
@@ -60,11 +59,9 @@ def impact(effect: np.ndarray, keep: np.ndarray, *, is_size: bool, seed: int, er
         variance = two.covariances_[[low, high], 0, 0][:, None] + np.maximum(own - np.median(own), 0)
         posterior[at] = _posterior(y[:, 0], two.weights_[[low, high]], two.means_[[low, high], 0], variance)
     if gain <= 0:
-        warnings.warn(
+        note(
             f"one Gaussian fits the effects as well as two (BIC better by {-gain:.1f}): the screen does not show two groups of edits, "
-            "so impact_posterior means little",
-            RankcellWarning,
-            stacklevel=2,
+            "so impact_posterior means little"
         )
     parts = [
         (float(two.weights_[i]), float(two.means_[i, 0] * scale + centre), float(np.sqrt(two.covariances_[i, 0, 0]) * scale))

@@ -1,19 +1,19 @@
 """Edits ranked by their mean effect, with intervals, tests, and the trivial predictors beside them."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.errors import SettingsError
 from rankcell.stats.prediction import carried
 from rankcell.stats.predictors import follows_rank, partial_spearman
 from rankcell.stats.rows import Rows, choose_score, columns_of, goal_score, read_rows, rows_of
 from rankcell.stats.units import Donors, donors_of, fdr, interval, warn_few
 from rankcell.stats.work import MODES, Work, check_modes, common_error, means_over
+from rankcell.wording import note
 
 _TOO_CLOSE = 0.9
 
@@ -129,11 +129,9 @@ def _with_fdr(ranked: Any) -> Any:
 def _warn_position(attrs: dict[str, Any], by: str, columns: Sequence[str]) -> None:
     if abs(attrs["rank_spearman"]) > _TOO_CLOSE:
         better = " Rank by its _in_place counterpart." if f"{by}_in_place" in columns else ""
-        warnings.warn(
+        note(
             f"'{by}' follows the gene's rank in the cell (median Spearman {attrs['rank_spearman']:.2f}): it orders genes by "
-            f"position more than by effect.{better}",
-            RankcellWarning,
-            stacklevel=4,
+            f"position more than by effect.{better}"
         )
 
 
@@ -156,7 +154,7 @@ def control_edits(rows: Rows, controls: Sequence[str]) -> np.ndarray:
             f"none of the controls is an edit of this screen ({listed or 'no names were given'}): screen them with the others"
         )
     if absent:
-        warnings.warn(f"{len(absent):,} of {len(names):,} controls are not in the screen: {listed}", RankcellWarning, stacklevel=4)
+        note(f"{len(absent):,} of {len(names):,} controls are not in the screen: {listed}")
     return np.unique([i for n in names if n in places for i in places[n]])
 
 

@@ -1,12 +1,12 @@
 """What counts as a replicate: donors where they are given, else cells; means over them, intervals, and tests against zero."""
 
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import CellError, RankcellWarning
+from rankcell.errors import CellError
+from rankcell.wording import note
 
 _EXACT = 17  # donors up to which every assignment of signs is tried
 _DRAWN = 2**16
@@ -41,7 +41,7 @@ def donors_of(cell_ids: np.ndarray, cells: Any, column: str) -> Donors:
         raise CellError(f"column '{column}' names a donor for none of the {len(cell_ids):,} screened cells: is cell_id the same in both?")
     missing = int(found.isna().sum())
     if missing:
-        warnings.warn(f"{missing:,} of {len(found):,} cells have no '{column}' and are left out", RankcellWarning, stacklevel=4)
+        note(f"{missing:,} of {len(found):,} cells have no '{column}' and are left out")
     codes, names = pd.factorize(found.astype(object), sort=False)
     return Donors(codes.astype(np.int32), tuple(str(n) for n in names))
 
@@ -58,7 +58,7 @@ def warn_few(donors: Donors, threshold: float = 0.05) -> str | None:
         return None
     needed = int(np.floor(1 - np.log2(threshold))) + 1
     line = f"{n} donor{'s' * (n != 1)}: no p over donors can fall below {least_p(n):.3g}; {needed} are needed for one below {threshold:g}"
-    warnings.warn(line, RankcellWarning, stacklevel=5)
+    note(line)
     return line
 
 

@@ -1,6 +1,5 @@
 """What the modes of rank_edits are given, and the comparisons they make: each a function Work -> {column: array per edit}."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.errors import SettingsError
 from rankcell.stats.matched import Residuals, heaviness, log_error, log_size, residuals, standing
 from rankcell.stats.mixture import impact
 from rankcell.stats.rows import Rows, is_size
 from rankcell.stats.units import Donors, Means, means, means_of_matrix, p_against_zero
+from rankcell.wording import note
 
 Columns = dict[str, np.ndarray]
 
@@ -89,11 +89,9 @@ def both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def matched(work: Work) -> Columns:
     """(a) Against rank- and detection-matched genes of the same cells; NaN where all edits of a cell have one rank."""
     if _has_one_rank(work.rows):
-        warnings.warn(
+        note(
             "all edits of a cell have the same rank (that of an anchor, or of the first gene of sets): genes alike in rank cannot be told, "
-            "and there is no matched p",
-            RankcellWarning,
-            stacklevel=2,
+            "and there is no matched p"
         )
         none = np.full(work.n_edits, np.nan)
         return dict.fromkeys(("matched_diff", "matched_z", "matched_p"), none)
@@ -140,11 +138,9 @@ def control(work: Work) -> Columns:
     found = {"is_control": is_control, "control_diff": diff.mean, "control_n": diff.n}
     spread = _beyond_controls(work, effect, is_control)
     if spread is None:
-        warnings.warn(
+        note(
             "fewer than three control edits: p says whether an effect differs from the controls' mean, not whether it is beyond what "
-            "controls do; name more",
-            RankcellWarning,
-            stacklevel=2,
+            "controls do; name more"
         )
         return found | {"control_p": p}
     return found | {"control_p_mean": p, "control_p_spread": spread, "control_p": both(p, spread)}

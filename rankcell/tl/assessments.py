@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankcell.vocab import Vocabulary
+from rankcell.wording import python_verb
 
 
+@python_verb()
 def score_embedding(
     adata: Any,
     label: str,
@@ -53,6 +55,7 @@ def score_embedding(
     return assess.score_embedding(adata, label, **options)
 
 
+@python_verb()
 def compare_poolings(
     adata: Any,
     label: str,
@@ -108,6 +111,7 @@ def compare_poolings(
     return assess.compare_poolings(adata, label, model, **options)
 
 
+@python_verb()
 def map_labels(
     adata: Any,
     reference: Any,
@@ -145,6 +149,7 @@ def map_labels(
     assess.map_labels(adata, reference, label, **options)
 
 
+@python_verb()
 def rank_bias(
     adata: Any,
     model: Any = "demo",

@@ -7,8 +7,10 @@ from typing import Any
 from rankcell import jobs
 from rankcell.errors import InputError, SettingsError
 from rankcell.vocab import Vocabulary
+from rankcell.wording import python_verb
 
 
+@python_verb()
 def embed(
     adata: Any,
     model: Any = "demo",
@@ -73,6 +75,7 @@ def _kept_outputs(former: Any, obsm: Any) -> dict[str, Any]:
     return {key: whose | dict(said) for key, said in outputs.items() if key in obsm and hasattr(said, "get")}
 
 
+@python_verb()
 def state_embeddings(
     adata: Any,
     by: str,
@@ -108,6 +111,7 @@ def state_embeddings(
     return jobs.state_embeddings(adata, **options)
 
 
+@python_verb()
 def gene_embeddings(
     adata: Any,
     model: Any = "demo",

@@ -9,8 +9,10 @@ from typing import Any
 from rankcell import jobs
 from rankcell.errors import SettingsError
 from rankcell.vocab import Vocabulary
+from rankcell.wording import python_verb
 
 
+@python_verb()
 def perturb(
     adata: Any,
     model: Any = "demo",
@@ -133,6 +135,7 @@ def perturb(
         return screen_df(where)
 
 
+@python_verb()
 def rank_edits(
     table: Any,
     *,
@@ -183,6 +186,7 @@ def rank_edits(
     return rank(table, by=by, mode=mode, donor=donor, cells=cells, controls=controls, against=against, min_cells=min_cells, seed=seed)
 
 
+@python_verb()
 def rank_affected(table: Any, *, edits: Any = None, min_cells: int = 0) -> Any:
     """One row per perturbation and affected gene: which perturbation moves a gene more than other perturbations move it.
 

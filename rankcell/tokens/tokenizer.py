@@ -1,19 +1,19 @@
 """Tokenizer: count sources -> a TokenSet, in memory or streamed to a folder."""
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
 
-from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.errors import SettingsError
 from rankcell.store import require_apart, require_new
 from rankcell.tokens.job import Encoding, Job, Options
 from rankcell.tokens.spec import TokenSpec
 from rankcell.tokens.tokenset import SPEC_FILE, TokenSet, dataset_folder
 from rankcell.vocab import Vocabulary, find_vocabulary
+from rankcell.wording import note
 
 
 class Tokenizer:
@@ -121,9 +121,7 @@ class Tokenizer:
 
     def _warn_empty(self, job: Job) -> None:
         if job.n_empty:
-            warnings.warn(
+            note(
                 f"{job.n_empty:,} of {job.n_kept:,} cells have no gene that vocabulary '{self.vocab.name}' knows: "
-                "they keep their row, and their embedding will be NaN",
-                RankcellWarning,
-                stacklevel=3,
+                "they keep their row, and their embedding will be NaN"
             )

@@ -1,0 +1,22 @@
+"""The command of a verb: while it runs, messages name options by its flags."""
+
+from typing import Any
+
+import typer
+
+from rankcell.wording import command_line
+
+
+class Verb(typer.core.TyperCommand):
+    """A command whose options are how messages spell them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with command_line(self._spelling()):
+            return super().invoke(ctx)
+
+    def _spelling(self) -> dict[str, str]:
+        """Option -> flag. Where `raw` is one and `counts_layer` is none, `layer` is the one that holds the counts."""
+        flags = {p.name: max(p.opts, key=len) for p in self.params if p.param_type_name == "option"}
+        if "raw" in flags and "counts_layer" not in flags:
+            flags["counts_layer"] = flags.pop("layer")
+        return flags

@@ -1,0 +1,106 @@
+"""How a message names an option: as a flag at the command line (`--counts-layer NAME`), as a parameter in Python (`counts_layer='NAME'`).
+
+Messages are made where the fact is known, which is far below the verb that was called; the verb decides how its options are spelled.
+The command line enters `command_line` around each verb, the counters mark theirs with `python_verb`; below, `option("counts_layer")`
+and `offers("counts_layer")` answer for the verb that runs. Options go by one name each here: a layer of an AnnData is `counts_layer`
+even where the verb calls it `layer`.
+"""
+
+import contextlib
+import functools
+import inspect
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from rankcell.errors import RankcellWarning
+
+__all__ = ["command_line", "note", "offers", "option", "python_verb"]
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+@dataclass(frozen=True)
+class _Verb:
+    """The verb that runs. `spelling`: option -> what the verb calls it; None: any option goes by its own name."""
+
+    flags: bool = False
+    spelling: Mapping[str, str] | None = field(default=None)
+
+
+class _Process:
+    """The verb of this process, not of a thread or context: blocks are read, and refused, in threads."""
+
+    running = _Verb()
+
+
+def option(name: str, value: Any = None, *, placeholder: str | None = None) -> str:
+    """The option `name` as the caller would write it.
+
+    value
+        What to give it: `--counts-layer 'my counts'`, `counts_layer='my counts'`; True: `--raw`, `raw=True`.
+    placeholder
+        In place of a value, at the command line only: `--controls A,B`, `controls`.
+    """
+    if _Process.running.flags:
+        flag = (_Process.running.spelling or {}).get(name) or "--" + name.replace("_", "-")
+        text = None if value is None or value is True else shlex.quote(str(value))
+        return " ".join(part for part in (flag, text or placeholder) if part)
+    word = (_Process.running.spelling or {}).get(name, name)
+    return word if value is None else f"{word}={value!r}"
+
+
+def offers(name: str) -> bool:
+    """Whether the verb that runs has the option `name`; True outside of any verb."""
+    return _Process.running.spelling is None or name in _Process.running.spelling
+
+
+def note(text: str) -> None:
+    """Warn (RankcellWarning) of something that does not stop the work, at the line outside of this package that led to it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, RankcellWarning, stacklevel=level)
+
+
+@contextlib.contextmanager
+def command_line(spelling: Mapping[str, str]) -> Iterator[None]:
+    """Within it, messages name options as flags. `spelling`: option -> flag, of the verb that runs."""
+    with _entered(_Verb(True, MappingProxyType(dict(spelling)))):
+        yield
+
+
+def python_verb(**renamed: str) -> Callable[[Callable], Callable]:
+    """Decorator of a public function: messages name options as its parameters. `renamed`: option -> its parameter of another name.
+
+    It changes nothing within `command_line`, nor within another public function.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        own = [name for name in inspect.signature(function).parameters if name not in renamed.values()]
+        verb = _Verb(False, MappingProxyType({name: name for name in own} | renamed))
+
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if _Process.running.spelling is not None:
+                return function(*args, **kwargs)
+            with _entered(verb):
+                return function(*args, **kwargs)
+
+        return called
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _entered(verb: _Verb) -> Iterator[None]:
+    before, _Process.running = _Process.running, verb
+    try:
+        yield
+    finally:
+        _Process.running = before
