@@ -19,6 +19,7 @@ from rankcell.counts.source import CountSource, register
 from rankcell.counts.spill import Entries, SpilledMatrix
 from rankcell.counts.tenx import as_float32
 from rankcell.errors import InputError
+from rankcell.store import read_lines
 
 _MATRIX = ("matrix.mtx", "matrix.mtx.gz")
 _FEATURES = ("features.tsv", "features.tsv.gz", "genes.tsv", "genes.tsv.gz")
@@ -186,11 +187,7 @@ def _ends_with_a_line(path: Path) -> bool:
 
 def _table(path: Path) -> list[list[str]]:
     """Lines of fields set apart by tabs."""
-    try:
-        with _opened(path) as file:
-            return [line.split("\t") for line in file.read().decode("utf-8-sig").splitlines() if line]
-    except Exception as e:  # cut off, not gzip inside, not text
-        raise InputError(f"{path} is not readable ({type(e).__name__}: {e})") from e
+    return [line.split("\t") for line in read_lines(path, "a table with tabs") if line]
 
 
 def _features(path: Path) -> dict[str, list[str]]:

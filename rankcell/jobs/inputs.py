@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import InputError, RankcellWarning, SettingsError
+from rankcell.store import read_lines, read_text
 from rankcell.tokens import Tokenizer, TokenSet
-from rankcell.wording import note
+from rankcell.wording import note, option
 
 _NO_GENE = "[0-9,]+ of [0-9,]+ cells have no gene"
 _IN_MEMORY = 2**29  # bytes of a count file whose tokens are kept in memory
@@ -44,7 +45,7 @@ def tokens_of(
         return source
     if is_token_folder(source):
         if counts_layer or raw or gene_column:
-            raise SettingsError(f"{source} holds tokens: --counts-layer, --raw and --gene-column are for counts")
+            raise SettingsError(f"{source} holds tokens: {option('counts_layer')}, {option('raw')} and {option('gene_column')} are for counts")
         has_spec = (Path(source) / "rankcell.json").exists()
         return TokenSet.open(source, vocab=None if has_spec else checkpoint.vocab)
     tokenizer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len)
@@ -133,24 +134,15 @@ def named_genes(genes: str | Sequence[str]) -> str | list[str]:
         return genes
     if not genes.startswith("@"):
         return [g.strip() for g in genes.split(",") if g.strip()]
-    path = Path(genes[1:])
-    if not path.is_file():
-        raise InputError(f"no such file: {path} (from --genes {genes})")
-    lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [g for line in lines for g in line.replace(",", " ").split()]
+    lines = read_lines(genes[1:], "a list of genes", option=option("genes", genes))
+    return [g for line in lines for g in line.split("#")[0].replace(",", " ").split()]
 
 
 def named_cells(cells: str | os.PathLike | Sequence[str]) -> list[str]:
     """The file of cell ids, one a line -> a list; lists pass."""
     if not isinstance(cells, (str, os.PathLike)):
         return [str(c) for c in cells]
-    path = Path(cells)
-    if not path.is_file():
-        raise InputError(f"no such file: {path} (from --only)")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file of cell ids, one a line (from --only)") from None
+    lines = read_lines(cells, "cell ids, one a line", option=option("only", cells))
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -163,10 +155,8 @@ def gene_sets(source: str | os.PathLike | Mapping[str, Sequence[str]]) -> dict[s
     if isinstance(source, Mapping):
         return {str(name): list(genes) for name, genes in source.items()}
     path = Path(source)
-    if not path.is_file():
-        raise InputError(f"no such file: {path} (from --sets)")
+    text = read_text(path, "gene sets", option=option("sets", path))
     try:
-        text = path.read_text(encoding="utf-8")
         found = _SETS.get(path.suffix.lower(), _sets_of_table)(text)
     except (ValueError, TypeError, AttributeError) as e:
         raise InputError(f"{path} is not a file of gene sets (GMT, JSON, or name<TAB>gene): {e}") from e

@@ -161,7 +161,7 @@ def _config(folder: Path) -> dict[str, Any]:
     refuse_adapter(folder)
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ModelError(f"{folder} is not a checkpoint: it has no {CONFIG}") from None
     except (OSError, ValueError) as e:

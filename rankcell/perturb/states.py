@@ -13,7 +13,7 @@ from rankcell.embed import Embedder
 from rankcell.embed.stores import STORES, read_embeddings
 from rankcell.errors import InputError, SettingsError
 from rankcell.model import Checkpoint
-from rankcell.store import atomic_path
+from rankcell.store import atomic_path, read_lines
 from rankcell.tokens.tokenset import TokenSet
 
 _MODEL = b"rankcell.model_hash"  # in the schema of a table of states
@@ -131,8 +131,7 @@ def _parquet_rows(path: Path) -> list[tuple[str, str, list[float]]]:
 def _csv_rows(path: Path) -> list[tuple[str, str, list[float]]]:
     import csv
 
-    with open(path, newline="", encoding="utf-8") as f:
-        head, *rows = csv.reader(f)
+    head, *rows = csv.reader(read_lines(path, "a table of states"))
     if head[:2] != ["state", "readout"]:
         raise ValueError(f"its first columns are {head[:2]}")
     return [(r[0], r[1], [float(x) for x in r[2:]]) for r in rows]

@@ -1,5 +1,6 @@
 """Tables read from and written to tsv, csv or parquet."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import InputError, OutputError
-from rankcell.store import atomic_path
+from rankcell.store import atomic_path, read_text
 
 SUFFIXES = (".tsv", ".csv", ".parquet")
 _SEPARATORS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
@@ -25,7 +26,8 @@ def read_table(path: str | os.PathLike) -> Any:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
         else:
-            table = pd.read_csv(path, sep=_SEPARATORS.get(path.suffix, ","), dtype={0: str, "cell_id": str})
+            text = io.StringIO(read_text(path, "a table of cells"))
+            table = pd.read_csv(text, sep=_SEPARATORS.get(path.suffix, ","), dtype={0: str, "cell_id": str})
     except (OSError, ValueError) as e:
         raise InputError(f"{path} cannot be read as a table: {e}") from e
     if "cell_id" in table:

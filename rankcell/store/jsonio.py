@@ -20,7 +20,8 @@ def content_hash(value: Any) -> str:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """The value in a JSON file; a byte-order mark, as editors on Windows put before it, is no part of it."""
+    return json.loads(Path(path).read_text(encoding="utf-8-sig"))
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from rankcell.errors import VocabularyError
+from rankcell.errors import InputError, VocabularyError
 from rankcell.vocab.vocabulary import Vocabulary
 
 DEMO = "pbmc68k"
@@ -25,7 +25,9 @@ def read_ids(path: str | os.PathLike) -> dict[str, str]:
         rows = read_tsv(Path(path), ["symbol", "ensembl_id"])
     except FileNotFoundError:
         raise VocabularyError(f"no such file: {path}") from None
-    except (ValueError, IsADirectoryError) as e:
+    except InputError as e:
+        raise VocabularyError(str(e)) from None
+    except ValueError as e:
         raise VocabularyError(f"{path} is not a table of symbols and ids: {e}") from None
     return {symbol: ensembl for symbol, ensembl in rows if ensembl}
 

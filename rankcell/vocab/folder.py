@@ -1,13 +1,14 @@
 """The vocabulary folder: plain text that a person can read and a diff can show."""
 
 import csv
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import VocabularyError
-from rankcell.store import atomic_path, read_json
+from rankcell.errors import InputError, VocabularyError
+from rankcell.store import atomic_path, read_json, read_lines
 
 HEAD = "vocabulary.json"
 _COLUMNS = ["token", "ensembl_id", "symbol", "median"]
@@ -61,7 +62,9 @@ def load_folder(folder: str | os.PathLike, make: Callable[..., Any]) -> Any:
         )
     except FileNotFoundError as e:
         raise VocabularyError(f"{folder} is not a vocabulary folder: {Path(e.filename).name} is missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError) as e:
+    except InputError as e:
+        raise VocabularyError(str(e)) from e
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
         raise VocabularyError(f"the vocabulary in {folder} cannot be read: {type(e).__name__} {e}") from e
     if v.hash != head.get("hash"):
         raise VocabularyError(
@@ -73,8 +76,9 @@ def load_folder(folder: str | os.PathLike, make: Callable[..., Any]) -> Any:
 
 def read_tsv(path: Path, columns: list[str]) -> list[list[str]]:
     """The rows of a tab-separated file with exactly these columns (ValueError otherwise)."""
-    with open(path, encoding="utf-8", newline="") as f:
-        rows = [line.rstrip("\r\n").split("\t") for line in f if line.strip()]
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    rows = [line.split("\t") for line in read_lines(path, f"a table of {', '.join(columns)}", nul=True) if line.strip()]
     if not rows or rows[0] != columns:
         raise ValueError(f"{path.name} has columns {rows[0] if rows else 'none'}; expected {columns}")
     for number, row in enumerate(rows[1:], 2):
