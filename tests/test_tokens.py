@@ -249,6 +249,7 @@ def test_rankcell_json(tmp_path):
             "cell_ids": "given",
         },
         "categories": {},
+        "cropping": {"most_genes": 30, "cells": 2, "cropped": 0, "genes": 2, "unread": 0},
         "version": rankcell.__version__,
     }
 

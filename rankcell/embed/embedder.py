@@ -203,6 +203,7 @@ class Embedder:
             "n_cells_without_genes": int((tokens.n_genes <= 0).sum()),
             "version": tokens.spec.version,
         } | self.encoder.description
+        held |= {"cropping": dict(tokens.spec.cropping)} if tokens.spec.cropping.get("cropped") else {}
         return held | ({"precision_check": self._checked} if self._checked else {})
 
 

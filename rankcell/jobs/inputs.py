@@ -13,6 +13,7 @@ from typing import Any
 from rankcell.errors import InputError, RankcellWarning, SettingsError
 from rankcell.store import read_lines, read_text
 from rankcell.tokens import Tokenizer, TokenSet
+from rankcell.tokens.cropping import note_cropping
 from rankcell.wording import note, option
 
 _NO_GENE = "[0-9,]+ of [0-9,]+ cells have no gene"
@@ -47,7 +48,9 @@ def tokens_of(
         if counts_layer or raw or gene_column:
             raise SettingsError(f"{source} holds tokens: {option('counts_layer')}, {option('raw')} and {option('gene_column')} are for counts")
         has_spec = (Path(source) / "rankcell.json").exists()
-        return TokenSet.open(source, vocab=None if has_spec else checkpoint.vocab)
+        tokens = TokenSet.open(source, vocab=None if has_spec else checkpoint.vocab)
+        note_cropping(tokens.spec)
+        return tokens
     tokenizer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)  # said by what comes next

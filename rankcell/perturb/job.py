@@ -33,6 +33,7 @@ from rankcell.perturb.units import Count, Part, Worker
 from rankcell.perturb.verify import verify_screen
 from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
 from rankcell.store.run import MANIFEST
+from rankcell.tokens.cropping import note_cropping
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.wording import note
 
@@ -70,6 +71,7 @@ class Job:
         if not isinstance(tokens, TokenSet):
             folder = Path(tokens)
             tokens = TokenSet.open(folder, vocab=None if (folder / "rankcell.json").exists() else checkpoint.vocab)
+            note_cropping(tokens.spec)
         checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
         plan = asked.plan(checkpoint.vocab, tokens, min(tokens.spec.max_len, checkpoint.max_positions))
         if asked.is_fast:
@@ -276,6 +278,8 @@ class Job:
             how |= {"tokens_folder": self.tokens_folder, "tokens_per_unit": self.asked.tokens_per_unit}
             if check is not None:
                 run.note(precision_check=check)
+            if self.tokens.spec.cropping.get("cropped"):
+                run.note(cropping=dict(self.tokens.spec.cropping))
             if tried is not None:
                 run.note(effort=tried)
             prepare(run, self.tokens, self.rows, **how)

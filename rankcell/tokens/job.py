@@ -12,6 +12,7 @@ from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_ge
 from rankcell.counts.arrays import numbers, texts
 from rankcell.counts.source import some
 from rankcell.errors import CellError, SettingsError
+from rankcell.tokens.cropping import Cropping
 from rankcell.tokens.ranker import RankedRows, Ranker, token_type
 from rankcell.tokens.tokenset import OWN_COLUMNS, plain_obs
 from rankcell.vocab import Frame, Vocabulary
@@ -115,6 +116,7 @@ class Job:
     n_cells: int = 0
     n_kept: int = 0
     n_empty: int = 0
+    cropping: Cropping = field(init=False)
     _only: Part | None = None
 
     @classmethod
@@ -124,6 +126,7 @@ class Job:
         if reserved:
             raise SettingsError(f"the cell column '{reserved[0]}' has a name that tokens use themselves: rename it first")
         job = cls(encoding, options, find_inputs(source))
+        job.cropping = Cropping(encoding.max_len - len(encoding.frame))
         obs, facts = [], []
         held: dict[str, dict[str, None]] = {}  # column -> values, where the filter has kept nothing yet
         for n in range(len(job.inputs.items)):
@@ -170,6 +173,7 @@ class Job:
             with part.source:
                 for piece in part.pieces():
                     self.n_empty += int((piece.ranked.lengths == len(self.encoding.frame)).sum())
+                    self.cropping = self.cropping.add(piece.ranked.n_genes)
                     waiting.append(piece)
                     n_waiting += len(piece.cells)
                     while n_waiting >= ROWS_PER_BATCH:
@@ -264,13 +268,13 @@ def _split(pieces: list[Piece], n: int) -> tuple[list[Piece], list[Piece]]:
 def _slice(piece: Piece, a: int, b: int) -> Piece:
     r = piece.ranked
     at = slice(int(r.lengths[:a].sum()), int(r.lengths[:b].sum()))
-    whole = slice(0, 0) if r.n_genes is None else slice(int(r.n_genes[:a].sum()), int(r.n_genes[:b].sum()))
+    whole = slice(int(r.n_genes[:a].sum()), int(r.n_genes[:b].sum()))
     part = RankedRows(
         r.values[at],
         r.lengths[a:b],
+        r.n_genes[a:b],
         None if r.counts is None else r.counts[at],
         None if r.uncropped is None else r.uncropped[whole],
-        None if r.n_genes is None else r.n_genes[a:b],
     )
     return Piece(piece.part, piece.cells[a:b], part)
 

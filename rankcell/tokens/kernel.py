@@ -213,8 +213,9 @@ def rank_rows(
 
     data, reciprocal and target share the product type. Per column: `inv_median` (0 where the vocabulary does not know it),
     `first_column` of its gene (-1 likewise), `token` and `median`. `one_column_each`: no gene has two columns.
-    `scaled` takes value * median of each token (0 at special ones) beside `out`, and `uncropped` all genes of each row, their
-    numbers in `n_genes`; each is left alone when it has no room at all. Returns the number of tokens written.
+    `scaled` takes value * median of each token (0 at special ones) beside `out`, and `uncropped` all genes of each row:
+    each is left alone when it has no room at all. `n_genes` takes the number of genes of each row before it is cropped.
+    Returns the number of tokens written.
     """
     widest = 1
     for row in rows:
@@ -249,11 +250,11 @@ def rank_rows(
             for k in range(kept):
                 beside[k] = value[item[k] & _LOW] * median[column[item[k] & _LOW]]
         lengths[i] = end + len(tail) - at
+        n_genes[i] = np.int64(n)
         at = end + len(tail)
         if all_genes:
             whole = uncropped[at_uncropped:]
             for k in range(n_first):
                 whole[k] = token[column[item[k] & _LOW]]
             at_uncropped += np.int64(n_first)
-            n_genes[i] = np.int64(n_first)
     return at

@@ -21,15 +21,17 @@ class RankedRows:
         tokens (of token_type), special ones included, and int64 tokens per row.
     counts
         float32 beside `values`: count / n_counts * target_sum, 0 at special tokens; None when not asked for.
-    uncropped, n_genes
-        gene tokens of whole rows, and int64 genes per row; None when not asked for.
+    n_genes
+        int64 known genes per row, before it is cropped.
+    uncropped
+        gene tokens of whole rows; None when not asked for.
     """
 
     values: np.ndarray
     lengths: np.ndarray
+    n_genes: np.ndarray
     counts: np.ndarray | None = None
     uncropped: np.ndarray | None = None
-    n_genes: np.ndarray | None = None
 
 
 class Ranker:
@@ -68,7 +70,7 @@ class Ranker:
         out, lengths = np.empty(room, self.type), np.empty(len(rows), np.int64)
         scaled = np.empty(room if keep_counts else 0, np.float32)
         uncropped = np.empty(max(1, int(stored.sum())) if keep_uncropped else 0, self.type)
-        n_genes = np.zeros(len(rows) if keep_uncropped else 0, np.int64)
+        n_genes = np.zeros(len(rows), np.int64)
         n = rank_rows(
             *(rows, block.indptr, block.indices.view(np.uint32), block.data.astype(kind, copy=False), reciprocal.astype(kind, copy=False)),
             *(kind.type(self.target_sum), self.inv_median, self.first_column, self.one_column_each, self.token, self.median),
@@ -77,9 +79,9 @@ class Ranker:
         return RankedRows(
             out[:n],
             lengths,
+            n_genes,
             scaled[:n] if keep_counts else None,
             uncropped[: n_genes.sum()] if keep_uncropped else None,
-            n_genes if keep_uncropped else None,
         )
 
     def warm_up(self, data: np.dtype, n_counts: np.dtype) -> None:

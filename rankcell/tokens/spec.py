@@ -15,6 +15,7 @@ class TokenSpec:
     """Vocabulary (name and content hash), frame and longest row of a TokenSet, and where the rows come from.
 
     `categories`: cell columns that were categories -> {"categories": names in order, "ordered"}; the rows hold their names.
+    `cropping`: how many cells were cropped, and how many of their genes no row holds (the fields of rankcell.tokens.cropping.Cropping).
     """
 
     vocabulary: str
@@ -24,6 +25,7 @@ class TokenSpec:
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     version: str = ""
     categories: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    cropping: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -34,10 +36,11 @@ class TokenSpec:
         max_len: int,
         source: Mapping[str, Any] | None = None,
         categories: Mapping[str, Any] | None = None,
+        cropping: Mapping[str, int] | None = None,
     ) -> "TokenSpec":
         from rankcell import __version__
 
-        return cls(vocab.name, vocab.hash, frame, max_len, dict(source or {}), __version__, dict(categories or {}))
+        return cls(vocab.name, vocab.hash, frame, max_len, dict(source or {}), __version__, dict(categories or {}), dict(cropping or {}))
 
     def to_json(self) -> dict[str, Any]:
         head = {"format": FORMAT, "vocabulary": self.vocabulary, "vocabulary_hash": self.vocabulary_hash}
@@ -46,6 +49,7 @@ class TokenSpec:
             "max_len": self.max_len,
             "source": dict(self.source),
             "categories": dict(self.categories),
+            "cropping": dict(self.cropping),
             "version": self.version,
         }
 
@@ -62,6 +66,7 @@ class TokenSpec:
                 value.get("source", {}),
                 value.get("version", ""),
                 value.get("categories", {}),
+                value.get("cropping", {}),
             )
         except (KeyError, TypeError, ValueError) as e:
             raise TokensError(f"rankcell.json cannot be read ({type(e).__name__}: {e})") from e

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from rankcell.errors import SettingsError
 from rankcell.store import require_apart, require_new
+from rankcell.tokens.cropping import note_cropping
 from rankcell.tokens.job import Encoding, Job, Options
 from rankcell.tokens.spec import TokenSpec
 from rankcell.tokens.tokenset import SPEC_FILE, TokenSet, dataset_folder
@@ -78,7 +79,7 @@ class Tokenizer:
         options = {k: v for k, v in locals().items() if k not in ("self", "source")}
         with closing(self._job(source, options)) as job:
             table = pa.Table.from_batches(list(job.batches()), schema=job.schema)
-            self._warn_empty(job)
+            self._notes(job)
             return TokenSet(table, self._spec(job))
 
     def write(
@@ -108,7 +109,7 @@ class Tokenizer:
                 for batch in job.batches(progress):
                     sink.write(batch)
                 sink.spec = self._spec(job)
-            self._warn_empty(job)
+            self._notes(job)
         return TokenSet.open(out)
 
     def _job(self, source: Any, options: dict[str, Any]) -> Job:
@@ -117,9 +118,11 @@ class Tokenizer:
         return Job.of(Encoding(self.vocab, self.frame, self.max_len), source, Options(obs=obs, **options))
 
     def _spec(self, job: Job) -> TokenSpec:
-        return TokenSpec.of(self.vocab, frame=self.frame, max_len=self.max_len, source=job.facts, categories=job.categories)
+        how = {"source": job.facts, "categories": job.categories, "cropping": job.cropping.to_json()}
+        return TokenSpec.of(self.vocab, frame=self.frame, max_len=self.max_len, **how)
 
-    def _warn_empty(self, job: Job) -> None:
+    def _notes(self, job: Job) -> None:
+        note_cropping(self._spec(job))
         if job.n_empty:
             note(
                 f"{job.n_empty:,} of {job.n_kept:,} cells have no gene that vocabulary '{self.vocab.name}' knows: "
