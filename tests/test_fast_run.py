@@ -21,6 +21,7 @@ from rankcell.perturb import Estimate, Perturber, effort, epistasis, merge, read
 from rankcell.perturb import units as units_
 from rankcell.perturb.engine import Engine
 from rankcell.perturb.fast import FastEngine
+from rankcell.store import read_sealed_json, write_sealed_json
 from rankcell.tokens import TokenSet, TokenSpec
 
 N = 12
@@ -168,7 +169,7 @@ def test_from_python(place, tmp_path):
     assert set(found["cell_id"]) == {"c1", "c3"} and "exact" in found
     assert json.loads((tmp_path / "s" / "manifest.json").read_text())["settings"]["method"] == "fast"
     assert {"exact", "effect"} & set(rc.tl.rank_edits(tmp_path / "s").columns)
-    with pytest.raises(OutputError, match="has no audit.parquet: it was not run with --method fast"):
+    with pytest.raises(OutputError, match="has no audit.parquet: it was not run with method='fast'"):
         jobs.perturb(place / "cells.dataset", tmp_path / "t", model=place / "model", device="cpu", cells=1, **SMALL).audit()
 
 
@@ -334,9 +335,9 @@ def test_parts_need_the_model_only_to_verify(perturber, tokens, tmp_path, monkey
 
 def test_parts_are_verified_on_another_machine_with_a_word(perturber, tokens, whole, tmp_path, monkeypatch):
     perturber.perturb(tokens, tmp_path / "s", shard="1/1", **MORE)
-    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    manifest = read_sealed_json(tmp_path / "s" / "manifest.json")
     manifest["settings"]["device"] = "another"
-    (tmp_path / "s" / "manifest.json").write_text(json.dumps(manifest))
+    write_sealed_json(tmp_path / "s" / "manifest.json", manifest)
     with pytest.warns(RankcellWarning, match="began on another machine .*: what is verified now agrees to rounding"):
         merge([tmp_path / "s"], tmp_path / "s", device="cpu")
     assert tables(tmp_path / "s") == tables(whole.folder)
@@ -463,7 +464,7 @@ def test_short_cells(place, tmp_path, capsys, monkeypatch):
     assert short == mine.loc[mine["recall"] < 0.8, "cell_id"].tolist() == mine.loc[mine["short"], "cell_id"].tolist()
     assert 0 < len(short) < N and read_screen(out).manifest["n_short"] == len(short)
     (note,) = [line for line in said.err.splitlines() if "expected to stay below a recall of 0.8" in line]
-    assert f"{len(short)} of 12 cells" in note and f"--method exact --only {out}/short_cells.txt" in note
+    assert f"{len(short)} of 12 cells" in note and f"--method exact and --only {out}/short_cells.txt" in note
     (line,) = [line for line in said.out.splitlines() if line.startswith("audit, ")]
     assert BY in line and "recall of the top tenth" in line and "relative error" in line
     assert main([*call, "--method", "exact", "--only", str(out / "short_cells.txt"), "-o", str(tmp_path / "e")]) == 0
@@ -626,7 +627,7 @@ def test_pairs(place, tokens, tmp_path, capsys, monkeypatch):
     command += ["--toward", "kind=x", "--readout", "cell", "--cells", "2", "--epistasis", "4"]
     assert main(command) == 0
     assert "epistasis.parquet: 12 pairs of genes, 12 of them run" in capsys.readouterr().out
-    with pytest.raises(OutputError, match="has no epistasis.parquet: run the screen with --method fast --epistasis N"):
+    with pytest.raises(OutputError, match="has no epistasis.parquet: run the screen with method='fast' and epistasis"):
         perturber.perturb(tokens, tmp_path / "none", **dict(WAY, cells=1)).epistasis()
 
 

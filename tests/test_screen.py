@@ -1,7 +1,6 @@
 """Screens against the slow reference: every score, null and row; what is refused; and resuming after kill -9."""
 
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from rankcell import jobs
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.perturb import Perturber, StateEmbeddings, read_screen, read_states
 from rankcell.perturb.engine import Engine
-from rankcell.store import locked
+from rankcell.store import locked, read_sealed_json, write_sealed_json
 from rankcell.tokens import TokenSet, TokenSpec
 
 SPECIAL = {"framed": ("<pad>", "<mask>", "<cls>", "<eos>"), "headed": ("<pad>", "<mask>", "<cls>"), "bare": ("<pad>", "<mask>")}
@@ -230,7 +229,7 @@ def test_manifest(cases, tmp_path):
     assert sorted(p.name for p in screen.folder.iterdir()) == [".lock", "cells.parquet", "edits.parquet", "manifest.json", "screen.parquet"]
     again = read_screen(screen.folder)
     assert again.manifest == screen.manifest
-    with pytest.raises(OutputError, match=r"has no affected.parquet: run the screen with --affected"):
+    with pytest.raises(OutputError, match=r"has no affected.parquet: run the screen with affected=True"):
         again.affected()
 
 
@@ -408,6 +407,8 @@ def test_the_folder_of_another(cases, tmp_path):
         case.perturb(tmp_path / "none" / "s")
     (mine / "manifest.json").write_text("{}")
     with pytest.raises(OutputError, match="is not a rankcell manifest"):
+        case.perturb(mine)
+    with pytest.raises(OutputError, match=r"holds thesis\.txt, which rankcell did not write there: move it away"):
         case.perturb(mine, force=True)
     assert (mine / "thesis.txt").read_text() == "mine"
 
@@ -428,7 +429,7 @@ def test_other_settings_are_refused_with_what_differs(cases, tmp_path):
     for how, message in (
         (
             dict(genes=["G1"]),
-            "holds another run .genes: G0 there, G1 now; plan_hash: .* there, .* now.*: choose another output, or pass --force",
+            "holds another run .genes: G0 there, G1 now; plan_hash: .* there, .* now.*: choose another output, or pass force=True",
         ),
         (dict(genes=["G0"], layer=-1), "layer: -2 there, -1 now"),
         (dict(genes=["G0"], cells=4), "cells: 6 there, 4 now"),
@@ -460,8 +461,8 @@ def test_results_that_are_none(cases, tmp_path):
     with pytest.raises(OutputError, match=r"is not a rankcell result: it has no manifest.json"):
         read_screen(tmp_path)
     screen = cases("bare").perturb(tmp_path / "s")
-    manifest = json.loads((screen.folder / "manifest.json").read_text())
-    (screen.folder / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
+    manifest = read_sealed_json(screen.folder / "manifest.json")
+    write_sealed_json(screen.folder / "manifest.json", manifest | {"complete": False})
     with pytest.raises(OutputError, match="has not finished: give the same rankcell perturb command again"):
         rc.get.screen_df(screen.folder)
 

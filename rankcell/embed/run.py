@@ -140,7 +140,7 @@ def embed_to_store(
     with _kept_when_useful(run_folder(out)), threads_as(None if force else _threads_of(run_folder(out))):
         embedder.settle_precision(tokens, outputs)
         settings = _settings(embedder, tokens, asked, outputs)
-        run = ShardedRun.open(run_folder(out), settings, force=force, resume=True)
+        run = ShardedRun.open(run_folder(out), settings, force=force, resume=True, own=(_SUMS,))
         _clear_begun(run, out, asked)
         _check_files(out, asked, force=force)  # another process may have been faster
         job = _Job(embedder, tokens, asked, outputs if asked.pools else [], groups, run)

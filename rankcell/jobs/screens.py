@@ -199,10 +199,8 @@ def screen_report(done: Any) -> list[str]:
 
 def _run_line(done: Any) -> str:
     """How many values of a fast screen were run and not predicted, and what to do where that is all of them."""
-    import pyarrow.parquet as pq
-
-    names = [n for n in ("exact", "exact_in_place") if n in pq.read_schema(done.folder / "screen.parquet").names]
-    table = pq.read_table(done.folder / "screen.parquet", columns=["cell_id", *names])
+    names = [n for n in ("exact", "exact_in_place") if n in done.columns()]
+    table = done.read("screen.parquet", columns=["cell_id", *names])
     run = [table[n].to_numpy() for n in names]
     words = [f"{int(r.sum()):,} {'in place' if n.endswith('place') else 'whole'}" for n, r in zip(names, run, strict=True)]
     said = f"run exactly: {', '.join(words)}, of {len(table):,} edits"
@@ -248,7 +246,7 @@ def rank_report(done: Any) -> tuple[list[str], list[str]]:
     """
     from rankcell.stats import rank_spearman
 
-    table = _first_rows(done.folder / "screen.parquet")
+    table = _first_rows(done.path("screen.parquet"))
     scores = [c for c in table.columns if c.startswith(("cos_", "toward_", "euclidean_")) and not c.endswith(_PARTS)]
     follows = {s: rank_spearman(table, s) for s in scores}
     known = {s: v for s, v in follows.items() if v == v}

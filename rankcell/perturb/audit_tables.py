@@ -12,12 +12,11 @@ from rankcell.perturb.effort import pass_of
 from rankcell.perturb.epistasis import Interactions
 from rankcell.perturb.fast import FastScored
 from rankcell.perturb.precision import FEW, spearman
-from rankcell.perturb.results import AUDIT, AUDIT_CELLS, EPISTASIS, SHORT, join_tables, numbers
+from rankcell.perturb.results import AUDIT, AUDIT_CELLS, EPISTASIS, SHORT, join_tables, numbers, read_shard
 from rankcell.store import ShardedRun, atomic_path
 from rankcell.vocab import Vocabulary
-from rankcell.wording import note
+from rankcell.wording import note, option
 
-SHARDS = ("audit", "audit_cells")
 _PLACES = ("cell", "row")  # in a shard of the audit, for whoever joins it: number of the cell in the screen, and row in its unit
 _PLAIN = ("cell_id", "edit", "rank", "n_tokens")
 
@@ -97,40 +96,40 @@ def epistasis_table(found: Interactions, *, cell_ids: Sequence[str], vocab: Voca
     return pa.table(columns)
 
 
-def join_audit(run: ShardedRun, sources: Sequence[ShardedRun], verified: Mapping[int, pa.Table]) -> dict[str, Any]:
+def join_audit(run: ShardedRun, sources: Sequence[ShardedRun], verified: Mapping[int, pa.Table], out: Path) -> dict[str, Any]:
     """Write audit.parquet, audit_cells.parquet and where a recall was asked for short_cells.txt; what the manifest says of them.
 
     verified
         {unit: rows that were run once the units were there} (rankcell.perturb.verify).
+    out
+        The folder to write them into.
     """
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     def change(unit: int, table: pa.Table) -> pa.Table:
         if unit in verified:
-            table = _with_verified(table, verified[unit], pq.read_table(sources[unit].shard("screen", unit)))
+            table = _with_verified(table, verified[unit], read_shard(sources[unit], "screen", unit))
         return table.drop_columns(list(_PLACES))
 
-    join_tables([source.shard("audit", unit) for unit, source in enumerate(sources)], run.folder / AUDIT, change)
-    paths = [source.shard("audit_cells", unit) for unit, source in enumerate(sources)]
-    join_tables(paths, run.folder / AUDIT_CELLS, lambda _, table: table.drop_columns(list(audit.KEPT)))
+    join_tables(sources, "audit", out / AUDIT, change)
+    join_tables(sources, "audit_cells", out / AUDIT_CELLS, lambda _, table: table.drop_columns(list(audit.KEPT)))
     settings = run.manifest["settings"]
     if settings.get("epistasis"):
-        join_tables([source.shard("epistasis", unit) for unit, source in enumerate(sources)], run.folder / EPISTASIS)
+        join_tables(sources, "epistasis", out / EPISTASIS)
     short, held = [], {}
-    for path in paths:
-        table = pq.read_table(path)
+    for unit, source in enumerate(sources):
+        table = read_shard(source, "audit_cells", unit)
         by = table.filter(pc.equal(table["score"], settings["verify_by"]))
         short += by.filter(by["short"])["cell_id"].to_pylist()
         _gather(held, table, settings["verify_by"])
     depth = {settings["verify_by"]: settings["verify_top"]}
     told = {"audit": {score: audit.summarize(_under(columns), verify_top=depth.get(score, 0)) for score, columns in held.items()}}
     if settings["min_recall"] is not None:
-        with atomic_path(run.folder / SHORT, force=True) as part:
+        with atomic_path(out / SHORT, force=True) as part:
             part.write_text("".join(f"{cell}\n" for cell in short), encoding="utf-8")
         told["n_short"] = len(short)
     if settings.get("epistasis"):
-        told["epistasis"] = _pairs_told(run.folder / EPISTASIS, f"{settings['verify_by']}_interaction")
+        told["epistasis"] = _pairs_told(out / EPISTASIS, f"{settings['verify_by']}_interaction")
     return told
 
 
@@ -210,8 +209,8 @@ def say_if_short(folder: Path, manifest: Mapping[str, Any]) -> None:
     if n:
         parts.append(
             f"{n:,} of {manifest['n_cells']:,} cells are expected to stay below a recall of {least:g}: run these exactly with "
-            f"--method exact --only {folder / SHORT} (in a folder of their own)"
+            f"{option('method', 'exact')} and {option('only', folder / SHORT)} (in a folder of their own)"
         )
     else:
-        parts.append("run it exactly with --method exact")
+        parts.append(f"run it exactly with {option('method', 'exact')}")
     note("; ".join(parts))

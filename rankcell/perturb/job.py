@@ -25,7 +25,7 @@ from rankcell.perturb.estimate import Estimate
 from rankcell.perturb.fast import FastEngine, refuse, verify_score
 from rankcell.perturb.merge import finish
 from rankcell.perturb.precision import FEW, probe_rows
-from rankcell.perturb.prepared import Prepared, is_prepared, prepare, read_prepared, remove_work
+from rankcell.perturb.prepared import OWN, Prepared, is_prepared, prepare, read_prepared, remove_work
 from rankcell.perturb.results import STATES, Screen
 from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state
 from rankcell.perturb.survey import Survey, tokens_of_rows
@@ -243,7 +243,9 @@ class Job:
                 stack.enter_context(threads_as(None if force else _settings_in(out).get("threads")))
                 work = self._open(out, force=force, shared=part is not None)
             if work is None:
-                return Screen(out, ShardedRun.read(out).manifest)
+                screen = Screen(out, ShardedRun.read(out).manifest)
+                screen.check()
+                return screen
             if part is not None:
                 stack.enter_context(locked(out, shared=True))
                 stack.enter_context(locked(out, name=part.lock))
@@ -267,7 +269,7 @@ class Job:
         is_held = self.perturber.hold(held)
         check = None if is_held else self._settle()
         tried = self._settle_effort(held if is_held else {})
-        run = ShardedRun.open(out, self.what | self.perturber.machine | self.effort, force=force, shared=shared)
+        run = ShardedRun.open(out, self.what | self.perturber.machine | self.effort, force=force, shared=shared, own=OWN)
         if run.complete:
             remove_work(out)
             return None
@@ -307,6 +309,7 @@ class Job:
         count = Count({u: work.unit_tokens[u] for u in units} | later, progress)
         left = []
         for unit in units:
+            work.drop_damaged(unit)
             if work.is_done(unit):
                 count.finish(unit)
             else:

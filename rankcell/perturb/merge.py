@@ -3,7 +3,8 @@
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ from rankcell.errors import InputError, OutputError, SettingsError
 from rankcell.perturb.audit_tables import join_audit, say_if_short
 from rankcell.perturb.devices import devices_of
 from rankcell.perturb.edits import EditPlan
-from rankcell.perturb.prepared import TABLES, VOCAB, WORK, read_plan, read_prepared, remove_work
-from rankcell.perturb.results import AFFECTED, SCREEN, Names, Screen, join_affected, join_tables
+from rankcell.perturb.prepared import OWN, STAGED, TABLES, VOCAB, WORK, check_files, read_plan, read_prepared, remove_work
+from rankcell.perturb.results import AFFECTED, SCREEN, Names, Screen, join_affected, join_tables, read_shard, shard_kinds
 from rankcell.perturb.units import Worker, is_fast, threads_as_begun
 from rankcell.perturb.verify import by_unit, verify_screen
-from rankcell.store import ShardedRun, atomic_path, check_result_folder, locked, require_apart, result_folder
+from rankcell.store import ShardedRun, atomic_path, check_result_folder, locked, publish, require_apart, result_folder, writing
 from rankcell.store.run import SHARDS, differences
 from rankcell.vocab import Vocabulary
-from rankcell.wording import note
+from rankcell.wording import note, option
 
 MACHINE = ("device", "attention", "threads", "torch", "tokens_per_batch")  # settings that change the last digits alone
 _SHARD = re.compile(r"screen-(\d+)\.parquet")
@@ -36,19 +37,20 @@ def finish(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, verified:
         {unit: rows that were run once the units were there} of a fast screen.
     """
     held, settings = read_plan(home), run.manifest["settings"]
-
-    def shards(kind: str) -> list[Path]:
-        return [source.shard(kind, unit) for unit, source in enumerate(sources)]
-
-    n_rows = join_tables(shards("screen"), run.folder / SCREEN, by_unit(verified))
-    told = join_audit(run, sources, verified) if is_fast(settings) else {}
+    staged = run.folder / WORK / STAGED
+    with writing(staged):
+        staged.mkdir(parents=True, exist_ok=True)
+    n_rows = join_tables(sources, "screen", staged / SCREEN, by_unit(verified))
+    told = join_audit(run, sources, verified, staged) if is_fast(settings) else {}
     for name in settings["affected"]:
         if name == "mean":
             vocab = Vocabulary.load(home / WORK / VOCAB)
-            join_affected(shards("affected_mean"), run.folder / AFFECTED[name], Names(EditPlan.from_json(held["plan"], vocab), vocab))
+            join_affected(sources, staged / AFFECTED[name], Names(EditPlan.from_json(held["plan"], vocab), vocab))
         else:
-            join_tables(shards(f"affected_{name}"), run.folder / AFFECTED[name])
-    run.finish(n_rows=n_rows, n_cells=held["edges"][-1], n_skipped=held["n_skipped"], n_units=len(sources), **told)
+            join_tables(sources, f"affected_{name}", staged / AFFECTED[name])
+    tables = publish(staged, run.folder)  # all are whole: what stands under a final name is final
+    known = [name for name in TABLES if (run.folder / name).exists()]
+    run.finish([*known, *tables], n_rows=n_rows, n_cells=held["edges"][-1], n_skipped=held["n_skipped"], n_units=len(sources), **told)
     remove_work(run.folder)
     if told:
         say_if_short(run.folder, run.manifest)
@@ -80,20 +82,36 @@ def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, device:
                 stack.enter_context(locked(folder))
         runs = [ShardedRun.read(folder) for folder in folders]
         if is_inside and len(runs) == 1 and runs[0].complete:
-            return Screen(out, runs[0].manifest)
+            screen = Screen(out, runs[0].manifest)
+            screen.check()
+            return screen
         _require_one_screen(runs)
+        sources = _sources(runs)
+        _require_whole(sources, runs[0].folder)
         if not is_inside:
+            stack.enter_context(_gone_unless_useful(out))
             stack.enter_context(locked(result_folder(out)))
-            target = ShardedRun.open(out, runs[0].manifest["settings"], force=force)
+            target = ShardedRun.open(out, runs[0].manifest["settings"], force=force, own=OWN)
         else:
             target = next(r for r in runs if os.path.samefile(r.folder, out))
         if not target.complete:
-            sources = _sources(runs)
             if not is_inside:
                 _copy_tables(runs[0].folder, out)
                 target.note(**{k: v for k, v in runs[0].manifest.items() if k == "effort"})
             finish(target, sources, runs[0].folder, _verified(target, sources, runs[0].folder, device))
         return Screen(out, target.manifest)
+
+
+@contextlib.contextmanager
+def _gone_unless_useful(out: Path) -> Iterator[None]:
+    """When that which follows fails, nothing is left of a folder that it made, unless shards were computed in it."""
+    is_new = not out.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new and not any((out / SHARDS).glob("*.parquet")):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 def _verified(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, device: str) -> Mapping[int, Any]:
@@ -111,7 +129,7 @@ def _verified(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, device
 def _folders(parts: Sequence[str | os.PathLike]) -> list[Path]:
     folders = [Path(p) for p in parts]
     if not folders:
-        raise SettingsError("--merge needs the results folders of the parts")
+        raise SettingsError(f"{option('merge', True)} needs the results folders of the parts")
     for n, folder in enumerate(folders):
         if not folder.is_dir():
             raise InputError(f"no results folder {folder}")
@@ -122,7 +140,7 @@ def _folders(parts: Sequence[str | os.PathLike]) -> list[Path]:
 
 def _require_part(run: ShardedRun) -> None:
     if "plan_hash" not in run.manifest.get("settings", {}):
-        raise OutputError(f"{run.folder} holds no part of a screen: name folders that rankcell perturb --shard has written")
+        raise OutputError(f"{run.folder} holds no part of a screen: name folders that rankcell perturb has written with {option('shard')}")
 
 
 def _require_one_screen(runs: Sequence[ShardedRun]) -> None:
@@ -161,6 +179,14 @@ def _sources(runs: Sequence[ShardedRun]) -> list[ShardedRun]:
     return [found[u] for u in range(n_units)]
 
 
+def _require_whole(sources: Sequence[ShardedRun], home: Path) -> None:
+    """InputError when a shard, or a table that was written before the first, is damaged."""
+    check_files(home)
+    for unit, source in enumerate(sources):
+        for kind in shard_kinds(source.manifest["settings"]):
+            read_shard(source, kind, unit, columns=[])
+
+
 def _units_in(folder: Path) -> list[int]:
     names = (_SHARD.fullmatch(p.name) for p in (folder / SHARDS).glob("screen-*.parquet"))
     return sorted(int(m[1]) for m in names if m)
@@ -177,7 +203,7 @@ def _missing_words(missing: Sequence[int], n_units: int, folders: Sequence[Path]
     shards = ""
     if len(cuts) == 1:
         (n,) = cuts
-        shards = "; --shard " + ", ".join(f"{i + 1}/{n}" for i in sorted({u % n for u in missing}))
+        shards = f"; {option('shard')} " + ", ".join(f"{i + 1}/{n}" for i in sorted({u % n for u in missing}))
     named = ", ".join(map(str, missing[:8])) + (" ..." if len(missing) > 8 else "")
     return f"{len(missing):,} of {n_units:,} units {'is' if len(missing) == 1 else 'are'} missing ({named}{shards})"
 

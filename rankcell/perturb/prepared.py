@@ -4,9 +4,7 @@
 the units (`plan.json`), which rows are screened (`rows.npy`), and the tokens themselves where they are in no folder of their own.
 """
 
-import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,43 @@ import numpy as np
 from rankcell.errors import OutputError
 from rankcell.model import Checkpoint, open_checkpoint
 from rankcell.perturb.edits import EditPlan
-from rankcell.perturb.results import CELLS, EDITS, STATES, write_cells, write_table
+from rankcell.perturb.results import (
+    AFFECTED,
+    AUDIT,
+    AUDIT_CELLS,
+    CELLS,
+    EDITS,
+    EPISTASIS,
+    SCREEN,
+    SHORT,
+    STATES,
+    shard_damage,
+    shard_kinds,
+    write_cells,
+    write_table,
+)
 from rankcell.perturb.states import StateEmbeddings, read_states
 from rankcell.perturb.survey import Survey, tokens_of_rows
-from rankcell.store import ShardedRun, atomic_path, content_hash, read_json, writing
+from rankcell.store import (
+    ShardedRun,
+    atomic_path,
+    content_hash,
+    damage,
+    file_facts,
+    read_sealed_json,
+    remove_own,
+    write_sealed_json,
+    writing,
+)
+from rankcell.store.run import SHARDS
 from rankcell.tokens.tokenset import TokenSet, dataset_folder
+from rankcell.wording import note, option
 
 WORK, TOKENS, VOCAB, PLAN, ROWS = "work", "tokens", "vocabulary", "plan.json", "rows.npy"
+STAGED = "tables"  # in WORK: the tables of a screen until all of them are written
 TABLES = (CELLS, EDITS, STATES)
+_WORK = tuple(f"{WORK}/{name}" for name in (PLAN, ROWS, f"{STAGED}/*", f"{VOCAB}/*", f"{TOKENS}/*"))
+OWN = (*TABLES, SCREEN, AUDIT, AUDIT_CELLS, SHORT, EPISTASIS, *AFFECTED.values(), "explain-*.png", *_WORK)  # what a screen writes
 _AT_ONCE = 10_000  # cells whose tokens are copied at once
 
 
@@ -56,6 +83,16 @@ class Prepared:
 
     def is_done(self, unit: int) -> bool:
         return self.run.shard("screen", unit).exists()
+
+    def drop_damaged(self, unit: int) -> None:
+        """Of a unit that is done, remove the shard that says so when any of its shards is damaged: it is run again, with a warning."""
+        if not self.is_done(unit):
+            return
+        said = {kind: shard_damage(self.run, kind, unit) for kind in shard_kinds(self.settings)}
+        damaged = next((kind for kind, what in said.items() if what), None)
+        if damaged is not None:
+            note(f"{self.run.shard(damaged, unit)} is damaged ({said[damaged]}): unit {unit} is run again")
+            self.run.shard("screen", unit).unlink()
 
 
 def is_prepared(folder: Path) -> bool:
@@ -102,8 +139,8 @@ def prepare(
     unit_tokens = np.add.reduceat(survey.tokens, edges[:-1]).tolist()
     held = {"place": place, "plan": plan.to_json(), "edges": edges, "unit_tokens": unit_tokens}
     held |= {"n_edits": int(survey.edits.sum()), "n_skipped": skipped(survey, plan)}
-    with atomic_path(work / PLAN, force=True) as part:
-        part.write_text(json.dumps(held, separators=(",", ":")), encoding="utf-8")
+    held["files"] = {name: file_facts(folder / name) for name in (*TABLES, f"{WORK}/{ROWS}") if (folder / name).exists()}
+    write_sealed_json(work / PLAN, held, indent=None)
 
 
 def skipped(survey: Survey, plan: EditPlan) -> int | None:
@@ -124,14 +161,29 @@ def _save_tokens(tokens: TokenSet, rows: np.ndarray, folder: Path) -> np.ndarray
 
 def read_plan(folder: Path) -> dict[str, Any]:
     """What `prepare` wrote. OutputError when the folder has nothing to go on with."""
-    try:
-        return read_json(folder / WORK / PLAN)
-    except FileNotFoundError:
+    path = folder / WORK / PLAN
+    if not os.path.lexists(path):
         raise OutputError(
             f"{folder} has no {WORK}/{PLAN}: it is finished, or was stopped before it was prepared; give the rankcell perturb command again"
-        ) from None
-    except ValueError as e:
-        raise OutputError(f"{folder / WORK / PLAN} cannot be read: {e}") from e
+        )
+    try:
+        held = read_sealed_json(path)
+        {k: held[k] for k in ("place", "plan", "edges", "unit_tokens", "n_skipped")}
+        return held
+    except (OSError, ValueError, KeyError) as e:
+        raise _damaged(path, e, folder) from e
+
+
+def check_files(folder: Path) -> None:
+    """OutputError when a file that `prepare` wrote beside the plan is damaged."""
+    for name, facts in read_plan(folder).get("files", {}).items():
+        said = damage(folder / name, facts)
+        if said is not None:
+            raise _damaged(folder / name, said, folder)
+
+
+def _damaged(path: Path, said: object, folder: Path) -> OutputError:
+    return OutputError(f"{path} is damaged ({said}): bring it back, or delete {folder} and give the same rankcell perturb command again")
 
 
 def read_prepared(folder: str | os.PathLike, *, checkpoint: Checkpoint | None = None, tokens: TokenSet | None = None) -> Prepared:
@@ -142,6 +194,7 @@ def read_prepared(folder: str | os.PathLike, *, checkpoint: Checkpoint | None = 
     """
     folder = Path(folder)
     run, held = ShardedRun.read(folder), read_plan(folder)
+    check_files(folder)
     settings, place, work = run.manifest["settings"], held["place"], folder / WORK
     if checkpoint is None:
         checkpoint = open_checkpoint(place["model"], vocab=place["vocab"] and work / place["vocab"])
@@ -164,10 +217,9 @@ def _vocab_for(tokens: str, checkpoint: Checkpoint) -> Any:
 
 def _require_same(found: str, wanted: str, what: str) -> None:
     if found != wanted:
-        raise OutputError(f"{what} is not what it was when the screen began: bring it back, or start anew with --force")
+        raise OutputError(f"{what} is not what it was when the screen began: bring it back, or start anew with {option('force', True)}")
 
 
 def remove_work(folder: Path) -> None:
     """Remove what only an unfinished screen needs."""
-    for name in ("shards", WORK):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    remove_own(folder, (f"{SHARDS}/*.parquet", *_WORK))

@@ -24,10 +24,10 @@ from rankcell.perturb.engine import Engine
 from rankcell.perturb.epistasis import interactions
 from rankcell.perturb.fast import FastScored
 from rankcell.perturb.prepared import Prepared, read_prepared
-from rankcell.perturb.results import Names, affected_rows_table, screen_table, sums_table, write_table
+from rankcell.perturb.results import Names, affected_rows_table, screen_table, sums_table, write_shard
 from rankcell.store import ShardedRun
 from rankcell.store.run import differences
-from rankcell.wording import note
+from rankcell.wording import note, option
 
 Ticks = Callable[[int], None] | None
 
@@ -47,7 +47,9 @@ class Part:
         found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", str(text))
         number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
         if not 1 <= number <= parts:
-            raise SettingsError(f"--shard {text}: expected I/N with I from 1 to N, such as --shard 1/4 for the first of four parts")
+            raise SettingsError(
+                f"{option('shard', text)}: expected I/N with I from 1 to N, such as {option('shard', '1/4')} for the first of four parts"
+            )
         return cls(number, parts)
 
     def has(self, unit: int) -> bool:
@@ -78,6 +80,7 @@ def run_unit(folder: str | os.PathLike, unit: int, *, device: str = "auto") -> P
     worker = _worker(os.path.realpath(folder), device, ShardedRun.read(folder).manifest["fingerprint"])
     if not 0 <= unit < worker.work.n_units:
         raise SettingsError(f"unit {unit} is not there: {folder} has units 0 to {worker.work.n_units - 1}")
+    worker.work.drop_damaged(unit)
     with threads_as_begun(worker.work):
         return worker.run(unit)
 
@@ -130,7 +133,9 @@ class Worker:
         if any(settings[k] != v for k, v in now.items()):
             said = f"{work.run.folder} began on another machine ({differences({k: settings[k] for k in now}, now)})"
             if not elsewhere:
-                raise OutputError(f"{said}: give this one a folder of its own with --shard, and put them together with --merge")
+                raise OutputError(
+                    f"{said}: give this one a folder of its own with {option('shard')}, and put them together with {option('merge', True)}"
+                )
             note(f"{said}: what is verified now agrees to rounding, not to the last bit")
         return cls(work, encoder)
 
@@ -154,24 +159,20 @@ class Worker:
         table = screen_table(scored, cell_ids=[ids[i] for i in rows], names=self.names)
         for name, collector in kept.items():
             is_sum = isinstance(collector, AffectedSums)
-            write_table(
-                sums_table(collector) if is_sum else affected_rows_table(collector, table, self.names), run.shard(f"affected_{name}", unit)
-            )
-        write_table(table, path)
-        return path
+            collected = sums_table(collector) if is_sum else affected_rows_table(collector, table, self.names)
+            write_shard(collected, run, f"affected_{name}", unit)
+        return write_shard(table, run, "screen", unit)
 
     def _run_fast(self, unit: int, rows: np.ndarray, progress: Ticks) -> Path:
         run, ids = self.work.run, self.work.tokens.cell_ids
         scored = self.fast.run([self.work.tokens.row(int(i)) for i in rows], progress=progress)
         cell_ids = [ids[i] for i in rows]
         table = screen_table(scored, cell_ids=cell_ids, names=self.names)
-        write_table(audit_table(scored, table, first_cell=self.work.edges[unit]), run.shard("audit", unit))
-        write_table(audit_cells_table(scored, cell_ids=cell_ids, settings=self.work.settings), run.shard("audit_cells", unit))
+        write_shard(audit_table(scored, table, first_cell=self.work.edges[unit]), run, "audit", unit)
+        write_shard(audit_cells_table(scored, cell_ids=cell_ids, settings=self.work.settings), run, "audit_cells", unit)
         if self.work.settings.get("epistasis"):
-            write_table(self._pairs(rows, scored, cell_ids, progress), run.shard("epistasis", unit))
-        path = run.shard("screen", unit)
-        write_table(table, path)
-        return path
+            write_shard(self._pairs(rows, scored, cell_ids, progress), run, "epistasis", unit)
+        return write_shard(table, run, "screen", unit)
 
     def _pairs(self, rows: np.ndarray, scored: FastScored, cell_ids: Sequence[str], progress: Ticks) -> pa.Table:
         settings = self.work.settings

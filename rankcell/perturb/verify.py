@@ -1,8 +1,7 @@
 """The largest predictions of a whole screen, run exactly once all units are there."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,7 @@ from rankcell.perturb import audit
 from rankcell.perturb.audit_tables import set_values
 from rankcell.perturb.edits import RowEdits
 from rankcell.perturb.effort import pass_of
-from rankcell.perturb.results import numbers, write_table
+from rankcell.perturb.results import numbers, read_shard, shard_damage, write_shard
 from rankcell.perturb.units import Worker
 from rankcell.store import ShardedRun, content_hash
 
@@ -44,28 +43,27 @@ def verify_screen(
     wanted = settings.get("verify_screen", 0)
     if not wanted:
         return {}
-    chosen = choose([s.shard("screen", u) for u, s in enumerate(sources)], settings["verify_by"], wanted)
+    chosen = choose(sources, settings["verify_by"], wanted)
     if not len(chosen.unit):
         return {}
     kind = f"verified-{content_hash([chosen.unit.tolist(), chosen.row.tolist()])[:12]}"
     edges = _edges(chosen, sources, settings["tokens_per_unit"])
     worker, tables = None, []
     for number, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        path = run.shard(kind, number)
-        if not path.exists():
+        if shard_damage(run, kind, number) is not None:  # damaged or not there yet
             worker = worker or open_worker()
-            write_table(_run_chunk(worker, Chosen(chosen.unit[a:b], chosen.row[a:b]), sources, progress), path)
-        tables.append(_read(path))
+            write_shard(_run_chunk(worker, Chosen(chosen.unit[a:b], chosen.row[a:b]), sources, progress), run, kind, number)
+        tables.append(read_shard(run, kind, number))
     found = pa.concat_tables(tables)
     at = found["unit"].to_numpy()
     return {int(u): found.filter(pa.array(at == u)) for u in np.unique(at)}
 
 
-def choose(shards: Sequence[Path], score: str, wanted: int) -> Chosen:
+def choose(sources: Sequence[ShardedRun], score: str, wanted: int) -> Chosen:
     """The rows with the largest predicted effects by `score` that were not run; of equal ones the first."""
     unit, row, size = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
-    for number, path in enumerate(shards):
-        table = _read(path, [score, f"exact{pass_of(score)}"])
+    for number, source in enumerate(sources):
+        table = read_shard(source, "screen", number, [score, f"exact{pass_of(score)}"])
         value = np.abs(audit.effects(score, table[score].to_numpy()))
         at = np.flatnonzero(~table.column(1).to_numpy() & np.isfinite(value))
         unit, row = np.concatenate([unit, np.full(len(at), number)]), np.concatenate([row, at])
@@ -80,7 +78,7 @@ def _edges(chosen: Chosen, sources: Sequence[ShardedRun], tokens_per_chunk: int)
     tokens = np.zeros(len(chosen.unit), np.int64)
     for unit in np.unique(chosen.unit):
         here = chosen.unit == unit
-        tokens[here] = _read(sources[unit].shard("screen", int(unit)), ["n_tokens"])["n_tokens"].to_numpy()[chosen.row[here]]
+        tokens[here] = read_shard(sources[unit], "screen", int(unit), ["n_tokens"])["n_tokens"].to_numpy()[chosen.row[here]]
     chunk = (np.cumsum(tokens) - tokens) // tokens_per_chunk
     return [*np.flatnonzero(np.diff(chunk, prepend=-1)).tolist(), len(tokens)]
 
@@ -89,7 +87,7 @@ def _run_chunk(worker: Worker, chosen: Chosen, sources: Sequence[ShardedRun], pr
     parts = []
     for unit in np.unique(chosen.unit).tolist():
         rows = chosen.row[chosen.unit == unit]
-        screen = _read(sources[unit].shard("screen", unit)).take(pa.array(rows))
+        screen = read_shard(sources[unit], "screen", unit).take(pa.array(rows))
         parts.append(_run_rows(worker, unit, rows, screen, progress))
     return pa.concat_tables(parts)
 
@@ -147,12 +145,6 @@ def with_verified(table: pa.Table, verified: pa.Table) -> pa.Table:
     for name in verified.column_names[3:]:
         table = set_values(table, name, rows, verified[name].to_numpy())
     return table
-
-
-def _read(path: Path, columns: Sequence[str] | None = None) -> Any:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path, columns=columns)
 
 
 def by_unit(verified: Mapping[int, pa.Table]) -> Callable[[int, pa.Table], pa.Table]:

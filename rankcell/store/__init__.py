@@ -1,10 +1,11 @@
 """What every long job needs, once: atomic writes, locks, fingerprints, manifests and resumable shards. A leaf room."""
 
-from rankcell.store.atomic import atomic_path, require_apart, require_new, writing
-from rankcell.store.jsonio import content_hash, read_json, write_json
+from rankcell.store.atomic import atomic_path, publish, remove_own, require_apart, require_new, writing
+from rankcell.store.jsonio import content_hash, read_json, read_sealed_json, write_json, write_sealed_json
 from rankcell.store.lock import LOCK, locked
 from rankcell.store.run import ShardedRun, check_result_folder, result_folder
 from rankcell.store.textio import read_lines, read_text
+from rankcell.store.whole import damage, file_facts, seal, seal_damage
 
 __all__ = [
     "LOCK",
@@ -12,13 +13,21 @@ __all__ = [
     "atomic_path",
     "check_result_folder",
     "content_hash",
+    "damage",
+    "file_facts",
     "locked",
+    "publish",
     "read_json",
     "read_lines",
+    "read_sealed_json",
     "read_text",
+    "remove_own",
     "require_apart",
     "require_new",
     "result_folder",
+    "seal",
+    "seal_damage",
     "write_json",
+    "write_sealed_json",
     "writing",
 ]

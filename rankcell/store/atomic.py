@@ -3,8 +3,10 @@
 import contextlib
 import ctypes
 import errno
+import fnmatch
 import os
 import platform
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -137,6 +139,44 @@ def remove_parts(folder: Path) -> None:
         _remove(left)
 
 
+def foreign(folder: Path, own: Iterable[str]) -> str | None:
+    """The name in `folder` of something that is none of `own` (patterns such as `shards/*.parquet`); None where all is."""
+    for path in _inside(folder):
+        if not _is_own(path.relative_to(folder), own):
+            return str(path.relative_to(folder))
+    return None
+
+
+def remove_own(folder: Path, own: Iterable[str]) -> None:
+    """Remove the files in `folder` that are some of `own`, and the folders in it that are then empty."""
+    for path in [p for p in _inside(folder) if _is_own(p.relative_to(folder), own)]:
+        path.unlink(missing_ok=True)
+    for inner, _, _ in os.walk(folder, topdown=False):
+        if Path(inner) != folder:
+            with contextlib.suppress(OSError):
+                os.rmdir(inner)
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """Everything in `folder` but folders; links, which are not followed."""
+    for inner, folders, files in os.walk(folder):
+        yield from (Path(inner) / name for name in files)
+        yield from (path for name in folders if (path := Path(inner) / name).is_symlink())
+
+
+def _is_own(path: Path, own: Iterable[str]) -> bool:
+    """Whether a path in a folder, which is no link, fits a pattern part by part; half-written files do."""
+    parts = (*path.parts[:-1], re.sub(r"^\.(.+)\.part-.*$", r"\1", path.parts[-1]))
+    patterns = [pattern.split("/") for pattern in own]
+    return any(len(p) == len(parts) and all(map(fnmatch.fnmatchcase, parts, p)) for p in patterns)
+
+
+def require_unlinked(path: Path) -> None:
+    """OutputError when `path` is a link: what is behind it may be somebody else's, and is not replaced."""
+    if path.is_symlink():
+        raise OutputError(f"{path} is a link to {os.path.realpath(path)}: name that folder itself to replace it, or choose another output")
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
     """Turn the operating system's refusals to write into one clear line about `path`."""
@@ -176,6 +216,23 @@ def _written_aside(path: Path, *, force: bool, marker: str | None) -> Iterator[P
                 _sync_folder(path.parent)
     finally:
         _remove(part)
+
+
+def publish(staged: Path, folder: Path) -> list[str]:
+    """Give every file of `staged`, each whole and synced, its name in `folder` on the same disk; their names.
+
+    OutputError when a folder stands where one is to go.
+    """
+    names = sorted(p.name for p in staged.iterdir() if not p.name.startswith("."))
+    for name in names:
+        if (folder / name).is_dir():
+            raise OutputError(f"{folder / name} is a folder, and a table is to be written there: move it away and run again")
+    with writing(folder):
+        for name in names:
+            os.replace(staged / name, folder / name)
+        if os.name == "posix":
+            _sync_folder(folder)
+    return names
 
 
 def _rename(part: Path, path: Path) -> None:

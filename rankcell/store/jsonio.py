@@ -8,6 +8,8 @@ from typing import Any
 
 from rankcell.store.atomic import atomic_path
 
+HASH = "sha256"  # of a JSON object, under this key in it
+
 
 def canonical(value: Any) -> bytes:
     """`value` as JSON with sorted keys and no white space: the same value gives the same bytes."""
@@ -24,7 +26,27 @@ def read_json(path: str | os.PathLike) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8-sig"))
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write `value` atomically, indented, replacing what stood there."""
+def write_sealed_json(path: str | os.PathLike, value: dict[str, Any], *, indent: int | None = 1) -> None:
+    """As `write_json`, with the hash of its content under `sha256`."""
+    write_json(path, {k: v for k, v in value.items() if k != HASH} | {HASH: _hash_of_rest(value)}, indent=indent)
+
+
+def read_sealed_json(path: str | os.PathLike) -> dict[str, Any]:
+    """What `write_sealed_json` wrote, the hash too. ValueError when it is anything else; a file without a hash passes."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__} and no object")
+    if HASH in value and value[HASH] != _hash_of_rest(value):
+        raise ValueError("its content is not what was written")
+    return value
+
+
+def _hash_of_rest(value: dict[str, Any]) -> str:
+    plain = json.loads(json.dumps({k: v for k, v in value.items() if k != HASH}))  # as it comes back: text keys, lists
+    return content_hash(plain)
+
+
+def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = 1) -> None:
+    """Write `value` atomically, replacing what stood there; without `indent` in one line, which is faster."""
     with atomic_path(path, force=True) as part:
-        part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

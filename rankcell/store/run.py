@@ -1,39 +1,56 @@
 """A long job in a folder: a manifest that says what it is, and shards that are each either whole or absent."""
 
 import os
-import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rankcell.errors import OutputError
-from rankcell.store.atomic import remove_parts, writing
-from rankcell.store.jsonio import content_hash, read_json, write_json
+from rankcell.store.atomic import foreign, remove_own, remove_parts, require_unlinked, writing
+from rankcell.store.jsonio import HASH, content_hash, read_sealed_json, write_sealed_json
 from rankcell.store.lock import LOCK
+from rankcell.store.whole import damage, file_facts
+from rankcell.wording import option
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
 _EMPTIED = ""
+_LOCKS = f"{LOCK}*"
+_OWN = (MANIFEST, _LOCKS, f"{SHARDS}/*-[0-9][0-9][0-9][0-9][0-9][0-9]*.*")
+_TYPES = {"fingerprint": str, "settings": dict, "complete": bool, "files": dict}
 
 
 class ShardedRun:
     """The folder of one job: `manifest.json` with the settings that decide its result, and `shards/`.
 
     Opening the same folder with the same settings goes on where an earlier run stopped; with other settings it is
-    refused with what differs.
+    refused with what differs. Once it is complete the manifest holds size and hash of every table (`files`).
+
+    is_sealed
+        Whether the manifest holds its own hash, and so the shards theirs; those of early versions do not.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]):
+    def __init__(self, folder: Path, manifest: dict[str, Any], *, is_sealed: bool = True):
         self.folder = folder
         self.manifest = manifest
+        self.is_sealed = is_sealed
 
     @classmethod
     def open(
-        cls, folder: str | os.PathLike, settings: dict[str, Any], *, force: bool = False, resume: bool = False, shared: bool = False
+        cls,
+        folder: str | os.PathLike,
+        settings: dict[str, Any],
+        *,
+        force: bool = False,
+        resume: bool = False,
+        shared: bool = False,
+        own: Sequence[str] = (),
     ) -> "ShardedRun":
         """Start or go on with the job that `settings` (plain JSON values) describe; the folder's lock must be held.
 
         `force` starts anew whatever stands there; with `resume` only when it is another job. With `shared`, other processes may
-        be writing shards.
+        be writing shards. `own`: patterns of the files that such a job writes beside its shards; a folder that holds any other is
+        never emptied.
         """
         folder = result_folder(folder)
         if not shared:
@@ -41,35 +58,51 @@ class ShardedRun:
             remove_parts(folder / SHARDS)
         held = folder / MANIFEST
         if held.is_file():
-            manifest = cls.read(folder).manifest
-            if manifest.get("fingerprint") == content_hash(settings):
+            there = cls._to_replace(folder) if force and not resume else cls.read(folder)
+            if there.manifest["fingerprint"] == content_hash(settings):
                 if resume or not force:
-                    return cls(folder, manifest)
-            elif not force and manifest["fingerprint"] != _EMPTIED:
+                    return there
+            elif not force and there.manifest["fingerprint"] != _EMPTIED:
                 raise OutputError(
-                    f"{folder} holds another run ({differences(manifest.get('settings', {}), settings)}): "
-                    "choose another output, or pass --force to replace it"
+                    f"{folder} holds another run ({differences(there.manifest['settings'], settings)}): "
+                    f"choose another output, or pass {option('force', True)} to replace it"
                 )
-        _empty(folder)
+        _empty(folder, (*_OWN, *own))
         manifest = {"fingerprint": content_hash(settings), "settings": settings, "complete": False}
         with writing(folder):
-            (folder / SHARDS).mkdir()
-        write_json(held, manifest)
+            (folder / SHARDS).mkdir(exist_ok=True)
+        write_sealed_json(held, manifest)
         return cls(folder, manifest)
 
     @classmethod
-    def read(cls, folder: str | os.PathLike) -> "ShardedRun":
-        """The job in `folder`, whatever its settings."""
-        folder = Path(folder)
+    def _to_replace(cls, folder: Path) -> "ShardedRun":
+        """The job that is to be replaced; what its manifest says does not matter."""
         try:
-            manifest = read_json(folder / MANIFEST)
-        except FileNotFoundError:
-            raise OutputError(f"{folder} is not a rankcell result: it has no {MANIFEST}") from None
-        except ValueError as e:
-            raise OutputError(f"{folder / MANIFEST} cannot be read: {e}") from e
-        if not isinstance(manifest, dict) or "fingerprint" not in manifest:
-            raise OutputError(f"{folder / MANIFEST} is not a rankcell manifest: choose another folder")
-        return cls(folder, manifest)
+            return cls.read(folder)
+        except OutputError:
+            return cls(folder, {"fingerprint": _EMPTIED, "settings": {}})
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike) -> "ShardedRun":
+        """The job in `folder`, whatever its settings. OutputError when there is none, or its manifest is damaged."""
+        folder = Path(folder)
+        path = folder / MANIFEST
+        if not os.path.lexists(path):
+            raise OutputError(f"{folder} is not a rankcell result: it has no {MANIFEST}")
+        try:
+            said = damage(path)
+            if said is not None:
+                raise ValueError(said)
+            manifest = read_sealed_json(path)
+            is_sealed = manifest.pop(HASH, None) is not None
+        except (ValueError, OSError) as e:
+            raise OutputError(f"{path} is damaged ({e}): bring it back, or delete {folder} and give the same rankcell command again") from e
+        wrong = next((k for k, kind in _TYPES.items() if not isinstance(manifest.get(k, kind()), kind)), None)
+        if wrong is not None or "fingerprint" not in manifest:
+            raise OutputError(
+                f"{path} is not a rankcell manifest{f' ({wrong} is no {_TYPES[wrong].__name__})' if wrong else ''}: choose another folder"
+            )
+        return cls(folder, {"settings": {}} | manifest, is_sealed=is_sealed)
 
     @property
     def complete(self) -> bool:
@@ -82,12 +115,13 @@ class ShardedRun:
         """Record what a later start of the same job is to know."""
         if any(self.manifest.get(k) != v for k, v in facts.items()):
             self.manifest |= facts
-            write_json(self.folder / MANIFEST, self.manifest)
+            write_sealed_json(self.folder / MANIFEST, self.manifest)
 
-    def finish(self, **facts: Any) -> None:
-        """Record what came out, and that nothing is missing."""
+    def finish(self, files: Iterable[str] = (), **facts: Any) -> None:
+        """Record what came out, with size and hash of `files` in the folder, and that nothing is missing."""
         self.manifest |= facts | {"complete": True}
-        write_json(self.folder / MANIFEST, self.manifest)
+        self.manifest |= {"files": found} if (found := {name: file_facts(self.folder / name) for name in files}) else {}
+        write_sealed_json(self.folder / MANIFEST, self.manifest)
 
 
 def check_result_folder(path: str | os.PathLike) -> Path:
@@ -118,16 +152,18 @@ def _is_ours(name: str) -> bool:
     return name.startswith(LOCK) or name.startswith(f".{MANIFEST}.part-")
 
 
-def _empty(folder: Path) -> None:
-    """Remove what a run put into `folder`. The manifest goes first to one that says so: killed here, it can be started anew."""
-    write_json(folder / MANIFEST, {"fingerprint": _EMPTIED, "settings": {}, "complete": False})
-    for item in folder.iterdir():
-        if item.name == MANIFEST or item.name.startswith(LOCK):
-            continue
-        if item.is_dir():
-            shutil.rmtree(item)
-        else:
-            item.unlink()
+def _empty(folder: Path, own: Sequence[str]) -> None:
+    """Remove what a run put into `folder`. The manifest goes first to one that says so: killed here, it can be started anew.
+
+    OutputError when something else is there, or the folder is reached by a link.
+    """
+    if (folder / MANIFEST).exists():
+        require_unlinked(folder)
+    other = foreign(folder, own)
+    if other is not None:
+        raise OutputError(f"{folder} holds {other}, which rankcell did not write there: move it away, or choose another output")
+    write_sealed_json(folder / MANIFEST, {"fingerprint": _EMPTIED, "settings": {}, "complete": False})
+    remove_own(folder, [pattern for pattern in own if pattern not in (MANIFEST, _LOCKS)])
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], there: Any = "there", now: Any = "now") -> str:
