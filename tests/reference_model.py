@@ -228,8 +228,9 @@ class Reference:
                 scores[f"euclidean_toward_{name}_{readout}"] = nearer
         return scores
 
-    def affected(self, cells, kind, targets, layer, **how):
-        """{(target genes, affected token): cosines of the affected gene, one per cell}."""
+    def affected(self, cells, kind, targets, layer, *, in_place=False, **how):
+        """{(target genes, affected token): cosines of the affected gene, one per cell}; `in_place`: positions kept, nothing attends
+        to the perturbed."""
         found = {}
         for row in cells.values():
             row = [int(t) for t in row]
@@ -239,6 +240,8 @@ class Reference:
                 if done is None or not done[0]:
                     continue
                 before, after = self.hidden(row)[layer], self.hidden(done[0])[layer]
+                if in_place:
+                    after = self.hidden(row, [i not in done[2] for i in range(len(row))])[layer]
                 for i, j in done[1]:
-                    found.setdefault((tuple(genes), row[i]), []).append(cosine(before[i], after[j]))
+                    found.setdefault((tuple(genes), row[i]), []).append(cosine(before[i], after[i if in_place else j]))
         return found

@@ -233,14 +233,16 @@ def test_affected_genes(cases, kind):
     sums, raw, top = AffectedSums(case.vocab.n_ids), AffectedRows(), AffectedRows(2)
     for held in (sums, raw, top):
         found = case.run(plan, sums=held)
-    slow = case.reference.affected(case.cells, kind, "all", -2)
-    keys, n, total, squares = sums.reduce()
-    wanted = {(plan.targets.index(genes), token): 1 - np.array(cos) for (genes, token), cos in slow.items()}
-    assert [divmod(k, case.vocab.n_ids) for k in keys.tolist()] == sorted(wanted)
-    for k, count, s, q in zip(keys.tolist(), n, total, squares, strict=True):
-        shifts = wanted[divmod(k, case.vocab.n_ids)]
-        assert count == len(shifts)
-        np.testing.assert_allclose([s, q], [shifts.sum(), (shifts**2).sum()], rtol=1e-4, atol=2e-6)
+    for which in ("", "_in_place") if kind == "delete" else ("",):
+        slow = case.reference.affected(case.cells, kind, "all", -2, in_place=bool(which))
+        keys, n, total, squares = sums.reduce(which)
+        wanted = {(plan.targets.index(genes), token): 1 - np.array(cos) for (genes, token), cos in slow.items()}
+        assert [divmod(k, case.vocab.n_ids) for k in keys.tolist()] == sorted(wanted)
+        for k, count, s, q in zip(keys.tolist(), n, total, squares, strict=True):
+            shifts = wanted[divmod(k, case.vocab.n_ids)]
+            assert count == len(shifts)
+            np.testing.assert_allclose([s, q], [shifts.sum(), (shifts**2).sum()], rtol=1e-4, atol=2e-6)
+    assert not len(sums.reduce("_unfilled")[0])
     edit, token, shift = raw.rows()
     assert len(edit) == n.sum() and (np.diff(edit) >= 0).all()
     for i in np.unique(edit):

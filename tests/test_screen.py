@@ -135,17 +135,22 @@ def test_the_whole_table(cases, tmp_path, frame, name):
     screen = case.perturb(tmp_path / "plain", affected=True, **how)
     assert_table(case, screen.table(), how["kind"], case.reference.screen(case.cells, how["kind"], targets, -2, **slow))
     assert_affected(case, screen, case.reference.affected(case.cells, how["kind"], targets, -2, **slow))
+    if how["kind"] == "delete":
+        in_place = case.reference.affected(case.cells, "delete", targets, -2, in_place=True, **slow)
+        assert_affected(case, screen, in_place, which="_in_place")
     for compat in ("rankcell", "geneformer"):
         found = case.perturb(tmp_path / compat, layer=-1, toward=["kind=y", "kind=x"], readout_compat=compat, **how)
         slow |= dict(states=case.states(-1, ("y", "x")), keep_perturbed=compat == "geneformer")
         assert_table(case, found.table(), how["kind"], case.reference.screen(case.cells, how["kind"], targets, -1, **slow))
 
 
-def assert_affected(case, screen, expected):
+def assert_affected(case, screen, expected, which=""):
     """Every pair of perturbed and affected gene, in the order of targets and tokens: n, mean, population sd."""
     table = screen.affected()
-    assert table.schema.names == ["edit", "genes", "affected", "n", "mean_cos", "sd_cos"]
     kind = screen.manifest["settings"]["kind"]
+    in_place = ["mean_cos_in_place", "sd_cos_in_place"] if kind == "delete" else []
+    assert table.schema.names == ["edit", "genes", "affected", "n", "mean_cos", "sd_cos", *in_place]
+    table = table.select(["edit", "genes", "affected", "n", f"mean_cos{which}", f"sd_cos{which}"])
     found = {}
     for edit, genes, affected, n, mean, sd in zip(*(c.to_pylist() for c in table.columns), strict=True):
         assert edit == f"{kind}:{genes}"

@@ -8,41 +8,50 @@ import numpy as np
 
 @dataclass
 class AffectedSums:
-    """Per perturbed target and affected token: n, sum and sum of squares of the shift (float64), in one streaming pass."""
+    """Per perturbed target and affected token: n, sum and sum of squares of the shift (float64), in one streaming pass; apart for
+    the edit as made ("") and in place ("_in_place")."""
 
     n_tokens: int
-    parts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
-    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray) -> None:
+    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> None:
         """Take in edits of one length.
 
         edit, target
             int64 [edits]: number of each in its unit, and its target in the plan.
         tokens, shifts, here
             [edits, places]: which gene stands there, its shift (a tensor), and whether it is to be read.
+        which
+            The pass: "" (the edit as made) or "_in_place".
         """
         key = (target[:, None] * self.n_tokens + tokens)[here]
-        self.parts.append((key, shifts.cpu().numpy()[here]))
+        self.parts.setdefault(which, []).append((key, shifts.cpu().numpy()[here]))
 
-    def reduce(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(key, n, sum, sum of squares), keys ascending; key = target * n_tokens + affected token."""
-        if not self.parts:
+    def reduce(self, which: str = "") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(key, n, sum, sum of squares) of a pass, keys ascending; key = target * n_tokens + affected token.
+
+        A deletion compares the same genes as made and in place, so that keys and n of both are the same.
+        """
+        parts = self.parts.get(which)
+        if not parts:
             return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0)
-        keys, where = np.unique(np.concatenate([k for k, _ in self.parts]), return_inverse=True)
-        shift = np.concatenate([s for _, s in self.parts])
+        keys, where = np.unique(np.concatenate([k for k, _ in parts]), return_inverse=True)
+        shift = np.concatenate([s for _, s in parts])
         n = np.bincount(where, minlength=len(keys))
         return keys, n, np.bincount(where, shift, len(keys)), np.bincount(where, shift**2, len(keys))
 
 
 @dataclass
 class AffectedRows:
-    """Each affected gene of each edit; with `k` only the k that move most."""
+    """Each affected gene of each edit as made; with `k` only the k that move most."""
 
     k: int | None = None
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
-    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray) -> None:
-        """As AffectedSums.add."""
+    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> None:
+        """As AffectedSums.add; only the edit as made."""
+        if which:
+            return
         if self.k is not None and self.k < here.shape[1]:
             import torch
 

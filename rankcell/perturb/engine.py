@@ -274,8 +274,8 @@ class _Unit:
                 affected.append(self._score(base, which, piece, came_from, after))
                 at += n
         for found in affected:  # once all of the batch is done
-            if found is not None and self.sums is not None and which == "":
-                self.sums.add(*found)
+            if found is not None and self.sums is not None and which != UNFILLED:
+                self.sums.add(*found, which)
         if self.progress:
             self.progress(batch.input_ids.size)
 

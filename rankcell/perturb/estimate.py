@@ -15,7 +15,8 @@ from rankcell.perturb.prepared import skipped
 
 _CELLS, _BATCHES, _SECONDS = 6, 4, 12.0  # what is timed: cells, batches of each, and seconds at most
 _PER_ROW, _PER_SCORE, _PER_AFFECTED, _PER_JUDGED = 9, 8, 12, 60  # bytes on disk
-_PER_MEAN, _PER_SUM = 26, 22  # of a pair of perturbed and affected gene: in the finished table, and in the part of one cell
+_PER_MEAN, _PER_SUM = 10, 6  # of a pair of perturbed and affected gene: in the finished table, and in the part of one cell
+_PER_MOMENTS = 16  # of such a pair and pass: mean and deviation
 _TOKEN = {False: 2, True: 6}  # bytes of a token, without and with its count
 
 
@@ -48,13 +49,14 @@ class Estimate:
         pairs += every if "raw" in job.asked.collects else 0
         sums = every if "mean" in job.asked.collects else 0
         added = min(sums, len(job.plan.targets) * job.perturber.checkpoint.vocab.n_ids)
-        size = n_edits * (_PER_ROW + _PER_SCORE * len(names)) + pairs * _PER_AFFECTED + added * _PER_MEAN
+        moments = _PER_MOMENTS * (1 + ("_in_place" in job.plan.passes))
+        size = n_edits * (_PER_ROW + _PER_SCORE * len(names)) + pairs * _PER_AFFECTED + added * (_PER_MEAN + moments)
         size += _audit_size(survey.edits, job.what | job.effort, len(names)) if is_fast else 0
         kept = 0 if job.tokens_folder else int(lengths.sum()) * _TOKEN[job.tokens.has_counts]
         n_units = len(survey.edges(job.asked.tokens_per_unit)) - 1
         seconds = n_tokens / rate / max(1, min(n_devices, n_units))
         skips = skipped(survey, job.plan)
-        return cls(len(job.rows), n_edits, skips, n_tokens, n_units, rate, n_devices, seconds, size, 2 * size + kept + sums * _PER_SUM)
+        return cls(len(job.rows), n_edits, skips, n_tokens, n_units, rate, n_devices, seconds, size, 2 * size + kept + sums * (_PER_SUM + moments))
 
     def lines(self) -> list[str]:
         """The same in words."""

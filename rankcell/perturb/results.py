@@ -75,9 +75,14 @@ def affected_rows_table(rows: AffectedRows, table: pa.Table, names: Names) -> pa
     return pa.table(columns | {"affected": names.tokens.take(pa.array(token)), "cos": pa.array(1 - shift.astype(np.float64))})
 
 
-def sums_table(sums: AffectedSums) -> pa.Table:
-    key, n, total, squares = sums.reduce()
-    return pa.table({"key": key, "n": n, "sum": total, "squares": squares})
+_SUMS = ("sum", "squares", "sum_in_place", "squares_in_place")
+
+
+def sums_table(sums: AffectedSums, passes: Sequence[str]) -> pa.Table:
+    """key, n, sum, squares, and the last two of the shifts in place where the screen has such a pass."""
+    key, n, *plain = sums.reduce()
+    in_place = sums.reduce("_in_place")[2:] if "_in_place" in passes else []
+    return pa.table({"key": key, "n": n} | dict(zip(_SUMS, (*plain, *in_place), strict=False)))
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -145,7 +150,8 @@ def join_tables(
 
 
 def join_affected(sources: Sequence[ShardedRun], out: Path, names: Names) -> None:
-    """affected.parquet from shards of sums: edit, genes, affected, n, mean_cos, sd_cos (population), by target and affected token.
+    """affected.parquet from shards of sums: edit, genes, affected, n, mean_cos, sd_cos (population), of deletions also mean_cos_in_place and
+    sd_cos_in_place; by target and affected token.
 
     Targets are taken in several goes where there are more pairs than the memory should hold.
     """
@@ -166,42 +172,36 @@ def join_affected(sources: Sequence[ShardedRun], out: Path, names: Names) -> Non
                 writer.close()
 
 
-Sums = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Sums = tuple[np.ndarray, ...]  # key, n, then those of _SUMS that the shards have
 
 
 def _added_up(sources: Sequence[ShardedRun], a: int, b: int, *, is_all: bool) -> Sums:
-    """(key, n, sum, sum of squares) over all shards, keys from `a` to before `b`."""
+    """The sums over all shards, keys from `a` to before `b`."""
     filters = None if is_all else [("key", ">=", a), ("key", "<", b)]
     waiting: list[Sums] = []
     for unit, source in enumerate(sources):
         table = read_shard(source, "affected_mean", unit, filters=filters)
-        waiting.append(tuple(table[c].to_numpy() for c in ("key", "n", "sum", "squares")))
+        waiting.append(tuple(table[c].to_numpy() for c in ("key", "n", *_SUMS) if c in table.column_names))
         if sum(len(w[0]) for w in waiting) > _KEYS:
             waiting = [_merged(waiting)]
     return _merged(waiting)
 
 
 def _merged(parts: Sequence[Sums]) -> Sums:
-    keys, n, total, squares = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    keys, n, *sums = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     keys, where = np.unique(keys, return_inverse=True)
-    add: Callable[[np.ndarray], np.ndarray] = lambda values: np.bincount(where, values, len(keys))  # noqa: E731
-    return keys, add(n).astype(np.int64), add(total), add(squares)
+    n, *sums = (np.bincount(where, values, len(keys)) for values in (n, *sums))
+    return keys, n.astype(np.int64), *sums
 
 
 def _affected_table(sums: Sums, names: Names) -> pa.Table:
-    keys, n, total, squares = sums
+    keys, n, *sums = sums
     target, token = pa.array(keys // names.n_ids), pa.array(keys % names.n_ids)
-    mean = total / n
-    return pa.table(
-        {
-            "edit": names.edits.take(target),
-            "genes": names.genes.take(target),
-            "affected": names.tokens.take(token),
-            "n": pa.array(n),
-            "mean_cos": pa.array(1 - mean),
-            "sd_cos": pa.array(np.sqrt(np.maximum(squares / n - mean**2, 0))),
-        }
-    )
+    columns = {"edit": names.edits.take(target), "genes": names.genes.take(target), "affected": names.tokens.take(token), "n": pa.array(n)}
+    for which, total, squares in zip(("", "_in_place"), sums[::2], sums[1::2], strict=False):
+        mean = total / n
+        columns |= {f"mean_cos{which}": 1 - mean, f"sd_cos{which}": np.sqrt(np.maximum(squares / n - mean**2, 0))}
+    return pa.table(columns)
 
 
 _LEAST = {  # columns without which a table is none

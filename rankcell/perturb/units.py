@@ -159,7 +159,7 @@ class Worker:
         table = screen_table(scored, cell_ids=[ids[i] for i in rows], names=self.names)
         for name, collector in kept.items():
             is_sum = isinstance(collector, AffectedSums)
-            collected = sums_table(collector) if is_sum else affected_rows_table(collector, table, self.names)
+            collected = sums_table(collector, self.work.plan.passes) if is_sum else affected_rows_table(collector, table, self.names)
             write_shard(collected, run, f"affected_{name}", unit)
         return write_shard(table, run, "screen", unit)
 
@@ -206,9 +206,9 @@ class _Several:
 
     collectors: list[Any]
 
-    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray) -> None:
+    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> None:
         for collector in self.collectors:
-            collector.add(edit, target, tokens, shifts, here)
+            collector.add(edit, target, tokens, shifts, here, which)
 
 
 class Count:
