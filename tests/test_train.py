@@ -13,7 +13,7 @@ from rankcell.errors import OutputError, SettingsError, TokensError, VocabularyE
 from rankcell.model import open_checkpoint
 from rankcell.tokens import TokenSet, TokenSpec
 from rankcell.train import Recipe
-from rankcell.train.collate import IGNORE, collate_masked, length_groups, mask_row
+from rankcell.train.collate import IGNORE, Masking, collate_masked, length_groups
 from rankcell.train.evaluate import Question, baseline_accuracy
 from rankcell.vocab import Frame
 
@@ -36,7 +36,8 @@ def test_mask_row_hides_and_names_what_it_hides():
     row = np.array([2, 10, 11, 12, 13, 3])
     rng = np.random.default_rng(0)
     for _ in range(50):
-        shown, labels, hidden = mask_row(row, FRAME, mask=1, mask_rate=0.5, drop=0.4, rng=rng)
+        masked_row = Masking(mask=1, mask_rate=0.5, drop=0.4).apply(row, FRAME, rng)
+        shown, labels, hidden = masked_row.shown, masked_row.labels, masked_row.hidden
         assert shown[0] == 2 and shown[-1] == 3 and len(shown) == len(labels)
         masked = labels != IGNORE
         assert masked.any() and (shown[masked] == 1).all() and (shown[~masked] != 1).all()
@@ -48,7 +49,7 @@ def test_mask_row_hides_and_names_what_it_hides():
 
 def test_collate_pads_to_its_longest_row():
     rows = [np.array([2, 10, 3]), np.array([2, 11, 12, 13, 3])]
-    b = collate_masked(rows, FRAME, pad=0, mask=1, n_ids=20, mask_rate=0.15, drop=0, rng=np.random.default_rng(1))
+    b = collate_masked(rows, FRAME, Masking(1, 0.15), pad=0, n_ids=20, rng=np.random.default_rng(1))
     assert b.input_ids.shape == (2, 5)
     assert b.attend.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert b.body.tolist() == [[0, 1, 0, 0, 0], [0, 1, 1, 1, 0]]

@@ -22,8 +22,18 @@ def pretrain(
     ] = None,
     activation: Annotated[str, typer.Option(help="relu or gelu.")] = "relu",
     dropout: Annotated[float, typer.Option(help="Of states and attention.")] = 0.0,
-    epochs: Annotated[int, typer.Option(help="Passes over the training cells.")] = 100,
-    batch_size: Annotated[int, typer.Option(help="Cells per batch, of like length.")] = 16,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training cells (default: as many as read 5 million tokens, 3 to 100).")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(metavar="M", help="End after so many minutes with the best state so far (the learning rate falls in time).")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Cells per step, of like length (default: as many as read about 2,048 tokens, 4 to 16).")
+    ] = None,
+    row_genes: Annotated[
+        int, typer.Option(metavar="N", help="Of longer rows N genes are read in a step, drawn anew each time, at their own positions (0: all).")
+    ] = 256,
     lr: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 2e-3,
     warmup: Annotated[float, typer.Option(help="Share of steps in which it rises; then cosine decay.")] = 0.05,
     weight_decay: Annotated[float, typer.Option(help="Of matrices.")] = 0.01,
@@ -46,8 +56,18 @@ def pretrain(
     options = dict(locals())  # every option is a parameter of the job, or a field of its recipe
     from rankcell import jobs
 
-    with progress("training steps") as tick:
+    def kept() -> str:
+        return f"the best state so far is in {out}" if is_new() else "no state was good enough to keep yet: the same command starts again"
+
+    before = out.stat().st_ino if out.exists() else None
+
+    def is_new() -> bool:
+        return out.exists() and out.stat().st_ino != before
+
+    with progress("training steps", stopped=kept) as tick:
         facts = jobs.pretrain(**options, progress=tick)
+    if facts["ended_by"] == "time":
+        typer.echo(f"ended after {max_minutes:g} minutes: {facts['steps']:,} of {facts['planned_steps']:,} steps")
     best = max(facts["baselines"].values(), key=lambda b: b["top10"])
     typer.echo(
         f"{out}: held-out masked genes: top 1 {facts['heldout']['top1']:.3f}, top 10 {facts['heldout']['top10']:.3f} "

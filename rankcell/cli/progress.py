@@ -29,8 +29,9 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
     with tqdm(desc=what, unit_scale=True, leave=True) as bar:
 
-        def tick(done: int, total: int) -> None:
+        def tick(done: int, total: int, detail: str = "") -> None:
             bar.total = total
+            bar.set_postfix_str(detail, refresh=False)
             bar.update(done - bar.n)
 
         yield tick
@@ -40,11 +41,11 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
 def _lines(what: str) -> Iterator[Callable[[int, int], None]]:
     last = -1
 
-    def tick(done: int, total: int) -> None:
+    def tick(done: int, total: int, detail: str = "") -> None:
         nonlocal last
         tenth = 10 * done // max(1, total)
         if tenth > last:
             last = tenth
-            print(f"{what}: {done:,} of {total:,}", flush=True)
+            print(f"{what}: {done:,} of {total:,}{f' ({detail})' if detail else ''}", flush=True)
 
     yield tick

@@ -16,6 +16,8 @@ class MaskedBatch:
 
     input_ids
         int64 [rows, positions].
+    position_ids
+        int64 [rows, positions]: where each token stands in its row; not consecutive where only some genes of a row are read.
     attend
         int64 [rows, positions], 1 where there is a token.
     body
@@ -29,6 +31,7 @@ class MaskedBatch:
     """
 
     input_ids: np.ndarray
+    position_ids: np.ndarray
     attend: np.ndarray
     body: np.ndarray
     labels: np.ndarray
@@ -44,40 +47,63 @@ def length_groups(lengths: np.ndarray, batch_size: int, rng: np.random.Generator
         yield batches[i]
 
 
-def mask_row(
-    row: np.ndarray, frame: Frame, *, mask: int, mask_rate: float, drop: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(input row, labels, genes not shown): up to a share `drop` of the genes taken out (the rest closes up), then a share
-    `mask_rate` of those left, at least one, replaced by the mask token."""
-    first, last = frame.span(len(row))
-    genes = row[first:last]
-    kept = rng.random(len(genes)) >= rng.uniform(0, drop) if drop else np.ones(len(genes), bool)
-    if not kept.any():
-        kept[:] = True
-    shown = np.concatenate([row[:first], genes[kept], row[last:]])
-    chosen = first + rng.choice(int(kept.sum()), max(1, round(mask_rate * int(kept.sum()))), replace=False)
-    labels = np.full(len(shown), IGNORE)
-    labels[chosen] = shown[chosen]
-    masked = shown[chosen].copy()
-    shown[chosen] = mask
-    return shown, labels, np.concatenate([genes[~kept], masked])
+@dataclass(frozen=True)
+class MaskedRow:
+    """One row as a model is to read it: `shown` (tokens), `positions` and `labels` of the same length, and the genes `hidden`."""
+
+    shown: np.ndarray
+    positions: np.ndarray
+    labels: np.ndarray
+    hidden: np.ndarray
 
 
-def collate_masked(
-    rows: Sequence[np.ndarray], frame: Frame, *, pad: int, mask: int, n_ids: int, mask_rate: float, drop: float, rng: np.random.Generator
-) -> MaskedBatch:
+@dataclass(frozen=True)
+class Masking:
+    """How rows are hidden from a model: `mask` is the token; shares and numbers as in rankcell.train.recipe.Recipe."""
+
+    mask: int
+    mask_rate: float
+    drop: float = 0.0
+    row_genes: int = 0
+
+    def apply(self, row: np.ndarray, frame: Frame, rng: np.random.Generator) -> MaskedRow:
+        """Take up to a share `drop` of the genes out (the rest closes up), read `row_genes` of those left at their positions, and
+        replace a share `mask_rate` of these, at least one, by the mask token."""
+        first, last = frame.span(len(row))
+        genes = row[first:last]
+        present = rng.random(len(genes)) >= rng.uniform(0, self.drop) if self.drop else np.ones(len(genes), bool)
+        if not present.any():
+            present[:] = True
+        closed, ranks = genes[present], np.arange(int(present.sum()))
+        if 0 < self.row_genes < len(ranks):
+            ranks = np.sort(rng.choice(len(ranks), self.row_genes, replace=False))
+        read = np.concatenate([row[:first], closed[ranks], row[last:]])
+        tail = first + len(closed) + np.arange(len(row) - last)
+        positions = np.concatenate([np.arange(first), first + ranks, tail])
+        chosen = first + rng.choice(len(ranks), max(1, round(self.mask_rate * len(ranks))), replace=False)
+        labels = np.full(len(read), IGNORE)
+        labels[chosen] = read[chosen]
+        unread = np.delete(closed, ranks)
+        hidden = np.concatenate([genes[~present], unread, read[chosen]])
+        read[chosen] = self.mask
+        return MaskedRow(read, positions, labels, hidden)
+
+
+def collate_masked(rows: Sequence[np.ndarray], frame: Frame, masking: Masking, *, pad: int, n_ids: int, rng: np.random.Generator) -> MaskedBatch:
     """Rows -> one MaskedBatch (dynamic padding: to the longest row of the batch)."""
-    done = [mask_row(r, frame, mask=mask, mask_rate=mask_rate, drop=drop, rng=rng) for r in rows]
-    width = max(len(x) for x, _, _ in done)
+    masked = [masking.apply(row, frame, rng) for row in rows]
+    width = max(len(row.shown) for row in masked)
     ids = np.full((len(rows), width), pad, np.int64)
+    positions = np.zeros((len(rows), width), np.int64)
     labels = np.full((len(rows), width), IGNORE, np.int64)
     hidden = np.zeros((len(rows), n_ids), np.float32)
-    for k, (x, y, gone) in enumerate(done):
-        ids[k, : len(x)], labels[k, : len(x)] = x, y
-        hidden[k, gone] = 1 / len(gone)
+    for k, row in enumerate(masked):
+        n = len(row.shown)
+        ids[k, :n], positions[k, :n], labels[k, :n] = row.shown, row.positions, row.labels
+        hidden[k, row.hidden] = 1 / len(row.hidden)
     shown = np.zeros((len(rows), n_ids), bool)
     np.put_along_axis(shown, ids, True, axis=1)
-    at, lengths = np.arange(width), np.array([len(x) for x, _, _ in done])[:, None]
+    at, lengths = np.arange(width), np.array([len(row.shown) for row in masked])[:, None]
     attend = (at < lengths).astype(np.int64)
     body = ((at >= len(frame.head)) & (at < lengths - len(frame.tail))).astype(np.float32)
-    return MaskedBatch(ids, attend, body, labels, hidden, shown)
+    return MaskedBatch(ids, positions, attend, body, labels, hidden, shown)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.model import collate, plan_batches
-from rankcell.train.collate import IGNORE, mask_row
+from rankcell.train.collate import IGNORE, Masking
 from rankcell.vocab import Frame
 
 
@@ -20,20 +20,37 @@ class Question:
     answers: np.ndarray
 
 
-def questions(rows: Sequence[np.ndarray], frame: Frame, *, mask: int, mask_rate: float, draws: int, seed: int) -> list[Question]:
-    """Each row with a share `mask_rate` of its genes masked, `draws` times over; the same ones for every model."""
+def questions(
+    rows: Sequence[np.ndarray], frame: Frame, *, mask: int, mask_rate: float, draws: int, seed: int, most: int | None = None
+) -> list[Question]:
+    """Each row with a share `mask_rate` of its genes masked, `draws` times over; the same ones for every model.
+
+    most
+        Stop when so many genes are masked: rows then come in random order.
+    """
     rng = np.random.default_rng(seed)
-    out = []
+    masking, out, n_masked = Masking(mask, mask_rate), [], 0
+    n_genes = sum(frame.span(len(row))[1] - frame.span(len(row))[0] for row in rows)
+    crowded = most is not None and draws * mask_rate * n_genes > most
     for _ in range(draws):
-        for row in rows:
-            shown, labels, _ = mask_row(row, frame, mask=mask, mask_rate=mask_rate, drop=0, rng=rng)
-            where = np.flatnonzero(labels != IGNORE)
-            out.append(Question(shown, where, labels[where]))
+        for i in rng.permutation(len(rows)) if crowded else range(len(rows)):
+            masked = masking.apply(rows[i], frame, rng)
+            where = np.flatnonzero(masked.labels != IGNORE)
+            out.append(Question(masked.shown, where, masked.labels[where]))
+            n_masked += len(where)
+            if crowded and n_masked >= most:
+                return out
     return out
 
 
-def masked_accuracy(model: Any, asked: Sequence[Question], *, pad: int, device: Any, tokens_per_batch: int = 4_096) -> dict[str, float]:
-    """{"loss", "top1", "top10"} of a masked-language model over all masked genes, in evaluation mode."""
+def masked_accuracy(
+    model: Any, asked: Sequence[Question], *, pad: int, device: Any, tokens_per_batch: int = 4_096, exclude_shown: bool = False
+) -> dict[str, float]:
+    """{"loss", "top1", "top10"} of a masked-language model over all masked genes, in evaluation mode.
+
+    exclude_shown
+        Tokens that stand in the row are no answers, as a cell shows a gene once.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -43,9 +60,13 @@ def masked_accuracy(model: Any, asked: Sequence[Question], *, pad: int, device: 
     with torch.inference_mode():
         for rows in plan_batches([len(q.shown) for q in asked], tokens_per_batch=tokens_per_batch):
             ids, here = (torch.from_numpy(x).to(device) for x in collate([asked[i].shown for i in rows], rows).padded(pad))
-            logits = model(input_ids=ids, attention_mask=None if here.all() else here.long()).logits
+            hidden_btd = model.bert(input_ids=ids, attention_mask=None if here.all() else here.long()).last_hidden_state
             line = np.repeat(np.arange(len(rows)), [len(asked[i].where) for i in rows])
-            picked = logits[torch.from_numpy(line).to(device), torch.from_numpy(np.concatenate([asked[i].where for i in rows])).to(device)]
+            column = np.concatenate([asked[i].where for i in rows])
+            picked = model.cls(hidden_btd[torch.from_numpy(line).to(device), torch.from_numpy(column).to(device)])
+            if exclude_shown:
+                shown = torch.zeros(len(rows), picked.shape[1], dtype=torch.bool, device=device).scatter_(1, ids, True)
+                picked = picked.masked_fill(shown[torch.from_numpy(line).to(device)], -1e4)
             answer = torch.from_numpy(np.concatenate([asked[i].answers for i in rows])).long().to(device)
             best = picked.topk(10, -1).indices
             loss += F.cross_entropy(picked.float(), answer, reduction="sum").item()
@@ -60,12 +81,11 @@ def baseline_accuracy(train: Sequence[np.ndarray], asked: Sequence[Question], fr
     """{"frequent": ..., "frequent_at_rank": ...}, each {"top1", "top10"}: guessing the genes that most training cells show and
     this row does not show yet, and the genes that stand most often at the masked rank."""
     seen = np.zeros(n_ids)
-    at_rank = np.zeros((max(len(r) for r in train), n_ids))
     for row in train:
         first, last = frame.span(len(row))
         seen[row[first:last]] += 1
-        at_rank[np.arange(last - first), row[first:last]] += 1
-    guesses = {"frequent": _frequent(asked, seen), "frequent_at_rank": _at_rank(asked, at_rank, seen, len(frame.head))}
+    best_at_rank = _best_at_rank([row[slice(*frame.span(len(row)))] for row in train], seen, n_ids)
+    guesses = {"frequent": _frequent(asked, seen), "frequent_at_rank": _at_rank(asked, best_at_rank, len(frame.head))}
     out = {}
     for name, guess in guesses.items():
         hits = np.array([(g == a) for g, a in guess])
@@ -81,8 +101,23 @@ def _frequent(asked: Sequence[Question], seen: np.ndarray) -> Iterator[tuple[np.
         yield from ((best, a) for a in q.answers)
 
 
-def _at_rank(asked: Sequence[Question], at_rank: np.ndarray, seen: np.ndarray, head: int) -> Iterator[tuple[np.ndarray, int]]:
-    best = np.argsort(-(at_rank + 1e-6 * seen), axis=1, kind="stable")[:, :10]
+def _best_at_rank(bodies: Sequence[np.ndarray], seen: np.ndarray, n_ids: int) -> np.ndarray:
+    """The ten genes that stand most often at each rank, of equally frequent ones the more common gene; int64 [ranks, 10]."""
+    ranks = np.concatenate([np.arange(len(body)) for body in bodies])
+    pairs, times = np.unique(ranks * n_ids + np.concatenate(bodies), return_counts=True)
+    rank, gene = np.divmod(pairs, n_ids)
+    order = np.lexsort((gene, -(times + 1e-6 * seen[gene]), rank))
+    rank, gene = rank[order], gene[order]
+    starts = np.searchsorted(rank, np.arange(rank[-1] + 2))
+    common = np.argsort(-seen, kind="stable")[:20]
+    best = []
+    for a, b in zip(starts[:-1], starts[1:], strict=True):
+        own = gene[a : min(b, a + 10)]
+        best.append(np.concatenate([own, common[~np.isin(common, own)]])[:10])
+    return np.array(best)
+
+
+def _at_rank(asked: Sequence[Question], best: np.ndarray, head: int) -> Iterator[tuple[np.ndarray, int]]:
     for q in asked:
         for position, answer in zip(q.where, q.answers, strict=True):
             yield best[min(position - head, len(best) - 1)], answer

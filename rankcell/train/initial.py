@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+CELLS_READ = 1_000  # the decomposition of so many is done in seconds
+
 
 def smooth_features(x: np.ndarray, width: int, *, longest: float = 2000.0) -> np.ndarray:
     """Sines and cosines of `x` at geometric wavelengths, float64 [len(x), width] (as Vaswani et al. 2017 do for positions)."""
@@ -21,8 +23,11 @@ def gene_features(genes: Sequence[np.ndarray], n_ids: int, width: int, rng: np.r
     """Vectors [n_ids, width] of unit variance from the cells' gene rows.
 
     Half of the variance is the singular value decomposition of the gene x cell matrix of relative ranks (1 at the top, 0
-    where absent, gene means removed; at most 64 components, turned by a random rotation), half is noise.
+    where absent, gene means removed; at most 64 components, turned by a random rotation), half is noise. More than CELLS_READ
+    cells are a random sample of so many.
     """
+    if len(genes) > CELLS_READ:
+        genes = [genes[i] for i in np.sort(rng.choice(len(genes), CELLS_READ, replace=False))]
     weight = np.zeros((n_ids, len(genes)))
     seen = np.zeros(n_ids, bool)
     for cell, row in enumerate(genes):
@@ -38,8 +43,18 @@ def gene_features(genes: Sequence[np.ndarray], n_ids: int, width: int, rng: np.r
     return np.where(seen[:, None], mixed, noise)
 
 
+def log_shares(genes: Sequence[np.ndarray], n_ids: int) -> np.ndarray:
+    """Logarithm of each token's share of the rows' tokens, each counted once more than it comes; float64 [n_ids]."""
+    times = np.bincount(np.concatenate(genes), minlength=n_ids) + 1.0
+    return np.log(times / times.sum())
+
+
 def set_initial_values(model: Any, genes: Sequence[np.ndarray], *, rng: np.random.Generator) -> None:
-    """Set the position and token embeddings of a BERT masked-language model, at its own scale, from the training cells."""
+    """Set the position and token embeddings of a BERT masked-language model, at its own scale, and its output bias, from the training cells.
+
+    The output bias of a gene is the logarithm of its share of all genes shown (each counted once more than it comes, so that none
+    has a share of zero): the model starts where guessing by frequency ends.
+    """
     import torch
 
     e = model.bert.embeddings
@@ -51,3 +66,4 @@ def set_initial_values(model: Any, genes: Sequence[np.ndarray], *, rng: np.rando
         e.position_embeddings.weight.copy_(torch.from_numpy(positions / positions.std() * scale))
         e.word_embeddings.weight.copy_(torch.from_numpy(tokens * scale))
         e.word_embeddings.weight[model.config.pad_token_id] = 0
+        model.cls.predictions.bias.copy_(torch.from_numpy(log_shares(genes, n_ids)))
