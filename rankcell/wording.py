@@ -20,7 +20,7 @@ from typing import Any
 
 from rankcell.errors import RankcellWarning
 
-__all__ = ["command_line", "note", "offers", "option", "python_verb"]
+__all__ = ["command_line", "note", "offers", "option", "python_verb", "shortened"]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -66,6 +66,15 @@ def note(text: str) -> None:
     while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, RankcellWarning, stacklevel=level)
+
+
+def shortened(value: Any, most: int = 60) -> str:
+    """A value of somebody's file for a message: its repr, cut to `most` characters, on one line."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python prints, lists in lists
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 @contextlib.contextmanager

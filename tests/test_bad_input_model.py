@@ -41,7 +41,7 @@ CASES = {
     "another vocabulary for the model": ("embed counts.h5ad -o out.parquet --model model --vocab bare-vocab", "'bare'"),
     "a small vocabulary for a large bare model": (
         "embed counts.h5ad -o out.parquet --model large-without-vocab --vocab vocab",
-        "knows 500 tokens, but vocabulary 'small' has tokens up to 15",
+        "the model has 500 tokens (vocab_size in its config.json), the vocabulary 16",
     ),
     "tokens of another vocabulary": ("embed bare.dataset -o out.parquet --model model", "'bare'"),
     "unknown pooling": ("embed counts.h5ad -o out.parquet --model model --pool meen", "unknown pooling 'meen'"),

@@ -140,7 +140,7 @@ def test_an_adapter_without_its_model(folder):
     assert open_checkpoint(folder).weight_files == [folder / SAFE]  # its model is there
     (folder / SAFE).rename(folder / "adapter_model.safetensors")
     for file in ("adapter_model.safetensors", "config.json"):
-        with pytest.raises(ModelError, match="m holds a PEFT adapter without its base model: merge the two") as e:
+        with pytest.raises(ModelError, match="m holds a PEFT adapter .LoRA. without the weights of its base model: merge the two") as e:
             open_checkpoint(folder)
         one_line(e)
         (folder / file).unlink()
@@ -332,7 +332,7 @@ def test_the_trunk_of_other_kinds(small, tmp_path, kind):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        (dict(pad_token_id=1), VocabularyError, r"'m' has padding token 1 \(pad_token_id in .*\), but that of vocabulary 'small' is 0"),
+        (dict(pad_token_id=1), VocabularyError, r"<pad> is token 1 of the model \(pad_token_id in its config.json\), and in the vocabulary it is 0"),
         (dict(position_embedding_type="relative_key"), ModelError, "model 'm' has relative_key positions .*only absolute ones are read"),
         (dict(is_decoder=True), ModelError, "model 'm' is a decoder"),
         (dict(model_type="gpt2"), ModelError, "no encoder built like BERT can be made from the config of model 'm', a gpt2"),
@@ -382,19 +382,19 @@ def test_a_bare_published_model_names_its_vocabulary(small, tmp_path, monkeypatc
     folder = make_checkpoint(tmp_path / "m", small[0], with_vocab=False)
     asked = []
     monkeypatch.setattr("rankcell.vocab.recipes.sha256_of", lambda path: asked.append(path) or sha256_of(path))
-    with pytest.raises(ModelError, match="checkpoint 'm' carries no vocabulary: pass it with --vocab$"):
+    with pytest.raises(ModelError, match="checkpoint 'm' carries no vocabulary: pass vocab, the one that it was trained with"):
         open_checkpoint(folder)
     assert asked == []  # no published model is as small
     other = as_published(folder, name="other", recipe="other", sha256="0" * 64)
     monkeypatch.setattr("rankcell.vocab.recipes.published_models", lambda: [other])
-    with pytest.raises(ModelError, match="pass it with --vocab$"):
+    with pytest.raises(ModelError, match="pass vocab, the one"):
         open_checkpoint(folder)
     monkeypatch.setattr("rankcell.vocab.recipes.published_models", lambda: [other, as_published(folder)])
     assert recognize_weights(folder / SAFE).name == "Geneformer V2-104M"
     with pytest.raises(ModelError) as e:
         open_checkpoint(folder)
     assert one_line(e).endswith(
-        "with --vocab; it is Geneformer V2-104M: --vocab geneformer-v2 (rankcell vocab fetch geneformer-v2 brings it)"
+        "no vocabulary: it is Geneformer V2-104M: pass vocab='geneformer-v2' ('rankcell vocab fetch geneformer-v2' brings it)"
     )
 
 
@@ -546,7 +546,7 @@ def test_a_whole_download(hub, small, folder, tmp_path):
     assert sorted(got) == sorted(f"GET sub/m/{f}" for f in ("config.json", SAFE, "vocabulary/genes.tsv", "vocabulary/vocabulary.json"))
     assert hub.run(code) == [line] * 2 and not [path for path in hub.asked if path.startswith(("GET", "HEAD"))]
     top = hub.run(OPEN + "show('some/one')\nshow('some/one@nobranch')\nshow('some/one/none')\nshow('some/other')")
-    assert top[0].startswith("ModelError checkpoint 'one' carries no vocabulary: pass it with --vocab")
+    assert top[0].startswith("ModelError checkpoint 'one' carries no vocabulary: pass vocab, the one")
     assert top[1].startswith("InputError there is no folder 'some/one' here, and config.json of the Hugging Face repository some/one could")
     assert top[2].startswith("ModelError the Hugging Face repository some/one has no none/config.json: name the folder of the model in it")
     assert "InputError there is no folder 'some/other' here" in top[3] and "RepositoryNotFoundError" in top[3]

@@ -651,7 +651,7 @@ def test_what_is_said_of_the_rank(small, tmp_path, capsys):
     adata = rc.datasets.pbmc68k()[:2].copy()
     adata.write_h5ad(tmp_path / "two.h5ad")
     cell = adata.obs_names[0]
-    call = ["perturb", str(tmp_path / "two.h5ad"), "-o", str(tmp_path / "s"), "--device", "cpu", "--cells", "1", "--explain", cell]
+    call = ["perturb", str(tmp_path / "two.h5ad"), "-o", str(tmp_path / "s"), "--model", "demo", "--device", "cpu", "--cells", "1", "--explain", cell]
     assert main(call) == 0
     said = capsys.readouterr()
     assert "how far each score follows the gene's rank in the cell (median Spearman): cos_genes" in said.out

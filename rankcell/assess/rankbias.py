@@ -99,6 +99,7 @@ def rank_bias(tokens: TokenSet, embedder: Embedder, *, pool: Sequence[str], laye
     table = _table(gathered, pool, layer, settings)
     table.attrs = {
         "model": embedder.checkpoint.name,
+        **embedder.checkpoint.remarks,
         "vocabulary": tokens.spec.vocabulary,
         "n_bins": settings.n_bins,
         "cells": settings.cells,

@@ -7,6 +7,7 @@ import typer
 
 from rankcell.cli import options as o
 from rankcell.cli.progress import progress
+from rankcell.cli.verb import say_remarks
 
 
 def embed(
@@ -20,8 +21,9 @@ def embed(
             help="OUT.h5ad or OUT.zarr (obsm X_rankcell, or X_rankcell_POOL_layerN when several), OUT.parquet, .npz, .npy, .safetensors or .sqlite.",
         ),
     ],
-    model: o.Model = "demo",
+    model: o.Model = None,
     vocab: o.ModelVocab = None,
+    vocab_mismatch_ok: o.MismatchOk = False,
     pool: Annotated[
         list[str],
         typer.Option(
@@ -69,6 +71,7 @@ def embed(
 
     with progress("cells embedded", stopped=kept) as tick:
         written = jobs.embed(**options, progress=tick)
+    say_remarks(written.meta)
     check = written.meta.get("precision_check")
     if check:
         typer.echo(

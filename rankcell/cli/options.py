@@ -8,8 +8,12 @@ import typer
 In = Annotated[Path, typer.Argument(metavar="IN", help="A count file (h5ad, loom, zarr, 10x) or a token set folder.")]
 COUNT_FILES = "Count files (h5ad, loom, zarr, 10x h5 or matrix folder), folders or patterns of them."
 Counts = Annotated[list[str], typer.Argument(metavar="IN...", help=COUNT_FILES)]
-Model = Annotated[str, typer.Option(help="A checkpoint folder, a hub name (OWNER/REPO/FOLDER), or 'demo'.")]
+Model = Annotated[str | None, typer.Option(help="A checkpoint folder, a hub name (OWNER/REPO/FOLDER), or 'demo' (a toy of 765 genes).")]
 ModelVocab = Annotated[str | None, typer.Option(help="A vocabulary folder or name; completes a checkpoint that carries none.")]
+MismatchOk = Annotated[
+    bool,
+    typer.Option("--vocab-mismatch-ok", help="Take a vocabulary with fewer tokens than the model, or other special tokens; recorded."),
+]
 CountsLayer = Annotated[str | None, typer.Option(help="The layer that holds the counts (default: X itself).")]
 Raw = Annotated[bool, typer.Option("--raw", help="The counts are in raw.")]
 GeneColumn = Annotated[str | None, typer.Option(help="The var column that names the genes (default: found by membership).")]

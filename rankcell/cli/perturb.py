@@ -7,6 +7,7 @@ import typer
 
 from rankcell.cli import options as o
 from rankcell.cli.progress import progress
+from rankcell.cli.verb import say_remarks
 
 _IN = "A count file (h5ad, loom, zarr, 10x) or a token set folder; with --merge the results folders of the parts."
 
@@ -14,8 +15,9 @@ _IN = "A count file (h5ad, loom, zarr, 10x) or a token set folder; with --merge 
 def perturb(
     source: Annotated[list[Path], typer.Argument(metavar="IN...", help=_IN)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The results folder; the same command goes on in it.")],
-    model: o.Model = "demo",
+    model: o.Model = None,
     vocab: o.ModelVocab = None,
+    vocab_mismatch_ok: o.MismatchOk = False,
     layer: Annotated[int, typer.Option(help="Model layer whose states are compared (-1: output of the last block).")] = -2,
     kind: Annotated[str, typer.Option(help="delete, overexpress, inhibit, activate, mask or move.")] = "delete",
     genes: Annotated[
@@ -130,6 +132,7 @@ def perturb(
 
     with progress("tokens screened", stopped=kept) as tick:
         done = jobs.perturb(**options, progress=tick)
+    say_remarks({} if shard is not None or dry_run else done.manifest["settings"])
     for line in jobs.screen_report(done):
         typer.echo(line)
     if shard is None and not dry_run:

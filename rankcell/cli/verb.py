@@ -1,10 +1,11 @@
 """The command of a verb: while it runs, messages name options by its flags."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import typer
 
-from rankcell.wording import command_line
+from rankcell.wording import command_line, note
 
 
 class Verb(typer.core.TyperCommand):
@@ -20,3 +21,10 @@ class Verb(typer.core.TyperCommand):
         if "raw" in flags and "counts_layer" not in flags:
             flags["counts_layer"] = flags.pop("layer")
         return flags
+
+
+def say_remarks(said: Mapping[str, Any]) -> None:
+    """A note for each thing that all results of a model are to say of it (rankcell.model.Checkpoint.remarks)."""
+    for key in ("model_note", "vocab_mismatch"):
+        if said.get(key):
+            note(said[key])

@@ -13,10 +13,10 @@ from rankcell.embed.tables import CELLS, Result, memory_table
 from rankcell.embed.unit import Unit, UnitResult, Work
 from rankcell.errors import ModelError, SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
-from rankcell.model.encoder import budget_for, choose_device, has_fast_bf16, is_out_of_memory
+from rankcell.model.encoder import budget_for, choose_device, has_fast_bf16, is_out_of_memory, require_precision
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
-from rankcell.wording import note
+from rankcell.wording import note, option
 
 TOKENS_PER_UNIT = 500_000  # what is computed before anything is brought home
 LEAST_COSINE = 0.9999  # of a cell's embedding in bf16 with the same in fp32, for `auto` to keep bf16
@@ -47,9 +47,11 @@ class Embedder:
     """Runs a checkpoint over token rows and pools its states.
 
     model
-        A checkpoint folder, a hub name, `demo`, or a Checkpoint.
+        A checkpoint folder, a hub name, `demo` (a toy of 765 genes, by name only), or a Checkpoint.
     vocab
         Completes a checkpoint that carries no vocabulary.
+    vocab_mismatch_ok
+        Take a vocabulary with fewer tokens than the model has, or other special tokens; `meta["vocab_mismatch"]` then says so.
     device
         See rankcell.model.Encoder.
     precision
@@ -61,14 +63,17 @@ class Embedder:
 
     def __init__(
         self,
-        model: str | os.PathLike | Checkpoint = "demo",
+        model: str | os.PathLike | Checkpoint | None = None,
         *,
         vocab: str | os.PathLike | Vocabulary | None = None,
+        vocab_mismatch_ok: bool = False,
         device: str = "auto",
         precision: str = "auto",
         tokens_per_batch: int | None = None,
     ):
-        self.checkpoint = open_checkpoint(model, vocab=vocab)
+        require_precision(precision)
+        choose_device(device)
+        self.checkpoint = open_checkpoint(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise SettingsError(f"tokens_per_batch is {tokens_per_batch}; at least 1")
         self._budget = self.asked_tokens_per_batch = tokens_per_batch
@@ -183,11 +188,11 @@ class Embedder:
             torch.cuda.empty_cache()
         if n_rows == 1:
             raise ModelError(
-                f"the memory of device '{self._device}' does not hold one row of {n_tokens:,} tokens: choose another --device, or --precision bf16"
+                f"the memory of device '{self._device}' does not hold one row of {n_tokens:,} tokens: choose another {option('device')}, or {option('precision', 'bf16')}"
             ) from None
         self._budget = max(1, min(self.tokens_per_batch, n_tokens) // 2)
         note(
-            f"out of memory with {n_tokens:,} tokens a batch: going on with {self._budget:,} (--tokens-per-batch {self._budget} starts so)",
+            f"out of memory with {n_tokens:,} tokens a batch: going on with {self._budget:,} ({option('tokens_per_batch', self._budget)} starts so)",
         )
 
     def meta(self, tokens: TokenSet, outputs: list[Output]) -> dict[str, Any]:
@@ -195,6 +200,8 @@ class Embedder:
         held = {
             "model": self.checkpoint.name,
             "model_hash": self.checkpoint.hash,
+            "model_source": self.checkpoint.source,
+            **self.checkpoint.remarks,
             "width": self.checkpoint.width,
             "vocabulary": tokens.spec.vocabulary,
             "vocabulary_hash": tokens.spec.vocabulary_hash,

@@ -199,6 +199,7 @@ def _settings(embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[
     return {
         "model": embedder.checkpoint.name,
         "model_hash": embedder.checkpoint.hash,
+        **embedder.checkpoint.remarks,
         "vocabulary": embedder.checkpoint.vocab.name,
         "tokens_hash": tokens.fingerprint,
         "outputs": [o.name for o in outputs],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import CellError, InputError, SettingsError
+from rankcell.jobs.chosen import model_for
 from rankcell.jobs.inputs import tokens_of
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note
@@ -44,7 +45,7 @@ def score_embedding(
 def compare_poolings(
     adata: Any,
     label: str,
-    model: Any = "demo",
+    model: Any = None,
     *,
     pool: str | Sequence[str] | None = None,
     layer: int | Sequence[int] = (-1, -2),
@@ -55,6 +56,7 @@ def compare_poolings(
     seed: int = 0,
     n_random: int = 1,
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
@@ -73,7 +75,8 @@ def compare_poolings(
     settings = ScoreSettings(k, folds, tuple(resolution), seed)
     cells = labelled_cells(adata, label, batch, settings)
     options = {"device": device, "precision": precision, "tokens_per_batch": tokens_per_batch}
-    embedder = Embedder(model, vocab=vocab, **options)
+    model = model_for(adata, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
+    embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, **options)
     chosen = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
     tokens = tokens_of(adata, embedder.checkpoint, **chosen)
     table = compare(
@@ -87,7 +90,8 @@ def compare_poolings(
         n_random=n_random,
         options=options,
     )
-    table.attrs = settings_of(settings, label, batch, cells) | {"model": embedder.checkpoint.name, "n_random": n_random}
+    said = {"model": embedder.checkpoint.name} | embedder.checkpoint.remarks
+    table.attrs = settings_of(settings, label, batch, cells) | said | {"n_random": n_random}
     return table
 
 
@@ -129,7 +133,7 @@ def map_labels(
 
 def rank_bias(
     adata: Any,
-    model: Any = "demo",
+    model: Any = None,
     *,
     pool: str | Sequence[str] | None = None,
     layer: int | Sequence[int] = -2,
@@ -138,6 +142,7 @@ def rank_bias(
     cells: int | None = 200,
     seed: int = 0,
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
@@ -154,7 +159,8 @@ def rank_bias(
 
     settings = BiasSettings(tuple(_several(how)), n_bins, cells, seed)
     precision = "fp32" if precision == "auto" else precision  # shifts can be smaller than what bf16 rounds off
-    embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+    model = model_for(adata, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
+    embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
     settings.check(embedder.checkpoint.vocab)
     chosen = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
     tokens = tokens_of(adata, embedder.checkpoint, **chosen)

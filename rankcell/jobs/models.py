@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import SettingsError, VocabularyError
+from rankcell.jobs.chosen import model_for
 from rankcell.jobs.inputs import (
     Progress,
     columns_to_carry,
@@ -25,8 +26,9 @@ def embed(
     source: Any,
     out: str | os.PathLike | None = None,
     *,
-    model: Any = "demo",
+    model: Any = None,
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     pool: str | Sequence[str] = "mean",
     layer: int | Sequence[int] = -2,
     include: str | Sequence[str] = "cell",
@@ -61,7 +63,7 @@ def embed(
         require_there(source)
         require_apart(out, [source])
         check_store(out, asked, force=force)
-    embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+    embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
     how = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
     is_file = isinstance(source, (str, os.PathLike)) and not is_token_folder(source)
     obs = [by] if by is not None else []
@@ -76,12 +78,13 @@ def embed(
 def state_embeddings(
     source: Any,
     by: str,
-    model: Any = "demo",
+    model: Any = None,
     *,
     statistic: str = "mean",
     pool: str | Sequence[str] = "mean",
     layer: int | Sequence[int] = -2,
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
@@ -97,7 +100,8 @@ def state_embeddings(
 
     check_statistic(statistic)
     layer = whole_layers(layer)
-    embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+    model = model_for(source, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
+    embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
     tokens = tokens_of(source, embedder.checkpoint, obs=[by], **counts)
     groups, keep = groups_of(tokens, by), tokens.n_genes > 0
     found = embedder.embed(tokens, pool=pool, layer=layer, progress=progress)
@@ -111,12 +115,13 @@ def state_embeddings(
 
 def gene_embeddings(
     source: Any,
-    model: Any = "demo",
+    model: Any = None,
     *,
     by: str | None = None,
     per_cell: bool = False,
     layer: int = -2,
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
@@ -132,7 +137,8 @@ def gene_embeddings(
         raise SettingsError(f"gene embeddings are of one layer, and {len(layers)} were named: call it once for each")
     if by is not None and per_cell:
         raise SettingsError("by is for means over cells: leave out per_cell")
-    embedder = Embedder(model, vocab=vocab, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+    model = model_for(source, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
+    embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
     tokens = tokens_of(source, embedder.checkpoint, obs=[] if by is None else [by], **counts)
     if per_cell:
         return gene_states(embedder, tokens, layers[0], progress=progress)

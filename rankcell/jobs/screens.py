@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import CellError, SettingsError
+from rankcell.jobs.chosen import model_for
 from rankcell.jobs.inputs import Progress, gene_sets, is_token_folder, named_cells, named_genes, require_there, tokens_on_disk
 from rankcell.store import check_result_folder, require_apart
 from rankcell.tokens import TokenSet
@@ -25,8 +26,9 @@ def perturb(
     source: Any,
     out: str | os.PathLike,
     *,
-    model: Any = "demo",
+    model: Any = None,
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     layer: int = -2,
     kind: str = "delete",
     genes: str | Sequence[str] = "all",
@@ -106,13 +108,14 @@ def perturb(
         require_there(sources[0])
         check_result_folder(out)
         require_apart(out, sources)
-        perturber = Perturber(model, vocab=vocab, layer=layer, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+        model = model_for(sources[0], model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
+        perturber = Perturber(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, layer=layer, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
         options |= {"genes": named_genes(genes), "sets": None if sets is None else gene_sets(sets)}
         options["only"] = None if only is None else named_cells(only)
         named = [split_state(t, "--toward")[0] for t in _several(toward)] + ([split_state(start, "--start")[0]] if start else [])
         how = {k: options[k] for k in ("counts_layer", "raw", "gene_column", "allow_non_counts")}
         how |= {"keep_counts": True, "keep_uncropped": refill, "obs": list(dict.fromkeys([*named, *_several(obs)]))}
-        left_out = {*how, *_OF_THE_JOB, "model", "vocab", "layer", "device", "precision", "tokens_per_batch"}
+        left_out = {*how, *_OF_THE_JOB, "model", "vocab", "vocab_mismatch_ok", "layer", "device", "precision", "tokens_per_batch"}
         options = {k: v for k, v in options.items() if k not in left_out}
         with _tokens(sources[0], perturber.checkpoint, out, shard=shard, dry_run=dry_run, **how) as tokens:
             _check_carried(tokens, perturber.checkpoint, _several(obs), explain)

@@ -8,29 +8,39 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import ModelError, VocabularyError
-from rankcell.hub import parse_name
-from rankcell.model.download import CONFIG, VOCABULARY, download_checkpoint
+from rankcell.errors import ModelError, SettingsError, TokensError, VocabularyError
+from rankcell.hub import parse_name, sha256_of
+from rankcell.model.config import CONFIG, max_positions, read_config
+from rankcell.model.download import VOCABULARY, download_checkpoint
+from rankcell.model.fit import require_fit, series_of
+from rankcell.model.seal import Seal, read_seal, require_intact
 from rankcell.model.weights import WEIGHTS, find_weight_files, refuse_adapter
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.recipes import recognize_weights
-from rankcell.wording import note
+from rankcell.wording import note, option
 
-_PADDING = 128  # some models round their number of tokens up
-_NEEDED = {"num_hidden_layers": int, "hidden_size": int, "max_position_embeddings": int, "vocab_size": int, "model_type": str}
-_OFFSET = ("roberta", "xlm-roberta", "camembert")  # their first token stands at position pad + 1
-_READ = ("bert", "electra", *_OFFSET)
+WAYS = "a checkpoint folder, a name on the Hugging Face hub (OWNER/REPO/FOLDER), or 'demo'"
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A model folder that was looked at but not loaded: `name`, `folder`, `config` (plain dict) and its Vocabulary."""
+    """A model folder that was looked at but not loaded.
+
+    name, folder, config, vocab
+        What it is called, its folder, its config (plain dict), and its Vocabulary.
+    source
+        How it was named: a folder, a hub name, `demo`.
+    vocab_mismatch
+        In what it and its vocabulary differ, where that was let pass.
+    """
 
     name: str
     folder: Path
     config: dict[str, Any]
     vocab: Vocabulary
+    source: str = ""
+    vocab_mismatch: str | None = None
 
     @property
     def n_layers(self) -> int:
@@ -43,11 +53,7 @@ class Checkpoint:
     @property
     def max_positions(self) -> int:
         """How many tokens a row may have."""
-        positions = int(self.config["max_position_embeddings"])
-        if self.config["model_type"] not in _OFFSET:
-            return positions
-        pad = self.config.get("pad_token_id")
-        return positions - (1 if pad is None else int(pad)) - 1
+        return max_positions(self.config)
 
     @property
     def max_len(self) -> int:
@@ -60,18 +66,33 @@ class Checkpoint:
         return find_weight_files(self.folder)
 
     @functools.cached_property
+    def seal(self) -> Seal | None:
+        """What a checkpoint made here says of itself."""
+        return read_seal(self.folder)
+
+    @functools.cached_property
+    def weight_hashes(self) -> dict[str, str]:
+        """File -> sha256 of its content. ModelError when one is not what the checkpoint was saved with."""
+        found = {path.name: sha256_of(path) for path in self.weight_files}
+        require_intact(self.seal, self.folder, found)
+        return found
+
+    @functools.cached_property
     def hash(self) -> str:
         """sha256 of the weights and what of the config shapes the model; the folder's place and name do not count."""
         h = hashlib.sha256(json.dumps({k: v for k, v in sorted(self.config.items()) if not k.startswith("_")}, sort_keys=True).encode())
-        for path in self.weight_files:
-            with open(path, "rb") as f:
-                h.update(hashlib.file_digest(f, "sha256").digest())
+        for digest in self.weight_hashes.values():
+            h.update(bytes.fromhex(digest))
         return h.hexdigest()
+
+    @property
+    def remarks(self) -> dict[str, str]:
+        """What every result of the model is to say of it: `model_note`, `vocab_mismatch`, as far as there is something to say."""
+        said = {"model_note": self.seal.note if self.seal else "", "vocab_mismatch": self.vocab_mismatch}
+        return {key: text for key, text in said.items() if text}
 
     def resolve_layer(self, layer: int) -> int:
         """The number of blocks to run for `layer` as typed (-1 the last block's output, 0 the embedding layer's)."""
-        from rankcell.errors import SettingsError
-
         n = self.n_layers
         if not -n - 1 <= layer <= n:
             raise SettingsError(
@@ -86,14 +107,12 @@ class Checkpoint:
 
     def require(self, spec: TokenSpec, longest: int) -> None:
         """Raise unless rows of `spec`, the longest of `longest` tokens, belong to this model."""
-        from rankcell.errors import TokensError
-
         where = self.folder / VOCABULARY
         spec.require(self.vocab, what=f"the model '{self.name}'", again=str(where) if where.is_dir() and self.name != "demo" else None)
         if longest > self.max_positions:
             raise TokensError(
                 f"rows have up to {longest:,} tokens, but model '{self.name}' has {self.max_positions:,} positions: "
-                f"tokenize again with --max-len {self.max_positions}"
+                f"tokenize again with {option('max_len', self.max_positions)}"
             )
 
 
@@ -102,7 +121,12 @@ def demo_folder() -> Path:
     return Path(__file__).resolve().parent.parent / "checkpoints" / "demo"
 
 
-def open_checkpoint(model: str | os.PathLike | Checkpoint, *, vocab: str | os.PathLike | Vocabulary | None = None) -> Checkpoint:
+def open_checkpoint(
+    model: str | os.PathLike | Checkpoint | None,
+    *,
+    vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
+) -> Checkpoint:
     """Look at a checkpoint: a folder, `demo`, or a hub name.
 
     model
@@ -110,28 +134,32 @@ def open_checkpoint(model: str | os.PathLike | Checkpoint, *, vocab: str | os.Pa
         downloaded into the cache of huggingface_hub, once.
     vocab
         A checkpoint without a vocabulary needs it; one that has its own refuses another.
+    vocab_mismatch_ok
+        Take a vocabulary with fewer tokens than the model has, or with other special tokens than its files say.
 
     Raises ModelError when a part is missing or unreadable or the model is of a kind that is not read, VocabularyError when
     vocabularies disagree or do not fit the model, InputError when a download fails.
     """
     if isinstance(model, Checkpoint):
         return model
+    if model is None:
+        raise ModelError(f"no model was named: {option('model', placeholder='MODEL')} takes {WAYS} ({read_seal(demo_folder()).note})")
     if not isinstance(model, (str, os.PathLike)) or not str(model):
-        raise ModelError(f"model is {model!r}; a checkpoint folder, a hub name (owner/repo/folder), or demo")
+        raise ModelError(f"model is {model!r}; expected {WAYS}")
     name, folder = _locate(model)
-    config = _config(folder)
-    _require_kind(config, name)
+    refuse_adapter(folder)
+    config = read_config(folder, name)
     own = Vocabulary.load(folder / VOCABULARY) if (folder / VOCABULARY).is_dir() else None
     given = find_vocabulary(vocab) if vocab is not None else None
     if own is None and given is None:
-        raise ModelError(f"checkpoint '{name}' carries no vocabulary: pass it with --vocab{_known(folder)}")
+        raise ModelError(f"checkpoint '{name}' carries no vocabulary: {_which_vocabulary(config, folder, name)}")
     if own is not None and given is not None and own != given:
         raise VocabularyError(
-            f"checkpoint '{name}' carries vocabulary '{own.name}' ({own.hash[:12]}), but --vocab is '{given.name}' ({given.hash[:12]}): "
-            "leave out --vocab, or choose the model that belongs to it"
+            f"checkpoint '{name}' carries vocabulary '{own.name}' ({own.hash[:12]}), but {option('vocab')} is "
+            f"'{given.name}' ({given.hash[:12]}): leave out {option('vocab')}, or choose the model that belongs to it"
         )
-    _require_vocabulary(config, name, own or given, is_own=own is not None)
-    return Checkpoint(name, folder, config, own or given)
+    mismatch = require_fit(config, folder, name, own or given, mismatch_ok=vocab_mismatch_ok)
+    return Checkpoint(name, folder, config, own or given, str(model), mismatch)
 
 
 def _locate(model: str | os.PathLike) -> tuple[str, Path]:
@@ -150,67 +178,18 @@ def _locate(model: str | os.PathLike) -> tuple[str, Path]:
     return hub_name.name, download_checkpoint(hub_name)
 
 
-def _known(folder: Path) -> str:
-    """What to say of the vocabulary when the weights are those of a published model."""
+def _which_vocabulary(config: dict[str, Any], folder: Path, name: str) -> str:
+    """What to pass as the vocabulary of a bare model: that of the published one that its weights, size or name tell."""
     weights = folder / WEIGHTS
-    found = recognize_weights(weights) if weights.is_file() else None
-    return f"; it is {found.name}: --vocab {found.recipe} (rankcell vocab fetch {found.recipe} brings it)" if found else ""
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    refuse_adapter(folder)
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder} is not a checkpoint: it has no {CONFIG}") from None
-    except (OSError, ValueError) as e:
-        raise ModelError(f"{path} cannot be read: {e}") from e
-    config = config if isinstance(config, dict) else {}
-    lacking = [k for k, kind in _NEEDED.items() if not isinstance(config.get(k), kind)]
-    if lacking:
-        raise ModelError(f"{path} does not say {', '.join(lacking)}: only encoder models with learned positions (BERT) are read")
-    return config
-
-
-def _require_kind(config: dict[str, Any], name: str) -> None:
-    """ModelError unless the config is of an encoder built like BERT, with absolute learned positions."""
-    positions = config.get("position_embedding_type") or "absolute"
-    if config["model_type"] not in _READ:
-        raise ModelError(_unread(config["model_type"], name))
-    if positions != "absolute":
-        raise ModelError(f"model '{name}' has {positions} positions (position_embedding_type in its {CONFIG}): only absolute ones are read")
-    if config.get("is_decoder"):
-        raise ModelError(f"model '{name}' is a decoder (is_decoder in its {CONFIG}), whose tokens see only earlier ones: encoders are read")
-
-
-def _unread(kind: str, name: str) -> str:
-    """Why a model_type is not read, as far as transformers knows it."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    read = f"only {', '.join(_READ)} are read"
-    if kind not in CONFIG_MAPPING_NAMES:
-        return f"model '{name}' has an unknown model_type '{kind}': {read}"
-    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return f"no encoder built like BERT can be made from the config of model '{name}', a {kind}: {read}"
-    return f"model '{name}' is a {kind}: only encoders built like BERT are read ({', '.join(_READ)})"
-
-
-def _require_vocabulary(config: dict[str, Any], name: str, vocab: Vocabulary, *, is_own: bool) -> None:
-    """VocabularyError unless the model has a row for each token, not many more, and the same padding token."""
-    known, pad = int(config["vocab_size"]), config.get("pad_token_id")
-    if vocab.n_ids > known:
-        raise VocabularyError(
-            f"vocabulary '{vocab.name}' has tokens up to {vocab.n_ids - 1}, but model '{name}' knows {known} tokens: they do not belong together"
+    published = recognize_weights(weights) if weights.is_file() else None
+    series = series_of(config, folder, name)
+    if published is None and series is None:
+        return (
+            f"pass {option('vocab', placeholder='FOLDER')}, the one that it was trained with ('rankcell vocab fetch' brings Geneformer's, "
+            "'rankcell vocab import' makes one of dictionary pickles)"
         )
-    if not is_own and known - vocab.n_ids >= _PADDING:
-        raise VocabularyError(
-            f"model '{name}' knows {known} tokens, but vocabulary '{vocab.name}' has tokens up to {vocab.n_ids - 1}: "
-            "they do not belong together; give the vocabulary that the model was trained with"
-        )
-    if pad is not None and pad != vocab.pad:
-        raise VocabularyError(
-            f"model '{name}' has padding token {pad} (pad_token_id in its {CONFIG}), but that of vocabulary '{vocab.name}' is {vocab.pad}: "
-            "they do not belong together"
-        )
+    if published is not None:
+        recipe, known = published.recipe, f"it is {published.name}"
+    else:
+        recipe, known = series[0].recipe, f"by {series[1]} it looks like {series[0].title}"
+    return f"{known}: pass {option('vocab', recipe)} ('rankcell vocab fetch {recipe}' brings it)"

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from rankcell.errors import InputError, ModelError
 from rankcell.hub import HubName, fetch_file, find_file
+from rankcell.model.config import CONFIG
+from rankcell.model.seal import SEAL
 from rankcell.model.weights import INDEX, PICKLED, WEIGHT_FILES, WEIGHTS, names_in_index
 from rankcell.vocab.recipes import PublishedModel, published_models
 
-CONFIG, VOCABULARY = "config.json", "vocabulary"
+VOCABULARY = "vocabulary"
 _VOCABULARY_FILES = ("vocabulary.json", "genes.tsv", "aliases.tsv")  # the first is there when there is a vocabulary at all
 
 
@@ -42,6 +44,7 @@ class _Download:
             )
         self.commit = config.parents[self.name.path(CONFIG).count("/")].name
         self._bring_vocabulary()
+        self._find(SEAL)
         self._bring_weights()
         return config.parent
 

@@ -11,8 +11,9 @@ from rankcell.errors import ModelError, SettingsError
 from rankcell.model.batches import TOKENS_PER_BATCH, Batch
 from rankcell.model.blocks import Attention, Block, has_onednn
 from rankcell.model.checkpoint import Checkpoint
+from rankcell.model.config import shape_of
 from rankcell.model.weights import read_weights
-from rankcell.wording import note
+from rankcell.wording import note, option, shortened
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _SHARE = 0.5  # of a GPU's memory that the states of a batch may take
@@ -33,8 +34,7 @@ class Encoder:
 
         self.checkpoint = checkpoint
         self.device = choose_device(device)
-        if precision not in PRECISIONS:
-            raise SettingsError(f"unknown precision '{precision}'; one of {', '.join(PRECISIONS)}")
+        require_precision(precision)
         self.precision = "fp32" if precision == "auto" else precision
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         onednn = has_onednn(self.device) and self.precision != "fp16"
@@ -190,13 +190,42 @@ def choose_device(device: str) -> Any:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError:
-        raise SettingsError(f"unknown device '{device}'; auto, cpu, cuda or cuda:N") from None
-    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
-        raise SettingsError(f"device '{device}' is not there: torch sees {torch.cuda.device_count()} CUDA devices; pass --device cpu")
-    if chosen.type not in ("cpu", "cuda", "mps", "xpu"):
-        raise SettingsError(f"device '{device}' cannot run a model; auto, cpu, cuda or cuda:N")
+    except (RuntimeError, TypeError, ValueError):
+        chosen = None
+    if chosen is None or chosen.type not in _DEVICES:
+        raise SettingsError(f"unknown device {shortened(device)}; one of auto, cpu, cuda, cuda:N, mps, xpu")
+    there = _DEVICES[chosen.type]()
+    if (chosen.index or 0) >= there:
+        kind = chosen.type.upper()
+        raise SettingsError(f"device '{device}' is not there: torch sees {there} {kind} device{'s' * (there != 1)}; pass {option('device', 'cpu')}")
     return chosen
+
+
+def _cuda_devices() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _mps_devices() -> int:
+    import torch
+
+    return int(torch.backends.mps.is_available())
+
+
+def _xpu_devices() -> int:
+    import torch
+
+    return torch.xpu.device_count() if hasattr(torch, "xpu") and torch.xpu.is_available() else 0
+
+
+_DEVICES: dict[str, Callable[[], int]] = {"cpu": lambda: 1, "cuda": _cuda_devices, "mps": _mps_devices, "xpu": _xpu_devices}
+
+
+def require_precision(precision: str) -> None:
+    """SettingsError when it is none of PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise SettingsError(f"unknown precision {shortened(precision)}; one of {', '.join(PRECISIONS)}")
 
 
 def has_fast_bf16(device: Any) -> bool:
@@ -218,7 +247,7 @@ def _load_trunk(checkpoint: Checkpoint) -> Any:
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        config = AutoConfig.for_model(**checkpoint.config)
+        config = AutoConfig.for_model(**shape_of(checkpoint.config))
     except ValueError as e:
         raise ModelError(f"model '{checkpoint.name}' has an unknown model_type '{checkpoint.config['model_type']}'") from e
     try:
@@ -229,6 +258,7 @@ def _load_trunk(checkpoint: Checkpoint) -> Any:
     if not hasattr(getattr(trunk, "encoder", None), "layer"):
         raise ModelError(f"model '{checkpoint.name}' is a {config.model_type}: only encoders built like BERT are read")
     wanted = trunk.state_dict()
+    _ = checkpoint.weight_hashes  # the files are the ones that were saved
     weights = read_weights(checkpoint.name, checkpoint.weight_files, f"{trunk.base_model_prefix}.", set(wanted))
     for name, shape in ((n, tuple(w.shape)) for n, w in wanted.items()):
         if name not in weights:

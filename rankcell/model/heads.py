@@ -7,7 +7,10 @@ from typing import Any
 
 from rankcell.errors import SettingsError
 from rankcell.model.checkpoint import VOCABULARY, Checkpoint
+from rankcell.model.config import require_activation
+from rankcell.model.seal import write_seal
 from rankcell.vocab import Vocabulary
+from rankcell.wording import option
 
 
 def new_masked_lm(
@@ -18,6 +21,7 @@ def new_masked_lm(
 
     if width % heads:
         raise SettingsError(f"width {width} is not a multiple of {heads} heads")
+    require_activation(activation, f"{option('activation')} is")
     config = BertConfig(
         vocab_size=vocab.n_ids,
         hidden_size=width,
@@ -39,16 +43,19 @@ def load_masked_lm(checkpoint: Checkpoint) -> Any:
     """The checkpoint with its language-model head, in float32 on the CPU."""
     from transformers import AutoModelForMaskedLM
 
+    _ = checkpoint.weight_hashes  # the files are the ones that were saved
     with _quiet():
-        return AutoModelForMaskedLM.from_pretrained(checkpoint.folder, attn_implementation="sdpa").float()
+        return AutoModelForMaskedLM.from_pretrained(checkpoint.folder, attn_implementation="sdpa", trust_remote_code=False).float()
 
 
 def save_masked_lm(model: Any, folder: Path, vocab: Vocabulary) -> None:
-    """Write weights (safetensors), config and vocabulary into a new folder."""
+    """Write weights (safetensors) with their sha256, config and vocabulary into a new folder."""
     with _quiet():
         model.save_pretrained(folder)
-    for file in folder.glob("*.safetensors"):
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
         file.chmod(0o644)  # safetensors writes files that only their owner can read
+    write_seal(folder, files)
     vocab.save(folder / VOCABULARY)
 
 

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from rankcell.model.checkpoint import VOCABULARY, Checkpoint
+from rankcell.model.checkpoint import Checkpoint
+from rankcell.model.config import shape_of
 
 
 def random_twin(checkpoint: Checkpoint, folder: str | os.PathLike, *, seed: int = 0) -> Checkpoint:
@@ -11,12 +12,11 @@ def random_twin(checkpoint: Checkpoint, folder: str | os.PathLike, *, seed: int 
     import torch
     from transformers import AutoConfig, AutoModel
 
-    from rankcell.model.heads import _quiet
+    from rankcell.model.heads import save_masked_lm
 
     folder = Path(folder)
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModel.from_config(AutoConfig.for_model(**checkpoint.config))
-        model.float().save_pretrained(folder)
-    checkpoint.vocab.save(folder / VOCABULARY)
+        model = AutoModel.from_config(AutoConfig.for_model(**shape_of(checkpoint.config)))
+    save_masked_lm(model.float(), folder, checkpoint.vocab)
     return Checkpoint(f"{checkpoint.name} (random weights, seed {seed})", folder, checkpoint.config, checkpoint.vocab)

@@ -4,11 +4,12 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from rankcell.errors import ModelError
+from rankcell.wording import shortened
 
 WEIGHTS, PICKLED = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"  # ends the name of the list of a file's parts
@@ -18,7 +19,10 @@ _POINTER = b"version https://git-lfs"
 _PULL = "run 'git lfs pull' in its folder, or download the file itself"
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 _QUANTISED = (".SCB", ".qweight", ".absmax", ".quant_map")  # names that bitsandbytes and GPTQ add
-_WRAPPERS = ("module.", "model.")  # what DataParallel and Lightning put before each name
+_WRAPPERS = ("module", "model", "base_model")  # before each name: of DataParallel, Lightning, PEFT
+_INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # before and inside names: torch.compile, FSDP, checkpointing
+_NESTS = ("state_dict", "model_state_dict", "model")  # under which training programs save the weights, beside other things
+_LORA = re.compile(r"\.(lora_|base_layer\.)")
 _OLD_ENDS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
@@ -36,10 +40,19 @@ def find_weight_files(folder: Path) -> list[Path]:
 def refuse_adapter(folder: Path) -> None:
     """ModelError when `folder` holds a PEFT adapter without the weights that it belongs to."""
     if (folder / _ADAPTER).exists() and not any((folder / name).exists() for name in WEIGHT_FILES):
-        raise ModelError(
-            f"{folder} holds a PEFT adapter without its base model: merge the two (peft's merge_and_unload, then save_pretrained) "
-            "and give the folder of the merged model"
-        )
+        raise ModelError(f"{folder} holds a PEFT adapter (LoRA) without the weights of its base model{_base_of(folder)}: {_MERGE}")
+
+
+_MERGE = "merge the two (peft's merge_and_unload, then save_pretrained) and give the folder of the merged model"
+
+
+def _base_of(folder: Path) -> str:
+    """What the adapter says it belongs to, for a message."""
+    try:
+        base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8-sig")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""
+    return f", {shortened(base, 120)}" if isinstance(base, str) and base else ""
 
 
 def names_in_index(index: Path) -> list[str]:
@@ -47,7 +60,7 @@ def names_in_index(index: Path) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         outside = next((name for name in names if not _stays_inside(name)), None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise ModelError(f"{index} cannot be read: {e}") from e
     if outside is not None:
         raise ModelError(f"{index} names '{outside}', which does not lie in its folder: it is not followed")
@@ -74,7 +87,8 @@ def read_weights(model: str, files: Sequence[Path], prefix: str, wanted: set[str
     """The trunk's tensors by their name in the trunk, in float32 on the CPU.
 
     prefix
-        What a model with a head puts before the trunk's names ("bert."); names without it are taken too.
+        What a model with a head puts before the trunk's names ("bert."); names without it are taken too, and names with what
+        wrappers put before and into them.
     wanted
         The names to read; what the file lacks of them is left out.
 
@@ -96,8 +110,10 @@ def read_weights(model: str, files: Sequence[Path], prefix: str, wanted: set[str
 
 
 def _trunk_name(key: str, prefix: str) -> str:
-    for lead in (*_WRAPPERS, prefix):
-        key = key.removeprefix(lead)
+    parts = [part for part in key.split(".") if part not in _INSIDE]
+    while parts[:1] and parts[0] in (*_WRAPPERS, prefix.rstrip(".")):
+        del parts[0]
+    key = ".".join(parts)
     for old, new in _OLD_ENDS.items():
         if key.endswith(old):
             key = key.removesuffix(old) + new
@@ -109,14 +125,14 @@ def _tensors(path: Path, prefix: str, wanted: set[str], model: str) -> Iterator[
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors":
-        held = _unpickled(path)
-        _refuse_quantised(held, model)
+        held = _unpickled(path, lambda key: _trunk_name(key, prefix) in wanted)
+        _refuse_unreadable(held, model)
         yield from ((key, tensor) for key, tensor in held.items() if _trunk_name(key, prefix) in wanted)
         return
     try:
         with safe_open(path, framework="pt") as f:
             keys = list(f.keys())
-            _refuse_quantised(keys, model)
+            _refuse_unreadable(keys, model)
             for key in keys:
                 if _trunk_name(key, prefix) in wanted:
                     yield key, f.get_tensor(key)
@@ -134,8 +150,9 @@ def _is_pointer(path: Path) -> bool:
         return False
 
 
-def _unpickled(path: Path) -> dict[str, Any]:
-    """What a pickled file holds by name, read by torch's unpickler for plain tensors, which runs nothing."""
+def _unpickled(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """Tensors by name of a pickled file, also where they stand in a dict beside other things; read by torch's unpickler for plain
+    tensors, which runs nothing."""
     import torch
 
     if _is_pointer(path):
@@ -146,6 +163,10 @@ def _unpickled(path: Path) -> dict[str, Any]:
             held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as e:  # whatever a broken file provokes in zip, pickle or torch
         raise ModelError(_not_plain(path, e)) from e
+    for _ in range(len(_NESTS) + 1):
+        if not isinstance(held, dict) or any(isinstance(key, str) and is_wanted(key) for key in held):
+            break
+        held = next((held[name] for name in _NESTS if isinstance(held.get(name), dict)), held)
     if not isinstance(held, dict) or not all(isinstance(key, str) for key in held):
         raise ModelError(f"{path} holds a {type(held).__name__}, not tensors by name: save the model with save_pretrained")
     return held
@@ -165,7 +186,10 @@ def _not_plain(path: Path, e: Exception) -> str:
     return f"{path.parent} has no {WEIGHTS}; pickled weights that {fault} are not read: {advice}"
 
 
-def _refuse_quantised(keys: Any, model: str) -> None:
+def _refuse_unreadable(keys: Any, model: str) -> None:
+    unmerged = next((key for key in keys if _LORA.search(key)), None)
+    if unmerged is not None:
+        raise ModelError(f"the weights of model '{model}' hold '{unmerged}', of a LoRA adapter beside its base model: {_MERGE}")
     found = next((key for key in keys if key.endswith(_QUANTISED)), None)
     if found is not None:
         raise ModelError(_quantised(f"the weights of model '{model}' hold '{found}'"))

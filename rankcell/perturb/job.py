@@ -134,6 +134,7 @@ class Job:
         p, asked, checkpoint = self.perturber, self.asked, self.perturber.checkpoint
         names = [split_state(t, "--toward")[1] for t in asked.states_asked]
         held = {"model": checkpoint.name, "model_hash": checkpoint.hash, "vocabulary": checkpoint.vocab.name, "layer": p.layer}
+        held |= checkpoint.remarks
         held |= asked.words(self.plan, checkpoint.vocab) | {"cells": len(self.rows), "start": asked.start, "toward": asked.states_asked}
         held |= {"states": [*names, *self.given.names], "distance": asked.distance, "readouts": asked.readouts, "affected": asked.collects}
         held |= {"affected_top": asked.affected_top, "readout_compat": asked.readout_compat, "max_len": self.plan.max_len}

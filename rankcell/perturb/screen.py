@@ -10,7 +10,7 @@ import numpy as np
 from rankcell.embed import Embedder
 from rankcell.errors import SettingsError
 from rankcell.model import Checkpoint, Encoder, open_checkpoint
-from rankcell.model.encoder import choose_device, has_fast_bf16
+from rankcell.model.encoder import choose_device, has_fast_bf16, require_precision
 from rankcell.perturb import precision as precisions
 from rankcell.perturb.asked import TOKENS_PER_UNIT, Asked
 from rankcell.perturb.devices import devices_of
@@ -24,6 +24,7 @@ from rankcell.perturb.units import Part
 from rankcell.store import check_result_folder
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
+from rankcell.wording import option
 
 _WIDE_ENOUGH = 192  # narrower models gain nothing from bf16
 
@@ -31,7 +32,7 @@ _WIDE_ENOUGH = 192  # narrower models gain nothing from bf16
 class Perturber:
     """Runs in-silico perturbation screens with one checkpoint.
 
-    model, vocab, tokens_per_batch
+    model, vocab, vocab_mismatch_ok, tokens_per_batch
         As for rankcell.Embedder.
     layer
         Whose states are compared (-1: output of the last block; default the block before it).
@@ -44,19 +45,23 @@ class Perturber:
 
     def __init__(
         self,
-        model: str | os.PathLike | Checkpoint = "demo",
+        model: str | os.PathLike | Checkpoint | None = None,
         *,
         vocab: str | os.PathLike | Vocabulary | None = None,
+        vocab_mismatch_ok: bool = False,
         layer: int = -2,
         device: str = "auto",
         precision: str = "auto",
         tokens_per_batch: int | None = None,
     ):
-        self.checkpoint = open_checkpoint(model, vocab=vocab)
-        self.layer, self.n_blocks = layer, self.checkpoint.resolve_layer(layer)
+        require_precision(precision)
         self.devices = devices_of(device)
         if any(d.startswith("mps") for d in self.devices):
-            raise SettingsError(f"device '{device}': screens need numbers of 64 bits, which it has not: choose --device cpu")
+            raise SettingsError(f"device '{device}': screens need numbers of 64 bits, which it has not: choose {option('device', 'cpu')}")
+        for name in self.devices:
+            choose_device(name)
+        self.checkpoint = open_checkpoint(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
+        self.layer, self.n_blocks = layer, self.checkpoint.resolve_layer(layer)
         self.precision, self.asked_tokens_per_batch = precision, tokens_per_batch
         is_name = isinstance(model, str) and not os.path.isdir(model)  # `demo`, or a name on the hub
         self.model = model if is_name else str(self.checkpoint.folder.resolve())
@@ -175,7 +180,7 @@ class Perturber:
         asked.check()
         part = Part.parse(shard)
         if part is not None and dry_run:
-            raise SettingsError("--dry-run looks at the whole screen: leave out --shard")
+            raise SettingsError(f"{option('dry_run', True)} looks at the whole screen: leave out {option('shard')}")
         job = Job.of(self, tokens, asked, states)
         return job.estimate() if dry_run else job.run(Path(out), part=part, force=force, progress=progress)
 

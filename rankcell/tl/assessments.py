@@ -59,7 +59,7 @@ def score_embedding(
 def compare_poolings(
     adata: Any,
     label: str,
-    model: Any = "demo",
+    model: Any = None,
     *,
     pool: str | Sequence[str] | None = None,
     layer: int | Sequence[int] = (-1, -2),
@@ -70,6 +70,7 @@ def compare_poolings(
     seed: int = 0,
     n_random: int = 1,
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
@@ -84,7 +85,9 @@ def compare_poolings(
         An AnnData with raw counts.
     label, batch, k, folds, resolution, seed
         As for rc.tl.score_embedding.
-    model, vocab
+    model
+        As for rc.tl.embed; None: the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
+    vocab, vocab_mismatch_ok
         As for rc.tl.embed.
     pool
         Poolings; None: all registered ones that the tokens and layers allow.
@@ -152,7 +155,7 @@ def map_labels(
 @python_verb()
 def rank_bias(
     adata: Any,
-    model: Any = "demo",
+    model: Any = None,
     *,
     pool: str | Sequence[str] | None = None,
     layer: int | Sequence[int] = -2,
@@ -161,6 +164,7 @@ def rank_bias(
     cells: int | None = 200,
     seed: int = 0,
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
@@ -173,7 +177,9 @@ def rank_bias(
 
     adata
         An AnnData with raw counts, a TokenSet, or the path of either.
-    model, vocab
+    model
+        As for rc.tl.embed; None: the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
+    vocab, vocab_mismatch_ok
         As for rc.tl.embed.
     pool
         Poolings; None: all registered ones that the tokens and layers allow.

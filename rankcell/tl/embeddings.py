@@ -13,12 +13,13 @@ from rankcell.wording import python_verb
 @python_verb()
 def embed(
     adata: Any,
-    model: Any = "demo",
+    model: Any = None,
     *,
     pool: str | Sequence[str] = "mean",
     layer: int | Sequence[int] = -2,
     key_added: str = "X_rankcell",
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
@@ -32,7 +33,7 @@ def embed(
     adata
         An AnnData with raw counts.
     model
-        A checkpoint folder, a hub name (`owner/repo/folder`), or `demo`.
+        A checkpoint folder, a hub name (`owner/repo/folder`), or `demo`, a toy of 765 genes.
     pool
         Over the genes of a cell: `mean`, `max`, `min`, `std`, `var`, `median`, `norm`, `parti` (by the PageRank of attention);
         `mean_all` (special tokens too); one token: `cls`, `first` (the top-ranked gene), `position0`. Several at once:
@@ -42,8 +43,9 @@ def embed(
         and -1 are -1 and -2 here.)
     key_added
         Name in obsm; with several outputs each is `<key_added>_<pool>_layer<n>`.
-    vocab
-        Completes a checkpoint that carries no vocabulary.
+    vocab, vocab_mismatch_ok
+        Completes a checkpoint that carries no vocabulary; whether it may have fewer tokens than the model has, or other special
+        tokens (`uns["rankcell"]["vocab_mismatch"]` then says so).
     counts_layer, raw, gene_column, allow_non_counts
         As for rc.pp.tokenize (`counts_layer` is its `layer`).
     device, precision, tokens_per_batch
@@ -79,12 +81,13 @@ def _kept_outputs(former: Any, obsm: Any) -> dict[str, Any]:
 def state_embeddings(
     adata: Any,
     by: str,
-    model: Any = "demo",
+    model: Any = None,
     *,
     statistic: str = "mean",
     pool: str | Sequence[str] = "mean",
     layer: int | Sequence[int] = -2,
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
@@ -101,7 +104,9 @@ def state_embeddings(
         The cell column whose categories are the states.
     statistic
         `mean` of the cells' embeddings (in float64), or their exact `median`, dimension by dimension.
-    model, pool, layer, vocab, counts_layer, raw, gene_column, allow_non_counts, device, precision, tokens_per_batch
+    model
+        As for rc.tl.embed; None: the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
+    pool, layer, vocab, vocab_mismatch_ok, counts_layer, raw, gene_column, allow_non_counts, device, precision, tokens_per_batch
         As for rc.tl.embed.
 
     Returns a DataFrame, a row per category: `state`, `n_cells`, and a column per output, `<pool>_layer<n>`, of float32 vectors.
@@ -114,12 +119,13 @@ def state_embeddings(
 @python_verb()
 def gene_embeddings(
     adata: Any,
-    model: Any = "demo",
+    model: Any = None,
     *,
     by: str | None = None,
     per_cell: bool = False,
     layer: int = -2,
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
@@ -139,7 +145,9 @@ def gene_embeddings(
         them into a file).
     layer
         One model layer.
-    model, vocab, counts_layer, raw, gene_column, allow_non_counts, device, precision, tokens_per_batch
+    model
+        As for rc.tl.embed; None: the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
+    vocab, vocab_mismatch_ok, counts_layer, raw, gene_column, allow_non_counts, device, precision, tokens_per_batch
         As for rc.tl.embed.
 
     Returns an AnnData whose rows are genes and whose X (float32) are their vectors. obs: `gene`, `symbol`, with `by` also

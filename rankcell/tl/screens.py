@@ -15,7 +15,7 @@ from rankcell.wording import python_verb
 @python_verb()
 def perturb(
     adata: Any,
-    model: Any = "demo",
+    model: Any = None,
     *,
     kind: str = "delete",
     genes: str | Sequence[str] = "all",
@@ -53,6 +53,7 @@ def perturb(
     only: str | os.PathLike | Sequence[str] | None = None,
     out: str | os.PathLike | None = None,
     vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
@@ -66,6 +67,8 @@ def perturb(
 
     adata
         An AnnData with raw counts (a part of one too: `adata[adata.obs.cell_type == "B"]`), a TokenSet, or the path of either.
+    model
+        As for rc.tl.embed; None: the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
     kind
         `delete` (the gene is removed and the rest closes up), `overexpress` (moved to the front, inserted if absent), `inhibit`
         and `activate` (down and up by `quarters` of the cell's genes), `mask` (the mask token in its place), `move` (to `to_rank`).

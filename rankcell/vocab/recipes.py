@@ -88,6 +88,22 @@ class PublishedModel:
     sha256: str
 
 
+@dataclasses.dataclass(frozen=True)
+class PublishedSeries:
+    """Published models of one vocabulary: its recipe, its number of tokens, and parts of the names that their folders have."""
+
+    title: str
+    recipe: str
+    n_tokens: int
+    names: tuple[str, ...]
+
+
+def published_series() -> list[PublishedSeries]:
+    """Every series of models that a recipe describes."""
+    recipes = ((name, read_recipe(name)) for name in known_recipes())
+    return [PublishedSeries(r["title"], name, r["n_tokens"], tuple(r["names"])) for name, r in recipes]
+
+
 def published_models() -> list[PublishedModel]:
     """Every model whose weights a recipe knows."""
     return [
