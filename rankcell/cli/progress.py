@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import typer
 
+from rankcell.cli.stopping import exit_code
+
 _AGAIN = "nothing half-written is left, the same command starts again"
 
 
@@ -13,14 +15,14 @@ _AGAIN = "nothing half-written is left, the same command starts again"
 def progress(what: str, *, stopped: Callable[[], str] = lambda: _AGAIN) -> Iterator[Callable[[int, int], None]]:
     """`tick(done, all)`: a bar on a terminal, otherwise a line about every tenth of the way.
 
-    Ctrl-C inside it ends the program with exit code 130 and one line, which `stopped()` completes.
+    Ctrl-C or SIGTERM inside it ends the program with its exit code and one line, which `stopped()` completes.
     """
     try:
         with _bar(what) if sys.stderr.isatty() else _lines(what) as tick:
             yield tick
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         print(f"rankcell: stopped; {stopped()}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(e)) from None
 
 
 @contextmanager
