@@ -16,21 +16,22 @@ from typing import Any
 __version__ = "0.1.0"
 
 _COUNTERS = ("datasets", "errors", "get", "pl", "pp", "tl")
-_CLASSES = {
+_OBJECTS = {
     "Embedder": "rankcell.embed",
     "Perturber": "rankcell.perturb",
     "TokenSet": "rankcell.tokens",
     "Tokenizer": "rankcell.tokens",
     "Vocabulary": "rankcell.vocab",
+    "settings": "rankcell.config",
 }
-__all__ = sorted([*_COUNTERS, *_CLASSES, "__version__"])
+__all__ = sorted([*_COUNTERS, *_OBJECTS, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
     if name in _COUNTERS:
         return importlib.import_module(f"rankcell.{name}")
-    if name in _CLASSES:
-        return getattr(importlib.import_module(_CLASSES[name]), name)
+    if name in _OBJECTS:
+        return getattr(importlib.import_module(_OBJECTS[name]), name)
     raise AttributeError(f"module 'rankcell' has no attribute '{name}'; it has {', '.join(__all__)}")
 
 

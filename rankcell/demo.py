@@ -104,7 +104,7 @@ class _Steps:
     def part(self, upto: int) -> Callable[[int, int], None]:
         start = self._at
 
-        def tick(done: int, total: int) -> None:
+        def tick(done: int, total: int, detail: str = "") -> None:
             self.reach(start + (upto - start) * done // max(1, total))
 
         return tick

@@ -6,6 +6,7 @@ from typing import Any
 
 from rankcell import jobs
 from rankcell.counts.genes import MIN_KNOWN
+from rankcell.progress import progress
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.wording import python_verb
@@ -101,4 +102,5 @@ def tokenize(
     Returns a TokenSet, a row per cell in the AnnData's order with its cell ids.
     """
     options = dict(locals())  # every parameter is one of the job's
-    return jobs.tokenize(options.pop("adata"), **options)
+    with progress("tokenize") as tick:
+        return jobs.tokenize(options.pop("adata"), **options, progress=tick)

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from rankcell import progress
+from rankcell.config import settings
 from rankcell.errors import RankcellWarning
 
 __all__ = ["command_line", "note", "offers", "option", "python_verb", "shortened"]
@@ -62,6 +64,9 @@ def offers(name: str) -> bool:
 
 def note(text: str) -> None:
     """Warn (RankcellWarning) of something that does not stop the work, at the line outside of this package that led to it."""
+    if not settings.verbosity:
+        return
+    progress.clear()
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back

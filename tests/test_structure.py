@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports itself and rooms that stand before it.
 ROOMS = (
-    *("errors", "wording", "compiled", "store", "hub", "vocab", "counts", "tokens", "model", "embed", "perturb", "stats", "assess", "interpret"),
+    *("errors", "config", "progress", "wording", "compiled", "store", "hub", "vocab", "counts", "tokens", "model", "embed", "perturb", "stats", "assess", "interpret"),
     *("report", "export", "train", "jobs", "datasets", "pp", "get", "tl", "pl", "demo", "cli"),
 )
 DEVIATIONS = {
@@ -81,7 +81,7 @@ COUNTERS = ("datasets", "get", "pl", "pp", "tl")
 def test_public_names():
     assert rankcell.__all__ == [
         *("Embedder", "Perturber", "TokenSet", "Tokenizer", "Vocabulary", "__version__"),
-        *("datasets", "errors", "get", "pl", "pp", "tl"),
+        *("datasets", "errors", "get", "pl", "pp", "settings", "tl"),
     ]
     assert {name: getattr(rankcell, name).__all__ for name in COUNTERS} == {
         "datasets": ["pbmc68k"],

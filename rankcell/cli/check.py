@@ -1,7 +1,5 @@
 """rankcell check"""
 
-import contextlib
-import sys
 from typing import Annotated
 
 import typer
@@ -31,8 +29,7 @@ def check(
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
 
-    watched = progress("cells read") if sys.stderr.isatty() else contextlib.nullcontext()  # the page is all that is printed elsewhere
-    with watched as tick:
+    with progress("check", lines=False) as tick:  # the page is all that is printed elsewhere
         report = jobs.check(**options, progress=tick)
     for line in report.lines():
         typer.echo(line)

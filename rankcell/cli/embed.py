@@ -69,7 +69,7 @@ def embed(
             f"what is done is kept in {run_folder(out)}, the same command goes on from there" if there else "the same command starts again"
         )
 
-    with progress("cells embedded", stopped=kept) as tick:
+    with progress("embed", stopped=kept) as tick:
         written = jobs.embed(**options, progress=tick)
     say_remarks(written.meta)
     check = written.meta.get("precision_check")

@@ -2,17 +2,17 @@
 
 import contextlib
 import os
+import signal
 import sys
 import warnings
 
 import typer
 
 from rankcell.cli import check, demo, embed, perturb, plot, pretrain, stats, tokenize, vocab
-from rankcell.cli.stopping import exit_code, heed_signals, ignore_signals, is_stop
 from rankcell.cli.verb import Verb
 from rankcell.errors import RankcellError, RankcellWarning
 
-_BROKEN_PIPE = 130
+_STOPPED = 130
 
 app = typer.Typer(
     name="rankcell",
@@ -37,23 +37,20 @@ def _top(version: bool = typer.Option(False, "--version", help="Show the version
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line; the exit code: 0, 2 with one line on stderr for an error of the user's, 130 for Ctrl-C, 143 for SIGTERM, 129
-    for SIGHUP.
+    """Run the command line; the exit code: 0, 2 with one line on stderr for an error of the user's, 130 for Ctrl-C.
 
     args
-        None: those of this process, which then heeds these signals, and ends at once after one.
+        None: those of this process, which then ends at once after a Ctrl-C.
     """
-    if args is None:
-        heed_signals()
     code = _guarded(sys.argv[1:] if args is None else args)
-    if args is None and is_stop(code):
+    if args is None and code == _STOPPED:
         _leave(code)
     return code
 
 
 def _leave(code: int) -> None:
     """End the process without waiting for threads that compile or read: all is cleared up, and nothing of theirs is wanted."""
-    ignore_signals()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -70,9 +67,9 @@ def _guarded(args: list[str]) -> int:
         return _run(args)
     except RankcellError as e:
         return _fail(str(e))
-    except KeyboardInterrupt as e:
+    except KeyboardInterrupt:
         print("rankcell: stopped", file=sys.stderr)
-        return exit_code(e)
+        return _STOPPED
     except Exception as e:
         if type(e).__name__ == "NoArgsIsHelpError":
             print(e.format_message())
@@ -80,7 +77,7 @@ def _guarded(args: list[str]) -> int:
         if hasattr(e, "format_message"):  # a usage error of the parser
             return _fail(f"{e.format_message()} (see rankcell --help)")
         if isinstance(e, BrokenPipeError):
-            return _BROKEN_PIPE
+            return _STOPPED
         raise
 
 

@@ -130,7 +130,7 @@ def perturb(
         n = len(list(out.glob("shards/screen-*.parquet")))
         return f"{n:,} finished parts are kept in {out}, the same command goes on from there"
 
-    with progress("tokens screened", stopped=kept) as tick:
+    with progress("perturb", stopped=kept) as tick:
         done = jobs.perturb(**options, progress=tick)
     say_remarks({} if shard is not None or dry_run else done.manifest["settings"])
     for line in jobs.screen_report(done):

@@ -64,7 +64,7 @@ def pretrain(
     def is_new() -> bool:
         return out.exists() and out.stat().st_ino != before
 
-    with progress("training steps", stopped=kept) as tick:
+    with progress("pretrain", stopped=kept) as tick:
         facts = jobs.pretrain(**options, progress=tick)
     if facts["ended_by"] == "time":
         typer.echo(f"ended after {max_minutes:g} minutes: {facts['steps']:,} of {facts['planned_steps']:,} steps")

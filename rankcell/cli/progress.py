@@ -1,53 +1,26 @@
-"""How far a long job is: a bar on a terminal, plain lines elsewhere; and one line when it is stopped."""
+"""Progress of a verb, and one line when it is stopped."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import typer
 
-from rankcell.cli.stopping import exit_code
+from rankcell.progress import Tick
+from rankcell.progress import progress as shown
 
 _AGAIN = "nothing half-written is left, the same command starts again"
 
 
-@contextmanager
-def progress(what: str, *, stopped: Callable[[], str] = lambda: _AGAIN) -> Iterator[Callable[[int, int], None]]:
-    """`tick(done, all)`: a bar on a terminal, otherwise a line about every tenth of the way.
+@contextlib.contextmanager
+def progress(job: str, *, stopped: Callable[[], str] = lambda: _AGAIN, lines: bool = True) -> Iterator[Tick | None]:
+    """`tick(done, total, detail="")` for a job of rankcell.progress.JOBS: a bar on a terminal, with `lines` lines of progress elsewhere.
 
-    Ctrl-C or SIGTERM inside it ends the program with its exit code and one line, which `stopped()` completes.
+    Ctrl-C inside it ends the program with exit code 130 and one line, which `stopped()` completes.
     """
     try:
-        with _bar(what) if sys.stderr.isatty() else _lines(what) as tick:
+        with shown(job, lines=lines) as tick:
             yield tick
-    except KeyboardInterrupt as e:
+    except KeyboardInterrupt:
         print(f"rankcell: stopped; {stopped()}", file=sys.stderr)
-        raise typer.Exit(exit_code(e)) from None
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    from tqdm import tqdm
-
-    with tqdm(desc=what, unit_scale=True, leave=True) as bar:
-
-        def tick(done: int, total: int, detail: str = "") -> None:
-            bar.total = total
-            bar.set_postfix_str(detail, refresh=False)
-            bar.update(done - bar.n)
-
-        yield tick
-
-
-@contextmanager
-def _lines(what: str) -> Iterator[Callable[[int, int], None]]:
-    last = -1
-
-    def tick(done: int, total: int, detail: str = "") -> None:
-        nonlocal last
-        tenth = 10 * done // max(1, total)
-        if tenth > last:
-            last = tenth
-            print(f"{what}: {done:,} of {total:,}{f' ({detail})' if detail else ''}", flush=True)
-
-    yield tick
+        raise typer.Exit(130) from None

@@ -37,7 +37,7 @@ def tokenize(
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
 
-    with progress("cells tokenized") as tick:
+    with progress("tokenize") as tick:
         tokens = jobs.tokenize(**options, progress=tick)
     for line in jobs.tokenized(tokens):
         typer.echo(f"{out}: {line}")

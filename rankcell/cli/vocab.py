@@ -7,7 +7,6 @@ import typer
 
 from rankcell.cli import options as o
 from rankcell.cli.progress import progress
-from rankcell.cli.stopping import exit_code
 from rankcell.cli.verb import Verb
 
 app = typer.Typer(
@@ -59,7 +58,7 @@ def build(
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
 
-    with progress("cells counted, all passes") as tick:
+    with progress("vocab build") as tick:
         made = jobs.build_vocab(**options, progress=tick)
     n = sum(g.startswith("ENS") for g in made.genes)
     typer.echo(f"{out}: {made!r}, genes named by '{made.provenance['gene_column']}', {n:,} of them Ensembl ids")
@@ -79,7 +78,7 @@ def tally(
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
 
-    with progress("cells counted") as tick:
+    with progress("vocab tally") as tick:
         made = jobs.tally_vocab(**options, progress=tick)
     typer.echo(f"{out}: {made['values']:,} values of {made['cells']:,} cells and {made['genes']:,} genes")
 
@@ -103,9 +102,9 @@ def fetch(
 
     try:
         made = jobs.fetch_vocab(**options, progress=tick)
-    except KeyboardInterrupt as e:
+    except KeyboardInterrupt:
         typer.echo("rankcell: stopped; what was downloaded is kept, the same command goes on", err=True)
-        raise typer.Exit(exit_code(e)) from None
+        raise typer.Exit(130) from None
     typer.echo(f"{out or name}: {made!r}")
 
 

@@ -33,7 +33,7 @@ def tokenize(
     how = dict(obs=obs, layer=layer, raw=raw, gene_column=gene_column, filter=filter, workers=workers)
     how |= dict(keep_counts=keep_counts, keep_uncropped=keep_uncropped, allow_non_counts=allow_non_counts)
     if out is None:
-        return tokenizer.tokenize(source, **how)
+        return tokenizer.tokenize(source, progress=progress, **how)
     return tokenizer.write(source, out, force=force, progress=progress, **how)
 
 

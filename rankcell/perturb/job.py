@@ -29,7 +29,7 @@ from rankcell.perturb.prepared import OWN, Prepared, is_prepared, prepare, read_
 from rankcell.perturb.results import STATES, Screen
 from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state
 from rankcell.perturb.survey import Survey, tokens_of_rows
-from rankcell.perturb.units import Count, Part, Worker
+from rankcell.perturb.units import Amount, Count, Part, Worker
 from rankcell.perturb.verify import verify_screen
 from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
 from rankcell.store.run import MANIFEST
@@ -73,7 +73,6 @@ class Job:
             tokens = TokenSet.open(folder, vocab=None if (folder / "rankcell.json").exists() else checkpoint.vocab)
             note_cropping(tokens.spec)
         checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
-        tokens.require_rows(checkpoint.vocab)
         plan = asked.plan(checkpoint.vocab, tokens, min(tokens.spec.max_len, checkpoint.max_positions))
         if asked.is_fast:
             refuse(asked, plan)
@@ -308,7 +307,10 @@ class Job:
         """Run what is not done; the count, in which what is verified at the end is still to come (as one unit more)."""
         units = [u for u in range(work.n_units) if part is None or part.has(u)]
         later = {work.n_units: n} if part is None and (n := work.n_verified_tokens) else {}
-        count = Count({u: work.unit_tokens[u] for u in units} | later, progress)
+        amounts = {u: Amount(work.unit_tokens[u], work.unit_edits[u], work.edges[u + 1] - work.edges[u]) for u in units}
+        count = Count(
+            amounts | {u: Amount(n, min(self.asked.fast("verify_screen"), sum(work.unit_edits)), 0) for u, n in later.items()}, progress
+        )
         left = []
         for unit in units:
             work.drop_damaged(unit)

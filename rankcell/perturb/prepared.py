@@ -66,6 +66,7 @@ class Prepared:
     plan: EditPlan
     edges: Sequence[int]
     unit_tokens: Sequence[int]
+    unit_edits: Sequence[int]
     states: StateEmbeddings
 
     @property
@@ -138,6 +139,7 @@ def prepare(
     edges = survey.edges(tokens_per_unit)
     unit_tokens = np.add.reduceat(survey.tokens, edges[:-1]).tolist()
     held = {"place": place, "plan": plan.to_json(), "edges": edges, "unit_tokens": unit_tokens}
+    held["unit_edits"] = np.add.reduceat(survey.edits, edges[:-1]).tolist()
     held |= {"n_edits": int(survey.edits.sum()), "n_skipped": skipped(survey, plan)}
     held["files"] = {name: file_facts(folder / name) for name in (*TABLES, f"{WORK}/{ROWS}") if (folder / name).exists()}
     write_sealed_json(work / PLAN, held, indent=None)
@@ -207,7 +209,9 @@ def read_prepared(folder: str | os.PathLike, *, checkpoint: Checkpoint | None = 
     _require_same(content_hash(held["plan"]), settings["plan_hash"], f"the plan of {folder}")
     states = read_states(folder / STATES) if settings["states"] else StateEmbeddings({})
     rows = np.load(work / ROWS)
-    return Prepared(run, checkpoint, tokens, rows, plan, held["edges"], held["unit_tokens"], states)
+    return Prepared(
+        run, checkpoint, tokens, rows, plan, held["edges"], held["unit_tokens"], held.get("unit_edits", held["unit_tokens"]), states
+    )
 
 
 def _vocab_for(tokens: str, checkpoint: Checkpoint) -> Any:

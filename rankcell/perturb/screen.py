@@ -172,7 +172,7 @@ class Perturber:
         dry_run
             Nothing is written: returns an Estimate of rows, time and room.
         progress
-            Called with (tokens through the model, tokens to come in all), an estimate.
+            Called with (edits done, edits in all); within a unit in proportion to the tokens that went through the model.
         """
         options = dict(locals())
         check_result_folder(out)

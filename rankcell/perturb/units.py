@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from rankcell.perturb.epistasis import interactions
 from rankcell.perturb.fast import FastScored
 from rankcell.perturb.prepared import Prepared, read_prepared
 from rankcell.perturb.results import Names, affected_rows_table, screen_table, sums_table, write_shard
+from rankcell.progress import report
 from rankcell.store import ShardedRun
 from rankcell.store.run import differences
 from rankcell.wording import note, option
@@ -211,22 +212,33 @@ class _Several:
             collector.add(edit, target, tokens, shifts, here, which)
 
 
-class Count:
-    """Tokens done, of those of some units; what a unit has ticked is replaced by what it was to come to when it is done."""
+class Amount(NamedTuple):
+    """What a unit comes to: tokens through the model, edits, cells."""
 
-    def __init__(self, unit_tokens: Mapping[int, int], progress: Callable[[int, int], None] | None):
-        self._unit_tokens, self._progress = unit_tokens, progress
-        self._total, self._done, self._open = sum(unit_tokens.values()), 0, {}
+    tokens: int
+    edits: int
+    cells: int
+
+
+class Count:
+    """Edits done, of those of some units, and cells; within a unit in proportion to the tokens that went through the model."""
+
+    def __init__(self, amounts: Mapping[int, Amount], progress: Callable[[int, int], None] | None):
+        self._amounts, self._progress = amounts, progress
+        self._edits, self._cells = (sum(getattr(a, name) for a in amounts.values()) for name in ("edits", "cells"))
+        self._tokens, self._finished = {}, set()  # tokens done of the open units; units that are done
 
     def tick(self, unit: int, n: int) -> None:
-        self._open[unit] = min(self._open.get(unit, 0) + n, self._unit_tokens[unit])
+        self._tokens[unit] = min(self._tokens.get(unit, 0) + n, self._amounts[unit].tokens)
         self._say()
 
     def finish(self, unit: int) -> None:
-        self._open.pop(unit, None)
-        self._done += self._unit_tokens[unit]
+        self._tokens.pop(unit, None)
+        self._finished.add(unit)
         self._say()
 
     def _say(self) -> None:
-        if self._progress:
-            self._progress(self._done + sum(self._open.values()), self._total)
+        done = [self._amounts[u] for u in self._finished]
+        part = [n / max(1, self._amounts[u].tokens) * np.array(self._amounts[u][1:]) for u, n in self._tokens.items()]
+        edits, cells = (int(sum(x)) for x in zip((sum(a.edits for a in done), sum(a.cells for a in done)), *part, strict=True))
+        report(self._progress, edits, self._edits, f"{cells:,} of {self._cells:,} cells")

@@ -6,6 +6,7 @@ from typing import Any
 
 from rankcell import jobs
 from rankcell.errors import InputError, SettingsError
+from rankcell.progress import progress
 from rankcell.vocab import Vocabulary
 from rankcell.wording import python_verb
 
@@ -62,7 +63,8 @@ def embed(
         raise SettingsError("key_added is empty: the embedding needs a name in obsm")
     from rankcell.embed.stores import uns_entry
 
-    found = jobs.embed(adata, **options)
+    with progress("embed") as tick:
+        found = jobs.embed(adata, **options, progress=tick)
     for key, values in found.obsm(key_added).items():
         adata.obsm[key] = values
     entry, former = uns_entry(found.result(), key_added), adata.uns.get("rankcell")
@@ -113,7 +115,8 @@ def state_embeddings(
     Cells without genes, and cells of no category, are left out. rc.tl.perturb takes it as its `states`.
     """
     options = {k: v for k, v in locals().items() if k != "adata"}  # the others are the job's own
-    return jobs.state_embeddings(adata, **options)
+    with progress("state_embeddings") as tick:
+        return jobs.state_embeddings(adata, **options, progress=tick)
 
 
 @python_verb()
@@ -155,4 +158,5 @@ def gene_embeddings(
     one cell). With `per_cell` obs is `cell_id`, `gene`, `symbol` and `rank` (0 = top).
     """
     options = {k: v for k, v in locals().items() if k != "adata"}  # the others are the job's own
-    return jobs.gene_embeddings(adata, **options)
+    with progress("gene_embeddings") as tick:
+        return jobs.gene_embeddings(adata, **options, progress=tick)

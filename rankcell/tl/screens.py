@@ -8,6 +8,7 @@ from typing import Any
 
 from rankcell import jobs
 from rankcell.errors import SettingsError
+from rankcell.progress import progress
 from rankcell.vocab import Vocabulary
 from rankcell.wording import python_verb
 
@@ -134,7 +135,8 @@ def perturb(
         )
     with tempfile.TemporaryDirectory() as folder:
         where = Path(out) if out is not None else Path(folder) / "screen"
-        jobs.perturb(adata, where, **options)
+        with progress("perturb") as tick:
+            jobs.perturb(adata, where, **options, progress=tick)
         return screen_df(where)
 
 

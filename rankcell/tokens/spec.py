@@ -6,7 +6,6 @@ from typing import Any
 
 from rankcell.errors import TokensError
 from rankcell.vocab import Frame, Vocabulary
-from rankcell.wording import option
 
 FORMAT = "rankcell-tokens-1"
 
@@ -59,26 +58,30 @@ class TokenSpec:
         try:
             if value["format"] != FORMAT:
                 raise TokensError(f"rankcell.json has format {value['format']!r}; this version reads {FORMAT!r}")
-            parts = {"source": dict(value.get("source", {})), "categories": dict(value.get("categories", {}))}
-            parts["cropping"] = {str(k): int(v) for k, v in dict(value.get("cropping", {})).items()}
-            for name, kind in parts["categories"].items():
-                parts["categories"][name] = {"categories": list(kind["categories"]), "ordered": bool(kind["ordered"])}
-            head = str(value["vocabulary"]), str(value["vocabulary_hash"]), Frame.from_json(value["frame"]), int(value["max_len"])
-            return cls(*head, version=str(value.get("version", "")), **parts)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
-            raise TokensError(f"rankcell.json cannot be read ({type(e).__name__}: {e}): tokenize again") from e
+            return cls(
+                str(value["vocabulary"]),
+                str(value["vocabulary_hash"]),
+                Frame.from_json(value["frame"]),
+                int(value["max_len"]),
+                value.get("source", {}),
+                value.get("version", ""),
+                value.get("categories", {}),
+                value.get("cropping", {}),
+            )
+        except (KeyError, TypeError, ValueError) as e:
+            raise TokensError(f"rankcell.json cannot be read ({type(e).__name__}: {e})") from e
 
     def require(self, vocab: Vocabulary, *, what: str, again: str | None = None) -> None:
         """Raise VocabularyError unless the rows were made with `vocab`, which belongs to `what` ("the model 'demo'").
 
         again
-            Which vocabulary is named to tokenize anew; None: the vocabulary's name.
+            What --vocab is given to tokenize anew; None: the vocabulary's name.
         """
         from rankcell.errors import VocabularyError
 
         if self.vocabulary_hash != vocab.hash:
             raise VocabularyError(
                 f"the tokens were made with vocabulary '{self.vocabulary}' ({self.vocabulary_hash[:12]}), but {what} has "
-                f"vocabulary '{vocab.name}' ({vocab.hash[:12]}): tokenize again with {option('vocab', again or vocab.name)}, or choose a model "
+                f"vocabulary '{vocab.name}' ({vocab.hash[:12]}): tokenize again with --vocab {again or vocab.name}, or choose a model "
                 f"of '{self.vocabulary}'"
             )

@@ -51,6 +51,7 @@ class Tokenizer:
         allow_non_counts: bool = False,
         workers: int | None = None,
         rows_per_block: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> TokenSet:
         """The cells of a count file, an AnnData, a folder or pattern of files, or a list of these, as a TokenSet in memory.
 
@@ -73,14 +74,16 @@ class Tokenizer:
             Rank values that are not counts; entries that are not above zero are left out.
         workers
             Threads; None: the processors, at most 8. The result does not depend on it, nor on `rows_per_block`.
+        progress
+            Called as `progress(cells_done, cells)` after each batch.
 
         Cells without any known gene keep their row (without genes) and are counted in one RankcellWarning.
         """
-        options = {k: v for k, v in locals().items() if k not in ("self", "source")}
+        options = {k: v for k, v in locals().items() if k not in ("self", "source", "progress")}
         with closing(self._job(source, options)) as job:
-            table = pa.Table.from_batches(list(job.batches()), schema=job.schema)
+            table = pa.Table.from_batches(list(job.batches(progress)), schema=job.schema)
             self._notes(job)
-            return TokenSet(table, self._spec(job))._known_to_fit(self.vocab.hash)
+            return TokenSet(table, self._spec(job))
 
     def write(
         self,
