@@ -41,6 +41,18 @@ class HubName:
         return f"{self.repo}/{self.folder}" if self.folder else self.repo
 
 
+def user_folder() -> Path | None:
+    """Where what rankcell keeps for a user goes: `RANKCELL_CACHE`, else `rankcell` in the user's cache folder; None without a home."""
+    named = os.environ.get("RANKCELL_CACHE")
+    if named:
+        return Path(named)
+    cache = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    try:
+        return Path(cache or Path.home() / ".cache") / "rankcell"
+    except RuntimeError:  # nobody's home
+        return None
+
+
 def parse_name(text: str) -> HubName | None:
     """`owner/repo`, `owner/repo/sub/folder` or either with `@revision`; None for any other text."""
     found = _NAME.fullmatch(text)

@@ -17,7 +17,7 @@ __all__ = ["align_genes", "tokenize"]
 @python_verb(counts_layer="layer")
 def align_genes(
     adata: Any,
-    vocab: str | os.PathLike | Vocabulary = "demo",
+    vocab: str | os.PathLike | Vocabulary | None = None,
     *,
     gene_column: str | None = None,
     layer: str | None = None,
@@ -30,7 +30,7 @@ def align_genes(
     adata
         An AnnData with raw counts; one backed by a file, or lazy (dask), is read into memory.
     vocab
-        A Vocabulary, a vocabulary folder, or the name of a shipped one.
+        A Vocabulary, a vocabulary folder, or the name of a shipped or fetched one (`demo`: a toy of 765 genes). Required.
     gene_column
         The var column that names the genes; None: the one whose entries the vocabulary knows best.
     layer, raw
@@ -59,7 +59,7 @@ def align_genes(
 @python_verb(counts_layer="layer")
 def tokenize(
     adata: Any,
-    vocab: str | os.PathLike | Vocabulary = "demo",
+    vocab: str | os.PathLike | Vocabulary | None = None,
     *,
     obs: Sequence[str] = (),
     max_len: int | None = None,
@@ -79,7 +79,7 @@ def tokenize(
         An AnnData with raw counts (never changed), the path of a count file (h5ad, loom, zarr, 10x), a folder or pattern of such
         files, or a list of these.
     vocab
-        A Vocabulary, a vocabulary folder, or the name of a shipped one.
+        A Vocabulary, a vocabulary folder, or the name of a shipped or fetched one (`demo`: a toy of 765 genes). Required.
     obs
         Cell columns to carry along.
     max_len, cls

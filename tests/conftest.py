@@ -1,5 +1,6 @@
 """Shared builders. Golden files lie outside the project: tests that use them skip where they are not."""
 
+import itertools
 import os
 import pathlib
 
@@ -8,6 +9,18 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("RANKCELL_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def user_folders(tmp_path_factory):
+    return tmp_path_factory.mktemp("users"), itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _own_user_folder(user_folders, monkeypatch):
+    """What is kept for a user (fetched vocabularies) is each test's own."""
+    folder, number = user_folders
+    monkeypatch.setenv("RANKCELL_CACHE", str(folder / str(next(number))))
 
 
 @pytest.fixture(scope="module")

@@ -212,9 +212,9 @@ def test_real_cells_and_scanpy_afterwards():
     adata = rc.datasets.pbmc68k()[:60].copy()
     del adata.obs["n_counts"]
     adata.var["ensembl_id"] = adata.var["ensembl_id"].where(np.arange(adata.n_vars) % 5 > 0, "unknown")
-    found = rc.pp.align_genes(adata, gene_column="ensembl_id")
+    found = rc.pp.align_genes(adata, "demo", gene_column="ensembl_id")
     assert found.uns["rankcell_genes"]["columns_unknown"] > 100
-    assert rows(rc.pp.tokenize(found)) == rows(rc.pp.tokenize(adata, gene_column="ensembl_id"))
+    assert rows(rc.pp.tokenize(found, "demo")) == rows(rc.pp.tokenize(adata, "demo", gene_column="ensembl_id"))
     np.testing.assert_array_equal(found.obs["n_counts"], np.asarray(adata.X.sum(1)).ravel())
     sc.pp.normalize_total(found, target_sum=1e4)
     sc.pp.log1p(found)

@@ -280,7 +280,7 @@ def test_mouse_symbols_against_the_shipped_vocabulary(folder, capsys):
     """Human symbols in the mouse's spelling are not taken for human ones."""
     human = [s for s in Vocabulary.load(_shipped()).symbols if s.isalnum()][:50]
     renamed([s.capitalize() for s in human if s.capitalize() != s]).write_h5ad(folder / "bad.h5ad")
-    err = refused(folder, capsys, "tokenize", folder / "bad.h5ad", "-o", folder / "out", message="only 0 of")
+    err = refused(folder, capsys, "tokenize", folder / "bad.h5ad", "--vocab", "demo", "-o", folder / "out", message="only 0 of")
     assert "mouse" in err
 
 

@@ -65,7 +65,7 @@ def test_a_note_points_at_the_callers_line():
     import rankcell as rc
 
     with pytest.warns(RankcellWarning, match="no gene") as caught:
-        rc.pp.tokenize(_with_an_empty_cell())
+        rc.pp.tokenize(_with_an_empty_cell(), "demo")
     assert [w.filename for w in caught] == [__file__]
 
 

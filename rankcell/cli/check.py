@@ -10,7 +10,9 @@ from rankcell.cli.progress import progress
 
 def check(
     source: o.Counts,
-    vocab: Annotated[str, typer.Option(help="A vocabulary folder, or the name of a shipped one.")] = "demo",
+    vocab: Annotated[
+        str | None, typer.Option(help="A vocabulary folder or name (default: those at hand are compared, and the best is taken).")
+    ] = None,
     max_len: Annotated[int | None, typer.Option(help="Longest row, special tokens included (default: the vocabulary's).")] = None,
     cls: Annotated[
         bool | None, typer.Option("--cls/--no-cls", help="With or without CLS and EOS (default: as the vocabulary says).")

@@ -12,7 +12,7 @@ from rankcell.cli.progress import progress
 def tokenize(
     source: o.Counts,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.dataset", help="The token set folder to write.")],
-    vocab: Annotated[str, typer.Option(help="A vocabulary folder, or the name of a shipped one.")] = "demo",
+    vocab: o.Vocab = None,
     max_len: Annotated[int | None, typer.Option(help="Longest row, special tokens included (default: the vocabulary's).")] = None,
     cls: Annotated[
         bool | None, typer.Option("--cls/--no-cls", help="With or without CLS and EOS (default: as the vocabulary says).")

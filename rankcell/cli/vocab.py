@@ -19,14 +19,16 @@ _Ids = Annotated[Path | None, typer.Option(metavar="SYMBOLS.tsv", help="A table 
 
 @app.command("list", cls=Verb)
 def list_() -> None:
-    """The vocabularies that ship with the package, and those that can be fetched."""
-    from rankcell.vocab import Vocabulary, known_recipes, shipped_vocabularies
+    """The vocabularies that ship with the package, those that were fetched, and those that can be."""
+    from rankcell.vocab import Vocabulary, known_recipes
+    from rankcell.vocab.catalog import vocabularies_at_hand
     from rankcell.vocab.recipes import read_recipe
 
-    for folder in shipped_vocabularies().values():
+    at_hand = vocabularies_at_hand()
+    for folder in at_hand.values():
         v = Vocabulary.load(folder)
         typer.echo(f"{v.name:<16} {len(v):>7,} genes  {v.species or '-':<8} {' '.join(v.special)}  {v.hash[:12]}")
-    for name in known_recipes():
+    for name in (name for name in known_recipes() if name not in at_hand):
         typer.echo(f"{name:<16} not fetched: rankcell vocab fetch {name}  ({read_recipe(name)['description']})")
 
 

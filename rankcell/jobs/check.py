@@ -15,12 +15,11 @@ from rankcell.counts.places import COUNTS, EMPTY, Place, choose, find_places
 from rankcell.counts.source import some
 from rankcell.errors import InputError, OutputError, RankcellError
 from rankcell.jobs.check_page import Looked, Rows, bullet, full, set_out, short, total
+from rankcell.jobs.fitting import fitting_vocabulary
 from rankcell.jobs.inputs import Progress
 from rankcell.store import require_new
 from rankcell.tokens import Tokenizer
 from rankcell.tokens.job import Encoding, Job, Options
-
-_DEFAULT_VOCAB = "demo"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class CheckReport:
 def check(
     source: Any,
     *,
-    vocab: str | os.PathLike = _DEFAULT_VOCAB,
+    vocab: str | os.PathLike | None = None,
     max_len: int | None = None,
     cls: bool | None = None,
     layer: str | None = None,
@@ -71,16 +70,19 @@ def check(
 
     source
         A count file, a folder or pattern of such, or a list of these.
+    vocab
+        None: the vocabularies that ship or were fetched are compared, and the one that knows the most genes is taken.
 
     The other parameters are those of `tokenize`; the command repeats them, and adds a layer or raw where the counts are there.
     Raises InputError when there is nothing to read; of several inputs, one that cannot be read is a reason.
     """
     obs = (obs,) if isinstance(obs, str) else tuple(dict.fromkeys(obs))
-    tokenizer = Tokenizer(vocab, max_len=max_len, cls=cls)
-    rows = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len)
     inputs = find_inputs(source)
     if not all(isinstance(i, (str, os.PathLike)) for i in inputs.items):
         raise InputError("check takes count files: write the AnnData to a file first, with adata.write_h5ad")
+    vocab, compared = fitting_vocabulary(inputs.items) if vocab is None else (vocab, [])
+    tokenizer = Tokenizer(vocab, max_len=max_len, cls=cls)
+    rows = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len)
     looked = _look(inputs, layer, raw)
     used, conflict = _agree([one for one in looked if not one.problem], layer, raw)
     tick = _Tick(progress, sum(p.shape[0] for p in used))
@@ -94,7 +96,7 @@ def check(
     if not reasons:
         reasons = _refusal(tokenizer, source, used[0], gene_column, obs, filter, Path(command[-1]))
     return CheckReport(
-        page=tuple(_page(looked, rows, inputs.several)),
+        page=(*compared, *_page(looked, rows, inputs.several)),
         command=None if reasons else shlex.join(command),
         reasons=tuple(reasons),
         inputs=tuple(one.facts for one in looked if one.facts is not None),
@@ -206,7 +208,7 @@ def _command(source: Any, inputs: Inputs, used: Place | None, named: dict[str, A
     """The words of the command; the output comes last."""
     given = list(source) if isinstance(source, (list, tuple)) else [source]
     words = ["rankcell", "tokenize", *(_path(s) for s in given)]
-    words += ["--vocab", str(named["vocab"])] if str(named["vocab"]) != _DEFAULT_VOCAB else []
+    words += ["--vocab", str(named["vocab"])]
     words += ["--max-len", str(named["max_len"])] if named["max_len"] is not None else []
     words += ["--cls" if named["cls"] else "--no-cls"] if named["cls"] is not None else []
     words += used.options if used is not None else []

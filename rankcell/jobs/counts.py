@@ -13,7 +13,7 @@ def tokenize(
     source: Any,
     out: str | os.PathLike | None = None,
     *,
-    vocab: str | os.PathLike | Vocabulary = "demo",
+    vocab: str | os.PathLike | Vocabulary | None = None,
     max_len: int | None = None,
     cls: bool | None = None,
     layer: str | None = None,

@@ -319,8 +319,10 @@ def fetch_vocab(
     force: bool = False,
     progress: Progress = None,
 ) -> Vocabulary:
-    """A vocabulary that others publish -> a vocabulary folder `out` (None: its name), see rankcell.vocab.fetch_vocabulary."""
+    """A vocabulary that others publish -> a vocabulary folder `out` (None: its name), and kept for this user to be found by its name
+    from any folder; see rankcell.vocab.fetch_vocabulary."""
     from rankcell.store import require_new
+    from rankcell.vocab.catalog import keep_fetched
     from rankcell.vocab.folder import HEAD
     from rankcell.vocab.recipes import fetch_vocabulary, read_recipe
 
@@ -329,6 +331,7 @@ def fetch_vocab(
     require_new(out, force=force, marker=HEAD)
     vocab = dataclasses.replace(fetch_vocabulary(name, files=files, cache=cache, out=out, progress=progress), name=out.name)
     vocab.save(out, force=force)
+    keep_fetched(vocab, name)
     return vocab
 
 

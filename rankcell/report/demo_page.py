@@ -161,9 +161,9 @@ def _own_file() -> str:
         p.commands(
             [
                 "# tokens, embeddings and a screen with the demo model",
-                "rankcell tokenize mine.h5ad -o mine.dataset --obs cell_type",
-                "rankcell embed    mine.h5ad -o mine_embedded.h5ad --pool mean --pool cls",
-                "rankcell perturb  mine.h5ad -o mine_screen --genes CD74,LYZ,CTSS --start 'cell_type=monocyte' --toward 'cell_type=B cell'",
+                "rankcell tokenize mine.h5ad -o mine.dataset --vocab demo --obs cell_type",
+                "rankcell embed    mine.h5ad -o mine_embedded.h5ad --model demo --pool mean --pool cls",
+                "rankcell perturb  mine.h5ad -o mine_screen --model demo --genes CD74,LYZ,CTSS --start 'cell_type=monocyte' --toward 'cell_type=B cell'",
                 "",
                 "# with Geneformer: its dictionaries once, then its folder as the model",
                 "rankcell vocab import --tokens token_dictionary_gc104M.pkl --medians gene_median_dictionary_gc104M.pkl \\",

@@ -21,14 +21,14 @@ class Tokenizer:
     """Rank-value encoding of cells with one vocabulary.
 
     vocab
-        A Vocabulary, a vocabulary folder, or the name of a shipped one.
+        A Vocabulary, a vocabulary folder, or the name of a shipped or fetched one; VocabularyError when there is none.
     max_len
         Longest row, special tokens included; None: what the vocabulary says.
     cls
         Whether rows carry `<cls>` (and `<eos>` where the vocabulary has one); None: as the vocabulary says.
     """
 
-    def __init__(self, vocab: str | os.PathLike | Vocabulary = "demo", *, max_len: int | None = None, cls: bool | None = None):
+    def __init__(self, vocab: str | os.PathLike | Vocabulary | None = None, *, max_len: int | None = None, cls: bool | None = None):
         self.vocab = find_vocabulary(vocab)
         self.frame = self.vocab.frame if cls is None else self.vocab.make_frame(cls=cls)
         self.max_len = self.vocab.max_len if max_len is None else int(max_len)

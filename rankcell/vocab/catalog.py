@@ -1,10 +1,14 @@
-"""Vocabularies by name: those that ship with the package, those that can be fetched, and folders."""
+"""Vocabularies by name: those that ship with the package, those that were or can be fetched, and folders."""
 
+import dataclasses
 import os
 from pathlib import Path
 
-from rankcell.errors import InputError, VocabularyError
+from rankcell.errors import InputError, OutputError, VocabularyError
+from rankcell.hub import user_folder
+from rankcell.vocab.folder import HEAD
 from rankcell.vocab.vocabulary import Vocabulary
+from rankcell.wording import option
 
 DEMO = "pbmc68k"
 _RECIPE = ".recipe.json"
@@ -43,22 +47,74 @@ def known_recipes() -> dict[str, Path]:
     return {p.name.removesuffix(_RECIPE): p for p in sorted(dictionaries().glob(f"*{_RECIPE}"))}
 
 
-def find_vocabulary(vocab: "str | os.PathLike | Vocabulary") -> Vocabulary:
-    """A Vocabulary as it is, a folder, or the name of a shipped one (`demo` is `pbmc68k`)."""
+def fetched_vocabularies() -> dict[str, Path]:
+    """Name -> folder of every vocabulary that was fetched by this user, wherever its own folder is."""
+    folder = _kept()
+    try:
+        return {name: folder / name for name in known_recipes() if folder is not None and (folder / name / HEAD).is_file()}
+    except OSError:  # a folder that may not be looked into
+        return {}
+
+
+def vocabularies_at_hand() -> dict[str, Path]:
+    """Name -> folder of every vocabulary that can be named without its folder: shipped and fetched ones."""
+    return shipped_vocabularies() | fetched_vocabularies()
+
+
+def keep_fetched(vocab: Vocabulary, name: str) -> Path | None:
+    """Keep a copy of a fetched vocabulary for this user, to be found by name from any folder; None where it cannot be kept."""
+    folder = _kept()
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        dataclasses.replace(vocab, name=name).save(folder / name, force=True)
+    except (OSError, OutputError):
+        return None
+    return folder / name
+
+
+def _kept() -> Path | None:
+    user = user_folder()
+    return None if user is None else user / "vocabularies"
+
+
+def find_vocabulary(vocab: "str | os.PathLike | Vocabulary | None") -> Vocabulary:
+    """A Vocabulary as it is, a folder, or the name of a shipped (`demo` is `pbmc68k`) or fetched one.
+
+    A folder of that name in the working folder is taken before one by name. VocabularyError when there is none, or None is given.
+    """
     if isinstance(vocab, Vocabulary):
         return vocab
-    shipped = shipped_vocabularies()
+    if vocab is None:
+        raise VocabularyError(
+            f"no vocabulary was named: {option('vocab', placeholder='V')} takes a vocabulary folder, or one of {_described()}; "
+            "'rankcell check FILE' says which knows the genes of a file"
+        )
+    if not isinstance(vocab, (str, os.PathLike)):
+        raise VocabularyError(f"vocabulary is {vocab!r}; expected a Vocabulary, its folder, or one of {_described()}")
+    at_hand = vocabularies_at_hand()
     name = DEMO if str(vocab) == "demo" else str(vocab)
-    if name in shipped and not (Path(vocab) / "vocabulary.json").exists():
-        return Vocabulary.load(shipped[name])
+    if name in at_hand and not (Path(vocab) / HEAD).exists():
+        return Vocabulary.load(at_hand[name])
     if name in known_recipes() and not Path(vocab).is_dir():
-        raise VocabularyError(f"vocabulary '{name}' is not fetched yet: run 'rankcell vocab fetch {name}', then name its folder")
+        raise VocabularyError(
+            f"vocabulary '{name}' is not fetched yet: run 'rankcell vocab fetch {name}' once, then it is known by that name"
+        )
     if not Path(vocab).is_dir():
-        raise VocabularyError(f"no vocabulary '{vocab}': give a vocabulary folder or one of {', '.join(['demo', *shipped])}")
+        raise VocabularyError(f"no vocabulary '{vocab}': give a vocabulary folder or one of {', '.join(['demo', *at_hand])}")
     return Vocabulary.load(vocab)
 
 
+def _described() -> str:
+    """The vocabularies at hand, and those that can be fetched, for a message."""
+    at_hand, recipes = vocabularies_at_hand(), known_recipes()
+    names = [f"{name} (also called demo: a toy of 765 genes)" if name == DEMO else name for name in at_hand]
+    later = [name for name in recipes if name not in at_hand]
+    return ", ".join(names) + (f" ('rankcell vocab fetch' brings {', '.join(later)})" if later else "")
+
+
 def find_by_hash(content_hash: str) -> Vocabulary | None:
-    """The shipped vocabulary with this content hash, or None."""
-    shipped = (Vocabulary.load(folder) for folder in shipped_vocabularies().values())
-    return next((vocab for vocab in shipped if vocab.hash == content_hash), None)
+    """The shipped or fetched vocabulary with this content hash, or None."""
+    at_hand = (Vocabulary.load(folder) for folder in vocabularies_at_hand().values())
+    return next((vocab for vocab in at_hand if vocab.hash == content_hash), None)

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from rankcell.errors import InputError, VocabularyError
 from rankcell.store import atomic_path, read_json, read_lines
+from rankcell.wording import shortened
 
-HEAD = "vocabulary.json"
+HEAD, GENES = "vocabulary.json", "genes.tsv"
 _COLUMNS = ["token", "ensembl_id", "symbol", "median"]
 
 
@@ -35,7 +37,7 @@ def save_folder(v: Any, folder: str | os.PathLike, *, force: bool = False) -> No
     with atomic_path(folder, force=force, marker=HEAD) as part:
         part.mkdir()
         (part / HEAD).write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        _write_tsv(part / "genes.tsv", _COLUMNS, rows)
+        _write_tsv(part / GENES, _COLUMNS, rows)
         if v.aliases:
             _write_tsv(part / "aliases.tsv", ["alias", "gene"], sorted(v.aliases.items()))
 
@@ -44,19 +46,19 @@ def load_folder(folder: str | os.PathLike, make: Callable[..., Any]) -> Any:
     """The vocabulary in `folder`, made by `make` (the Vocabulary class); VocabularyError when it cannot be."""
     folder = Path(folder)
     try:
-        head = read_json(folder / HEAD)
-        rows = read_tsv(folder / "genes.tsv", _COLUMNS)
+        head = _head(folder / HEAD)
+        rows = read_tsv(folder / GENES, _COLUMNS)
         aliases = folder / "aliases.tsv"
         v = make(
             name=head["name"],
             species=head.get("species", ""),
             genes=tuple(ensembl or symbol for _, ensembl, symbol, _ in rows),
             symbols=tuple(r[2] for r in rows),
-            tokens=[int(r[0]) for r in rows],
-            medians=[float(r[3]) for r in rows],
+            tokens=_numbers(int, rows, 0),
+            medians=_numbers(float, rows, 3),
             special=head["special_tokens"],
             aliases=dict(read_tsv(aliases, ["alias", "gene"])) if aliases.exists() else {},
-            max_len=int(head["max_len"]),
+            max_len=head["max_len"],
             target_sum=float(head["target_sum"]),
             provenance=head.get("provenance", {}),
         )
@@ -64,14 +66,64 @@ def load_folder(folder: str | os.PathLike, make: Callable[..., Any]) -> Any:
         raise VocabularyError(f"{folder} is not a vocabulary folder: {Path(e.filename).name} is missing") from None
     except InputError as e:
         raise VocabularyError(str(e)) from e
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
-        raise VocabularyError(f"the vocabulary in {folder} cannot be read: {type(e).__name__} {e}") from e
+    except VocabularyError as e:
+        raise VocabularyError(f"{e} (in {folder})") from e
+    except (ValueError, OSError) as e:
+        raise VocabularyError(f"the vocabulary in {folder} cannot be read: {' '.join(str(e).split())[:300]}") from e
     if v.hash != head.get("hash"):
         raise VocabularyError(
             f"the vocabulary in {folder} was changed by hand: its content hash is {v.hash[:12]}, its vocabulary.json "
             f"says {str(head.get('hash'))[:12]}; build or import it again, or correct the hash there if you mean it"
         )
     return v
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": ("a name", lambda v: isinstance(v, str)),
+    "species": ("a name", lambda v: isinstance(v, str)),
+    "special_tokens": ("names and token numbers", lambda v: isinstance(v, dict) and all(map(_is_whole, v.values()))),
+    "max_len": ("a whole number", _is_whole),
+    "target_sum": ("a number", _is_number),
+    "provenance": ("a JSON object", lambda v: isinstance(v, dict)),
+}
+_MAY_LACK = ("species", "provenance")
+
+
+def _head(path: Path) -> dict[str, Any]:
+    """The content of vocabulary.json; ValueError names the key and the value that cannot be."""
+    try:
+        head = read_json(path)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path.name} is no JSON: {e}") from e
+    if not isinstance(head, dict):
+        raise ValueError(f"{path.name} holds {shortened(head)}; expected a JSON object")
+    for key, (expected, is_met) in _EXPECTED.items():
+        if (key in head or key not in _MAY_LACK) and not is_met(head.get(key)):
+            raise ValueError(f"{path.name}: {key} is {shortened(head.get(key))}; expected {expected}")
+    return head
+
+
+def _numbers(kind: type, rows: list[list[str]], column: int) -> list[Any]:
+    """One column of genes.tsv as numbers; ValueError names the line and the text that is none."""
+    numbers = []
+    for line, row in enumerate(rows, 2):
+        try:
+            number = kind(row[column])
+        except ValueError:
+            number = None
+        if number is None or (kind is int and not _is_whole(number)):
+            expected = "a whole number" if kind is int else "a number"
+            raise ValueError(f"{GENES} line {line}: {_COLUMNS[column]} is {shortened(row[column])}; expected {expected}") from None
+        numbers.append(number)
+    return numbers
 
 
 def read_tsv(path: Path, columns: list[str]) -> list[list[str]]:
