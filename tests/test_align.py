@@ -163,8 +163,12 @@ def test_a_layer_or_raw_becomes_x():
     adata = full()
     vocab = make_vocab(4)
     adata.X = np.log1p(adata.X.toarray())
+    with pytest.warns(rc.errors.RankcellWarning, match="raw, which holds counts, is read in its place"):
+        assert rc.pp.align_genes(adata, vocab).uns["rankcell_genes"]["matrix"] == "raw"
+    without = adata.copy()
+    without.raw = None
     with pytest.raises(CountsError, match="fractional"):
-        rc.pp.align_genes(adata, vocab)
+        rc.pp.align_genes(without, vocab)
     layered = rc.pp.align_genes(adata, vocab, layer="dense")
     assert layered.X.toarray().tolist() == [[4, 2, 0], [4, 0, 6]] and layered.uns["rankcell_genes"]["matrix"] == "layer 'dense'"
     assert rows(rc.pp.tokenize(layered, vocab)) == rows(rc.pp.tokenize(adata, vocab, layer="dense"))

@@ -203,7 +203,7 @@ def test_empty_matrix(folder, capsys, cells, genes, store):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (np.log1p, ["fractional", "log-normalised", "--layer or --raw", "--allow-non-counts"]),
+        (np.log1p, ["fractional", "log-normalised", "no other matrix", "--allow-non-counts"]),
         (lambda x: x - 2, ["negative"]),
         (lambda x: x * np.where(np.arange(12) == 5, np.nan, 1), ["nan", "NaN"]),
         (lambda x: x + 0.5, ["fractional", "cell 'cell0', gene 'G0'"]),
@@ -225,7 +225,9 @@ def test_log_normalised_with_the_counts_elsewhere(folder, capsys):
     adata.layers["counts"] = adata.X.copy()
     adata.X = np.log1p(adata.X)
     adata.write_h5ad(folder / "bad.h5ad")
-    refused_file(folder, capsys, folder / "bad.h5ad", "pass --layer counts, which holds counts")
+    adata.layers["umis"] = adata.layers["counts"].copy()
+    adata.write_h5ad(folder / "two.h5ad")
+    refused_file(folder, capsys, folder / "two.h5ad", "pass --layer counts, which holds counts")
     refused_file(folder, capsys, folder / "bad.h5ad", ["no layer 'conts'", "it has counts"], "--layer", "conts")
     refused_file(folder, capsys, folder / "bad.h5ad", "no raw matrix", "--raw")
     refused_file(folder, capsys, folder / "bad.h5ad", "choose one", "--raw", "--layer", "counts")

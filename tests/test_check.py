@@ -41,8 +41,8 @@ def checked(capsys, *args):
     return code, " ".join(out.split()), out.splitlines()[-1]
 
 
-def works(capsys, *args, says=(), options=""):
-    """The check finds it good, says `says`, and its command, with these options after the vocabulary, runs; the tokens."""
+def works(capsys, *args, says=(), options="", notes=()):
+    """The check finds it good, says `says`, and its command, with these options after the vocabulary, runs and says `notes`; the tokens."""
     code, page, command = checked(capsys, *args)
     assert code == 0 and "This will work:" in page and "This will not work" not in page, page
     for part in says:
@@ -51,7 +51,9 @@ def works(capsys, *args, says=(), options=""):
     out = words[-1]
     assert words[:2] == ["rankcell", "tokenize"] and f" --vocab v{f' {options}' if options else ''} -o {shlex.quote(out)}" in command
     assert main(words[1:]) == 0
-    capsys.readouterr()
+    said = capsys.readouterr().err
+    for part in notes:
+        assert part in said, said
     return TokenSet.open(out)
 
 
@@ -176,7 +178,7 @@ def test_a_late_entry_that_is_no_count(here, capsys):
     assert code == 2 and all(s in page for s in says)
     adata.layers["counts"] = sp.csr_matrix(np.ones((150, 1000), np.float32))
     code, page, _ = checked(capsys, write(adata), "--vocab", "w")
-    assert code == 2 and "pass --layer counts, as layer 'counts' holds counts" in page
+    assert code == 2 and "pass --layer counts, which holds counts" in page
     adata.X = sp.csc_matrix(x)  # stored by gene, that entry is among the first
     assert checked(capsys, write(adata), "--vocab", "w")[2].endswith("--layer counts -o a.dataset")
     x[140, 7], x[149, 999] = 1, np.nan
@@ -548,6 +550,9 @@ def test_several_inputs_use_the_same_matrix(here, capsys):
     assert len(tokens) == 6
     del a.layers["counts"]
     write(a)
+    assert len(works(capsys, "a.h5ad", "b.h5ad", says=["used: layer 'counts'"], notes=["layer 'counts', which holds counts"])) == 6
+    b.layers["umis"] = b.layers["counts"].copy()
+    write(b, "b.h5ad")
     fails(
         capsys,
         "a.h5ad",

@@ -1,6 +1,7 @@
 """Count matrices in, block by block: one file per format behind one interface. Inputs are never written to."""
 
 from rankcell.counts.block import CountBlock
+from rankcell.counts.fallback import open_at_counts
 from rankcell.counts.genes import GeneMap, match_genes
 from rankcell.counts.inputs import Inputs, find_inputs
 from rankcell.counts.opening import open_counts
@@ -16,6 +17,7 @@ __all__ = [
     "find_inputs",
     "in_order",
     "match_genes",
+    "open_at_counts",
     "open_counts",
     "register",
     "select_rows",

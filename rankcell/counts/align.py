@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.counts.fallback import open_at_counts
 from rankcell.counts.genes import MIN_KNOWN, GeneMap, match_genes
-from rankcell.counts.opening import open_counts
 from rankcell.errors import InputError, SettingsError
 from rankcell.vocab import Vocabulary
+from rankcell.wording import note
 
 KEY = "rankcell_genes"
 
@@ -31,15 +32,18 @@ def align_genes(
         raise SettingsError(f"min_known is {min_known}; it is a share, from 0 to 1")
     if adata.isbacked or any(hasattr(x, "dask") for x in (adata.X, *adata.layers.values())):
         adata = adata.to_memory()
-    with open_counts(adata, layer=layer, raw=raw) as source:
+    with open_at_counts(adata, layer=layer, raw=raw, allow_non_counts=allow_non_counts) as source:
+        layer, raw = source.key
         genes = match_genes(source, vocab, gene_column=gene_column, min_known=min_known)
         if source.kept_columns is not None:  # the AnnData has more columns than the source: antibodies and the like
             slots = np.full((adata.raw if raw else adata).n_vars, -1, np.int32)
             slots[source.kept_columns] = genes.slot_of_column
             genes = dataclasses.replace(genes, slot_of_column=slots)
         totals = np.concatenate([block.n_counts for block in source.blocks(allow_non_counts=allow_non_counts)])
+        for remark in source.remarks:
+            note(remark)
         record = _record(genes, vocab, source.matrix)
-    return _assembled(adata, vocab, genes, totals, record, layer=layer, raw=raw)
+    return _assembled(adata, vocab, genes, totals, record, layer=layer, raw=raw, allow_non_counts=allow_non_counts)
 
 
 def _record(genes: GeneMap, vocab: Vocabulary, matrix: str) -> dict[str, Any]:
@@ -56,7 +60,15 @@ def _record(genes: GeneMap, vocab: Vocabulary, matrix: str) -> dict[str, Any]:
 
 
 def _assembled(
-    adata: Any, vocab: Vocabulary, genes: GeneMap, totals: np.ndarray, record: dict[str, Any], *, layer: str | None, raw: bool
+    adata: Any,
+    vocab: Vocabulary,
+    genes: GeneMap,
+    totals: np.ndarray,
+    record: dict[str, Any],
+    *,
+    layer: str | None,
+    raw: bool,
+    allow_non_counts: bool,
 ) -> Any:
     """The new AnnData; nothing in it is shared with the old one."""
     import anndata as ad
@@ -67,7 +79,7 @@ def _assembled(
     if "n_counts" not in obs:
         obs["n_counts"] = totals
     return ad.AnnData(
-        _summed(x, genes, totals.dtype),
+        _summed(x, genes, totals.dtype, only_above_zero=allow_non_counts),
         obs=obs,
         var=_var(vocab, genes),
         layers=layers,
@@ -96,8 +108,12 @@ def _numbers(name: str, values: Any) -> Any:
     return values
 
 
-def _summed(matrix: Any, genes: GeneMap, totals_type: np.dtype) -> Any:
-    """The matrix with a column per gene, as CSR: each known column is added to its gene's."""
+def _summed(matrix: Any, genes: GeneMap, totals_type: np.dtype, *, only_above_zero: bool = False) -> Any:
+    """The matrix with a column per gene, as CSR: each known column is added to its gene's.
+
+    only_above_zero
+        Leave out entries that are NaN, infinite or negative, as the totals do.
+    """
     import scipy.sparse as sp
 
     dtype = np.dtype(matrix.dtype)
@@ -107,7 +123,10 @@ def _summed(matrix: Any, genes: GeneMap, totals_type: np.dtype) -> Any:
     known = np.flatnonzero(genes.slot_of_column >= 0)
     to = (np.ones(len(known), wide), (known, genes.slot_of_column[known]))
     projection = sp.csr_matrix(to, shape=(len(genes.slot_of_column), len(genes.gene_of_slot)))
-    summed = sp.csr_matrix(sp.csr_matrix(matrix).astype(wide) @ projection)
+    widened = sp.csr_matrix(matrix).astype(wide)
+    if only_above_zero:
+        widened.data[~((widened.data > 0) & (widened.data < np.inf))] = 0
+    summed = sp.csr_matrix(widened @ projection)
     summed.sort_indices()
     summed.eliminate_zeros()
     return summed.astype(_holding(summed.data, dtype, totals_type))

@@ -49,13 +49,27 @@ def first_non_count(data: np.ndarray) -> tuple[int, str] | None:
     return i, kind
 
 
+def above_zero(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compressed rows without the entries that are NaN, infinite, negative or zero."""
+    if data.dtype.kind in "ub":
+        return indptr, indices, data
+    good = (data > 0) & (data < np.inf)
+    if good.all():
+        return indptr, indices, data
+    return np.concatenate([[0], np.cumsum(good)])[indptr], indices[good], data[good]
+
+
 def row_sums(indptr: np.ndarray, data: np.ndarray) -> np.ndarray:
-    """The sum of each row in float64, as float32 for a matrix of that type: a total of integers may not fit their type."""
+    """The sum of each row in float64, as float32 for a matrix of that type: a total of integers may not fit their type.
+
+    A sum of values that are no counts may be so small or so large that 1 / sum is none: the nearest one that has a reciprocal.
+    """
     from rankcell.counts.kernels import sum_rows
 
     total = np.empty(len(indptr) - 1, np.float64)
     sum_rows(indptr, data if data.dtype != np.float16 else data.astype(np.float32), total)
-    return total.astype(totals_dtype(data.dtype))
+    limits = np.finfo(totals_dtype(data.dtype))
+    return np.where(total > 0, np.clip(total, limits.tiny, limits.max / 4), total).astype(limits.dtype)
 
 
 def totals_dtype(data: np.dtype) -> np.dtype:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts.arrays import as_numbers
-from rankcell.counts.block import CountBlock, first_non_count
+from rankcell.counts.block import CountBlock, above_zero, first_non_count, row_sums
 from rankcell.counts.features import GENES, TYPES
 from rankcell.counts.genes import GeneMap, match_genes
 from rankcell.counts.ids import IdFacts, id_facts
@@ -260,12 +260,15 @@ class _Tally:
 
     def work(self, at: tuple[int, int]) -> _Part:
         """Read and count one range, in any thread."""
-        block = self.source.block(*at, allow_non_counts=True)
+        indptr, indices, data = self.source.stored(*at)
+        odd = self._odd(at[0], indptr, indices, data)
+        usable = above_zero(indptr, indices, data) if odd else (indptr, indices, data)
+        sums = row_sums(usable[0], usable[2]).astype(np.float64)
+        block = CountBlock(at[0], indptr, indices, data, sums)
         rows = np.flatnonzero(self.mask[slice(*at)])
         column_sum, n_known, zeros, repeated = self._count(block, rows)
         stored = int(np.diff(block.indptr)[rows].sum())
-        sums = np.asarray(block.n_counts, np.float64)
-        return _Part(at, rows + at[0], stored, zeros, repeated, column_sum, n_known, sums, self._odd(block))
+        return _Part(at, rows + at[0], stored, zeros, repeated, column_sum, n_known, sums, odd)
 
     def _count(self, block: CountBlock, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
         from rankcell.counts.check_kernel import tally
@@ -275,14 +278,14 @@ class _Tally:
         found = tally(rows, block.indptr, block.indices, _countable(block.data), slots, n_slots, column_sum, n_known)
         return column_sum, n_known, int(found[0]), int(found[1])
 
-    def _odd(self, block: CountBlock) -> NonCount | None:
-        odd = first_non_count(block.data)
+    def _odd(self, start: int, indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> NonCount | None:
+        odd = first_non_count(data)
         if odd is None:
             return None
         i, kind = odd
-        row = block.start + int(np.searchsorted(block.indptr, i, side="right")) - 1
-        gene = next(iter(self.source.var.values()))[int(block.indices[i])]
-        return NonCount(float(block.data[i]), kind, str(self.source.ids[row]), gene)
+        row = start + int(np.searchsorted(indptr, i, side="right")) - 1
+        gene = next(iter(self.source.var.values()))[int(indices[i])]
+        return NonCount(float(data[i]), kind, str(self.source.ids[row]), gene)
 
     def add(self, part: _Part) -> None:
         """Take in what a block says, in the order of the blocks."""

@@ -24,7 +24,7 @@ def tally(rows, indptr, indices, data, slot, n_slots, column_sum, n_known):
             repeated += row_of_column[c] == i
             row_of_column[c] = i
             zeros += x == 0
-            if x > 0:
+            if x > 0 and x < np.inf:
                 column_sum[c] += np.float64(x)
                 s = slot[c]
                 if s >= 0 and row_of_slot[s] != i:

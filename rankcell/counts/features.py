@@ -1,5 +1,7 @@
 """Features that are no genes (antibodies, guides, peaks): left out of a matrix, of its totals and of the names of its columns."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from rankcell.counts.matrix import Matrix, Rows
@@ -68,6 +70,9 @@ class ChosenColumns(Matrix):
 
     def head(self) -> np.ndarray:
         return self._inner.head()
+
+    def sample(self) -> Iterator[np.ndarray]:
+        return self._inner.sample()
 
     def close(self) -> None:
         self._inner.close()

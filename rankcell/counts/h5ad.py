@@ -11,7 +11,7 @@ from rankcell.counts import elements
 from rankcell.counts.hdf5 import Hdf5Vector, is_hdf5, loading, open_hdf5
 from rankcell.counts.hdf5dense import dense_dataset
 from rankcell.counts.matrix import CsrMatrix, DenseMatrix, Matrix, Vector
-from rankcell.counts.source import CountSource, register
+from rankcell.counts.source import RAW, CountSource, X, register
 from rankcell.counts.spill import csc_matrix
 from rankcell.errors import InputError
 
@@ -43,8 +43,8 @@ class StoredAnnData(CountSource):
         if where not in f:
             raise InputError(f"{self.name} has no X: pass --layer with one of {', '.join(layers) or 'none'}, or --raw")
         self.matrix = "raw" if raw else f"layer '{layer}'" if layer is not None else "X"
-        places = {"": "X"} | ({"--raw": "raw/X"} if has_raw else {}) | {f"--layer {x}": f"layers/{x}" for x in layers}
-        self.others = {o: self._opener(w) for o, w in places.items() if w != where and w in f}
+        places = {X: "X"} | ({RAW: "raw/X"} if has_raw else {}) | {(x, False): f"layers/{x}" for x in layers}
+        self.others = {key: self._opener(w) for key, w in places.items() if w != where and w in f}
         for part in ("obs", "var"):
             if hasattr(f[part], "shape"):
                 raise InputError(

@@ -13,7 +13,7 @@ from rankcell.counts.arrays import texts
 from rankcell.counts.hdf5 import holds, loading, open_hdf5
 from rankcell.counts.hdf5dense import dense_dataset
 from rankcell.counts.matrix import Matrix
-from rankcell.counts.source import CountSource, register
+from rankcell.counts.source import CountSource, X, register
 from rankcell.errors import InputError
 
 _CELL_IDS = ("CellID", "obs_names", "cell_id", "barcode", "barcodes", "Barcode", "Barcodes", "cell_names", "index")
@@ -40,9 +40,9 @@ class LoomSource(CountSource):
         if layer is not None and layer not in layers:
             raise InputError(f"{self.name} has no layer '{layer}'; it has {', '.join(layers) or 'none'}")
         self.matrix = "matrix" if layer is None else f"layer '{layer}'"
-        places = {"": "matrix"} | {f"--layer {x}": f"layers/{x}" for x in layers}
+        places = {X: "matrix"} | {(x, False): f"layers/{x}" for x in layers}
         where = "matrix" if layer is None else f"layers/{layer}"
-        self.others = {option: self._opener(w) for option, w in places.items() if w != where}
+        self.others = {key: self._opener(w) for key, w in places.items() if w != where}
         self.x = dense_dataset(root[where], transposed=True)
         self._obs = root["col_attrs"]
         self.obs_columns = _attributes(self._obs)

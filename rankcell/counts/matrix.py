@@ -1,6 +1,7 @@
 """Matrix: cells x genes, read in ranges of rows from any thread, whatever the storage."""
 
 import threading
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +11,8 @@ from rankcell.errors import InputError
 ENTRIES_PER_BLOCK = 2_000_000
 ROWS_PER_BLOCK = 1_000
 DENSE_PER_BLOCK = 4_000_000
-_HEAD = 100_000
+_HEAD = 100_000  # entries
+_PLACES = 4  # of a matrix that are looked at
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -41,6 +43,10 @@ class Matrix:
     def head(self) -> np.ndarray:
         """Some stored entries from the start, to see what kind of values they are."""
         raise NotImplementedError
+
+    def sample(self) -> Iterator[np.ndarray]:
+        """Stored entries of the start, and of some further places where these can be read without the rest."""
+        yield self.head()
 
     def use_rows_at_once(self) -> None:
         """Promise that what `rows` gave a thread is used up before that thread asks again: its room may be written over.
@@ -103,6 +109,11 @@ class CsrMatrix(Matrix):
     def head(self) -> np.ndarray:
         return self._data.read(0, min(_HEAD, len(self._data)))
 
+    def sample(self) -> Iterator[np.ndarray]:
+        n = len(self._data)
+        for a in sorted({0, *(n * part // _PLACES for part in range(1, _PLACES)), max(0, n - _HEAD)}):
+            yield self._data.read(a, min(a + _HEAD, n))
+
 
 class DenseMatrix(Matrix):
     """A two-dimensional array, of cells x genes or (`transposed`) genes x cells, sliced a block of cells at a time."""
@@ -125,8 +136,15 @@ class DenseMatrix(Matrix):
         return dense_rows(x.astype(self.dtype, copy=False))
 
     def head(self) -> np.ndarray:
-        n = max(1, _HEAD // max(1, self.shape[1]))
-        return np.ravel(np.asarray(self._array[:, :n] if self._transposed else self._array[:n]))
+        return self._some(0)
+
+    def sample(self) -> Iterator[np.ndarray]:
+        for a in sorted({self.shape[0] * part // _PLACES for part in range(_PLACES)}):
+            yield self._some(a)
+
+    def _some(self, a: int) -> np.ndarray:
+        b = min(self.shape[0], a + max(1, _HEAD // max(1, self.shape[1])))
+        return np.ravel(np.asarray(self._array[:, a:b] if self._transposed else self._array[a:b]))
 
 
 def plain_dtype(dtype: Any) -> np.dtype:

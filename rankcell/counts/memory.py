@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts.matrix import ArrayVector, CsrMatrix, DenseMatrix, Matrix, Rows, dense_rows, plain_dtype, row_groups
-from rankcell.counts.source import CountSource, register
+from rankcell.counts.source import RAW, CountSource, X, register
 from rankcell.counts.spill import csc_matrix, tiled_matrix
 from rankcell.errors import CellError, InputError
 
@@ -36,11 +36,11 @@ class AnnDataSource(CountSource):
         for column in var.columns:
             if var[column].dtype.kind == "O" or str(var[column].dtype) in ("category", "string", "str"):
                 self.var.setdefault(str(column), [str(v) for v in var[column]])
-        self.others = {f"layer='{k}' (--layer {k})": _opener(v) for k, v in adata.layers.items() if v is not x}
+        self.others = {(str(k), False): _opener(v) for k, v in adata.layers.items() if v is not x}
         if adata.raw is not None and not raw:
-            self.others["raw=True (--raw)"] = _opener(adata.raw.X)
+            self.others[RAW] = _opener(adata.raw.X)
         if (raw or layer is not None) and adata.X is not None:
-            self.others[""] = _opener(adata.X)
+            self.others[X] = _opener(adata.X)
 
     def obs(self, column: str) -> pa.Array:
         try:

@@ -25,6 +25,7 @@ def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> 
     for _, recognises, opener in FORMATS:
         if recognises(source):
             opened = opener(source, layer=layer, raw=raw)
+            opened.key = layer, raw
             try:
                 opened.check_door()
                 leave_out(opened)

@@ -9,14 +9,12 @@ import numpy as np
 from rankcell.counts.block import first_non_count
 from rankcell.counts.matrix import CsrMatrix, DenseMatrix, Matrix
 from rankcell.counts.opening import open_counts
-from rankcell.counts.source import CountSource
+from rankcell.counts.source import RAW, CountSource, Key, X, named_plainly, order
 from rankcell.counts.spill import SpilledMatrix
 from rankcell.errors import InputError
 
 COUNTS, EMPTY, OTHER = "counts", "empty", "other"
-_LAYERS = ("counts", "raw_counts", "count")
 _LOGARITHMS_BELOW = 20
-Key = tuple[str | None, bool]  # layer, raw
 _STORED = {CsrMatrix: "by cell (CSR)", SpilledMatrix: "by gene", DenseMatrix: "dense"}
 
 
@@ -47,15 +45,12 @@ class Place:
 
     @property
     def options(self) -> list[str]:
-        """The options of the command line."""
+        """The options of `rankcell tokenize`."""
         return ["--raw"] if self.raw else ["--layer", self.layer] if self.layer is not None else []
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """X before raw before layers, of which those named like counts come first."""
-        layer = self.layer or ""
-        liked = _LAYERS.index(layer.lower()) if layer.lower() in _LAYERS else len(_LAYERS)
-        return (0 if self.options == [] else 1 if self.raw else 2, liked, layer)
+        return order(self.key)
 
     def describe(self) -> str:
         return f"{self.name}: {f'not counts ({self.found})' if self.verdict == OTHER else self.found or 'counts'}"
@@ -66,8 +61,7 @@ def find_places(item: Any, *, layer: str | None = None, raw: bool = False) -> li
     opened, key = _open_somewhere(item, layer, raw)
     with opened as source:
         found = [_judge(source.matrix, key, lambda: source.x)]
-        for option, opener in source.others.items():
-            layer, raw = _asked_for(option)
+        for (layer, raw), opener in source.others.items():
             name = "raw" if raw else f"layer '{layer}'" if layer is not None else "X"
             found.append(_judge(name, (layer, raw), opener))
     return sorted(found, key=lambda p: p.order)
@@ -78,14 +72,14 @@ def _open_somewhere(item: Any, layer: str | None, raw: bool) -> tuple[CountSourc
     try:
         return open_counts(item, layer=layer, raw=raw), (layer, raw)
     except InputError as e:
-        if layer is not None or raw or "--layer" not in str(e):
+        if layer is not None or raw:
             raise
-        for other in ((None, True), *((name, False) for name in _LAYERS)):
+        for other in (RAW, *((name, False) for name in ("counts", "raw_counts", "count"))):
             try:
                 return open_counts(item, layer=other[0], raw=other[1]), other
             except InputError:
                 continue
-        raise
+        raise e from None
 
 
 def _judge(name: str, key: Key, opener: Callable[[], Matrix]) -> Place:
@@ -95,14 +89,6 @@ def _judge(name: str, key: Key, opener: Callable[[], Matrix]) -> Place:
         return Place(name, *key, matrix.shape, verdict, found)
     except (InputError, OSError, KeyError, ValueError, RuntimeError, TypeError) as e:
         return Place(name, *key, (0, 0), OTHER, f"not readable: {str(e).splitlines()[0][:80] if str(e) else type(e).__name__}")
-
-
-def _asked_for(option: str) -> Key:
-    """(layer, raw) of an option as CountSource.others names it: "", "--raw", "--layer NAME", "layer='NAME' (--layer NAME)"."""
-    if "--layer " in option:
-        name = option.split("--layer ", 1)[1]
-        return (name[:-1] if option.startswith("layer=") else name), False
-    return None, "--raw" in option
 
 
 def _look(head: np.ndarray) -> tuple[str, str]:
@@ -127,6 +113,15 @@ def choose(places: Sequence[Place], *, layer: str | None = None, raw: bool = Fal
     for verdict in (COUNTS, EMPTY, OTHER):
         named += [p for p in places if p.verdict == verdict]
     return named[0]
+
+
+def read_unnamed(places: Sequence[Place]) -> Place | None:
+    """The matrix that is read where the user names none (rankcell.counts.fallback); None where that is refused."""
+    x = next((p for p in places if p.key == X), None)
+    if x is not None and x.verdict != OTHER:
+        return x
+    plain = [p for p in places if p.verdict == COUNTS and named_plainly(p.key)]
+    return plain[0] if len(plain) == 1 else None
 
 
 def stored_as(matrix: Matrix) -> str:

@@ -1,7 +1,7 @@
 """CountSource: what every format offers, and the registry of formats."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -9,11 +9,18 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts.arrays import as_numbers
-from rankcell.counts.block import CountBlock, first_non_count, row_sums, totals_dtype
-from rankcell.counts.matrix import Matrix
+from rankcell.counts.block import CountBlock, above_zero, first_non_count, row_sums, totals_dtype
+from rankcell.counts.matrix import Matrix, Rows
 from rankcell.errors import CellError, CountsError, InputError
+from rankcell.wording import offers, option
 
 N_COUNTS = "n_counts"
+COUNT_LAYERS = ("counts", "rawcounts", "count", "umis", "umi", "umicounts", "countsraw", "rawcount", "originalcounts", "raw")
+
+Key = tuple[str | None, bool]
+"""Which matrix of an input: the layer's name, and whether it is raw."""
+X: Key = (None, False)
+RAW: Key = (None, True)
 
 FORMATS: list[tuple[str, Callable[[Any], bool], Callable[..., "CountSource"]]] = []
 
@@ -24,23 +31,31 @@ class CountSource:
     A format sets the attributes and gives `obs`; checks, n_counts and messages are here.
 
     Attributes: `name` (for messages and provenance), `format` ("h5ad", "loom", ...), `matrix` ("X", "layer 'counts'",
-    "raw"), `x` (the Matrix), `ids` (cell ids, an arrow string array), `has_cell_ids` (False: the ids are row numbers),
-    `var` (column name -> list of str, the index under its own name), `obs_columns`, `others` (option that asks for it ->
-    another matrix of the same input: "" is X), `left_out` (kind -> number of columns that are no genes and not counted here),
-    `kept_columns` (the numbers of the columns that are here, when some were left out of an AnnData).
+    "raw"), `key` (how it was asked for), `x` (the Matrix), `ids` (cell ids, an arrow string array), `has_cell_ids` (False: the ids are row numbers),
+    `var` (column name -> list of str, the index under its own name), `obs_columns`, `others` (Key -> another
+    matrix of the same input), `left_out` (kind -> number of columns that are no genes and not counted here),
+    `kept_columns` (the numbers of the columns that are here, when some were left out of an AnnData), `remarks` (how it is read
+    otherwise than its user may think, each a sentence).
     """
 
     name: str
     format: str
     matrix: str
+    key: Key = X
     x: Matrix
     ids: pa.StringArray
     has_cell_ids: bool = True
     var: dict[str, list[str]]
     obs_columns: list[str]
-    others: dict[str, Callable[[], Matrix]]
+    others: dict[Key, Callable[[], Matrix]]
     left_out: Mapping[str, int] = MappingProxyType({})
     kept_columns: np.ndarray | None = None
+    remarks: list[str]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "CountSource":
+        source = super().__new__(cls)
+        source.remarks = []
+        return source
 
     @property
     def n_cells(self) -> int:
@@ -77,12 +92,13 @@ class CountSource:
             raise CellError(f"{self.name} has no cell column '{column}'; it has {some(self.obs_columns)}")
         return self.obs(column)
 
+    def elsewhere(self) -> list[Key]:
+        """The other matrices of this input that hold counts: X, then raw, then layers, of which those named like counts come first."""
+        return sorted((key for key, matrix in self.others.items() if looks_like_counts(matrix)), key=order)
+
     def hint(self) -> str:
-        """Where counts seem to be instead, as the option to pass, or ''."""
-        for option, matrix in self.others.items():
-            if looks_like_counts(matrix):
-                return f"pass {option}, which holds counts" if option else "leave out --layer and --raw: X holds counts"
-        return ""
+        """Where counts are instead, and how to ask for them; '' when nowhere."""
+        return next((way_to(key) for key in self.elsewhere()), "")
 
     def check_door(self) -> None:
         """What can be known before the matrix is read: numbers are there, and the cell ids are unique."""
@@ -143,18 +159,26 @@ class CountSource:
     def block(self, a: int, b: int, *, allow_non_counts: bool = False) -> CountBlock:
         """The cells `a` to `b`, one of `ranges()` or part of one, checked.
 
+        With `allow_non_counts` only entries above zero and below infinity are in it, and in its totals.
+
         Raises CountsError when entries are negative, NaN or fractional (unless `allow_non_counts`), or a cell with
         counts has an `n_counts` of zero; InputError when the file does not hold what it should.
         """
-        with self._reading():
-            indptr, indices, data = self.x.rows(a, b)
-        if not allow_non_counts and (found := first_non_count(data)):
+        indptr, indices, data = self.stored(a, b)
+        if allow_non_counts:
+            indptr, indices, data = above_zero(indptr, indices, data)
+        elif found := first_non_count(data):
             self._refuse(a, indptr, indices, data, *found)
         given = self.n_counts
         totals = row_sums(indptr, data) if given is None else given[a:b]
         if given is not None and not totals.all():
             self._require_totals(a, indptr, data, totals)
         return CountBlock(a, indptr, indices, data, totals)
+
+    def stored(self, a: int, b: int) -> Rows:
+        """The cells `a` to `b` as they are stored, whatever they hold."""
+        with self._reading():
+            return self.x.rows(a, b)
 
     def blocks(self, *, rows_per_block: int | None = None, allow_non_counts: bool = False) -> Iterator[CountBlock]:
         """The cells as CountBlocks in file order, checked as `block` does."""
@@ -176,14 +200,19 @@ class CountSource:
         row = int(np.searchsorted(indptr, i, side="right")) - 1
         gene = next(iter(self.var.values()))[int(indices[i])]
         looks = {"fractional": " (log-normalised or scaled values?)", "negative": " (scaled values?)"}.get(kind, "")
-        way_out = self.hint() or "take it from before it was normalised (nothing that --layer or --raw could name seems to hold counts)"
+        way_out = (
+            self.hint()
+            or f"take it from before it was normalised ({'nothing else in it holds' if self.others else 'it has no other matrix that could hold'} counts)"
+        )
+        if offers("allow_non_counts"):
+            way_out += f", or {option('allow_non_counts', True)} to rank it as it is (what is not above zero is left out)"
         raise CountsError(
-            f"{self.name}: {self.matrix} holds {_shown(data[i])} (cell '{self.ids[start + row]}', gene '{gene}'), a {kind} "
-            f"value{looks}, not counts: {way_out}, or --allow-non-counts to rank it as it is (what is not above zero is left out)"
+            f"{self.name}: {self.matrix} holds {shown(data[i])} (cell '{self.ids[start + row]}', gene '{gene}'), a {kind} "
+            f"value{looks}, not counts: {way_out}"
         )
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A number in six digits, or in as many as it takes to see that it is no whole one."""
     short = f"{value:.6g}"
     return str(value) if float(short).is_integer() and float(short) != float(value) else short
@@ -208,12 +237,50 @@ class _Reading:
 
 
 def looks_like_counts(matrix: Callable[[], Matrix]) -> bool:
-    """Whether the first stored entries of a matrix are counts, and some are not zero."""
+    """Whether the entries of a matrix that are looked at (`Matrix.sample`) are counts, and some are not zero."""
     try:
-        head = matrix().head()
+        parts = list(matrix().sample())
     except (InputError, OSError, KeyError, ValueError, RuntimeError):
         return False
-    return head.dtype.kind in "fiu" and len(head) > 0 and bool(np.any(head)) and first_non_count(head) is None
+    return any(map(np.any, parts)) and all(p.dtype.kind in "fiu" and first_non_count(p) is None for p in parts)
+
+
+def order(key: Key) -> tuple[int, int, str]:
+    """X before raw before layers, of which those named like counts come first."""
+    layer, raw = key
+    return (0 if key == X else 1 if raw else 2, named_like_counts(layer or ""), layer or "")
+
+
+def named_like_counts(layer: str) -> int:
+    """The place of a layer among the names by which people call counts, from 0; their number for another name."""
+    word = "".join(c for c in layer.lower() if c.isalnum())
+    return COUNT_LAYERS.index(word) if word in COUNT_LAYERS else len(COUNT_LAYERS)
+
+
+def named_plainly(key: Key) -> bool:
+    """Whether a matrix other than X is called as counts are: raw, or a layer of such a name."""
+    layer, raw = key
+    return raw or named_like_counts(layer or "") < len(COUNT_LAYERS)
+
+
+def way_to(key: Key) -> str:
+    """How to have the counts of a matrix read, in the words of the verb that runs."""
+    layer, raw = key
+    if key == X:
+        named = [option(name) for name in ("counts_layer", "raw") if offers(name)]
+        return f"leave out {' and '.join(named)}: X holds counts" if named else "put X in its place, which holds counts"
+    if offers("raw" if raw else "counts_layer"):
+        return f"pass {option('raw', True) if raw else option('counts_layer', layer)}, which holds counts"
+    return f"put {'raw' if raw else f'layer {layer!r}'} into X, which holds counts"
+
+
+def said_once(remarks: Sequence[Sequence[str]], labels: Sequence[str]) -> list[str]:
+    """What the sources of one job remark, each sentence once; of several sources it says which."""
+    where: dict[str, list[str]] = {}
+    for label, sentences in zip(labels, remarks, strict=True):
+        for sentence in sentences:
+            where.setdefault(sentence, []).append(label)
+    return [sentence + (f" (in {some(names, 3)})" if len(labels) > 1 else "") for sentence, names in where.items()]
 
 
 def some(names: list[str], n: int = 6) -> str:

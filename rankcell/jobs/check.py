@@ -11,8 +11,8 @@ from typing import Any
 from rankcell.counts import Inputs, find_inputs
 from rankcell.counts.check import Facts, read_facts
 from rankcell.counts.ids import vocabulary_species
-from rankcell.counts.places import COUNTS, EMPTY, Place, choose, find_places
-from rankcell.counts.source import some
+from rankcell.counts.places import COUNTS, EMPTY, Place, choose, find_places, read_unnamed
+from rankcell.counts.source import some, way_to
 from rankcell.errors import InputError, OutputError, RankcellError
 from rankcell.jobs.check_page import Looked, Rows, bullet, full, set_out, short, total
 from rankcell.jobs.fitting import fitting_vocabulary
@@ -84,7 +84,7 @@ def check(
     tokenizer = Tokenizer(vocab, max_len=max_len, cls=cls)
     rows = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len)
     looked = _look(inputs, layer, raw)
-    used, conflict = _agree([one for one in looked if not one.problem], layer, raw)
+    used, place_options, conflict = _agree([one for one in looked if not one.problem], layer, raw)
     tick = _Tick(progress, sum(p.shape[0] for p in used))
     how = dict(gene_column=gene_column, obs=obs, filter=filter, workers=workers, tick=tick)
     looked = _read(looked, used, rows, inputs.several, how)
@@ -92,7 +92,7 @@ def check(
     reasons = [one.problem for one in looked if one.problem] + conflict
     reasons += [reason for one in looked if one.facts is not None for reason in _reasons(one)]
     named = dict(vocab=vocab, max_len=max_len, cls=cls, gene_column=gene_column, obs=obs, filter=filter)
-    command = _command(source, inputs, used[0] if used else None, named)
+    command = _command(source, inputs, place_options, named)
     if not reasons:
         reasons = _refusal(tokenizer, source, used[0], gene_column, obs, filter, Path(command[-1]))
     return CheckReport(
@@ -136,22 +136,28 @@ def _look(inputs: Inputs, layer: str | None, raw: bool) -> list[Looked]:
     return found
 
 
-def _agree(opened: Sequence[Looked], layer: str | None, raw: bool) -> tuple[list[Place], list[str]]:
-    """The matrix that each input is read at, the same for all where there is one that holds counts in all; else why not."""
+def _agree(opened: Sequence[Looked], layer: str | None, raw: bool) -> tuple[list[Place], list[str], list[str]]:
+    """The matrix that each input is read at, the options for that, and why there are none that do for all.
+
+    It is the same matrix for all where there is one that holds counts in all, else that which each is read at when none is named.
+    """
     chosen = [choose(one.places, layer=layer, raw=raw) for one in opened]
     if layer is not None or raw or len({p.key for p in chosen}) <= 1:
-        return chosen, []
+        return chosen, chosen[0].options if chosen else [], []
     by_key = [{p.key: p for p in one.places} for one in opened]
     for wanted in ({COUNTS}, {COUNTS, EMPTY}):
         for place in opened[0].places:
             here = [at.get(place.key) for at in by_key]
             if all(p is not None and p.verdict in wanted for p in here):
-                return here, []
+                return here, place.options, []
+    unnamed = [read_unnamed(one.places) for one in opened]
+    if all(unnamed):
+        return unnamed, [], []
     needs: dict[str, list[str]] = {}
     for one, place in zip(opened, chosen, strict=True):
         needs.setdefault(shlex.join(place.options) or "no option", []).append(one.label)
     ways = "; ".join(f"{option} for {some(labels, 3)}" for option, labels in needs.items())
-    return chosen, [f"the inputs hold their counts in different places ({ways}): tokenize those of each kind apart"]
+    return chosen, chosen[0].options, [f"the inputs hold their counts in different places ({ways}): tokenize those of each kind apart"]
 
 
 def _read(looked: list[Looked], used: list[Place], rows: Rows, several: bool, how: dict[str, Any]) -> list[Looked]:
@@ -192,11 +198,7 @@ def _reasons(one: Looked) -> list[str]:
 def _way_out(one: Looked) -> str:
     able = next((p for p in one.places if p.verdict == COUNTS and p != one.used), None)
     if able is not None:
-        return (
-            f"pass {shlex.join(able.options)}, as {able.name} holds counts"
-            if able.options
-            else "leave out --layer and --raw, as X holds counts"
-        )
+        return way_to(able.key)
     elsewhere = "no other matrix of the file holds counts either" if len(one.places) > 1 else "there is no other matrix in the file"
     way_out = f"{elsewhere}; take the file from before it was normalised"
     if one.facts.non_count.kind in ("NaN", "infinite"):
@@ -204,14 +206,14 @@ def _way_out(one: Looked) -> str:
     return f"{way_out} (or rank the values as they are with --allow-non-counts: NaN and what is not above zero are left out)"
 
 
-def _command(source: Any, inputs: Inputs, used: Place | None, named: dict[str, Any]) -> list[str]:
+def _command(source: Any, inputs: Inputs, place_options: list[str], named: dict[str, Any]) -> list[str]:
     """The words of the command; the output comes last."""
     given = list(source) if isinstance(source, (list, tuple)) else [source]
     words = ["rankcell", "tokenize", *(_path(s) for s in given)]
     words += ["--vocab", str(named["vocab"])]
     words += ["--max-len", str(named["max_len"])] if named["max_len"] is not None else []
     words += ["--cls" if named["cls"] else "--no-cls"] if named["cls"] is not None else []
-    words += used.options if used is not None else []
+    words += place_options
     for option in ("gene_column", "filter"):
         words += [f"--{option.replace('_', '-')}", named[option]] if named[option] is not None else []
     words += [w for column in named["obs"] for w in ("--obs", column)]

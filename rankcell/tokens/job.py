@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_genes, open_counts, select_rows, values_named
+from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_genes, open_at_counts, select_rows, values_named
 from rankcell.counts.arrays import numbers, texts
-from rankcell.counts.source import some
+from rankcell.counts.source import said_once, some
 from rankcell.errors import CellError, SettingsError
 from rankcell.tokens.cropping import Cropping
 from rankcell.tokens.ranker import RankedRows, Ranker, token_type
@@ -117,6 +117,7 @@ class Job:
     n_kept: int = 0
     n_empty: int = 0
     cropping: Cropping = field(init=False)
+    remarks: list[str] = field(default_factory=list)
     _only: Part | None = None
 
     @classmethod
@@ -127,7 +128,7 @@ class Job:
             raise SettingsError(f"the cell column '{reserved[0]}' has a name that tokens use themselves: rename it first")
         job = cls(encoding, options, find_inputs(source))
         job.cropping = Cropping(encoding.max_len - len(encoding.frame))
-        obs, facts = [], []
+        obs, facts, remarks = [], [], []
         held: dict[str, dict[str, None]] = {}  # column -> values, where the filter has kept nothing yet
         for n in range(len(job.inputs.items)):
             part = job._open(n)
@@ -135,6 +136,7 @@ class Job:
             job.n_kept += part.n_kept
             obs.append(part.obs)
             facts.append(part.facts())
+            remarks.append(part.source.remarks)
             if options.filter and not job.n_kept:
                 for column, values in values_named(part.source, options.filter).items():
                     held.setdefault(column, {}).update(dict.fromkeys(values))
@@ -146,6 +148,7 @@ class Job:
             job.close()
             said = "; ".join(f"{column} holds {some(list(values), 10)}" for column, values in held.items())
             raise CellError(f'the filter "{options.filter}" keeps none of the {job.n_cells:,} cells; {said}')
+        job.remarks = said_once(remarks, job.inputs.labels)
         job.facts = {"files": [{SOURCE: s} | f for s, f in zip(job.inputs.labels, facts, strict=True)]} if job.inputs.several else facts[0]
         columns, job.categories = _columns(obs, job.inputs)
         job.schema = pa.schema({**_own_types(options, job.inputs.several, token_type(encoding.vocab)), **columns})
@@ -153,7 +156,7 @@ class Job:
 
     def _open(self, n: int) -> Part:
         o = self.options
-        source = open_counts(self.inputs.items[n], layer=o.layer, raw=o.raw)
+        source = open_at_counts(self.inputs.items[n], layer=o.layer, raw=o.raw, allow_non_counts=o.allow_non_counts)
         try:
             return Part(source, self.inputs.labels[n] if self.inputs.several else None, self.encoding, o)
         except BaseException:

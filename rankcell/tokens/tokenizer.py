@@ -125,6 +125,8 @@ class Tokenizer:
         return TokenSpec.of(self.vocab, frame=self.frame, max_len=self.max_len, **how)
 
     def _notes(self, job: Job) -> None:
+        for remark in job.remarks:
+            note(remark)
         note_cropping(self._spec(job))
         if job.n_empty:
             note(
