@@ -27,7 +27,7 @@ JOBS = {  # job -> (what is done, the unit of its rate)
     "vocab tally": ("cells counted", "cells"),
 }
 _SETTLING = 0.5  # seconds in which the finished parts of an earlier run are counted
-_FIRST, _AT_LEAST, _BAR = 2.0, 300.0, 0.1  # seconds before the first line, between two lines at most, between two states of a bar
+_FIRST, _AT_LEAST, _BAR = 2.0, 300.0, 0.1  # seconds before anything is shown, between two lines at most, between two states of a bar
 
 Tick = Callable[..., None]  # (done, total) or (done, total, detail)
 _OPEN: list["_Bar"] = []
@@ -114,9 +114,9 @@ class _Lines(_Shown):
 
 
 class _Bar(_Shown):
-    """One line that is written over and over."""
+    """One line that is written over and over; none for a job of two seconds or of one step."""
 
-    _width = 0
+    _width, _is_begun = 0, False
 
     def __init__(self, what: str, unit: str):
         super().__init__(what, unit)
@@ -124,8 +124,10 @@ class _Bar(_Shown):
         _OPEN.append(self)
 
     def show(self, now: float) -> None:
+        if not self._is_begun and (self.done >= self.total or now - self.began < _FIRST):
+            return
         if now - self.shown_at >= _BAR or self.done >= self.total:
-            self.shown_at = now
+            self.shown_at, self._is_begun = now, True
             filled = min(20, 20 * self.done // max(1, self.total))
             self._write(self.text(now, f" |{'#' * filled}{'-' * (20 - filled)}|"))
 
