@@ -9,6 +9,7 @@ import warnings
 import typer
 
 from rankcell.cli import check, demo, embed, perturb, plot, pretrain, stats, tokenize, vocab
+from rankcell.cli.usage import failed_call, usage_error
 from rankcell.cli.verb import Verb
 from rankcell.errors import RankcellError, RankcellWarning
 
@@ -75,9 +76,13 @@ def _guarded(args: list[str]) -> int:
             print(e.format_message())
             return 0
         if hasattr(e, "format_message"):  # a usage error of the parser
-            return _fail(f"{e.format_message()} (see rankcell --help)")
+            return _fail(usage_error(e).removeprefix("rankcell: "))
         if isinstance(e, BrokenPipeError):
             return _STOPPED
+        if isinstance(e, OSError):
+            return _fail(failed_call(e))
+        if isinstance(e, MemoryError):
+            return _fail("there is not enough memory for this")
         raise
 
 

@@ -5,11 +5,18 @@ from typing import Any
 
 import typer
 
+from rankcell.cli.usage import unquoted
+from rankcell.errors import SettingsError
 from rankcell.wording import command_line, note
 
 
 class Verb(typer.core.TyperCommand):
     """A command whose options are how messages spell them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if mistake := unquoted(args, self.params):
+            raise SettingsError(f"{ctx.command_path}: {mistake}")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         with command_line(self._spelling()):
