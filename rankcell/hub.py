@@ -16,7 +16,7 @@ from rankcell.errors import InputError, RankcellError
 from rankcell.store import writing
 
 _CHUNK = 2**20
-_NAME = re.compile(r"(?P<path>[\w.-]+(?:/[\w.-]+)+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_NAME = re.compile(r"(?P<path>\w[\w.-]*(?:/\w[\w.-]*)+)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -157,6 +157,7 @@ def _unpickled(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Any]:
 
     if _is_pointer(path):
         raise ModelError(f"{path} is a git-lfs pointer, not the weights: {_PULL}")
+    _require_plain_archive(path)
     try:
         with warnings.catch_warnings():  # torch's own remarks on old files
             warnings.simplefilter("ignore")
@@ -170,6 +171,23 @@ def _unpickled(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Any]:
     if not isinstance(held, dict) or not all(isinstance(key, str) for key in held):
         raise ModelError(f"{path} holds a {type(held).__name__}, not tensors by name: save the model with save_pretrained")
     return held
+
+
+def _require_plain_archive(path: Path) -> None:
+    """ModelError when a zip of pickled weights holds more than its size, or names a place outside of it: torch compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as e:
+        raise ModelError(_not_plain(path, e)) from e
+    claimed, size = sum(m.file_size for m in members), path.stat().st_size
+    if claimed > size or any(m.compress_type != zipfile.ZIP_STORED for m in members):
+        raise ModelError(f"{path} has {size:,} bytes and claims {claimed:,} inside, or compresses them: torch saved no such file, it is not read")
+    outside = next((m.filename for m in members if not _stays_inside(m.filename)), None)
+    if outside is not None:
+        raise ModelError(f"{path} names {shortened(outside)}, which does not lie in it: it is not read")
 
 
 def _not_plain(path: Path, e: Exception) -> str:
