@@ -45,12 +45,14 @@ def option(name: str, value: Any = None, *, placeholder: str | None = None) -> s
     """The option `name` as the caller would write it.
 
     value
-        What to give it: `--counts-layer 'my counts'`, `counts_layer='my counts'`; True: `--raw`, `raw=True`.
+        What to give it: `--counts-layer 'my counts'`, `counts_layer='my counts'`; True: `--raw`, `raw=True`; False: `--no-cls`, `cls=False`.
     placeholder
         In place of a value, at the command line only: `--controls A,B`, `controls`.
     """
     if _Process.running.flags:
         flag = (_Process.running.spelling or {}).get(name) or "--" + name.replace("_", "-")
+        if value is False:
+            return f"--no-{flag.removeprefix('--')}"
         text = None if value is None or value is True else shlex.quote(str(value))
         return " ".join(part for part in (flag, text or placeholder) if part)
     word = (_Process.running.spelling or {}).get(name, name)

@@ -268,7 +268,7 @@ def test_fetch_from_a_folder(hub, recipe, tmp_path):
         InputError, match=r"flat has no gene_name_id_dict_gc104M\.pkl: download geneformer/gene_name_id_dict_gc104M\.pkl from"
     ):
         fetch_vocabulary("geneformer-v2", files=tmp_path / "flat")
-    with pytest.raises(InputError, match="is not a folder: --files"):
+    with pytest.raises(InputError, match="is not a folder: files"):
         fetch_vocabulary("geneformer-v2", files=tmp_path / "nowhere")
     assert sorted(os.listdir(tmp_path)) == ["clone", "flat", "v-clone", "v-flat"]
 

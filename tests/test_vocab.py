@@ -258,7 +258,7 @@ def test_frame():
     assert a_vocabulary(special={"<pad>": 0, "<cls>": 2}).frame == Frame((2,), ())
     plain = a_vocabulary(special={"<pad>": 0, "<eos>": 3})
     assert plain.frame == Frame()
-    with pytest.raises(SettingsError, match="--no-cls"):
+    with pytest.raises(SettingsError, match="cls=False"):
         plain.make_frame(cls=True)
     row = np.array([2, 7, 8, 3], np.int32)
     assert v.frame.body(row).tolist() == [7, 8] and Frame().body(row).tolist() == [2, 7, 8, 3]

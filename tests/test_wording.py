@@ -78,3 +78,11 @@ def _with_an_empty_cell():
 
     genes = find_vocabulary("demo").genes[:2]
     return ad.AnnData(np.array([[1, 2], [0, 0]], "f4"), obs=pd.DataFrame(index=["a", "b"]), var=pd.DataFrame(index=genes))
+
+
+def test_an_option_that_is_switched_off():
+    from rankcell.wording import command_line
+
+    assert option("cls", False) == "cls=False"
+    with command_line({"cls": "--cls"}):
+        assert option("cls", False) == "--no-cls"

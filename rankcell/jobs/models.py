@@ -20,6 +20,7 @@ from rankcell.store import require_apart
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.catalog import find_by_hash
+from rankcell.wording import option
 
 
 def embed(
@@ -170,4 +171,4 @@ def _shipped_of(tokens: TokenSet) -> Vocabulary:
     found = find_by_hash(tokens.spec.vocabulary_hash)
     if found is not None:
         return found
-    raise VocabularyError(f"the tokens' vocabulary '{tokens.spec.vocabulary}' does not ship with rankcell: pass its folder with --vocab")
+    raise VocabularyError(f"the tokens' vocabulary '{tokens.spec.vocabulary}' does not ship with rankcell and was not fetched: pass its folder with {option('vocab')}")

@@ -9,6 +9,7 @@ from rankcell.model.config import CONFIG
 from rankcell.model.seal import SEAL
 from rankcell.model.weights import INDEX, PICKLED, WEIGHT_FILES, WEIGHTS, names_in_index
 from rankcell.vocab.recipes import PublishedModel, published_models
+from rankcell.wording import option
 
 VOCABULARY = "vocabulary"
 _VOCABULARY_FILES = ("vocabulary.json", "genes.tsv", "aliases.tsv")  # the first is there when there is a vocabulary at all
@@ -103,5 +104,6 @@ class _Download:
     def _by_hand(self) -> str:
         return (
             f"download {self.name.path(CONFIG)} and {os.path.basename(WEIGHTS)} beside it (and {VOCABULARY}/ if it is there) from "
-            f"https://huggingface.co/{self.name.repo} elsewhere, bring them here in one FOLDER, and pass --model FOLDER"
+            f"https://huggingface.co/{self.name.repo} elsewhere, bring them here in one FOLDER, and pass "
+            f"{option('model', placeholder='FOLDER')}"
         )

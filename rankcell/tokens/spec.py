@@ -6,6 +6,7 @@ from typing import Any
 
 from rankcell.errors import TokensError
 from rankcell.vocab import Frame, Vocabulary
+from rankcell.wording import option
 
 FORMAT = "rankcell-tokens-1"
 
@@ -75,13 +76,13 @@ class TokenSpec:
         """Raise VocabularyError unless the rows were made with `vocab`, which belongs to `what` ("the model 'demo'").
 
         again
-            What --vocab is given to tokenize anew; None: the vocabulary's name.
+            What `vocab` is to tokenize anew; None: the vocabulary's name.
         """
         from rankcell.errors import VocabularyError
 
         if self.vocabulary_hash != vocab.hash:
             raise VocabularyError(
                 f"the tokens were made with vocabulary '{self.vocabulary}' ({self.vocabulary_hash[:12]}), but {what} has "
-                f"vocabulary '{vocab.name}' ({vocab.hash[:12]}): tokenize again with --vocab {again or vocab.name}, or choose a model "
+                f"vocabulary '{vocab.name}' ({vocab.hash[:12]}): tokenize again with {option('vocab', again or vocab.name)}, or choose a model "
                 f"of '{self.vocabulary}'"
             )

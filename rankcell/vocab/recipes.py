@@ -15,6 +15,7 @@ from rankcell.store import read_json
 from rankcell.vocab.catalog import known_recipes
 from rankcell.vocab.importer import import_geneformer
 from rankcell.vocab.vocabulary import Vocabulary
+from rankcell.wording import option
 
 ROLES = ("tokens", "medians", "symbols", "mapping")
 _PLAIN = {  # as Geneformer called them at first
@@ -157,7 +158,7 @@ def _require_files(folder: Path, recipe: dict[str, Any], out: str | os.PathLike 
     that are missing, and the command for what is there."""
     paths = {role: recipe["files"][role]["path"] for role in ROLES}
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: --files names the one that holds {', '.join(map(os.path.basename, paths.values()))}")
+        raise InputError(f"{folder} is not a folder: {option('files')} names the one that holds {', '.join(map(os.path.basename, paths.values()))}")
     found = {role: at for role, path in paths.items() if (at := _first(folder, os.path.basename(path), path))}
     missing = [path for role, path in paths.items() if role not in found]
     if missing:

@@ -15,6 +15,7 @@ from rankcell.errors import SettingsError, VocabularyError
 from rankcell.store import content_hash
 from rankcell.vocab.folder import load_folder, save_folder
 from rankcell.vocab.frame import Frame
+from rankcell.wording import option
 
 PAD, MASK, CLS, EOS = SPECIALS = ("<pad>", "<mask>", "<cls>", "<eos>")
 _ENSEMBL = re.compile(r"(ENS[A-Z]*[0-9]{5,})(\.[0-9]*)?")
@@ -110,7 +111,7 @@ class Vocabulary:
         if not cls:
             return Frame()
         if CLS not in self.special:
-            raise SettingsError(f"vocabulary '{self.name}' has no <cls> token: tokenize with --no-cls")
+            raise SettingsError(f"vocabulary '{self.name}' has no <cls> token: tokenize with {option('cls', False)}")
         return Frame((self.special[CLS],), (self.special[EOS],) if EOS in self.special else ())
 
     @property
