@@ -12,10 +12,11 @@ __all__ = ["affected_df", "ranking", "read_embeddings", "screen_adata", "screen_
 
 @python_verb()
 def screen_df(folder: str | os.PathLike, *, obs: bool = False) -> Any:
-    """The table of a finished screen (one row per cell and edit); `attrs["symbols"]` maps `genes` to symbols.
+    """The table of a finished screen (one row per cell and edit); `attrs["symbols"]` maps `genes` to symbols, `attrs["facts"]` holds
+    what the rows do not say (the number of screened cells, the edits that no cell has): with it the table is ranked as its folder is.
 
     Of a fast screen, `exact` and `exact_in_place` say which values were run, and `attrs["prediction"]` holds for every score what
-    the audit says of the others: with it the table can be ranked without its folder.
+    the audit says of the others.
 
     obs
         Also the cell columns that the screen carries (donor, cell type, ...) and `n_genes`, joined by `cell_id`.
@@ -30,7 +31,7 @@ def screen_df(folder: str | os.PathLike, *, obs: bool = False) -> Any:
         cells = screen.cells().to_pandas()
         more = [c for c in cells if c == "cell_id" or c not in table]
         table = table.merge(cells[more], on="cell_id", how="left", validate="many_to_one")
-    table.attrs |= {"symbols": screen.symbols(), **attrs_of(screen.folder)}
+    table.attrs |= {"symbols": screen.symbols(), **attrs_of(screen)}
     return table
 
 
@@ -39,15 +40,22 @@ def affected_df(folder: str | os.PathLike, *, which: str = "mean") -> Any:
     """The affected genes of a finished screen.
 
     which
-        `mean`: per perturbed target and affected gene, over cells: `edit`, `genes`, `affected`, `n`, `mean_cos`, `sd_cos`.
+        `mean`: per perturbed target and affected gene, over cells: `edit`, `genes`, `affected`, `n`, `mean_cos`, `sd_cos`; of a deletion
+        also `mean_cos_in_place`, `sd_cos_in_place`, without the shift of positions.
         `top`, `raw`: per cell, edit and affected gene (the ones that move most, or all): `cell_id`, `edit`, `genes`, `affected`, `cos`.
+
+    `attrs["symbols"]` maps the ids of genes to symbols.
     """
     from rankcell.errors import SettingsError
     from rankcell.perturb import read_screen
+    from rankcell.stats.affected import gene_symbols
 
     if which not in ("mean", "top", "raw"):
         raise SettingsError(f"which is '{which}'; mean, top or raw")
-    return read_screen(folder).affected(which).to_pandas()
+    screen = read_screen(folder)
+    table = screen.affected(which).to_pandas()
+    table.attrs["symbols"] = gene_symbols(screen)
+    return table
 
 
 @python_verb()

@@ -360,7 +360,7 @@ def test_command_refuses_in_one_line(folder, tmp_path, capsys):
     audit.assign(sampled_in_place=False).to_parquet(folder / "audit.parquet", index=False)
     assert "has no sampled edit with a value of 'cos_genes_in_place'" in one_line(command, capsys)
     (folder / "audit.parquet").write_bytes(b"no table")
-    assert "audit.parquet cannot be read" in one_line(command, capsys)
+    assert "audit.parquet is damaged" in one_line(command, capsys)
     (folder / "audit.parquet").unlink()
     assert "is a fast screen and has lost its audit.parquet" in one_line(command, capsys)
     with pytest.raises(InputError, match="has lost what its audit says"):

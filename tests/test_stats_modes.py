@@ -41,7 +41,8 @@ def screen(n_cells=30, n_edits=60, *, seed=0, implant=None, score="toward_t_cell
 
 
 def rank_edits(table, **how):
-    """By the one score that `screen` makes, where nothing else is asked for."""
+    """By the one score that `screen` makes, and of any number of cells, where nothing else is asked for."""
+    how = {"min_cells": 0} | how
     if isinstance(table, pd.DataFrame) and "cos_genes" not in table and "toward" not in how.get("mode", ""):
         how = {"by": "toward_t_cell"} | how
     return rank_any(table, **how)
@@ -179,18 +180,18 @@ def test_matched_with_donors_needs_both():
 
 def test_control_by_hand():
     """One cell after the other: the edit less the mean of the controls that the cell shows."""
-    effects = {"x": [0.5, 0.1, 0.2], "y": [0.9, 0.3, 0.3], "z": [0.4, 0.2, np.nan]}
+    effects = {"x": [0.5, 0.1, 0.2], "y": [0.9, 0.3, 0.3], "z": [0.4, 0.2, np.nan], "v": [0.3, 0.3, 0.1], "w": [0.6, 0.1, 0.0]}
     table = pd.DataFrame(
         [(c, f"delete:{g}", "delete", g, i, v[i]) for c, v in effects.items() for i, g in enumerate("ABC")],
         columns=["cell_id", "edit", "kind", "genes", "rank", "toward_t_cell"],
     )
     with pytest.warns(RankcellWarning, match="fewer than three control edits"):
         ranked = rank_edits(table, mode="control", controls=["B", "C"]).set_index("genes")
-    diff = [0.5 - 0.15, 0.9 - 0.3, 0.4 - 0.2]
-    assert ranked.control_diff["A"] == pytest.approx(np.mean(diff)) and ranked.control_n["A"] == 3
+    diff = [0.5 - 0.15, 0.9 - 0.3, 0.4 - 0.2, 0.3 - 0.2, 0.6 - 0.05]
+    assert ranked.control_diff["A"] == pytest.approx(np.mean(diff)) and ranked.control_n["A"] == 5
     assert ranked.control_p["A"] == pytest.approx(stats.ttest_1samp(diff, 0).pvalue)
     assert ranked.is_control.to_dict() == {"A": False, "B": True, "C": True} and ranked.control_p[["B", "C"]].isna().all()
-    assert ranked.control_diff["C"] == pytest.approx(np.mean([0.1, 0.0]))
+    assert ranked.control_diff["C"] == pytest.approx(np.mean([0.1, 0.0, -0.2, -0.1]))
 
 
 def test_controls_say_whether_an_edit_is_beyond_them():
@@ -214,12 +215,12 @@ def test_toward_against_zero():
 
 
 def test_toward_chooses_and_asks():
-    table = screen(3, 12).assign(toward_t_cell_in_place=0.0)
+    table = screen(6, 12, share=1.0).assign(toward_t_cell_in_place=0.0)
     assert rank_edits(table, mode="toward").attrs["by"] == "toward_t_cell_in_place"
     assert rank_edits(table, mode="toward", by="toward_t_cell").attrs["by"] == "toward_t_cell"
     with pytest.raises(SettingsError, match="several states: choose a score, one of toward_t_cell"):
         rank_edits(table.assign(toward_u_cell=0.0), mode="toward")
-    with pytest.raises(SettingsError, match="no toward score: run the screen with --toward"):
+    with pytest.raises(SettingsError, match="no toward score: run the screen with toward"):
         rank_edits(screen(3, 12, score="cos_genes"), mode="toward")
     with pytest.raises(SettingsError, match="'cos_genes' is no toward score"):
         rank_edits(table.assign(cos_genes=0.5), mode="toward", by="cos_genes")
@@ -267,7 +268,7 @@ def test_versus_pairs_cells():
     assert ranked.vs_n["g5"] == len(d) and ranked.vs_diff["g5"] == pytest.approx(d.mean())
     assert ranked.vs_p["g5"] == pytest.approx(stats.ttest_1samp(d, 0).pvalue, rel=1e-6)
     with pytest.raises(SettingsError, match="share no cell and edit"):
-        rank_edits(table, by="toward_t_cell", mode="vs", against=other.assign(cell_id="elsewhere"))
+        rank_edits(table, by="toward_t_cell", mode="vs", against=other.assign(cell_id="elsewhere " + other.cell_id))
     with pytest.raises(SettingsError, match="needs the other screen"):
         rank_edits(table, by="toward_t_cell", mode="vs")
 
@@ -311,19 +312,64 @@ def test_expression_and_detection_come_from_the_folder(folder):
 # Affected genes
 
 
+def pairs_table(cos, **columns):
+    """One affected gene under as many perturbations as there are cosines."""
+    n = len(cos)
+    table = {"edit": [f"e{i}" for i in range(n)], "genes": "g", "affected": "a", "n": 5, "mean_cos": cos, "sd_cos": 1e-6}
+    return pd.DataFrame(table | columns)
+
+
 def test_affected_by_hand():
-    """Fourteen perturbations of one gene, alike but one."""
-    cos = np.r_[1 - 1e-3 * np.exp(0.1 * RNG(0).normal(size=13)), 0.9]
-    table = pd.DataFrame({"edit": [f"e{i}" for i in range(14)], "genes": "g", "affected": "a", "n": 5, "mean_cos": cos, "sd_cos": 1e-6})
-    found = rank_affected(table)
-    assert found.edit[0] == "e13" and found.p[0] < 1e-6 and found.effect[0] == pytest.approx(0.1)
-    assert found.expected[0] == pytest.approx(np.exp(np.log(1 - cos[:13]).mean()), rel=1e-6)  # without ranks: the mean of the others
-    assert (found.n_others == 13).all() and (found.fdr[1:] > 0.05).all()
-    assert rank_affected(table, min_cells=6).empty and rank_affected(table[:9]).p.isna().all()
+    """Fourteen perturbations of one gene, alike but one that moves it more and one that moves it less."""
+    cos = np.r_[1 - 1e-3 * np.exp(0.1 * RNG(0).normal(size=13)), 0.9, 1 - 1e-6]
+    table = pairs_table(cos)
+    ranked = rank_affected(table)
+    assert ranked.edit[0] == "e13" and ranked.z[0] > 2 and ranked.effect[0] == pytest.approx(0.1)
+    assert (ranked.direction == "more").all() and "e14" not in set(ranked.edit) and (ranked.n_others == 14).all()
+    expected = np.exp(np.log(1 - np.delete(cos, 13)).mean())  # without ranks: the mean of the others
+    assert ranked.expected[0] == pytest.approx(expected, rel=1e-6)
+    assert not {"p", "fdr"} & set(ranked)  # their tails are not calibrated
+    less = rank_affected(table, direction="less")
+    assert less.edit[0] == "e14" and less.z[0] < -2 and (less.direction == "less").all()
+    both = rank_affected(table, direction="both")
+    assert len(both) == len(ranked) + len(less) == 15 and (np.diff(both.z.abs()) <= 0).all()
+    few = rank_affected(table[:9])
+    assert len(few) == 9 and few.z.isna().all() and (few.direction == "").all()
+    with pytest.raises(SettingsError, match="direction is 'up'"):
+        rank_affected(table, direction="up")
     with pytest.raises(InputError, match="lacks mean_cos"):
         rank_affected(table.drop(columns="mean_cos"))
     with pytest.raises(InputError, match="lacks mean_rank"):
         rank_affected(table, edits=table[["edit"]])
+
+
+def test_affected_floor_on_cells():
+    cos = np.r_[np.full(14, 1 - 1e-3), 0.9]
+    ranked = rank_affected(pairs_table(cos, n=[9] * 14 + [4]), direction="both")
+    assert "e14" not in set(ranked.edit) and ranked.attrs["min_cells"] == 5 and ranked.attrs["pairs"] == 15
+    assert rank_affected(pairs_table(cos, n=[9] * 14 + [4]), min_cells=4).edit[0] == "e14"
+    with pytest.raises(SettingsError, match="seen in 5 cells or more; the most is 4: .*min_cells=4"):
+        rank_affected(pairs_table(cos, n=4))
+
+
+def test_affected_in_place_not_by_position():
+    """As made, e3 moves the gene most, by its place; in place e7 does: what is ranked is in place where that is known."""
+    plain, in_place = np.full(15, 1 - 1e-2), 1 - 1e-4 * np.exp(0.1 * RNG(0).normal(size=15))
+    plain[3], in_place[7] = 0.5, 0.9
+    table = pairs_table(plain, mean_cos_in_place=in_place, sd_cos_in_place=1e-6)
+    table.attrs["symbols"] = {"g": "Gene", "a": "Other"}
+    ranked = rank_affected(table)
+    assert ranked.edit[0] == "e7" and ranked.effect[0] == pytest.approx(0.1) and ranked.attrs["by"] == "mean_cos_in_place"
+    assert ranked.symbols[0] == "Gene" and ranked.affected_symbol[0] == "Other"
+    assert rank_affected(table.drop(columns=["mean_cos_in_place", "sd_cos_in_place"])).edit[0] == "e3"
+
+
+def test_one_cell_makes_no_affected_gene():
+    """The same mean shift: of all cells, and of one cell of six alone (its standard deviation is sqrt(5) means)."""
+    cos = np.r_[1 - 1e-5 * np.exp(0.1 * RNG(0).normal(size=20)), 1 - 1e-2, 1 - 1e-2]
+    sd = np.r_[np.full(20, 1e-6), 1e-3, 1e-2 * np.sqrt(5)]
+    ranked = rank_affected(pairs_table(cos, n=6, sd_cos=sd)).set_index("edit")
+    assert ranked.index[0] == "e20" and ranked.z["e20"] > 2 and ranked.z["e21"] <= 1
 
 
 def test_affected_compares_perturbations_of_like_rank():
@@ -331,26 +377,26 @@ def test_affected_compares_perturbations_of_like_rank():
     rank = np.arange(60.0)
     shift = 1e-2 * (1 + rank) ** -1.0 * np.exp(0.05 * RNG(0).normal(size=60))
     shift[30] *= 3
-    table = pd.DataFrame(
-        {"edit": [f"e{i}" for i in range(60)], "genes": "g", "affected": "a", "n": 9, "mean_cos": 1 - shift, "sd_cos": 0.0}
-    )
-    found = rank_affected(table, edits=pd.DataFrame({"edit": table.edit, "mean_rank": rank}))
-    assert found.edit[0] == "e30" and (found.fdr < 0.05).sum() == 1
-    without = rank_affected(table).set_index("edit")
-    assert without.fdr["e30"] > 0.5 and without.p.idxmin() == "e0"  # by size alone it is the top rank that stands out
+    table = pairs_table(1 - shift, n=9, sd_cos=0.0)
+    ranked = rank_affected(table, edits=pd.DataFrame({"edit": table.edit, "mean_rank": rank}))
+    assert ranked.edit[0] == "e30" and ranked.z[0] > 2 * ranked.z[1]
+    assert rank_affected(table).edit[0] == "e0"  # by size alone it is the top rank that stands out
 
 
 # Odd input
 
 
+@pytest.mark.filterwarnings("ignore:no edit is in 5 donors:rankcell.errors.RankcellWarning")
 def test_one_donor_and_few_donors():
     table = screen(12, 40)
     with pytest.warns(RankcellWarning, match="1 donor: no p over donors can fall below 1; 6 are needed for one below 0.05"):
         ranked = rank_edits(table.assign(donor="only"), donor="donor")
-    assert (ranked.matched_p == 1).all() and ranked["sem"].isna().all() and ranked.ci_low.isna().all() and ranked.n_donors.max() == 1
+    assert (ranked.matched_p_donors == 1).all() or ranked.matched_p_donors.isna().all()
+    assert ranked["sem"].isna().all() and ranked.ci_low.isna().all() and ranked.n_donors.max() == 1
     with pytest.warns(RankcellWarning, match="4 donors: no p over donors can fall below 0.125") as told:
-        ranked = rank_edits(table.assign(donor=table.donor.str[1:].astype(int) % 4), donor="donor")
-    assert ranked.attrs["few_donors"] == str(told[0].message) and ranked.matched_p.min() >= 0.125
+        ranked = rank_edits(table.assign(donor=table.donor.str[1:].astype(int) % 4), donor="donor", mode="toward")
+    assert ranked.attrs["few_donors"] in [str(w.message) for w in told]
+    assert ranked.zero_p.min() >= 0.125 and ranked.matched_p.isna().all() and ranked.attrs["without_p"] == 40
 
 
 def test_donor_columns():
@@ -466,7 +512,7 @@ def folder(tmp_path):
         out / "edits.parquet"
     )
     table[["cell_id", "donor"]].drop_duplicates().to_parquet(out / "cells.parquet", index=False)
-    pairs = [(f"delete:g{i}", f"g{i}", f"g{j}", 4, 1 - 1e-3 * (i + j + 1), 1e-4) for i in range(15) for j in range(15) if i != j]
+    pairs = [(f"delete:g{i}", f"g{i}", f"g{j}", 6, 1 - 1e-3 * (i + j + 1), 1e-4) for i in range(15) for j in range(15) if i != j]
     pd.DataFrame(pairs, columns=["edit", "genes", "affected", "n", "mean_cos", "sd_cos"]).to_parquet(out / "affected.parquet")
     manifest = {"fingerprint": "f", "settings": {"states": ["t"]}, "complete": True, "n_rows": len(table), "n_cells": 10, "n_units": 1}
     (out / "manifest.json").write_text(json.dumps(manifest))
@@ -528,7 +574,7 @@ def test_command_refuses_outputs(folder, tmp_path, capsys):
     assert main(["stats", str(folder), "-o", str(tmp_path / "o.xlsx")]) == 2 and "one of .tsv, .csv, .parquet" in capsys.readouterr().err
     assert main(["stats", str(folder), "-o", str(folder / "o.tsv")]) == 2 and "lies inside the input" in capsys.readouterr().err
     (folder / "screen.parquet").write_bytes(b"no table")
-    assert main(["stats", str(folder), "-o", str(tmp_path / "o.tsv")]) == 2 and "cannot be read" in capsys.readouterr().err
+    assert main(["stats", str(folder), "-o", str(tmp_path / "o.tsv")]) == 2 and "is damaged" in capsys.readouterr().err
 
 
 def test_a_write_that_fails_leaves_nothing(folder, tmp_path, monkeypatch):
@@ -556,9 +602,9 @@ def test_compat_writes_geneformers_tables(folder, tmp_path, mode):
 
 def test_goal_state_shift_is_scipys_rank_sum(folder):
     from rankcell.stats.geneformer import goal_state_shift
-    from rankcell.stats.rows import read_rows
+    from rankcell.stats.rows import read_rows, screen_of
 
-    rows = read_rows(folder, ["toward_t_cell"])
+    rows = read_rows(screen_of(folder), ["toward_t_cell"])
     found = goal_state_shift(rows, "toward_t_cell", {}).set_index("Ensembl_ID")
     values = rows.scores["toward_t_cell"]
     own = values[(rows.edits["genes"] == "g3").to_numpy()[rows.edit]]
@@ -567,8 +613,20 @@ def test_goal_state_shift_is_scipys_rank_sum(folder):
 
 
 def test_affected_command(folder, tmp_path, capsys):
-    assert main(["stats", str(folder), "-o", str(tmp_path / "a.tsv"), "--mode", "affected"]) == 0
-    assert "210 pairs of perturbation and affected gene" in capsys.readouterr().out
+    out = tmp_path / "a.tsv"
+    assert main(["stats", str(folder), "-o", str(out), "--mode", "affected"]) == 0
+    said, more = capsys.readouterr().out, pd.read_csv(out, sep="\t")
+    assert "that move more than expected" in said and "of 210, those in 5 cells or more" in said and "without p or FDR" in said
+    assert set(more.direction) == {"more"} and more.symbols[0].startswith("G") and not {"p", "fdr"} & set(more)
+    pd.testing.assert_frame_equal(tl.rank_affected(folder), more, check_dtype=False)
+    assert main(["stats", str(folder), "-o", str(out), "--force", "--mode", "affected", "--direction", "both"]) == 0
+    both = pd.read_csv(out, sep="\t")
+    assert len(both) == 210 and set(both.direction) == {"more", "less"} and capsys.readouterr().err == ""
+    for how, line in ((["--min-cells", "7"], "the most is 6: "), (["--direction", "up"], "direction is 'up'")):
+        assert main(["stats", str(folder), "-o", str(out), "--force", "--mode", "affected", *how]) == 2
+        assert line in capsys.readouterr().err
+    assert main(["stats", str(folder), "-o", str(out), "--force", "--direction", "less"]) == 2
+    assert "--direction is for --mode affected" in capsys.readouterr().err
     (folder / "affected.parquet").unlink()
     assert main(["stats", str(folder), "-o", str(tmp_path / "b.tsv"), "--mode", "affected"]) == 2
     assert "--affected" in capsys.readouterr().err
@@ -601,8 +659,8 @@ def test_versus_compares_kinds_of_edit():
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        (["--min-cells", "99"], "no edit is left with min_cells 99"),
-        (["--min-cells", "-1"], "min_cells is -1; at least 0"),
+        (["--min-cells", "99"], "no edit is left with --min-cells 99"),
+        (["--min-cells", "-1"], "--min-cells -1: at least 0"),
         (["--controls", "g1"], "--controls is for --mode control"),
         (["--cells", "c.csv"], "--cells is for --donor"),
         (["--against", "x"], "--against is for --mode vs"),

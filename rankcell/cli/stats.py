@@ -27,7 +27,11 @@ def stats(
     ] = None,
     controls: Annotated[str | None, typer.Option(metavar="A,B|@FILE", help="Control genes of --mode control.")] = None,
     against: Annotated[Path | None, typer.Option(metavar="DIR", help="The other screen of --mode vs and vs_null.")] = None,
-    min_cells: Annotated[int, typer.Option(metavar="N", help="Leave out edits with fewer cells.")] = 0,
+    min_cells: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Leave out edits in fewer cells (default: 3, or fewer where no edit is in 3; affected: 5)."),
+    ] = None,
+    direction: Annotated[str | None, typer.Option(help="affected: pairs that move more than expected (default), less, or both.")] = None,
     seed: Annotated[int, typer.Option(help="For what is drawn (signs of many donors, starts of the mixture).")] = 0,
     compat: Annotated[str, typer.Option(help="'geneformer' gives Geneformer's own tables, slips included.")] = "rankcell",
     force: o.Force = False,

@@ -9,9 +9,8 @@ from typing import Any
 from rankcell.errors import SettingsError
 from rankcell.jobs.inputs import named_genes
 from rankcell.store import require_apart, require_new
-from rankcell.wording import note
+from rankcell.wording import note, option
 
-_FEW = 3  # cells below which a p is not to be leaned on
 COMPAT_MODES = ("goal_state_shift", "vs_null", "mixture_model", "aggregate_data", "aggregate_gene_shifts")
 
 
@@ -34,7 +33,8 @@ def stats(
     cells: str | os.PathLike | None = None,
     controls: str | Sequence[str] | None = None,
     against: str | os.PathLike | None = None,
-    min_cells: int = 0,
+    min_cells: int | None = None,
+    direction: str | None = None,
     seed: int = 0,
     compat: str = "rankcell",
     force: bool = False,
@@ -46,28 +46,18 @@ def stats(
     check_suffix(out)
     require_new(out, force=force)
     require_apart(out, [source, *([against] if against is not None else [])])
-    if compat not in ("rankcell", "geneformer"):
-        raise SettingsError(f"unknown compat '{compat}'; rankcell or geneformer")
     if not modes:
-        raise SettingsError("name a mode")
-    if min_cells < 0:
-        raise SettingsError(f"min_cells is {min_cells}; at least 0")
-    if compat == "rankcell":
-        theirs = next((m for m in modes if m in COMPAT_MODES), None)
-        if theirs is not None:
-            raise SettingsError(f"mode '{theirs}' is Geneformer's: add --compat geneformer")
-        unused = {"--controls": controls is not None and "control" not in modes, "--cells": cells is not None and donor is None}
-        unused["--against"] = against is not None and "vs" not in modes
-        for option, wanted in (("--controls", "--mode control"), ("--cells", "--donor"), ("--against", "--mode vs")):
-            if unused[option]:
-                raise SettingsError(f"{option} is for {wanted}, which is not asked for")
+        raise SettingsError(f"{option('mode')}: name a mode")
+    if min_cells is not None and min_cells < 0:
+        raise SettingsError(f"{option('min_cells', min_cells)}: at least 0")
+    given = {"controls": controls, "cells": cells, "against": against, "direction": direction, "donor": donor, "min_cells": min_cells}
+    _check_uses(modes, compat, {name for name, value in given.items() if value is not None})
     if compat == "geneformer":
-        given = [n for n, v in (("donor", donor), ("cells", cells), ("controls", controls)) if v is not None]
-        if given or min_cells:
-            raise SettingsError(f"--compat geneformer knows no {', '.join(f'--{g}' for g in given) or '--min-cells'}: leave it out")
         table = _compat(Path(source), modes, score, against)
     elif "affected" in modes:
-        table = _affected(source, modes, min_cells)
+        from rankcell.stats import rank_affected
+
+        table = rank_affected(source, min_cells=min_cells, direction=direction or "more")
     else:
         from rankcell.stats import rank_edits
 
@@ -83,26 +73,34 @@ def stats(
             seed=seed,
         )
     if not len(table):
-        raise SettingsError(f"no edit is left with min_cells {min_cells}: nothing to write")
-    table.attrs["screen"] = str(source)
+        raise SettingsError(f"no edit is left with {option('min_cells', min_cells)}: nothing to write")
+    table.attrs |= {"screen": str(source)}
     write_ranked(table, out, force=force)
     return Ranked(table, Path(out), tuple(_found(table)))
 
 
-def _affected(source: str | os.PathLike, modes: Sequence[str], min_cells: int) -> Any:
-    from rankcell.perturb import read_screen
-    from rankcell.stats import rank_affected
-    from rankcell.stats.rank import mean_ranks
+_USES = {"controls": "control", "against": "vs", "direction": "affected"}  # options that one mode alone has
 
-    if len(modes) > 1:
+
+def _check_uses(modes: Sequence[str], compat: str, given: set[str]) -> None:
+    """SettingsError for an option that nothing would use."""
+    if compat not in ("rankcell", "geneformer"):
+        raise SettingsError(f"unknown compat '{compat}'; rankcell or geneformer")
+    if compat == "geneformer":
+        unused = [option(n) for n in ("donor", "cells", "controls", "min_cells", "direction") if n in given]
+        if unused:
+            raise SettingsError(f"{option('compat', 'geneformer')} knows no {', '.join(unused)}: leave it out")
+        return
+    theirs = next((m for m in modes if m in COMPAT_MODES), None)
+    if theirs is not None:
+        raise SettingsError(f"mode '{theirs}' is Geneformer's: add {option('compat', 'geneformer')}")
+    if "affected" in modes and len(modes) > 1:
         raise SettingsError("mode affected gives a table of its own, a row per perturbation and affected gene: run it alone")
-    screen = read_screen(source)
-    table = rank_affected(screen.affected().to_pandas(), edits=mean_ranks(screen.folder), min_cells=min_cells)
-    symbols = screen.symbols()
-    table.insert(2, "symbols", [symbols.get(g, g) for g in table["genes"]])
-    table.insert(4, "affected_symbol", [symbols.get(g, g) for g in table["affected"]])
-    table.attrs = {"mode": ["affected"]}
-    return table
+    if "cells" in given and "donor" not in given:
+        raise SettingsError(f"{option('cells')} is for {option('donor', placeholder='COL')}, which is not asked for")
+    for name, mode in _USES.items():
+        if name in given and mode not in modes:
+            raise SettingsError(f"{option(name)} is for {option('mode', mode)}, which is not asked for")
 
 
 def _compat(source: Path, modes: Sequence[str], score: str | None, against: str | os.PathLike | None) -> Any:
@@ -110,27 +108,27 @@ def _compat(source: Path, modes: Sequence[str], score: str | None, against: str 
     from rankcell.perturb import read_screen
     from rankcell.stats import geneformer as g
     from rankcell.stats.prediction import is_fast
-    from rankcell.stats.rows import columns_of, goal_score, read_rows
+    from rankcell.stats.rows import goal_score, read_rows
 
     if len(modes) != 1 or modes[0] not in COMPAT_MODES:
-        raise SettingsError(f"--compat geneformer takes one mode of {', '.join(COMPAT_MODES)}; it got {', '.join(modes)}")
+        raise SettingsError(f"{option('compat', 'geneformer')} takes one mode of {', '.join(COMPAT_MODES)}; it got {', '.join(modes)}")
     screen, mode = read_screen(source), modes[0]
-    columns = columns_of(screen.folder)
+    columns = screen.columns()
     if is_fast(columns):
         note("this is a fast screen: Geneformer's tables take predicted values for exact ones and know nothing of their error")
     if mode == "goal_state_shift":
         goal = _goal(screen, columns, score, goal_score)
         alternatives = _alternatives(columns, goal)
-        table = g.goal_state_shift(read_rows(screen.folder, [goal, *alternatives.values()]), goal, alternatives)
+        table = g.goal_state_shift(read_rows(screen, [goal, *alternatives.values()]), goal, alternatives)
         table.attrs = {"mode": [mode], "compat": "geneformer", "by": goal}
         return table
     used = g.cell_score(columns, score)
-    rows = read_rows(screen.folder, [used])
+    rows = read_rows(screen, [used])
     if mode == "vs_null":
         if against is None:
-            raise SettingsError("vs_null needs the null screen: --against DIR")
-        other = read_screen(against).folder
-        table = g.vs_null(rows, read_rows(other, [g.cell_score(columns_of(other), used)]), used)
+            raise SettingsError(f"vs_null needs the null screen: {option('against', placeholder='DIR')}")
+        other = read_screen(against)
+        table = g.vs_null(rows, read_rows(other, [g.cell_score(other.columns(), used)]), used)
     elif mode == "aggregate_gene_shifts":
         table = g.aggregate_gene_shifts(rows, used, screen.affected().to_pandas(), screen.symbols())
     else:
@@ -160,6 +158,8 @@ def _alternatives(columns: Sequence[str], goal: str) -> dict[str, str]:
 
 def _found(table: Any) -> list[str]:
     """What stands in the table, for a reader in a hurry."""
+    from rankcell.stats.summary import calls, calls_sentence, edits_sentence, without_p_sentence
+
     by, modes = table.attrs.get("by"), table.attrs["mode"]
     if table.attrs.get("compat") == "geneformer":
         n = int(table["Sig"].sum()) if "Sig" in table else None
@@ -169,19 +169,15 @@ def _found(table: Any) -> list[str]:
             + (f"; {n:,} with Sig = 1" if n is not None else "")
         ]
     if modes == ["affected"]:
-        n = int((table["fdr"] < 0.05).sum())
-        first = [f"{r.symbols} -> {r.affected_symbol}" for r in table.head(5).itertuples()]
-        return [f"{len(table):,} pairs of perturbation and affected gene, {n:,} with FDR < 0.05; first: {', '.join(first) or 'none'}"]
+        return _pairs(table)
     top = ", ".join(f"{r.symbols} {r.effect:.2e}" for r in table.head(5).itertuples()) or "none"
-    lines = [f"{len(table):,} edits by mean effect on {by}; largest: {top}", *_of_predictions(table)]
-    for name in [c for c in table.columns if c.endswith("_fdr")]:
-        found, tested = table[name] < 0.05, int(table[name].notna().sum())
-        few = int((found & (table["n_cells"] < _FEW)).sum())
-        note = f", {few:,} of them in fewer than {_FEW} cells (--min-cells {_FEW} leaves them out)" if few else ""
-        note = note or (
-            "" if tested or not name.startswith("matched") else ": ten edits alike in rank and detection are needed to compare with"
-        )
-        lines.append(f"{name} < 0.05: {int(found.sum()):,} of {tested:,} edits tested{note}")
+    keep = f" ({option('min_cells', 0)} keeps them)" if table.attrs["left_out"] else ""
+    lines = [f"{len(table):,} edits by mean effect on {by}; largest: {top}", f"{edits_sentence(table.attrs)}{keep}", *_of_predictions(table)]
+    for name, (called, tested) in calls(table).items():
+        few = ": ten edits alike in rank and detection are needed to compare with" if not tested and name.startswith("matched") else ""
+        lines.append(calls_sentence(name, called, tested) + few)
+    if calls(table) and without_p_sentence(table):
+        lines.append(without_p_sentence(table))
     if "impact" in table:
         lines.append(f"impact component: {int(table['impact'].sum()):,} edits")
     plain = table.attrs.get("plain_rank_spearman")
@@ -192,6 +188,19 @@ def _found(table: Any) -> list[str]:
         lines.append("Spearman with the gene's rank: unknown, no cell has ten edits of different rank")
     held = ", ".join(f"{k.replace('_', ' ')} {v['partial']:.2f}" for k, v in table.attrs["predictors"].items())
     return [*lines, f"partial Spearman over edits, each with the others held fixed: {held}"] if held else lines
+
+
+def _pairs(table: Any) -> list[str]:
+    """What stands in a table of affected genes."""
+    a = table.attrs
+    how = "in place" if a["by"].endswith("_in_place") else "with the change of positions, as the screen has no values in place"
+    which = {"more": "that move more than expected", "less": "that move less than expected", "both": "by how far they are from expected"}
+    first = [f"{r.symbols} -> {r.affected_symbol}" for r in table.head(5).itertuples()]
+    said = f"{len(table):,} pairs of perturbation and affected gene {which[a['direction']]}, {how}"
+    return [
+        f"{said}; of {a['pairs']:,}, those in {a['min_cells']:,} cells or more; first: {', '.join(first) or 'none'}",
+        "a ranking without p or FDR: these are not calibrated for pairs",
+    ]
 
 
 def _of_predictions(table: Any) -> list[str]:
@@ -205,5 +214,5 @@ def _of_predictions(table: Any) -> list[str]:
     said += f" (root mean square of {f['audited']:,} audited, mean {f['bias']:+.1e})"
     if f["common_share"] is None:
         few = f"only {f['edits_audited_twice']:,} edits were audited in two cells, so all of it is taken to be the same in all cells of an edit"
-        return [f"{said}; {few}: intervals and p are wider than they need be (perturb --audit 0.2, or more cells, would tell)"]
+        return [f"{said}; {few}: intervals and p are wider than they need be (perturb with audit 0.2, or more cells, would tell)"]
     return [f"{said}, of which {f['common_share']:.0%} is the same in all cells of an edit: that is in every interval and p"]

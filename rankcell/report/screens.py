@@ -77,7 +77,7 @@ def open_tables(source: Any) -> Tables:
     screen = source if isinstance(source, Screen) else _read(source)
     table = screen.table().to_pandas()
     table["rank"] = table["rank"].astype("Int32")
-    table.attrs |= {"symbols": Shared(screen.symbols()), **attrs_of(screen.folder)}
+    table.attrs |= {"symbols": Shared(screen.symbols()), **attrs_of(screen)}
     return Tables(table, _optional(screen, "cells"), _optional(screen, "edits"), screen.manifest, screen)
 
 

@@ -1,40 +1,104 @@
-"""Which perturbation moves which gene more than other perturbations move it."""
+"""Which perturbation moves which gene more than other perturbations of like rank move it: a ranking of pairs, without p.
 
+A p from this comparison is not calibrated (benchmarks/calibration.py: its tails are too heavy for untrained models), so there is none.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import InputError
+from rankcell.errors import InputError, SettingsError
 from rankcell.stats.matched import LEAST, from_neighbours, log_size
-from rankcell.stats.units import fdr
+from rankcell.stats.rows import is_table, mean_ranks, screen_of
+from rankcell.wording import option
 
 COLUMNS = ("edit", "genes", "affected", "n", "mean_cos", "sd_cos")
+DIRECTIONS = ("more", "less", "both")
+LEAST_CELLS = 5  # of a pair: one of fewer is at the top by chance
 
 
-def rank_affected(table: Any, *, edits: Any = None, min_cells: int = 0) -> Any:
-    """See rankcell.tl.rank_affected."""
-    import pandas as pd
-    from scipy.stats import t
+def rank_affected(
+    table: Any, *, edits: Any = None, min_cells: int | None = None, direction: str = "more", symbols: Mapping[str, str] | None = None
+) -> Any:
+    """See rankcell.tl.rank_affected. `symbols`: of genes by their ids; None: those of the table."""
+    if direction not in DIRECTIONS:
+        raise SettingsError(f"direction is '{direction}'; one of {', '.join(DIRECTIONS)}")
+    table, edits = _opened(table, edits)
+    symbols = table.attrs.get("symbols", {}) if symbols is None else symbols
+    in_place = "mean_cos_in_place" in table
+    cos, sd_cos = (f"{c}_in_place" if in_place else c for c in ("mean_cos", "sd_cos"))
+    least = LEAST_CELLS if min_cells is None else min_cells
+    if len(table) and table["n"].max() < least:
+        most = int(table["n"].max())
+        raise SettingsError(
+            f"no pair of perturbation and affected gene is seen in {least:,} cells or more; the most is {most:,}: "
+            f"screen more cells, or give {option('min_cells', most)}, where single cells decide the order"
+        )
+    n_pairs = len(table)
+    table = table[(table["n"] >= max(least, 1)) & np.isfinite(table[cos])].reset_index(drop=True)
+    ranked = _compared(table.assign(mean=table[cos], sd=table[sd_cos]), edits)
+    names = {column: [symbols.get(g, g) for g in ranked[column]] for column in ("genes", "affected")}
+    ranked.insert(2, "symbols", names["genes"])
+    ranked.insert(4, "affected_symbol", names["affected"])
+    z = ranked["z"].to_numpy()
+    order = {"more": -z, "less": z, "both": -np.abs(z)}[direction]
+    wanted = np.isnan(z) | (direction == "both") | (ranked["direction"] == direction).to_numpy(bool)
+    ranked = ranked.iloc[np.lexsort((ranked["affected"], ranked["edit"], -ranked["effect"], order))]  # without z: last
+    ranked = ranked[wanted[ranked.index]].reset_index(drop=True)
+    ranked.attrs = {"mode": ["affected"], "by": cos, "direction": direction, "min_cells": least, "pairs": n_pairs}
+    return ranked
 
+
+def _opened(table: Any, edits: Any) -> tuple[Any, Any]:
+    """(table of affected genes, table of edits or None), of a results folder too."""
+    if not is_table(table):
+        screen = screen_of(table)
+        table = screen.affected().to_pandas()
+        table.attrs["symbols"] = gene_symbols(screen)
+        edits = mean_ranks(screen) if edits is None else edits
     missing = [c for c in COLUMNS if c not in table]
     if missing:
-        raise InputError(f"this is no table of affected genes: it lacks {', '.join(missing)}; give what rc.get.affected_df returns")
-    table = table[(table["n"] >= max(min_cells, 1)) & np.isfinite(table["mean_cos"])].reset_index(drop=True)
+        raise InputError(
+            f"this is no table of affected genes: it lacks {', '.join(missing)}; give what rc.get.affected_df returns, or the results folder"
+        )
+    return table, edits
+
+
+def gene_symbols(screen: Any) -> dict[str, str]:
+    """Gene id -> symbol: of the perturbed genes, and of the whole vocabulary where it ships with the package."""
+    from rankcell.vocab import Vocabulary, shipped_vocabularies
+
+    folder = shipped_vocabularies().get(screen.manifest.get("settings", {}).get("vocabulary"))
+    vocab = None if folder is None else Vocabulary.load(folder)
+    known = {} if vocab is None else {g: s for g, s in zip(vocab.genes, vocab.symbols, strict=True) if s}
+    return known | screen.symbols()
+
+
+def _compared(table: Any, edits: Any) -> Any:
+    """Each pair against what other perturbations of like rank do to the same gene: effect, expected, z and direction.
+
+    z is the smaller of two: how far the pair stands out among the gene's other perturbations (on the log scale), and how sure its
+    own cells are of the difference (effect - expected over its standard error), so that one cell alone makes no finding.
+    """
+    import pandas as pd
+
     table = table.assign(gene=pd.factorize(table["affected"])[0], x=_places(table, edits))
     table = table.sort_values(["gene", "x"], kind="stable", ignore_index=True)
-    gene, n, sd = table["gene"].to_numpy(), table["n"].to_numpy(float), table["sd_cos"].to_numpy(float)
-    effect = 1 - table["mean_cos"].to_numpy(float)
-    found = table[["edit", "genes", "affected", "n"]].assign(effect=effect, sd=sd)
+    gene, n, sd = table["gene"].to_numpy(), table["n"].to_numpy(float), table["sd"].to_numpy(float)
+    effect = 1 - table["mean"].to_numpy(float)
     predicted = from_neighbours(gene, table["x"].to_numpy(), np.nan_to_num(log_size(effect, gene)))
     off = log_size(effect, gene) - predicted
     noise = _cell_noise(effect, sd, n, gene)
     others, spread2 = _spread(off, noise, gene)
     with np.errstate(invalid="ignore", divide="ignore"):
         z = off / np.sqrt(spread2 + noise)
-    found["expected"], found["n_others"], found["z"] = np.exp(predicted), others, np.where(np.isfinite(z) & (others >= LEAST), z, np.nan)
-    found["p"] = 2 * t.sf(np.abs(found["z"].to_numpy()), np.maximum(others, 1))
-    found["fdr"] = fdr(found["p"].to_numpy())
-    return found.sort_values(["p", "edit", "affected"], ignore_index=True)
+        own = (effect - np.exp(predicted)) / (sd / np.sqrt(np.maximum(n - 1, 0)))  # 1 where a single cell makes the mean
+        z = np.where(np.abs(own) < np.abs(z), own, z)
+    z = np.where(np.isfinite(z) & (others >= LEAST), z, np.nan)
+    ranked = table[["edit", "genes", "affected", "n"]].assign(effect=effect, sd=sd, expected=np.exp(predicted), n_others=others, z=z)
+    ranked.insert(4, "direction", np.select([z > 0, z <= 0], ["more", "less"], "").astype(object))
+    return ranked
 
 
 def _places(table: Any, edits: Any) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankcell.stats.rows import Rows, is_size
-from rankcell.stats.units import Means
+from rankcell.stats.units import LEAST_REPLICATES, Means
 
 NEAREST = 25  # neighbours on each side in a cell
 LEAST = 10  # fewest neighbours, and fewest peers, that make a comparison
@@ -175,7 +175,7 @@ def standing(m: Means, mean_rank: np.ndarray, detection: np.ndarray, *, heavy: f
     scale of the peers, near 1 where one spread fits all. Both are robust: such that the median of z^2 is that of a chi-square
     with one degree of freedom (in the manner of Efron 2004's empirical null), so that a few real effects do not widen them.
     p from Student's t with 0.37 degrees of freedom a peer (what a median of squares is worth beside their mean), and fewer for
-    edits of few replicates where those have heavy tails. What the replicates of an edit share by error (`m.common`) is part of v,
+    edits of few replicates where those have heavy tails; NaN below `LEAST_REPLICATES` replicates. What the replicates of an edit share by error (`m.common`) is part of v,
     so that it is judged by each edit's own and not by what its peers have on average.
 
     heavy
@@ -207,7 +207,8 @@ def standing(m: Means, mean_rank: np.ndarray, detection: np.ndarray, *, heavy: f
     df = np.full(n, np.nan)
     df[at] = _tails(_MEDIAN_EFFICIENCY * near.shape[1], excess)
     at_median = t.ppf(0.75, df) / t.ppf(0.75, _MEDIAN_EFFICIENCY * max(near.shape[1], 1))  # the scale was fitted at the median
-    return Standing(z, 2 * t.sf(np.abs(z) * at_median, df), peers, centre, float(np.sqrt(spread2)))
+    p = np.where(m.n >= LEAST_REPLICATES, 2 * t.sf(np.abs(z) * at_median, df), np.nan)
+    return Standing(z, p, peers, centre, float(np.sqrt(spread2)))
 
 
 def _tails(df: float, excess: np.ndarray) -> np.ndarray:

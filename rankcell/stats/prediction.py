@@ -7,15 +7,13 @@ it is. What an edit has in common over cells is not, and no number of cells aver
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rankcell.errors import InputError, SettingsError
-from rankcell.stats.rows import Rows, effect_of, is_size, score_names
+from rankcell.stats.rows import Rows, effect_of, facts_of, is_size, is_table, score_names
 
-AUDIT = "audit.parquet"
 LEAST_TWICE = 20  # edits audited in two cells or more below which the whole error counts as common
 _BINS, _LEAST_IN_BIN = 20, 10
 _HEAVIEST = 50.0
@@ -172,20 +170,20 @@ def is_fast(columns: Sequence[str]) -> bool:
 
 
 def carried(rows: Rows, source: Any) -> Rows:
-    """The rows of a results folder (a Path) or of a table with the prediction error carried along; those of an exact screen as they are."""
-    if isinstance(source, Path):
-        import pyarrow.parquet as pq
+    """The rows of a Screen or of a table with the prediction error carried along; those of an exact screen as they are."""
+    from rankcell.perturb.results import SCREEN
 
-        path = source / "screen.parquet"
-        names = [c for c in ("exact", "exact_in_place") if c in pq.read_schema(path).names]
-        table = pq.read_table(path, columns=names) if is_fast(names) else {}
+    is_screen = not is_table(source)
+    if is_screen:
+        names = [c for c in ("exact", "exact_in_place") if c in source.columns()]
+        table = source.read(SCREEN, names) if is_fast(names) else {}
         flags = {c: table[c].to_numpy() for c in names} if is_fast(names) else {}
     else:
         flags = {c: source[c].to_numpy(bool) for c in ("exact", "exact_in_place") if c in source}
     if not is_fast(flags):
         return rows
     exact = {s: flags["exact_in_place" if s.endswith("_in_place") and "exact_in_place" in flags else "exact"] for s in rows.scores}
-    errors = read_errors(source, list(rows.scores)) if isinstance(source, Path) else _errors_of_table(source)
+    errors = read_errors(source, list(rows.scores)) if is_screen else _errors_of_table(source)
     for score in rows.scores:
         _check_known(score, errors, rows, exact[score])
     return corrected(rows, exact, errors)
@@ -203,22 +201,19 @@ def _check_known(score: str, errors: dict[str, PredictionError], rows: Rows, exa
         )
 
 
-def read_errors(folder: Path, scores: Sequence[str] | None = None) -> dict[str, PredictionError]:
+def read_errors(screen: Any, scores: Sequence[str] | None = None) -> dict[str, PredictionError]:
     """The error of every audited score (of `scores` alone where given) from a fast screen's audit.parquet. InputError when it is lost."""
-    import pyarrow.parquet as pq
+    from rankcell.perturb.results import AUDIT
 
-    path = folder / AUDIT
-    if not path.exists():
-        raise InputError(f"{folder} is a fast screen and has lost its {AUDIT}: how far its predictions are off is not known; screen again")
-    try:
-        names = pq.read_schema(path).names
-        scores = [s for s in score_names(names) if f"{s}_predicted" in names and (scores is None or s in scores)]
-        drawn = {s: _drawn(s, names) for s in scores}
-        table = pq.read_table(
-            path, columns=["edit", *dict.fromkeys(drawn.values()), *scores, *(f"{s}_predicted" for s in scores)]
-        ).to_pandas()
-    except (OSError, ValueError, KeyError) as e:
-        raise InputError(f"{path} cannot be read: {e}") from e
+    if not screen.has(AUDIT):
+        raise InputError(
+            f"{screen.folder} is a fast screen and has lost its {AUDIT}: how far its predictions are off is not known; screen again"
+        )
+    names = screen.columns(AUDIT)
+    scores = [s for s in score_names(names) if f"{s}_predicted" in names and (scores is None or s in scores)]
+    drawn = {s: _drawn(s, names) for s in scores}
+    columns = ["edit", *dict.fromkeys(drawn.values()), *scores, *(f"{s}_predicted" for s in scores)]
+    table = screen.read(AUDIT, columns).to_pandas()
     found = {}
     for s in scores:
         sample = table[table[drawn[s]].to_numpy(bool)]
@@ -241,13 +236,16 @@ class Shared(dict):
         return self
 
 
-def attrs_of(folder: Path) -> dict[str, Any]:
-    """What the table of a fast screen must carry in `attrs` so that it can be ranked without its folder; nothing for an exact screen."""
-    import pyarrow.parquet as pq
+def attrs_of(screen: Any) -> dict[str, Any]:
+    """What the table of a screen must carry in `attrs` so that it is ranked as its folder is: `facts`, and of a fast one `prediction`."""
+    from rankcell.perturb.results import AUDIT, SCREEN
 
-    if not is_fast(pq.read_schema(folder / "screen.parquet").names) or not (folder / AUDIT).exists():
-        return {}
-    return {"prediction": Shared({score: asdict(error) for score, error in read_errors(folder).items()})}
+    counts = screen.read(SCREEN, ["edit"], read_dictionary=["edit"])["edit"].value_counts()
+    rows, names = counts.field("counts").to_numpy(), counts.field("values").to_pylist()
+    attrs: dict[str, Any] = {"facts": Shared(facts_of(screen, rows, names))}
+    if is_fast(screen.columns()) and screen.has(AUDIT):
+        attrs["prediction"] = Shared({score: asdict(error) for score, error in read_errors(screen).items()})
+    return attrs
 
 
 def _errors_of_table(table: Any) -> dict[str, PredictionError]:

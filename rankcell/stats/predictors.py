@@ -7,6 +7,7 @@ import numpy as np
 from rankcell.stats.rows import Rows
 
 PREDICTORS = ("mean_rank", "detection", "expression")
+TOO_CLOSE = 0.9  # a score that follows the rank this far (Spearman, either sign) orders genes by position more than by effect
 _LEAST_EDITS = 10
 
 

@@ -1,21 +1,20 @@
 """Edits ranked by their mean effect, with intervals, tests, and the trivial predictors beside them."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from rankcell.errors import SettingsError
 from rankcell.stats.prediction import carried
-from rankcell.stats.predictors import follows_rank, partial_spearman
-from rankcell.stats.rows import Rows, choose_score, columns_of, goal_score, read_rows, rows_of
-from rankcell.stats.units import Donors, donors_of, fdr, interval, warn_few
+from rankcell.stats.predictors import TOO_CLOSE, follows_rank, partial_spearman
+from rankcell.stats.rows import Rows, choose_score, goal_score, is_table, least_cells, read_rows, rows_of, screen_of
+from rankcell.stats.units import LEAST_REPLICATES, Donors, donors_of, fdr, interval, warn_few
 from rankcell.stats.work import MODES, Work, check_modes, common_error, means_over
-from rankcell.wording import note
+from rankcell.wording import note, option
 
-_TOO_CLOSE = 0.9
+P_COLUMNS = ("matched_p", "matched_p_peers", "control_p", "zero_p", "vs_p")  # those that have a false discovery rate
 
 
 def rank_edits(
@@ -27,22 +26,26 @@ def rank_edits(
     cells: Any = None,
     controls: Sequence[str] | None = None,
     against: Any = None,
-    min_cells: int = 0,
+    min_cells: int | None = None,
     seed: int = 0,
 ) -> Any:
     """See rankcell.tl.rank_edits."""
     modes = check_modes(mode)
-    columns = _columns(table)
+    source = _source(table)
+    columns = _columns(source)
     by = goal_score(columns, by) if "toward" in modes else choose_score(columns, by)
     plain = by.removesuffix("_in_place")
     plain = plain if plain != by and plain in columns else None
-    rows = _rows(table, [by] if plain is None else [by, plain])
-    donors = None if donor is None else donors_of(rows.cell_ids, _cells(table, cells, donor), donor)
+    rows = _with_unseen(_rows(source, [by] if plain is None else [by, plain]))
+    donors = None if donor is None else donors_of(rows.cell_ids, _cells(source, cells, donor), donor)
     few = None if donors is None else warn_few(donors)
     if donors is not None and (donors.of_cell < 0).any():
         rows = rows.where(donors.of_cell[rows.cell] >= 0)
     ranked = _base(rows, by, plain, donors)
-    keep = ranked["n_cells"].to_numpy() >= min_cells
+    n_cells = ranked["n_cells"].to_numpy()
+    floor = least_cells(n_cells, min_cells)
+    keep = n_cells >= floor
+    other = None if against is None else _source(against)
     work = Work(
         rows=rows,
         score=by,
@@ -51,7 +54,7 @@ def rank_edits(
         donors=donors,
         seed=seed,
         controls=None if controls is None else control_edits(rows, controls),
-        other=None if against is None else _rows(against, [choose_score(_columns(against), by)]),
+        other=None if other is None else _rows(other, [choose_score(_columns(other), by)]),
     )
     ranked = ranked.assign(**{name: values for m in modes for name, values in MODES[m](work).items()})[keep]
     ranked = _with_fdr(ranked).sort_values(["effect", "edit"], ascending=[False, True], ignore_index=True)
@@ -59,12 +62,42 @@ def rank_edits(
     if plain is not None:
         ranked.attrs["plain_rank_spearman"] = follows_rank(rows, plain)
     ranked.attrs["predictors"] = partial_spearman(ranked)
+    ranked.attrs |= _counts(rows, n_cells, floor)
     if by in rows.predicted:
         ranked.attrs |= {"method": "fast", "prediction": rows.predicted[by].facts}
     if donors is not None:
         ranked.attrs |= {"donor": donor, "donors": list(donors.names), "few_donors": few}
+    ranked.attrs["without_p"] = _without_p(ranked)
     _warn_position(ranked.attrs, by, columns)
     return ranked
+
+
+def _with_unseen(rows: Rows) -> Rows:
+    """The rows with the edits that no cell has among the edits."""
+    import pandas as pd
+
+    if rows.unseen is None or not len(rows.unseen):
+        return rows
+    return replace(rows, edits=pd.concat([rows.edits, rows.unseen.astype(rows.edits.dtypes)], ignore_index=True))
+
+
+def _counts(rows: Rows, n_cells: np.ndarray, floor: int) -> dict[str, Any]:
+    """What the table is of: edits of the screen, those that were left out for being in fewer than `floor` cells, screened cells."""
+    screened = rows.n_screened or len(rows.cell_ids)
+    known = "screen" if rows.n_screened else "table"  # of a table alone it is not known which other cells were screened
+    few = n_cells < floor
+    counts = {"min_cells": floor, "edits": len(n_cells), "left_out": int(few.sum()), "in_no_cell": int((n_cells == 0).sum())}
+    return counts | {"screened_cells": screened, "screened_cells_from": known}
+
+
+def _without_p(ranked: Any) -> int:
+    """How many edits have no p because they are in too few cells, or donors; a warning where that is all of them."""
+    over = "donors" if "n_donors" in ranked else "cells"
+    few = (ranked[f"n_{over}"] < LEAST_REPLICATES) & ranked["effect"].notna()
+    if len(few) and few.all() and any(c in ranked for c in P_COLUMNS):
+        signs = ", but for those of signs of donors" if over == "donors" else ""
+        note(f"no edit is in {LEAST_REPLICATES} {over} or more: there is no p{signs}")
+    return int(few.sum())
 
 
 def _base(rows: Rows, by: str, plain: str | None, donors: Donors | None) -> Any:
@@ -99,17 +132,6 @@ def _base(rows: Rows, by: str, plain: str | None, donors: Donors | None) -> Any:
     return pd.DataFrame(found)
 
 
-def mean_ranks(folder: Path) -> Any:
-    """`edit` and `mean_rank` of a results folder."""
-    import pandas as pd
-
-    rows = read_rows(folder, [])
-    shown = np.isfinite(rows.rank)
-    n = np.bincount(rows.edit[shown], minlength=len(rows.edits))
-    with np.errstate(invalid="ignore"):
-        return pd.DataFrame({"edit": rows.edits["edit"], "mean_rank": np.bincount(rows.edit[shown], rows.rank[shown], len(rows.edits)) / n})
-
-
 def _detection(rows: Rows, n_shown: np.ndarray) -> np.ndarray:
     """Share of the screened cells that hold the genes: from the screen's own table of edits, else as the rows have it."""
     counted = n_shown / max(1, rows.n_screened or len(rows.cell_ids))
@@ -121,13 +143,13 @@ def _detection(rows: Rows, n_shown: np.ndarray) -> np.ndarray:
 
 def _with_fdr(ranked: Any) -> Any:
     """Benjamini and Hochberg's false discovery rate beside the p of every question asked."""
-    for name in [c for c in ("matched_p", "matched_p_peers", "control_p", "zero_p", "vs_p") if c in ranked]:
+    for name in [c for c in P_COLUMNS if c in ranked]:
         ranked.insert(ranked.columns.get_loc(name) + 1, name.replace("_p", "_fdr", 1), fdr(ranked[name].to_numpy(float)))
     return ranked
 
 
 def _warn_position(attrs: dict[str, Any], by: str, columns: Sequence[str]) -> None:
-    if abs(attrs["rank_spearman"]) > _TOO_CLOSE:
+    if abs(attrs["rank_spearman"]) > TOO_CLOSE:
         better = " Rank by its _in_place counterpart." if f"{by}_in_place" in columns else ""
         note(
             f"'{by}' follows the gene's rank in the cell (median Spearman {attrs['rank_spearman']:.2f}): it orders genes by "
@@ -147,6 +169,8 @@ def control_edits(rows: Rows, controls: Sequence[str]) -> np.ndarray:
         for i, name in enumerate(rows.edits[column].astype(str)):
             places.setdefault(name, []).append(i)
     names = list(dict.fromkeys(controls))
+    if not all(isinstance(n, str) for n in names):
+        raise SettingsError(f"{option('controls')}: expected names of genes, found {next(n for n in names if not isinstance(n, str))!r}")
     absent = [n for n in names if n not in places]
     listed = ", ".join(absent[:5]) + (f" and {len(absent) - 5:,} more" if len(absent) > 5 else "")
     if len(absent) == len(names):
@@ -161,38 +185,39 @@ def control_edits(rows: Rows, controls: Sequence[str]) -> np.ndarray:
 # Tables and folders
 
 
-def _is_folder(source: Any) -> bool:
-    return isinstance(source, (str, os.PathLike))
-
-
-def _folder(source: Any) -> Path:
-    from rankcell.perturb import read_screen
-
-    return read_screen(source).folder
+def _source(source: Any) -> Any:
+    """A Screen for what names a results folder, else the table as it is."""
+    return source if is_table(source) else screen_of(source)
 
 
 def _columns(source: Any) -> list[str]:
-    return columns_of(_folder(source)) if _is_folder(source) else list(source.columns)
+    return [str(c) for c in source.columns] if is_table(source) else source.columns()
 
 
 def _rows(source: Any, scores: Sequence[str]) -> Rows:
-    if not _is_folder(source):
-        return carried(rows_of(source, scores), source)
-    folder = _folder(source)
-    return carried(read_rows(folder, scores), folder)
+    return carried(rows_of(source, scores) if is_table(source) else read_rows(source, scores), source)
 
 
-def _cells(table: Any, cells: Any, donor: str) -> Any:
+def _cells(source: Any, cells: Any, donor: str) -> Any:
     """The table of cells: the one given, the screen's cells.parquet, or the screen's own table where it has the column."""
+    import os
+
+    from rankcell.perturb.results import CELLS
     from rankcell.stats.tables import read_table
 
+    if isinstance(cells, (str, os.PathLike)):
+        return read_table(cells)
     if cells is not None:
-        return read_table(cells) if _is_folder(cells) else cells
-    if not _is_folder(table):
-        if donor not in table:
+        if hasattr(cells, "obs") and hasattr(cells, "var"):
+            return cells.obs.rename_axis("cell_id").reset_index()
+        if not hasattr(cells, "columns"):
+            raise SettingsError(f"{option('cells')}: expected a table of cell_id and '{donor}', or its file; found {type(cells).__name__}")
+        return cells
+    if is_table(source):
+        if donor not in source:
             raise SettingsError(f"the table has no column '{donor}' for donors: give cells, a table of cell_id and '{donor}'")
-        return table[["cell_id", donor]].drop_duplicates("cell_id")
-    path = _folder(table) / "cells.parquet"
-    if not path.exists():
-        raise SettingsError(f"{table} has no cells.parquet to take '{donor}' from: give a table of cell_id and '{donor}' (--cells FILE)")
-    return read_table(path)
+        return source[["cell_id", donor]].drop_duplicates("cell_id")
+    if not source.has(CELLS):
+        way = option("cells", placeholder="FILE")
+        raise SettingsError(f"{source.folder} has no {CELLS} to take '{donor}' from: give a table of cell_id and '{donor}' ({way})")
+    return source.cells().to_pandas()

@@ -1,5 +1,7 @@
-"""The rows of a screen as plain arrays: what every statistic counts over."""
+"""The rows of a screen as plain arrays: what every statistic counts over, and what the screen knows beside its rows."""
 
+import difflib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,12 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import InputError, SettingsError
+from rankcell.errors import CellError, InputError, SettingsError
+from rankcell.wording import option
 
 SCORES = ("cos_", "toward_", "euclidean_", "shift_")
 DEFAULT_SCORES = tuple(f"cos_{r}{end}" for r in ("genes", "cell", "cls") for end in ("_in_place", ""))
 _AT_ONCE = 1_000_000  # rows
 _FACTS = ("detection", "expression", "mean_rank")
+_OF_EDITS = ("edit", "kind", "genes", "symbols", *_FACTS)
+LEAST_CELLS = 3  # the floor of a ranking where none is given: the mean of one or two cells can stand anywhere
+
+
+def least_cells(n_cells: np.ndarray, asked: int | None) -> int:
+    """The fewest cells of an edit that is ranked: as asked; else three, or fewer where no edit has three.
+
+    n_cells
+        [edits]: in how many cells each edit has an effect.
+    """
+    return asked if asked is not None else min(LEAST_CELLS, int(np.max(n_cells, initial=0)))
 
 
 def effect_of(table: Any, score: str) -> Any:
@@ -41,7 +55,9 @@ class Rows:
     edits
         DataFrame: `edit`, `kind`, `genes`, `symbols`, and what is known of them (`detection`, `expression`, `mean_rank`).
     n_screened
-        Number of screened cells; None: those with a row.
+        Number of screened cells; None: not known, a table does not say which cells had no edit.
+    unseen
+        DataFrame like `edits`: the edits of the screen that no cell has; None where that is not known.
     predicted
         Of a fast screen, by score: which values are exact, and the error of the others (rankcell.stats.prediction.Predicted).
     """
@@ -54,6 +70,7 @@ class Rows:
     edits: Any
     cell_ids: np.ndarray
     n_screened: int | None = None
+    unseen: Any = None
     predicted: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -100,7 +117,18 @@ def choose_score(columns: Sequence[str], score: str | None) -> str:
             return name
     if score is None and any(n.startswith("toward_") for n in scores):
         return goal_score(columns, None)
+    if score is not None and not isinstance(score, str):
+        raise SettingsError(f"{option('score')}: expected the name of one score, found {type(score).__name__}: one of {', '.join(scores)}")
+    near = near_names(str(score), scores)
+    if near:
+        raise SettingsError(f"the table has no score '{score}'; did you mean {near}? It has {', '.join(scores)}")
     raise SettingsError(f"the table has no score '{score or 'cos_genes'}'; it has {', '.join(scores) or 'none'}")
+
+
+def near_names(name: str, names: Sequence[str]) -> str:
+    """The names that are most like `name`, in quotes."""
+    lower = {n.lower(): n for n in names}
+    return " or ".join(f"'{lower[n]}'" for n in difflib.get_close_matches(name.lower(), lower, n=2, cutoff=0.75))
 
 
 def goal_score(columns: Sequence[str], score: str | None) -> str:
@@ -109,19 +137,26 @@ def goal_score(columns: Sequence[str], score: str | None) -> str:
     if score is not None:
         if score in scores:
             return score
-        raise SettingsError(f"'{score}' is no toward score; the table has {', '.join(scores) or 'none: screen with --toward'}")
+        near = near_names(str(score), scores)
+        meant = f"did you mean {near}? " if near else ""
+        there = f"{meant}The table has {', '.join(scores)}" if scores else f"the table has none: {_screen_toward()}"
+        raise SettingsError(f"'{score}' is no toward score; {there}")
     plain = [c for c in scores if c.startswith("toward_")]
     states = dict.fromkeys(c.removesuffix("_in_place").removeprefix("toward_").rpartition("_")[0] for c in plain)
     if not states:
-        raise SettingsError("the table has no toward score: run the screen with --toward COL=STATE")
+        raise SettingsError(f"the table has no toward score: {_screen_toward()}")
     if len(states) > 1:
         raise SettingsError(f"there are several states: choose a score, one of {', '.join(plain)}")
     state = next(iter(states))
     return next(n for r in ("cell", "cls") for p in ("_in_place", "") if (n := f"toward_{state}_{r}{p}") in plain)
 
 
+def _screen_toward() -> str:
+    return f"run the screen with {option('toward', placeholder='COL=STATE')}"
+
+
 def rows_of(table: Any, scores: Sequence[str]) -> Rows:
-    """A screen's DataFrame (rc.get.screen_df) as Rows with these score columns."""
+    """A screen's DataFrame (rc.get.screen_df) as Rows with these score columns; CellError when a cell has an edit twice."""
     import pandas as pd
 
     missing = [c for c in ("cell_id", "edit", "kind", "genes", "rank") if c not in table]
@@ -137,7 +172,7 @@ def rows_of(table: Any, scores: Sequence[str]) -> Rows:
     genes = table["genes"].astype(str).to_numpy()[first]
     edits = pd.DataFrame({"edit": np.asarray(names, object), "kind": table["kind"].astype(str).to_numpy()[first], "genes": genes})
     edits["symbols"] = [symbols.get(g, g) for g in genes]
-    return Rows(
+    rows = Rows(
         cell=cell.astype(np.int32),
         edit=edit.astype(np.int32),
         rank=_floats(table["rank"]),
@@ -146,46 +181,147 @@ def rows_of(table: Any, scores: Sequence[str]) -> Rows:
         edits=edits,
         cell_ids=np.asarray(cell_ids, object),
     )
+    _require_once(rows)
+    facts = table.attrs.get("facts")
+    return rows if facts is None else _with_facts(rows, facts)
 
 
-def read_rows(folder: Path, scores: Sequence[str]) -> Rows:
-    """A finished results folder as Rows; of the table only the columns needed are read."""
+def read_rows(screen: Any, scores: Sequence[str]) -> Rows:
+    """A finished screen (rankcell.perturb.Screen) as Rows; of its table only the columns needed are read."""
     import pandas as pd
-    import pyarrow.parquet as pq
 
-    path = folder / "screen.parquet"
+    from rankcell.perturb.results import SCREEN
+
     columns = ["cell_id", "edit", "kind", "genes", "rank", "n_tokens", *scores]
-    try:
-        table = pq.read_table(path, columns=columns, read_dictionary=["cell_id", "edit", "kind", "genes"])
-    except (OSError, ValueError, KeyError) as e:
-        raise InputError(f"{path} cannot be read: {e}") from e
+    table = screen.read(SCREEN, columns, read_dictionary=["cell_id", "edit", "kind", "genes"])
     cell, cell_ids = _codes(table["cell_id"])
     edit, names = _codes(table["edit"])
     first = np.full(len(names), -1, np.int64)
     first[edit[::-1]] = np.arange(len(table))[::-1]
     take = {c: table[c].take(first).to_numpy() if len(table) else np.empty(0, object) for c in ("kind", "genes")}
     edits = pd.DataFrame({"edit": names, "kind": take["kind"], "genes": take["genes"]}).astype(object)
-    edits, n_screened = _with_facts(edits, folder)
-    return Rows(
+    rows = Rows(
         cell=cell,
         edit=edit,
         rank=_floats(table["rank"].to_numpy()),
         n_tokens=table["n_tokens"].to_numpy().astype(np.int32, copy=False),
         scores={s: _floats(table[s].to_numpy()) for s in scores},
-        edits=edits,
+        edits=edits.assign(symbols=edits["genes"]),
         cell_ids=cell_ids,
-        n_screened=n_screened,
+    )
+    if not _require_own_ids(screen):
+        _require_once(rows)
+    return _with_facts(rows, facts_of(screen, np.bincount(rows.edit, minlength=len(names)), names))
+
+
+def is_table(source: Any) -> bool:
+    """Whether something is a DataFrame (a Screen has columns too, but no attrs)."""
+    return hasattr(source, "columns") and hasattr(source, "attrs")
+
+
+def screen_of(source: Any) -> Any:
+    """The rankcell.perturb.Screen of a results folder, of the screen.parquet in it, or as it is. InputError for anything else."""
+    from rankcell.perturb import Screen, read_screen
+
+    if isinstance(source, Screen):
+        return source
+    if not isinstance(source, (str, os.PathLike)):
+        way = "; perturb it first: rc.tl.perturb(adata, ...)" if hasattr(source, "obs") and hasattr(source, "var") else ""
+        raise InputError(
+            f"expected a screen (what rc.tl.perturb or rc.get.screen_df returns, or a results folder), found {type(source).__name__}{way}"
+        )
+    path = Path(source)
+    return read_screen(path.parent if path.name == "screen.parquet" and path.is_file() else path)
+
+
+def mean_ranks(screen: Any) -> Any:
+    """`edit` and `mean_rank` of a finished screen."""
+    import pandas as pd
+
+    rows = read_rows(screen, [])
+    shown = np.isfinite(rows.rank)
+    n = np.bincount(rows.edit[shown], minlength=len(rows.edits))
+    with np.errstate(invalid="ignore"):
+        return pd.DataFrame({"edit": rows.edits["edit"], "mean_rank": np.bincount(rows.edit[shown], rows.rank[shown], len(rows.edits)) / n})
+
+
+# What a screen knows beside its rows
+
+
+def _require_once(rows: Rows) -> None:
+    """CellError when a cell has an edit twice: cells of one id would count as one."""
+    import pandas as pd
+
+    key = rows.cell.astype(np.int64) * max(1, len(rows.edits)) + rows.edit
+    if (np.diff(key) > 0).all() or pd.Index(key).is_unique:
+        return
+    cell, edit = divmod(int(key[pd.Index(key).duplicated()][0]), len(rows.edits))
+    n = int((key == cell * len(rows.edits) + edit).sum())
+    raise CellError(
+        f"cell '{rows.cell_ids[cell]}' has {n:,} rows for {rows.edits['edit'][edit]}; expected one: several cells have this id. "
+        "Give cells ids of their own (adata.obs_names_make_unique()) and screen again"
     )
 
 
-def columns_of(folder: Path) -> list[str]:
-    """Names of the columns of a folder's screen table."""
-    import pyarrow.dataset as ds
+def _require_own_ids(screen: Any) -> bool:
+    """Whether the screen has a table of its cells; CellError when a cell stands in it twice."""
+    from rankcell.perturb.results import CELLS
 
-    try:
-        return ds.dataset(folder / "screen.parquet").schema.names
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder / 'screen.parquet'} cannot be read: {e}") from e
+    if not screen.has(CELLS):
+        return False
+    ids = screen.read(CELLS, ["cell_id"]).to_pandas()["cell_id"]
+    if not ids.is_unique:
+        twice = ids[ids.duplicated()]
+        raise CellError(
+            f"cell '{twice.iloc[0]}' was screened {int((ids == twice.iloc[0]).sum()):,} times ({twice.nunique():,} ids of several cells in "
+            f"{screen.folder}): give cells ids of their own (adata.obs_names_make_unique()) and screen again"
+        )
+    return True
+
+
+def facts_of(screen: Any, n_rows: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """What a table of the screen must carry in `attrs["facts"]` so that it is ranked as the folder is.
+
+    n_rows, names
+        [edits]: the rows of each edit in the table, and its id.
+
+    Returns `n_cells`, the number of screened cells (None: not known); `rows` {edit: number of rows}; `edits` {column: list}, of all
+    edits that were tried, those too that no cell has.
+    """
+    from rankcell.perturb.results import EDITS
+
+    edits: dict[str, list[Any]] = {"edit": []}
+    if screen.has(EDITS):
+        table = screen.edits()
+        known = table.select([c for c in _OF_EDITS if c in table.column_names]).to_pandas().drop_duplicates("edit")
+        edits = {c: known[c].tolist() for c in known}
+    rows = dict(zip(map(str, names), map(int, n_rows), strict=True))
+    return {"n_cells": screen.manifest.get("n_cells"), "rows": rows, "edits": edits}
+
+
+def _with_facts(rows: Rows, facts: dict[str, Any]) -> Rows:
+    """Symbols and trivial predictors of the edits, the number of screened cells, and the edits without a row.
+
+    A table of which cells were taken away since is not the screen that the facts are of: of that only the symbols hold.
+    """
+    import pandas as pd
+
+    n_rows = np.bincount(rows.edit, minlength=len(rows.edits))
+    whole = bool((n_rows == [facts["rows"].get(e, -1) for e in rows.edits["edit"]]).all())
+    known = pd.DataFrame(facts["edits"]).set_index("edit")
+    wanted = [c for c in ("symbols", *(_FACTS if whole else ())) if c in known]
+    found = known[wanted].reindex(rows.edits["edit"]).reset_index(drop=True)
+    edits = rows.edits.copy()
+    if "symbols" in found:
+        edits["symbols"] = found["symbols"].where(found["symbols"].notna(), edits["symbols"])
+    for c in wanted:
+        if c != "symbols":
+            edits[c] = found[c].astype(float)
+    unseen = None
+    if whole and len(edits) == len(facts["rows"]) and {"kind", "genes"} <= set(known):
+        unseen = known[~known.index.isin(edits["edit"])].reset_index()
+        unseen = unseen.reindex(columns=edits.columns).assign(symbols=lambda t: t["symbols"].fillna(t["genes"]))
+    return replace(rows, edits=edits, n_screened=facts["n_cells"] if whole else None, unseen=unseen)
 
 
 def _codes(column: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -199,26 +335,6 @@ def _codes(column: Any) -> tuple[np.ndarray, np.ndarray]:
         return np.empty(0, np.int32), np.empty(0, object)
     codes, order = pd.factorize(whole.indices.to_numpy())
     return codes.astype(np.int32), np.asarray(whole.dictionary.to_pylist(), object)[order]
-
-
-def _with_facts(edits: Any, folder: Path) -> tuple[Any, int | None]:
-    """Symbols and trivial predictors from edits.parquet, the number of screened cells from cells.parquet or the manifest."""
-    import pandas as pd
-
-    from rankcell.store import read_json
-
-    edits["symbols"] = edits["genes"]
-    path = folder / "edits.parquet"
-    if path.exists():
-        known = pd.read_parquet(path).drop_duplicates("edit").set_index("edit")
-        wanted = [c for c in ("symbols", *_FACTS) if c in known]
-        found = known[wanted].reindex(edits["edit"]).reset_index(drop=True)
-        if "symbols" in found:
-            edits["symbols"] = found["symbols"].where(found["symbols"].notna(), edits["genes"])
-        for c in wanted[1:]:
-            edits[c] = found[c].astype(float)
-    n = read_json(folder / "manifest.json").get("n_cells") if (folder / "manifest.json").exists() else None
-    return edits, n
 
 
 def _floats(column: Any) -> np.ndarray:

@@ -8,6 +8,8 @@ import numpy as np
 from rankcell.errors import CellError
 from rankcell.wording import note
 
+LEAST_REPLICATES = 5  # cells, or donors, below which no p rests on their spread (tutorials/STATISTICS.md)
+_SAME = 1e-4  # replicates whose spread is a smaller part of their mean differ by rounding: copies of one cell
 _EXACT = 17  # donors up to which every assignment of signs is tried
 _DRAWN = 2**16
 _AT_ONCE = 2**24  # numbers held at once
@@ -149,13 +151,14 @@ def interval(m: Means, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
 def p_against_zero(m: Means, rng: np.random.Generator) -> np.ndarray:
     """Two-sided p that the mean over replicates is zero: signs of donors flipped, or Student's t over cells.
 
-    NaN with a single cell, or where the cells do not differ at all: nothing then says how sure the mean is. Flipping signs knows
-    nothing of an error that all donors share: with such, Student's t has to say so too, and the larger p stands.
+    NaN with fewer than `LEAST_REPLICATES` cells, or where the cells are copies of one: nothing then says how sure the mean is. Flipping
+    signs is exact with any number of donors (none of few is small), but knows nothing of an error that all donors share: with such,
+    Student's t has to say so too, and the larger p stands.
     """
     if m.by_donor is not None:
         flipped = sign_flip_p(m.by_donor, rng)
         return flipped if m.common is None else np.where(m.common > 0, np.fmax(flipped, _student_p(m)), flipped)
-    return _student_p(m)
+    return np.where(m.n >= LEAST_REPLICATES, _student_p(m), np.nan)
 
 
 def _student_p(m: Means) -> np.ndarray:
@@ -163,7 +166,7 @@ def _student_p(m: Means) -> np.ndarray:
 
     with np.errstate(invalid="ignore", divide="ignore"):
         se, df = m.student
-        level = np.abs(m.mean) * 1e-12
+        level = _SAME * np.abs(m.mean) / np.sqrt(m.n)
         found = 2 * t.sf(np.abs(m.mean) / se, df)
     return np.where((m.n > 1) & (se > level), found, np.nan)
 

@@ -10,9 +10,9 @@ import numpy as np
 from rankcell.errors import SettingsError
 from rankcell.stats.matched import Residuals, heaviness, log_error, log_size, residuals, standing
 from rankcell.stats.mixture import impact
-from rankcell.stats.rows import Rows, is_size
-from rankcell.stats.units import Donors, Means, means, means_of_matrix, p_against_zero
-from rankcell.wording import note
+from rankcell.stats.rows import Rows, is_size, near_names
+from rankcell.stats.units import LEAST_REPLICATES, Donors, Means, means, means_of_matrix, p_against_zero
+from rankcell.wording import note, option
 
 Columns = dict[str, np.ndarray]
 
@@ -127,7 +127,7 @@ def control(work: Work) -> Columns:
     """(b) Against named control edits in the same cells: each row less the mean of the cell's controls (itself left out)."""
     rows, controls = work.rows, work.controls
     if controls is None:
-        raise SettingsError("mode control needs the names of the control genes: --controls A,B or --controls @FILE")
+        raise SettingsError(f"mode control needs the names of the control genes: {option('controls', placeholder='A,B|@FILE')}")
     is_control = np.zeros(work.n_edits, bool)
     is_control[controls] = True
     effect = rows.effect(work.score)
@@ -186,7 +186,7 @@ def _beyond_controls(work: Work, effect: np.ndarray, is_control: np.ndarray) -> 
     se = np.sqrt(between + noise + (between + noise[known].mean()) / k)
     with np.errstate(invalid="ignore", divide="ignore"):
         found = 2 * t.sf(np.abs(m.mean - centre) / se, k - 1)
-    return np.where(is_control | ~(se > 0), np.nan, found)
+    return np.where(is_control | ~(se > 0) | (m.n < LEAST_REPLICATES), np.nan, found)
 
 
 def mixture(work: Work) -> Columns:
@@ -198,7 +198,7 @@ def mixture(work: Work) -> Columns:
 def versus(work: Work) -> Columns:
     """Against another screen of the same cells and edits (another model, layer or kind), row by row."""
     if work.other is None:
-        raise SettingsError("mode vs needs the other screen: --against DIR")
+        raise SettingsError(f"mode vs needs the other screen: {option('against', placeholder='DIR')}")
     theirs = work.other.effect(next(iter(work.other.scores)))
     other = _aligned(work.rows, work.other, theirs)
     difference = work.means(apart := work.rows.effect(work.score) - other, work.error)
@@ -254,9 +254,13 @@ MODES: dict[str, Callable[[Work], Columns]] = {
 
 def check_modes(modes: str | Sequence[str], known: Sequence[str] = tuple(MODES)) -> list[str]:
     """`mode` as a list without repeats; SettingsError on an unknown one."""
-    given = [modes] if isinstance(modes, str) else list(modes)
+    given = [modes] if isinstance(modes, str) else modes
+    if not isinstance(given, (list, tuple, set)) or not all(isinstance(m, str) for m in given):
+        raise SettingsError(f"{option('mode')}: expected one or several of {', '.join(known)}, found {modes!r}")
     found = list(dict.fromkeys(m.strip() for part in given for m in part.split(",") if m.strip()))
     for m in found:
         if m not in known:
-            raise SettingsError(f"unknown mode '{m}'; it is one of {', '.join(known)}, or affected alone (rc.tl.rank_affected)")
+            near = near_names(m, known)
+            meant = f"; did you mean {near}? It" if near else "; it"
+            raise SettingsError(f"unknown mode '{m}'{meant} is one of {', '.join(known)}, or affected alone (rc.tl.rank_affected)")
     return found

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rankcell import jobs
 from rankcell.errors import SettingsError
 from rankcell.progress import progress
 from rankcell.vocab import Vocabulary
-from rankcell.wording import python_verb
+from rankcell.wording import option, python_verb
 
 
 @python_verb()
@@ -19,7 +21,7 @@ def perturb(
     model: Any = None,
     *,
     kind: str = "delete",
-    genes: str | Sequence[str] = "all",
+    genes: str | Sequence[str] | None = "all",
     group: bool = False,
     any: bool = False,
     pairs: bool = False,
@@ -74,7 +76,7 @@ def perturb(
         `delete` (the gene is removed and the rest closes up), `overexpress` (moved to the front, inserted if absent), `inhibit`
         and `activate` (down and up by `quarters` of the cell's genes), `mask` (the mask token in its place), `move` (to `to_rank`).
     genes
-        `all` (every gene that a cell shows, one by one), or names (Ensembl ids, symbols): one by one, all together with
+        `all` or None (every gene that a cell shows, one by one), or names (Ensembl ids, symbols): one by one, all together with
         `group`, each two with `pairs`, each with `anchor`. With `any`, also where a cell shows only some of a group.
     sets
         Named sets of genes, each perturbed together, in place of `genes`: {name: genes}, or a file (GMT, JSON, or a table of
@@ -117,7 +119,7 @@ def perturb(
     affected, affected_top, affected_raw, out
         `out` keeps the results in a folder, resumable; the others add tables per affected gene to it (rc.get.affected_df).
 
-    Returns a DataFrame, one row per cell and edit: `cell_id`, `edit`, `kind`, `genes`, `rank`, `n_tokens`, then scores.
+    Returns a DataFrame, one row per cell and edit (see rc.get.screen_df): `cell_id`, `edit`, `kind`, `genes`, `rank`, `n_tokens`, then scores.
     `cos_genes`: mean cosine, before and after, of the states of all non-perturbed genes; `cos_cell`: cosine of the mean of
     those states; `cos_cls`: of the CLS states. `toward_<state>_<readout>`: cos(after, state) - cos(before, state). Each
     score of a deletion also comes `_in_place`: the gene is not attended to and the others keep their positions; the part
@@ -133,6 +135,9 @@ def perturb(
         raise SettingsError(
             "pairs of genes are a table of their own: give `out` and read it with rankcell.perturb.read_screen(out).epistasis()"
         )
+    options["genes"] = "all" if genes is None else genes
+    for name, value in (("cells", cells), ("seed", seed)):
+        options[name] = None if value is None else whole_number(name, value, at_least=int(name == "cells"))
     with tempfile.TemporaryDirectory() as folder:
         where = Path(out) if out is not None else Path(folder) / "screen"
         with progress("perturb") as tick:
@@ -140,7 +145,7 @@ def perturb(
         return screen_df(where)
 
 
-@python_verb()
+@python_verb(score="by")
 def rank_edits(
     table: Any,
     *,
@@ -150,7 +155,7 @@ def rank_edits(
     cells: Any = None,
     controls: str | Sequence[str] | None = None,
     against: Any = None,
-    min_cells: int = 0,
+    min_cells: int | None = None,
     seed: int = 0,
 ) -> Any:
     """One row per edit of a screen, strongest effect first, tested; tutorials/STATISTICS.md has the formulas and their calibration.
@@ -165,12 +170,12 @@ def rank_edits(
         movement against zero and against matched genes), `mixture` (two Gaussian components, impact or none) and `vs` (row by
         row against another screen, `against`).
     donor, cells
-        The column that names the donors of cells, in `table` or in `cells` (a DataFrame with `cell_id`, or its file; None: the
-        folder's own). Donors are then the replicates: means are over donors, p over signs of donors.
+        The column that names the donors of cells, in `table` or in `cells` (a DataFrame with `cell_id`, its file, or the AnnData;
+        None: the folder's own). Donors are then the replicates: means are over donors, p over signs of donors.
     controls
         Ensembl ids, symbols or edit ids.
     min_cells
-        Leave out edits with fewer cells: the mean of one or two can stand anywhere.
+        Leave out edits in fewer cells; None: 3, or fewer where no edit is in 3. The mean of one or two can stand anywhere.
 
     Returns a DataFrame: `edit`, `kind`, `genes`, `symbols`, `n_cells`, `n_absent` (cells that lacked the gene: overexpression
     inserts it), `mean_rank` (over the others), `effect` (mean over all, or over donors' means), `sem` (its standard error; null
@@ -179,36 +184,63 @@ def rank_edits(
     mode: `matched_diff` (from what genes of that rank do), `matched_z`, `matched_p`, `matched_fdr`, with donors also
     `matched_p_peers`, `matched_fdr_peers` and `matched_p_donors`, of which `matched_p` is the larger; `control_diff`, `control_n`,
     `is_control`, `control_p_mean`, `control_p_spread`, `control_p` (the larger), `control_fdr`; `zero_p`, `zero_fdr`;
-    `impact_posterior`, `impact`; `vs_effect`, `vs_diff`, `vs_n`, `vs_p`, `vs_fdr`.
+    `impact_posterior`, `impact`; `vs_effect`, `vs_diff`, `vs_n`, `vs_p`, `vs_fdr`. Below five cells (donors) a p is null, but for
+    those of signs of donors, and every false discovery rate is over the edits that have a p.
     `attrs` holds `by`, and `rank_spearman` and `plain_rank_spearman`: the median over cells of the Spearman correlation of
     the effect with the gene's rank (NaN when no cell has ten edits); `predictors`: over edits, the effect's `spearman` and
-    `partial` correlation with mean rank, detection and expression.
+    `partial` correlation with mean rank, detection and expression; `edits`, `min_cells`, `left_out` and `in_no_cell`: how many
+    edits there are, and were left out; `without_p`: how many are in too few cells for a p; `screened_cells`, and in `screened_cells_from` whether the screen says their number or the
+    table has to do, of which no one knows what cells without an edit there were (`detection` is then the share of its own cells).
+    CellError when two cells have one id.
     """
     from rankcell.jobs import named_genes
     from rankcell.stats import rank_edits as rank
 
+    min_cells = None if min_cells is None else whole_number("min_cells", min_cells, at_least=0)
+    seed = whole_number("seed", seed, at_least=0)
+    for name, value in (("score", by), ("donor", donor)):
+        if value is not None and not isinstance(value, str):
+            raise SettingsError(f"{option(name)}: expected a name, found {value!r}")
     controls = None if controls is None else named_genes(controls)
     return rank(table, by=by, mode=mode, donor=donor, cells=cells, controls=controls, against=against, min_cells=min_cells, seed=seed)
 
 
 @python_verb()
-def rank_affected(table: Any, *, edits: Any = None, min_cells: int = 0) -> Any:
+def rank_affected(table: Any, *, edits: Any = None, min_cells: int | None = None, direction: str = "more") -> Any:
     """One row per perturbation and affected gene: which perturbation moves a gene more than other perturbations move it.
 
     table
-        What rc.get.affected_df gives.
+        What rc.get.affected_df gives, or the results folder. Values in place are used where it has them (deletions), so that the
+        change of positions is in nothing.
     edits
-        What rc.tl.rank_edits gives: a perturbation is then compared with those whose genes stand at like ranks. A deletion moves
-        the genes behind it and not those before, so without this the comparison is mostly one of ranks.
+        What rc.tl.rank_edits gives: a perturbation is then compared with those whose genes stand at like ranks. None: as the
+        folder says where one is given, else every perturbation with all others.
     min_cells
-        Leave out pairs seen in fewer cells.
+        Leave out pairs seen in fewer cells; None: 5.
+    direction
+        `more`: pairs that move more than expected, most first; `less`: those that move less, least first; `both`.
 
-    Returns a DataFrame: `edit`, `genes`, `affected`, `n`, `effect` (1 - mean_cos), `sd`, `expected` (what the 50 perturbations
-    nearest in mean rank do to that gene), `n_others`, `z`, `p` (two-sided) and `fdr`. On the log scale z = (effect - expected) /
-    sqrt(spread^2 + v / n): v is the squared coefficient of variation between cells, pooled over the perturbations of that gene,
-    spread^2 the variance between its other perturbations. p from Student's t; NaN where fewer than ten others touch the gene.
-    Cells are the replicates: the table has no donors.
+    Returns a DataFrame: `edit`, `genes`, `symbols`, `affected`, `affected_symbol`, `n`, `direction`, `effect` (1 - mean cosine), `sd`,
+    `expected` (what the 50 perturbations nearest in mean rank do to that gene), `n_others` and `z`, the smaller of two: on the log
+    scale (effect - expected) / sqrt(spread^2 + v / n), v the squared coefficient of variation between cells, pooled over the
+    perturbations of that gene, spread^2 the variance between its other perturbations; and effect - expected over its standard error
+    between the pair's own cells, so that one cell alone makes no finding. z is NaN, and `direction` empty, where fewer than ten others touch
+    the gene; such pairs stand last. Cells are the replicates: the table has no donors. z orders pairs: its tails are heavier
+    than those of a known distribution, so that there is no p and no false discovery rate (tutorials/STATISTICS.md).
     """
     from rankcell.stats import rank_affected as rank
 
-    return rank(table, edits=edits, min_cells=min_cells)
+    return rank(
+        table, edits=edits, min_cells=None if min_cells is None else whole_number("min_cells", min_cells, at_least=0), direction=direction
+    )
+
+
+def whole_number(name: str, value: Any, *, at_least: int) -> int:
+    """`value` of the option `name` as an int: also of numpy, a float without a fraction, or text of digits. SettingsError for others."""
+    try:
+        number = None if isinstance(value, (bool, np.bool_)) or float(value) != int(value) else int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number < at_least:
+        raise SettingsError(f"{option(name)}: expected a whole number of at least {at_least}, found {value!r}")
+    return number
