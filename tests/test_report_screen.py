@@ -20,6 +20,7 @@ from rankcell.report.screens_draw import PICTURES, explain_cell
 from rankcell.report.screens_ranks import running_band
 from rankcell.report.words import words
 
+pytestmark = pytest.mark.filterwarnings("ignore:no edit is in 5 cells:rankcell.errors.RankcellWarning")  # tables of a hand's size
 SYMBOLS = {"A": "Alpha", "B": "Beta", "C": "Gamma"}
 
 
@@ -108,7 +109,7 @@ def made_table(n_edits, n_cells, *, seed=0, long=False):
         here = in_place * rng.lognormal(0, 0.2, n_edits)
         position = 1e-2 * (1 - rank / n_edits)
         columns = {"cell_id": f"c{c}", "edit": [f"delete:{g}" for g in genes], "kind": "delete", "genes": genes}
-        columns |= {"rank": pd.array(rank, "Int32"), "cos_genes": 1 - here - position, "cos_genes_in_place": 1 - here}
+        columns |= {"rank": pd.array(rank, "Int32"), "n_tokens": n_edits, "cos_genes": 1 - here - position, "cos_genes_in_place": 1 - here}
         columns |= {"shift_genes_position": position, "toward_hot_cell": rng.normal(0, 1e-3, n_edits)}
         frames.append(pd.DataFrame(columns))
     table = pd.concat(frames, ignore_index=True)
@@ -351,7 +352,7 @@ def test_affected_genes_that_are_not_there(folder, tmp_path):
     with pytest.raises(SettingsError, match="no gene is affected by 'delete:C'"):
         rc.pl.affected_genes(folder, "C")
     bare = write_screen(tmp_path / "bare", hand_table())
-    with pytest.raises(OutputError, match="--affected"):
+    with pytest.raises(OutputError, match="affected=True"):
         rc.pl.affected_genes(bare, "A")
     with pytest.raises(OutputError, match="give the folder"):
         rc.pl.affected_genes(hand_table(), "A")
