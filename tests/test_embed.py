@@ -48,11 +48,11 @@ def counts():
 
 def test_order_and_ids_are_the_callers(small):
     vocab, folder = small
-    tokens = tokens_of(vocab, BODIES, FRAMES["framed"], ids=["żółw", "細胞 3", "🧬", "AAAC-1", "AAAC-1"])
+    tokens = tokens_of(vocab, BODIES, FRAMES["framed"], ids=["żółw", "細胞 3", "🧬", "AAAC-1", "AAAC-2"])
     reference = Reference(folder, tokens.frame, 64)
     for budget in (1, 26, 10_000):
         found = embed(folder, tokens, pool=["mean", "cls"], tokens_per_batch=budget)
-        assert found.cell_ids == ["żółw", "細胞 3", "🧬", "AAAC-1", "AAAC-1"]
+        assert found.cell_ids == ["żółw", "細胞 3", "🧬", "AAAC-1", "AAAC-2"]
         assert list(found.columns) == ["mean_layer-2", "cls_layer-2"]
         for pool in ("mean", "cls"):
             values = found.columns[f"{pool}_layer-2"]

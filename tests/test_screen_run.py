@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import anndata as ad
 import numpy as np
@@ -770,3 +772,30 @@ def test_a_survey_of_large_sets(small, tokens, how):
     assert found.edits.tolist() == [plan.count(tokens.row(i)) for i in rows]
     whole = [sum(set(genes) <= set(tokens.genes(i).tolist()) for i in rows) for genes in plan.targets]
     assert found.held.tolist() == whole and sum(whole) > 0
+
+
+@posix
+@pytest.mark.parametrize(("number", "to_all"), [("SIGTERM", True), ("SIGHUP", False)])
+def test_terminated_with_processes_of_its_own(place, whole, tmp_path, number, to_all):
+    """As a scheduler does: the exit code says which signal, no process stays, and the same command goes on."""
+    number, out = getattr(signal, number), tmp_path / "s"
+    words = ["perturb", str(place / "cells.dataset"), "-o", str(out), "--model", str(place / "model"), "--device", "cpu,cpu"]
+    words += ["--tokens-per-batch", "40", "--tokens-per-unit", "1", "--toward", "kind=x", "--affected", "--affected-top", "2"]
+    code = "import sys\nfrom rankcell.cli import main\nsys.exit(main())"
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
+    )
+    until = time.monotonic() + 60
+    while not list(out.glob("shards/screen-*.parquet")) and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.002)
+    if process.poll() is None:
+        os.killpg(process.pid, number) if to_all else process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (128 + number, 0), said
+    if process.returncode:
+        assert said.splitlines()[-1].startswith("rankcell: stopped; ")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert main([w.replace("cpu,cpu", "cpu") for w in words]) == 0
+    assert tables(out) == tables(whole.folder)

@@ -331,12 +331,15 @@ def test_ctrl_c_in_a_callback_of_the_compiler(given, tmp_path):
 
 @posix
 def test_terminated_and_killed_as_a_command(given, tmp_path):
-    """SIGTERM and SIGKILL leave no output; the next run clears up after both."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    """SIGTERM and SIGHUP clear up as Ctrl-C does; SIGKILL leaves no output, and the next run clears up after it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
         slow = start(given, tmp_path / "out", patch=BLOCKS.replace("SECONDS", "60"))
         code, said, _ = stop_after(slow, "BLOCK 0", number)
-        assert code == -number and said == "" and not (tmp_path / "out").exists()
-        assert any(p.name.startswith(".out.part-") for p in tmp_path.iterdir())
+        assert (code, one_line(said)) == (128 + number, STOPPED) and list(tmp_path.iterdir()) == []
+    slow = start(given, tmp_path / "out", patch=BLOCKS.replace("SECONDS", "60"))
+    code, said, _ = stop_after(slow, "BLOCK 0", signal.SIGKILL)
+    assert code == -signal.SIGKILL and said == "" and not (tmp_path / "out").exists()
+    assert any(p.name.startswith(".out.part-") for p in tmp_path.iterdir())
     assert main(command(given, tmp_path / "out")) == 0
     assert main(command(given, tmp_path / "undisturbed")) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "undisturbed"]

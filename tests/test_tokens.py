@@ -1,5 +1,6 @@
 """Tokens against a plain reference, and token sets as folders that `datasets` reads."""
 
+import hashlib
 import json
 import warnings
 
@@ -232,7 +233,11 @@ def test_rankcell_json(tmp_path):
     adata.write_h5ad(tmp_path / "in.h5ad")
     vocab = make_vocab(3)
     Tokenizer(vocab, max_len=32).write(tmp_path / "in.h5ad", tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "rankcell.json").read_text()) == {
+    held = json.loads((tmp_path / "out" / "rankcell.json").read_text())
+    data = (tmp_path / "out" / "data-00000-of-00001.arrow").read_bytes()
+    assert held.pop("files") == {"data-00000-of-00001.arrow": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
+    assert len(held.pop("hash")) == 64
+    assert held == {
         "format": "rankcell-tokens-1",
         "vocabulary": "small",
         "vocabulary_hash": vocab.hash,
@@ -278,7 +283,7 @@ def test_annotations_that_cannot_be_carried():
     with pytest.raises(CellError, match=r"'mixed'.*several kinds"):
         Tokenizer(make_vocab(2)).tokenize(mixed, obs=["mixed"])
     tokens = Tokenizer(make_vocab(2)).tokenize(adata, obs=["label"])
-    with pytest.raises(CellError, match=r"no cell column 'length'.*label.*--obs length"):
+    with pytest.raises(CellError, match=r"no cell column 'length'.*label.*obs='length'"):
         tokens.obs("length")
 
 
@@ -383,7 +388,7 @@ def plain(folder, input_ids, **columns):
 
 def test_plain_folder_needs_a_vocabulary(tmp_path):
     folder = plain(tmp_path / "p", [[2, 5, 4, 3], [2, 3]], length=[4, 2])
-    with pytest.raises(TokensError, match="--vocab"):
+    with pytest.raises(TokensError, match="pass it with vocab"):
         TokenSet.open(folder)
     tokens = TokenSet.open(folder, vocab=make_vocab(4))
     assert tokens.frame == Frame((2,), (3,)) and rows(tokens) == [[2, 5, 4, 3], [2, 3]]
@@ -427,7 +432,7 @@ def test_token_number_that_stands_for_nothing(tmp_path):
 
 def test_own_folder_with_another_vocabulary(tmp_path):
     a_set().save(tmp_path / "set")
-    with pytest.raises(VocabularyError, match=r"tokens were made with vocabulary 'small'.*--vocab has vocabulary 'other'"):
+    with pytest.raises(VocabularyError, match=r"tokens were made with vocabulary 'small'.*the one given has vocabulary 'other'"):
         TokenSet.open(tmp_path / "set", vocab=make_vocab(5, name="other"))
     assert len(TokenSet.open(tmp_path / "set", vocab=make_vocab(4, name="the same by another name"))) == 3
 

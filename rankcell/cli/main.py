@@ -2,18 +2,18 @@
 
 import contextlib
 import os
-import signal
 import sys
 import warnings
 
 import typer
 
 from rankcell.cli import check, demo, embed, perturb, plot, pretrain, stats, tokenize, vocab
+from rankcell.cli.stopping import exit_code, heed_signals, ignore_signals, is_stop
 from rankcell.cli.usage import failed_call, usage_error
 from rankcell.cli.verb import Verb
 from rankcell.errors import RankcellError, RankcellWarning
 
-_STOPPED = 130
+_BROKEN_PIPE = 130
 
 app = typer.Typer(
     name="rankcell",
@@ -38,20 +38,23 @@ def _top(version: bool = typer.Option(False, "--version", help="Show the version
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line; the exit code: 0, 2 with one line on stderr for an error of the user's, 130 for Ctrl-C.
+    """Run the command line; the exit code: 0, 2 with one line on stderr for an error of the user's, 130 for Ctrl-C, 143 for SIGTERM, 129
+    for SIGHUP.
 
     args
-        None: those of this process, which then ends at once after a Ctrl-C.
+        None: those of this process, which then heeds these signals, and ends at once after one.
     """
+    if args is None:
+        heed_signals()
     code = _guarded(sys.argv[1:] if args is None else args)
-    if args is None and code == _STOPPED:
+    if args is None and is_stop(code):
         _leave(code)
     return code
 
 
 def _leave(code: int) -> None:
     """End the process without waiting for threads that compile or read: all is cleared up, and nothing of theirs is wanted."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_signals()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -68,9 +71,9 @@ def _guarded(args: list[str]) -> int:
         return _run(args)
     except RankcellError as e:
         return _fail(str(e))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         print("rankcell: stopped", file=sys.stderr)
-        return _STOPPED
+        return exit_code(e)
     except Exception as e:
         if type(e).__name__ == "NoArgsIsHelpError":
             print(e.format_message())
@@ -78,7 +81,7 @@ def _guarded(args: list[str]) -> int:
         if hasattr(e, "format_message"):  # a usage error of the parser
             return _fail(usage_error(e).removeprefix("rankcell: "))
         if isinstance(e, BrokenPipeError):
-            return _STOPPED
+            return _BROKEN_PIPE
         if isinstance(e, OSError):
             return _fail(failed_call(e))
         if isinstance(e, MemoryError):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import typer
 
+from rankcell.cli.stopping import exit_code
 from rankcell.progress import Tick
 from rankcell.progress import progress as shown
 
@@ -16,11 +17,11 @@ _AGAIN = "nothing half-written is left, the same command starts again"
 def progress(job: str, *, stopped: Callable[[], str] = lambda: _AGAIN, lines: bool = True) -> Iterator[Tick | None]:
     """`tick(done, total, detail="")` for a job of rankcell.progress.JOBS: a bar on a terminal, with `lines` lines of progress elsewhere.
 
-    Ctrl-C inside it ends the program with exit code 130 and one line, which `stopped()` completes.
+    Ctrl-C or SIGTERM inside it ends the program with its exit code and one line, which `stopped()` completes.
     """
     try:
         with shown(job, lines=lines) as tick:
             yield tick
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         print(f"rankcell: stopped; {stopped()}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(e)) from None

@@ -7,6 +7,7 @@ import typer
 
 from rankcell.cli import options as o
 from rankcell.cli.progress import progress
+from rankcell.cli.stopping import exit_code
 from rankcell.cli.verb import Verb
 
 app = typer.Typer(
@@ -104,9 +105,9 @@ def fetch(
 
     try:
         made = jobs.fetch_vocab(**options, progress=tick)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         typer.echo("rankcell: stopped; what was downloaded is kept, the same command goes on", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(e)) from None
     typer.echo(f"{out or name}: {made!r}")
 
 

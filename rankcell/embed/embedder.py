@@ -102,6 +102,7 @@ class Embedder:
     def check(self, tokens: TokenSet, pool: str | Sequence[str], layer: int | Sequence[int]) -> list[Output]:
         """The outputs; raises when tokens, pools or layers do not fit the model."""
         self.checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
+        tokens.require_rows(self.checkpoint.vocab)
         return choose_outputs(_several(pool), self.layers(layer), tokens.frame)
 
     def layers(self, layer: int | Sequence[int]) -> dict[int, int]:

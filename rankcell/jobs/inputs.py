@@ -25,8 +25,9 @@ Progress = Callable[[int, int], None] | None
 
 
 def is_token_folder(source: Any) -> bool:
-    """Whether `source` is the path of a `datasets` folder."""
-    return isinstance(source, (str, os.PathLike)) and (Path(source) / "state.json").exists()
+    """Whether `source` is the path of a `datasets` folder, or of one that lacks a part or holds several datasets."""
+    names = ("state.json", "dataset_dict.json", "rankcell.json")
+    return isinstance(source, (str, os.PathLike)) and any((Path(source) / name).exists() for name in names)
 
 
 def tokens_of(
@@ -46,7 +47,9 @@ def tokens_of(
         return source
     if is_token_folder(source):
         if counts_layer or raw or gene_column:
-            raise SettingsError(f"{source} holds tokens: {option('counts_layer')}, {option('raw')} and {option('gene_column')} are for counts")
+            raise SettingsError(
+                f"{source} holds tokens: {option('counts_layer')}, {option('raw')} and {option('gene_column')} are for counts"
+            )
         has_spec = (Path(source) / "rankcell.json").exists()
         tokens = TokenSet.open(source, vocab=None if has_spec else checkpoint.vocab)
         note_cropping(tokens.spec)

@@ -110,7 +110,9 @@ def serve(folder: str, device: str) -> None:
     """What such a process does: read unit numbers from its standard input, say on its standard output how far it is."""
     import warnings
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever gives the units
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # they are for whoever gives the units, after whom this process ends too
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     warnings.simplefilter("ignore")

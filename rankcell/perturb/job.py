@@ -73,6 +73,7 @@ class Job:
             tokens = TokenSet.open(folder, vocab=None if (folder / "rankcell.json").exists() else checkpoint.vocab)
             note_cropping(tokens.spec)
         checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
+        tokens.require_rows(checkpoint.vocab)
         plan = asked.plan(checkpoint.vocab, tokens, min(tokens.spec.max_len, checkpoint.max_positions))
         if asked.is_fast:
             refuse(asked, plan)

@@ -33,7 +33,7 @@ def damage(path: str | os.PathLike, facts: Mapping[str, Any] | None = None) -> s
     if not path.is_file():
         return "a folder stands in its place" if path.is_dir() else "it is missing"
     stat = path.stat()
-    if not stat.st_size:
+    if not stat.st_size and (facts is None or facts["bytes"]):
         return "it is empty"
     if facts is None:
         return None

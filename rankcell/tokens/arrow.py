@@ -7,7 +7,7 @@ list feature is declared as "Sequence", which datasets 2 to 5 all read ("List" i
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from rankcell.errors import TokensError
+from rankcell.store import read_json
+from rankcell.tokens.seal import file_hash, remember
 
 SHARD_BYTES = 128 * 2**20
+STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 _NAMES = {"double": "float64", "float": "float32", "halffloat": "float16"}
 
 
@@ -34,8 +37,9 @@ def features(schema: pa.Schema) -> dict[str, Any]:
 class DatasetWriter:
     """Writes record batches into a new `datasets` folder, in arrow stream files of about `shard_bytes`; nothing accumulates.
 
-    Each finished file is synced to disk by a thread of its own while the next one is written. `spec`: the TokenSpec of what is
-    written, set by the caller when all is written; closed without it, the writing has failed and nothing more is synced.
+    Each finished file is synced to disk and hashed by a thread of its own while the next one is written. `spec`: the TokenSpec of
+    what is written, set by the caller when all is written; closed without it, the writing has failed and nothing more is synced.
+    `hashes`: {file: sha256} once it is closed.
     """
 
     spec: Any = None
@@ -52,6 +56,7 @@ class DatasetWriter:
         self._stream: Any = None
         self._syncing = ThreadPoolExecutor(1, "sync")
         self._synced: list[Future] = []
+        self.hashes: dict[Path, str] = {}
 
     def write(self, batch: pa.RecordBatch) -> None:
         if self._stream is None or self._written >= self.shard_bytes:
@@ -77,7 +82,7 @@ class DatasetWriter:
         for done in self._synced:
             if done.done():
                 done.result()  # a disk that fails is heard of now, not after the last file
-        self._synced.append(self._syncing.submit(_sync_file, self._shards[-1]))
+        self._synced.append(self._syncing.submit(_sync_and_hash, self._shards[-1]))
 
     def close(self) -> None:
         """Close the last file, also when its end cannot be written; the names say how many there are."""
@@ -90,10 +95,12 @@ class DatasetWriter:
             self._finish_shard()
         finally:
             self._syncing.shutdown()
-        for done in self._synced:
-            done.result()
+        digests = [done.result() for done in self._synced]
         n = len(self._shards)
         self._shards = [p.rename(p.with_name(f"data-{i:05d}-of-{n:05d}.arrow")) for i, p in enumerate(self._shards)]
+        self.hashes = dict(zip(self._shards, digests, strict=True))
+        for path, digest in self.hashes.items():
+            remember(path, digest)
 
     def _drop(self) -> None:
         """Let go of the open file; what is wrong with it has been said, or does not matter any more."""
@@ -117,35 +124,66 @@ class DatasetWriter:
             "_output_all_columns": False,
             "_split": None,
         }
-        for name, value in (("dataset_info.json", info), ("state.json", state)):
+        for name, value in ((INFO, info), (STATE, state)):
             (self.folder / name).write_text(json.dumps(value, indent=2) + "\n")
 
 
-def _sync_file(path: Path) -> None:
+def _sync_and_hash(path: Path) -> str:
     with open(path, "rb") as f:
         os.fsync(f.fileno())
+    return file_hash(path)
 
 
-def read_dataset(folder: str | os.PathLike) -> pa.Table:
-    """The rows of a `datasets` folder, memory-mapped. TokensError when it is not one or cannot be read."""
+def dataset_files(folder: str | os.PathLike) -> list[Path]:
+    """The files of rows that the state.json of a `datasets` folder names. TokensError when it is no such folder or not whole."""
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TokensError(f"{type(folder).__name__} is no folder of tokens: save a dataset with save_to_disk, and give the folder")
     folder = Path(folder)
     if not folder.exists():
         raise TokensError(f"no such folder: {folder}")
+    if not folder.is_dir():
+        raise TokensError(f"{folder} is a file; a token set is a folder")
+    if (folder / SPLITS).is_file() and not (folder / STATE).is_file():
+        splits = [p.parent.name for p in sorted(folder.glob(f"*/{STATE}"))]
+        raise TokensError(
+            f"{folder} holds several datasets ({', '.join(splits) or 'none of them is there'}): name one, such as {folder / next(iter(splits), 'train')}"
+        )
     try:
-        state = json.loads((folder / "state.json").read_text())
-        files = [folder / f["filename"] for f in state["_data_files"]]
-        lacking = [f.name for f in files if not f.is_file()]
-        if lacking:
-            raise TokensError(f"{folder} is not whole: {lacking[0]} is missing")
-        if state.get("_indices_data_files"):
-            raise TokensError(f"{folder} holds a selection (indices): save it again after dataset.flatten_indices()")
-        return pa.concat_tables(pa.Table.from_batches(list(batches), schema=s) for s, batches in map(_stream, files))
-    except FileNotFoundError as e:
-        raise TokensError(f"{folder} is not a token set: {Path(e.filename).name} is missing") from None
-    except NotADirectoryError:
-        raise TokensError(f"{folder} is a file; a token set is a folder") from None
-    except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as e:
-        raise TokensError(f"{folder} cannot be read as a token set ({type(e).__name__}: {str(e)[:150]})") from e
+        state = read_json(folder / STATE)
+        names = [f["filename"] for f in state["_data_files"]]
+        is_selection = bool(state.get("_indices_data_files"))
+    except FileNotFoundError:
+        raise TokensError(f"{folder} is not a token set: {STATE} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise TokensError(
+            f"{folder / STATE} cannot be read ({type(e).__name__}: {str(e)[:150]}): bring it back, or make the tokens again"
+        ) from e
+    odd = [n for n in names if not isinstance(n, str) or Path(n).name != n]
+    if odd or not names:
+        raise TokensError(
+            f"{folder / STATE} names {f'the file {odd[0]!r}, which is not in the folder' if odd else 'no file of rows'}: make the tokens again"
+        )
+    if is_selection:
+        raise TokensError(f"{folder} holds a selection (indices): save it again after dataset.flatten_indices()")
+    lacking = [n for n in names if not (folder / n).is_file()]
+    if lacking:
+        raise TokensError(f"{folder} is not whole: {lacking[0]} is missing")
+    return [folder / n for n in names]
+
+
+def read_rows(folder: str | os.PathLike, files: Sequence[Path], *, validate: bool = True) -> pa.Table:
+    """The rows of a `datasets` folder, memory-mapped. TokensError when they cannot be read.
+
+    validate
+        Look through the columns for what contradicts itself; not needed where the bytes are known to be what was written.
+    """
+    try:
+        table = pa.concat_tables(pa.Table.from_batches(list(batches), schema=s) for s, batches in map(_stream, files))
+        if validate:
+            table.validate(full=True)
+        return table
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as e:
+        raise TokensError(f"{folder} cannot be read as a token set ({type(e).__name__}: {' '.join(str(e).split())[:150]})") from e
 
 
 def _stream(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:

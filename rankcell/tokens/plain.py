@@ -10,6 +10,9 @@ import pyarrow as pa
 from rankcell.errors import TokensError
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Frame, Vocabulary
+from rankcell.wording import option
+
+Chunks = Iterable[tuple[np.ndarray, np.ndarray]]
 
 _ROWS = 10_000
 _ENOUGH = 5  # rows that begin and end alike by more than chance
@@ -17,7 +20,7 @@ _ENOUGH = 5  # rows that begin and end alike by more than chance
 
 @dataclass
 class _Seen:
-    """What the rows looked at so far are: with the frame, without it, with special tokens among the genes; the longest."""
+    """What the rows looked at so far are: with the frame, without it, with special tokens among the genes (`odd`: the first row, token)."""
 
     framed: int = 0
     other: int = 0
@@ -25,35 +28,57 @@ class _Seen:
     longest: int = 0
     rows: int = 0
     ends: set[tuple[int, int]] = field(default_factory=set)
+    odd: tuple[int, int] | None = None
+
+    def example(self, vocab: Vocabulary) -> str:
+        """A special token among genes, in words."""
+        return f" (such as {vocab.describe_token(self.odd[1])} in row {self.odd[0]})" if self.odd else ""
 
 
-def spec_of_plain(table: pa.Table, chunks: Iterable[tuple[np.ndarray, np.ndarray]], vocab: Vocabulary, folder: Path) -> TokenSpec:
+def spec_of_plain(table: pa.Table, chunks: Chunks, vocab: Vocabulary, folder: Path) -> TokenSpec:
     """The TokenSpec of rows given as (offsets, values) of each chunk. TokensError when they do not fit `vocab`."""
-    seen = _Seen()
-    try:
-        for offsets, values in chunks:
-            for a in range(0, len(offsets) - 1, _ROWS):
-                ends = offsets[a : a + _ROWS + 1].astype(np.int64)
-                _look(ends - ends[0], values[ends[0] : ends[-1]], vocab, seen)
-    except ValueError as e:
-        raise TokensError(f"{folder}: {e}: give the right --vocab") from None
+    seen = _look_through(chunks, vocab, vocab.frame, str(folder))
     if len(seen.ends) == 1 and seen.rows >= _ENOUGH and not seen.framed:
         first, last = (vocab.describe_token(t) for t in next(iter(seen.ends)))
         raise TokensError(
             f"{folder}: all {seen.rows:,} rows begin with one token and end with one, which are the genes {first} and {last} in vocabulary "
-            f"'{vocab.name}' but look like another vocabulary's <cls> and <eos>: give the right --vocab"
+            f"'{vocab.name}' but look like another vocabulary's <cls> and <eos>: give the right {option('vocab')}"
         )
     if seen.mixed or (seen.framed and seen.other):
         raise TokensError(
             f"{folder}: {seen.framed:,} rows have the special tokens of vocabulary '{vocab.name}' around them, {seen.other:,} have not, "
-            f"and {seen.mixed:,} have special tokens among the genes: one set has one frame; is this the right --vocab?"
+            f"and {seen.mixed:,} have special tokens among the genes{seen.example(vocab)}: one set has one frame; is this the right {option('vocab')}?"
         )
     frame = vocab.frame if seen.framed else Frame()
     source = {"folder": folder.name, "cell_ids": "cell_id" if "cell_id" in table.column_names else "row numbers"}
     return TokenSpec.of(vocab, frame=frame, max_len=max(seen.longest, vocab.max_len), source=source)
 
 
-def _look(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, seen: _Seen) -> None:
+def check_rows(chunks: Chunks, vocab: Vocabulary, frame: Frame, where: str) -> None:
+    """TokensError unless every row is `frame` around genes of `vocab`."""
+    seen = _look_through(chunks, vocab, frame, where)
+    unframed = seen.other if len(frame) else 0
+    if unframed or seen.mixed:
+        named = ", ".join(vocab.describe_token(t) for t in (*frame.head, *frame.tail)) or "none"
+        raise TokensError(
+            f"{where}: {unframed:,} of {seen.rows:,} rows lack the special tokens that the set says stand around the genes ({named}), and "
+            f"{seen.mixed:,} have special tokens among the genes{seen.example(vocab)}: tokenize again"
+        )
+
+
+def _look_through(chunks: Chunks, vocab: Vocabulary, frame: Frame, where: str) -> _Seen:
+    seen = _Seen()
+    try:
+        for offsets, values in chunks:
+            for a in range(0, len(offsets) - 1, _ROWS):
+                ends = offsets[a : a + _ROWS + 1].astype(np.int64)
+                _look(ends - ends[0], values[ends[0] : ends[-1]], vocab, frame, seen)
+    except ValueError as e:
+        raise TokensError(f"{where}: {e}: give the right {option('vocab')}, or tokenize again") from None
+    return seen
+
+
+def _look(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, frame: Frame, seen: _Seen) -> None:
     """Add some rows to what was seen; ValueError at a token that the vocabulary does not have."""
     lengths = np.diff(ends)
 
@@ -68,7 +93,6 @@ def _look(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, seen: _Seen) 
     unknown = special[~np.isin(values[special], list(vocab.special.values()))]
     if len(unknown):
         refuse(int(unknown[0]), f"stands for nothing in vocabulary '{vocab.name}'")
-    frame = vocab.frame
     is_framed = np.full(len(lengths), len(frame) > 0) & (lengths >= len(frame))
     rows = np.flatnonzero(is_framed)
     for k, token in enumerate(frame.head):
@@ -82,6 +106,11 @@ def _look(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, seen: _Seen) 
         seen.ends |= set(zip(values[ends[some]].tolist(), values[ends[some + 1] - 1].tolist(), strict=True))
     seen.framed += len(rows)
     seen.other += len(lengths) - len(rows)
-    seen.mixed += int((n_special > 0).sum())
+    mixed = np.flatnonzero(n_special > 0)
+    if len(mixed) and seen.odd is None:
+        row = int(mixed[0])
+        inside = special[(special >= ends[row]) & (special < ends[row + 1])]
+        seen.odd = seen.rows + row, int(values[inside[len(inside) // 2]])
+    seen.mixed += len(mixed)
     seen.longest = max(seen.longest, int(lengths.max(initial=0)))
     seen.rows += len(lengths)

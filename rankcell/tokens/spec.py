@@ -59,18 +59,14 @@ class TokenSpec:
         try:
             if value["format"] != FORMAT:
                 raise TokensError(f"rankcell.json has format {value['format']!r}; this version reads {FORMAT!r}")
-            return cls(
-                str(value["vocabulary"]),
-                str(value["vocabulary_hash"]),
-                Frame.from_json(value["frame"]),
-                int(value["max_len"]),
-                value.get("source", {}),
-                value.get("version", ""),
-                value.get("categories", {}),
-                value.get("cropping", {}),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise TokensError(f"rankcell.json cannot be read ({type(e).__name__}: {e})") from e
+            parts = {"source": dict(value.get("source", {})), "categories": dict(value.get("categories", {}))}
+            parts["cropping"] = {str(k): int(v) for k, v in dict(value.get("cropping", {})).items()}
+            for name, kind in parts["categories"].items():
+                parts["categories"][name] = {"categories": list(kind["categories"]), "ordered": bool(kind["ordered"])}
+            head = str(value["vocabulary"]), str(value["vocabulary_hash"]), Frame.from_json(value["frame"]), int(value["max_len"])
+            return cls(*head, version=str(value.get("version", "")), **parts)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
+            raise TokensError(f"rankcell.json cannot be read ({type(e).__name__}: {e}): tokenize again") from e
 
     def require(self, vocab: Vocabulary, *, what: str, again: str | None = None) -> None:
         """Raise VocabularyError unless the rows were made with `vocab`, which belongs to `what` ("the model 'demo'").

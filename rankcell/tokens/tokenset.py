@@ -15,14 +15,16 @@ import pyarrow as pa
 from rankcell.counts.arrays import as_numbers
 from rankcell.errors import CellError, TokensError
 from rankcell.store import atomic_path, content_hash, read_json
-from rankcell.tokens.arrow import DatasetWriter, read_dataset
-from rankcell.tokens.plain import spec_of_plain
+from rankcell.tokens.arrow import DatasetWriter, dataset_files, read_rows
+from rankcell.tokens.plain import check_rows, spec_of_plain
+from rankcell.tokens.rows import COUNTS, IDS, ROWS, UNCROPPED, plain_ids, plain_rows, without_padding
+from rankcell.tokens.seal import check_seal, sealed
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Frame, Vocabulary, find_vocabulary
+from rankcell.wording import offers, option
 
 SPEC_FILE = "rankcell.json"
-ROWS, COUNTS, UNCROPPED = "input_ids", "counts", "input_ids_uncropped"
-OWN_COLUMNS = (ROWS, "length", COUNTS, UNCROPPED, "length_uncropped", "cell_id")
+OWN_COLUMNS = (ROWS, "length", COUNTS, UNCROPPED, "length_uncropped", IDS)
 
 
 class TokenSet:
@@ -36,6 +38,7 @@ class TokenSet:
         self.table = table
         self.spec = spec
         self._opened: dict[str, Any] = {}
+        self._checked = ""  # hash of the vocabulary that the rows are known to fit
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -50,7 +53,7 @@ class TokenSet:
 
     @property
     def obs_columns(self) -> list[str]:
-        return [c for c in self.table.column_names if c not in OWN_COLUMNS]
+        return [c for c in self.table.column_names if c not in OWN_COLUMNS or (c == COUNTS and not self.has_counts)]
 
     @functools.cached_property
     def cell_ids(self) -> list[str]:
@@ -62,10 +65,8 @@ class TokenSet:
     def obs(self, column: str) -> np.ndarray:
         """One annotation, an entry per cell. CellError when the set does not carry it."""
         if column not in self.obs_columns:
-            raise CellError(
-                f"the tokens carry no cell column '{column}' (they have: {', '.join(self.obs_columns) or 'none'}): "
-                f"tokenize again with --obs {column}"
-            )
+            way_out = f"tokenize again with {option('obs', column)}" if offers("obs") else "tokenize again and carry it along"
+            raise CellError(f"the tokens carry no cell column '{column}' (they have: {', '.join(self.obs_columns) or 'none'}): {way_out}")
         return self.table[column].to_numpy()
 
     def obs_df(self) -> Any:
@@ -100,7 +101,7 @@ class TokenSet:
     @property
     def has_counts(self) -> bool:
         """Whether the rows' counts are kept (`keep_counts`)."""
-        return COUNTS in self.table.column_names
+        return COUNTS in self.table.column_names and pa.types.is_list(self.table.schema.field(COUNTS).type)
 
     def uncropped(self, i: int) -> np.ndarray:
         """All gene tokens of cell `i` (int32), without special tokens, those too that did not fit its row."""
@@ -136,7 +137,21 @@ class TokenSet:
     def take(self, rows: Sequence[int] | np.ndarray) -> "TokenSet":
         """The cells at `rows`, in that order."""
         rows = pa.array(np.asarray(rows, np.int64))
-        return TokenSet(self.table.take(rows).combine_chunks(), self.spec)
+        return TokenSet(self.table.take(rows).combine_chunks(), self.spec)._known_to_fit(self._checked)
+
+    def _known_to_fit(self, vocabulary_hash: str) -> "TokenSet":
+        """The same set, whose rows were made with the vocabulary of this hash and are as they were made."""
+        self._checked = vocabulary_hash
+        return self
+
+    def require_rows(self, vocab: Vocabulary) -> None:
+        """TokensError unless every row is the frame around genes of `vocab`; looked through once.
+
+        Rows made in this process, and folders whose fingerprint is right, are known to be.
+        """
+        if self._checked != vocab.hash:
+            check_rows(self._lists(ROWS)[1], vocab, self.frame, self.spec.source.get("folder", "these tokens"))
+            self._checked = vocab.hash
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -156,11 +171,15 @@ class TokenSet:
         cell_ids: Sequence[str] | None = None,
         obs: Mapping[str, Sequence[Any]] | None = None,
     ) -> "TokenSet":
-        """A TokenSet of rows in memory, special tokens included as the spec's frame says."""
-        rows = [np.asarray(r, np.int32) for r in rows]
-        ids = [str(i) for i in range(len(rows))] if cell_ids is None else [str(c) for c in cell_ids]
+        """A TokenSet of rows in memory, special tokens included as the spec's frame says.
+
+        TokensError for what are no token numbers; CellError for ids that are missing, stand there twice, or are of another number.
+        """
+        rows = [_tokens(r, i) for i, r in enumerate(rows)]
+        ids = [str(i) for i in range(len(rows))] if cell_ids is None else [None if c is None or c != c else str(c) for c in cell_ids]
         if len(ids) != len(rows):
-            raise CellError(f"{len(rows)} rows and {len(ids)} cell ids")
+            raise CellError(f"{len(rows):,} rows and {len(ids):,} cell ids: give one for each row")
+        plain_ids(pa.chunked_array([pa.array(ids, pa.string())]), "these rows")
         lengths = np.array([len(r) for r in rows], np.int64)
         batch = make_batch(np.concatenate([np.empty(0, np.int32), *rows]), lengths, ids, dict(obs or {}))
         return cls(pa.Table.from_batches([batch]), spec)
@@ -176,25 +195,52 @@ class TokenSet:
     def open(cls, folder: str | os.PathLike, *, vocab: str | os.PathLike | Vocabulary | None = None) -> "TokenSet":
         """Open a folder written here, or a plain `datasets` folder (Geneformer's) completed by `vocab` (also a name or folder).
 
-        Raises TokensError when it cannot be read, needs a vocabulary, or its rows do not fit the one given.
+        Of a folder written here the fingerprint is checked. In a plain one, large and fixed-size lists and whole numbers stored as
+        floats are taken, and padding at the end of rows is left out with a note.
+
+        Raises TokensError when it cannot be read, was changed since it was written, needs a vocabulary, or its rows do not fit the one
+        given; CellError when cell ids are missing or stand there twice.
         """
         vocab = None if vocab is None else find_vocabulary(vocab)
-        table = read_dataset(folder)
-        if "input_ids" not in table.column_names or not pa.types.is_list(table.schema.field("input_ids").type):
-            raise TokensError(f"{folder} is a dataset without token rows: it has no list column 'input_ids'")
-        if (Path(folder) / SPEC_FILE).exists():
-            try:
-                spec = TokenSpec.from_json(read_json(Path(folder) / SPEC_FILE))
-            except ValueError as e:
-                raise TokensError(f"{Path(folder) / SPEC_FILE} cannot be read: {e}") from e
-            tokens = cls(table, spec)
+        files = dataset_files(folder)
+        held = _read_spec(Path(folder))
+        is_sealed = check_seal(Path(folder), held, files, name=SPEC_FILE)
+        table = plain_rows(read_rows(folder, files, validate=not is_sealed), folder)
+        if held is not None:
+            spec = TokenSpec.from_json(held)
             if vocab is not None:
-                spec.require(vocab, what="--vocab")
-            return tokens
+                spec.require(vocab, what="the one given")
+            return cls(table, spec)._known_to_fit(spec.vocabulary_hash if is_sealed else "")
         if vocab is None:
-            raise TokensError(f"{folder} is a plain dataset that does not say its vocabulary: pass it with --vocab")
+            raise TokensError(f"{folder} is a plain dataset that does not say its vocabulary: pass it with {option('vocab')}")
+        table = without_padding(table, vocab.pad)
         rows = cls(table, TokenSpec.of(vocab, frame=Frame(), max_len=vocab.max_len))
-        return cls(table, spec_of_plain(table, rows._lists(ROWS)[1], vocab, Path(folder)))
+        return cls(table, spec_of_plain(table, rows._lists(ROWS)[1], vocab, Path(folder)))._known_to_fit(vocab.hash)
+
+
+def _read_spec(folder: Path) -> dict[str, Any] | None:
+    """What rankcell.json holds; None where there is none."""
+    try:
+        value = read_json(folder / SPEC_FILE)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        raise TokensError(f"{folder / SPEC_FILE} cannot be read ({e}): bring it back, or tokenize again") from e
+    if not isinstance(value, dict):
+        raise TokensError(f"{folder / SPEC_FILE} holds no spec: bring it back, or tokenize again")
+    return value
+
+
+def _tokens(row: Any, number: int) -> np.ndarray:
+    """One row as int32."""
+    try:
+        values = np.asarray(row)
+        is_plain = values.ndim == 1 and (values.dtype.kind in "iuf" or not values.size) and np.isfinite(values.astype(float)).all()
+        if is_plain and (values == np.rint(values)).all() and (np.abs(values.astype(float)) < 2**31).all():
+            return values.astype(np.int32)
+    except (ValueError, TypeError):
+        pass
+    raise TokensError(f"row {number} is no list of token numbers: {str(row)[:80]}")
 
 
 def make_batch(values: np.ndarray, lengths: np.ndarray, cell_ids: Sequence[str], obs: Mapping[str, Any]) -> pa.RecordBatch:
@@ -231,4 +277,5 @@ def dataset_folder(folder: str | os.PathLike, schema: pa.Schema, *, force: bool 
             sink.close()
         spec = sink.spec.to_json()
         sink.describe(content_hash(spec))
-        (part / SPEC_FILE).write_text(json.dumps(spec, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        value = sealed(spec, sink.hashes)
+        (part / SPEC_FILE).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

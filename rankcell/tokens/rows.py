@@ -1,0 +1,135 @@
+"""Token rows as other programs save them -> the column that a TokenSet walks: lists of whole numbers without holes."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rankcell.counts.arrays import as_numbers
+from rankcell.errors import CellError, TokensError
+from rankcell.wording import note
+
+ROWS, COUNTS, UNCROPPED, IDS = "input_ids", "counts", "input_ids_uncropped", "cell_id"
+_FEW = 3
+
+
+def plain_rows(table: pa.Table, where: str | Path) -> pa.Table:
+    """`table` with plain rows: large and fixed-size lists as lists, whole numbers stored as floats as int32, cell ids as text.
+
+    TokensError for what are no rows of tokens, CellError for cell ids that are missing or stand there twice.
+    """
+    for column in (ROWS, COUNTS, UNCROPPED):
+        if column in table.column_names and (column == ROWS or _is_list(table.schema.field(column).type)):
+            chunks = [_plain_list(chunk, column, where) for chunk in table[column].chunks]
+            kind = chunks[0].type if chunks else pa.list_(pa.int32())
+            table = _replaced(table, column, pa.chunked_array([c.cast(kind) for c in chunks], kind))
+    if ROWS not in table.column_names:
+        raise TokensError(
+            f"{where} is a dataset without token rows: it has no list column '{ROWS}' ({', '.join(table.column_names) or 'none'})"
+        )
+    return _replaced(table, IDS, plain_ids(table[IDS], where)) if IDS in table.column_names else table
+
+
+def _replaced(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _plain_list(rows: pa.Array, column: str, where: str | Path) -> pa.ListArray:
+    kind = rows.type
+    if not _is_list(kind):
+        raise TokensError(f"{where}: '{column}' holds {kind}, not lists of token numbers: is this a token set?")
+    if not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        raise TokensError(f"{where}: '{column}' holds lists of {kind.value_type}, not of token numbers: save the rows as whole numbers")
+    if rows.null_count:
+        raise TokensError(
+            f"{where}: '{column}' is missing in row {_first_null(rows)} ({rows.null_count:,} such rows): leave these rows out"
+        )
+    if not pa.types.is_list(kind):
+        lengths = pc.list_value_length(rows).to_numpy(zero_copy_only=False)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        rows = pa.ListArray.from_arrays(offsets, rows.flatten())
+    if rows.values.null_count and (n := rows.flatten().null_count):
+        raise TokensError(f"{where}: {n:,} tokens of '{column}' are missing: a row holds token numbers only")
+    if pa.types.is_floating(kind.value_type) and column != COUNTS:
+        rows = pa.ListArray.from_arrays(rows.offsets, _whole(rows.values, column, where))
+    return rows
+
+
+def _first_null(values: pa.Array) -> int:
+    return pc.index(pc.is_null(values), True).as_py()
+
+
+def _whole(values: pa.Array, column: str, where: str | Path) -> pa.Array:
+    """Floats that are whole numbers as int32."""
+    numbers = as_numbers(values)
+    wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.rint(numbers)) & (np.abs(numbers) < 2**31)))
+    if len(wrong):
+        raise TokensError(f"{where}: '{column}' holds {numbers[wrong[0]]!s}, which is no token number")
+    return pa.array(numbers.astype(np.int32))
+
+
+def plain_ids(ids: pa.ChunkedArray, where: str | Path) -> pa.ChunkedArray:
+    """Cell ids as text. CellError where one is missing, or stands there more than once."""
+    try:
+        texts = ids.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise CellError(f"{where}: '{IDS}' holds {ids.type}, not text: save the ids as text, or leave the column out") from None
+    if texts.null_count:
+        raise CellError(
+            f"{where}: {texts.null_count:,} of {len(texts):,} cells have no id, such as row {_first_null(texts)}: give each its own, "
+            f"or leave out the column '{IDS}', so that cells go by their row number"
+        )
+    if pc.count_distinct(texts).as_py() < len(texts):
+        refuse_twice(texts, where)
+    return texts
+
+
+def refuse_twice(ids: pa.ChunkedArray, where: str | Path) -> None:
+    """CellError that names some of the ids that stand there more than once."""
+    counts = pc.value_counts(ids)
+    twice = [c for c in counts.to_pylist() if c["counts"] > 1]
+    some = ", ".join(f"'{c['values']}' {c['counts']:,} times" for c in twice[:_FEW])
+    raise CellError(
+        f"{where}: {len(twice):,} cell id{'s stand' if len(twice) > 1 else ' stands'} there more than once ({some}): make them unique, "
+        f"or leave out the column '{IDS}', so that cells go by their row number"
+    )
+
+
+def without_padding(table: pa.Table, pad: int) -> pa.Table:
+    """`table` without the padding at the end of its rows, said in a note; the same table where no row ends in padding."""
+    kept = [_lengths_without(chunk, pad) for chunk in table[ROWS].chunks]
+    whole = [np.diff(as_numbers(chunk.offsets)) for chunk in table[ROWS].chunks]
+    n = sum(int((k < w).sum()) for k, w in zip(kept, whole, strict=True))
+    if not n:
+        return table
+    note(f"{n:,} of {table.num_rows:,} rows end in padding, which is left out")
+    before = table[ROWS]
+    for column in (ROWS, COUNTS):
+        if column in table.column_names and pc.list_value_length(table[column]).equals(pc.list_value_length(before)):
+            chunks = [_cut(chunk, k) for chunk, k in zip(table[column].chunks, kept, strict=True)]
+            table = _replaced(table, column, pa.chunked_array(chunks, table.schema.field(column).type))
+    return table
+
+
+def _lengths_without(rows: pa.ListArray, pad: int) -> np.ndarray:
+    """int64 tokens per row without the padding at its end."""
+    offsets, values = as_numbers(rows.offsets).astype(np.int64), as_numbers(rows.values)
+    if not (values == pad).any():
+        return np.diff(offsets)
+    tokens = np.flatnonzero(values != pad)
+    before = np.searchsorted(tokens, offsets[1:])  # tokens that are no padding up to the end of each row
+    last = np.where(before > 0, tokens[np.maximum(before - 1, 0)] if len(tokens) else -1, -1)
+    return np.maximum(last + 1 - offsets[:-1], 0)
+
+
+def _cut(rows: pa.ListArray, lengths: np.ndarray) -> pa.ListArray:
+    """The first `lengths` entries of each row."""
+    offsets, values = as_numbers(rows.offsets).astype(np.int64), as_numbers(rows.values)
+    place = np.arange(offsets[-1] - offsets[0]) - np.repeat(offsets[:-1] - offsets[0], np.diff(offsets))
+    chosen = values[offsets[0] : offsets[-1]][place < np.repeat(lengths, np.diff(offsets))]
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), pa.array(chosen))
