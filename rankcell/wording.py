@@ -22,7 +22,7 @@ from rankcell import progress
 from rankcell.config import settings
 from rankcell.errors import RankcellWarning
 
-__all__ = ["command_line", "note", "offers", "option", "python_verb", "shortened"]
+__all__ = ["adopt", "command_line", "current", "note", "offers", "option", "python_verb", "shortened"]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -82,6 +82,17 @@ def shortened(value: Any, most: int = 60) -> str:
     except (ValueError, RecursionError):  # a number of more digits than Python prints, lists in lists
         text = f"a {type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def current() -> dict[str, Any]:
+    """How options are spelled now, as plain JSON for a process that this one starts."""
+    verb = _Process.running
+    return {"flags": verb.flags, "spelling": None if verb.spelling is None else dict(verb.spelling)}
+
+
+def adopt(wording: Mapping[str, Any]) -> None:
+    """From now on, options are spelled as in the process that started this one."""
+    _Process.running = _Verb(bool(wording["flags"]), wording["spelling"])
 
 
 @contextlib.contextmanager

@@ -231,7 +231,9 @@ def test_an_anchor_with_every_gene_wants_both():
 
 def test_sets_with_genes_that_are_unknown():
     sets = {"a": ["G0", "NOPE"], "b": ["NOPE", "NEITHER"], "c": ["G2"]}
-    with pytest.raises(SettingsError, match="gene 'NOPE' of the set 'a' is not in vocabulary 'small': --any leaves such genes out"):
+    with pytest.raises(
+        SettingsError, match="2 of 4 genes are not in vocabulary 'small' .*: NOPE, NEITHER .first in the set 'a'.; skip_unknown=True"
+    ):
         plan_of("delete", "all", sets=sets)
     with pytest.warns(RankcellWarning, match="3 genes of the sets are not in vocabulary 'small'; 1 sets have no other and are left out"):
         plan = plan_of("delete", "all", sets=sets, any=True)
@@ -266,7 +268,7 @@ def test_names_and_labels():
             "'ENSG00000000000' is named twice, and a gene makes no pair",
         ),
         (dict(kind="delete", genes=["G0"], pairs=True), "pairs need two genes or more"),
-        (dict(kind="delete", genes="all", pairs=True), "pairs need genes that are named: --genes A,B,C --pairs"),
+        (dict(kind="delete", genes="all", pairs=True), "pairs need genes that are named: genes with pairs=True"),
         (dict(kind="delete", genes=["G0", "G1"], anchor="G1"), "the anchor 'G1' is among the genes to pair it with"),
         (dict(kind="delete", genes=["G0", "G1"], group=True, pairs=True), "group and pairs exclude each other"),
         (dict(kind="delete", genes=["G0"], sets={"a": ["G1"]}), "sets of genes and genes are both given"),

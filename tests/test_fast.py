@@ -261,13 +261,13 @@ def test_refused(framed):
     from rankcell.perturb.asked import Asked
 
     for how, what in (
-        (dict(distance="euclidean"), "--distance euclidean"),
-        (dict(affected=True), "--affected"),
-        (dict(affected_top=3), "--affected"),
-        (dict(refill=True), "--refill"),
-        (dict(readout_compat="geneformer"), "--readout-compat"),
+        (dict(distance="euclidean"), "distance='euclidean'"),
+        (dict(affected=True), "affected"),
+        (dict(affected_top=3), "affected"),
+        (dict(refill=True), "refill=True"),
+        (dict(readout_compat="geneformer"), "readout_compat="),
     ):
-        with pytest.raises(SettingsError, match=f"^{what}.*only --method exact does that$"):
+        with pytest.raises(SettingsError, match=f"^{what}.*only method='exact' does that$"):
             refuse(Asked(**how), framed.engine().plan)
     with pytest.raises(SettingsError, match="groups and sets"):
         refuse(Asked(), framed.engine(genes=["G0", "G1"], group=True).plan)

@@ -502,9 +502,9 @@ def test_only(perturber, tokens, exact, tmp_path):
     assert both.cells()["cell_id"].to_pylist() == ["c1"]
     with pytest.raises(SettingsError, match="there are no cells to perturb"):
         perturber.perturb(tokens, tmp_path / "u", only=["c1"], start="kind=x")
-    with pytest.raises(CellError, match=r"there is no cell 'nobody' \(--only; 12 cells, such as c0, c1\)"):
+    with pytest.raises(CellError, match=r"there is no cell 'nobody' \(only; 12 cells, such as c0, c1\)"):
         perturber.perturb(tokens, tmp_path / "u", only=["c1", "nobody"])
-    with pytest.raises(InputError, match="no such file: .* \\(from --only\\)"):
+    with pytest.raises(InputError, match="no such file: .* \\(from only="):
         jobs.perturb(tokens, tmp_path / "u", model=perturber.checkpoint, only=tmp_path / "nothing.txt")
 
 
@@ -581,9 +581,9 @@ BAD = {
     "affected genes": ("--method fast --affected", "only --method exact does that"),
     "groups": ("--method fast --genes G1,G2 --group", "only --method exact does that"),
     "an unknown cell": ("--only unknown.txt", "there is no cell 'nobody' (--only; 12 cells, such as c0, c1)"),
-    "no cells": ("--only none.txt", "--only names no cell: give the ids of those to perturb, one a line"),
-    "no such file": ("--only nothing.txt", "no such file: nothing.txt (from --only)"),
-    "a folder": ("--only model", "no such file: model (from --only)"),
+    "no cells": ("--only none.txt", "--only names no cell: give the ids of those to perturb"),
+    "no such file": ("--only nothing.txt", "no such file: nothing.txt (from --only nothing.txt)"),
+    "a folder": ("--only model", "model is not a file: expected cell ids"),
 }
 
 

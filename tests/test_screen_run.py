@@ -534,7 +534,7 @@ def test_refill(small, place, tokens, tmp_path):
         table = perturber.perturb(given, tmp_path / name, refill=True).table()
         assert "shift_genes_refill" in table.schema.names
     assert tables(tmp_path / "memory") == tables(tmp_path / "folder")
-    with pytest.raises(TokensError, match="these tokens were made without them: tokenize again with --keep-uncropped"):
+    with pytest.raises(TokensError, match="these tokens were made without them: tokenize again with keep_uncropped=True"):
         perturber.perturb(tokens, tmp_path / "none", refill=True)
     assert jobs.perturb(place / "counts.h5ad", tmp_path / "counts", model=small[1], device="cpu", refill=True).manifest["complete"]
 
@@ -585,7 +585,7 @@ BAD = {
     "group and pairs": ("--genes G1,G2 --group --pairs", "exclude each other"),
     "sets and genes": ("--sets sets.gmt --genes G1", "sets of genes and genes are both given"),
     "no such sets": ("--sets none.gmt", "no such file: none.gmt"),
-    "a set with an unknown gene": ("--sets bad.gmt", "gene 'NOPE' of the set 's' is not in vocabulary"),
+    "a set with an unknown gene": ("--sets bad.gmt", "gene 'NOPE' is not in vocabulary"),
     "no quarters": ("--kind inhibit --quarters 0", "quarters is 0; 1, 2, 3 or 4"),
     "five quarters": ("--kind activate --quarters 5", "quarters is 5"),
     "quarters of another kind": ("--quarters 1", "quarters are for inhibit and activate"),
@@ -635,9 +635,9 @@ def test_cells_that_say_nothing_of_their_state(small, perturber, tmp_path):
 
 
 def test_inputs_in_the_way(whole, place, tmp_path):
-    with pytest.raises(SettingsError, match="is a results folder: give the counts or tokens, or --merge"):
+    with pytest.raises(SettingsError, match="is a results folder: give the counts or tokens, or merge=True"):
         jobs.perturb(whole.folder, tmp_path / "s")
-    with pytest.raises(SettingsError, match="several inputs are the parts of a screen, for --merge"):
+    with pytest.raises(SettingsError, match="several inputs are the parts of a screen, for merge=True"):
         jobs.perturb([place / "counts.h5ad", place / "cells.dataset"], tmp_path / "s")
     with pytest.raises(OutputError, match="lies inside the input"):
         jobs.perturb(place / "cells.dataset", place / "cells.dataset" / "s", model=place / "model")
@@ -653,11 +653,24 @@ def test_what_is_said_of_the_rank(small, tmp_path, capsys):
     adata = rc.datasets.pbmc68k()[:2].copy()
     adata.write_h5ad(tmp_path / "two.h5ad")
     cell = adata.obs_names[0]
-    call = ["perturb", str(tmp_path / "two.h5ad"), "-o", str(tmp_path / "s"), "--model", "demo", "--device", "cpu", "--cells", "1", "--explain", cell]
+    call = [
+        "perturb",
+        str(tmp_path / "two.h5ad"),
+        "-o",
+        str(tmp_path / "s"),
+        "--model",
+        "demo",
+        "--device",
+        "cpu",
+        "--cells",
+        "1",
+        "--explain",
+        cell,
+    ]
     assert main(call) == 0
     said = capsys.readouterr()
     assert "how far each score follows the gene's rank in the cell (median Spearman): cos_genes" in said.out
-    (note,) = [line for line in said.err.splitlines() if line.startswith("rankcell: note:")]
+    (note,) = [line for line in said.err.splitlines() if line.startswith("rankcell: note:") and "position" in line]
     assert "cos_genes" in note and "rank by cos_genes_in_place" in note
     assert (tmp_path / "s" / f"explain-{cell}.png").read_bytes()[:4] == b"\x89PNG"
     jobs_lines, notes = jobs.rank_report(read_screen(tmp_path / "s"))

@@ -100,6 +100,9 @@ def perturb(
         int | None, typer.Option(metavar="M", help="fast: run the M pairs of each cell predicted to interact most (default 10).")
     ] = None,
     only: Annotated[Path | None, typer.Option(metavar="FILE", help="Perturb only the cells named in this file, one id a line.")] = None,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Go on without genes that the vocabulary lacks; they are named.")
+    ] = False,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, for several machines.")] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Put the parts IN... together in DIR (which may be the one that they share).")

@@ -160,7 +160,9 @@ def rank_bias(
     settings = BiasSettings(tuple(_several(how)), n_bins, cells, seed)
     precision = "fp32" if precision == "auto" else precision  # shifts can be smaller than what bf16 rounds off
     model = model_for(adata, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
-    embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+    embedder = Embedder(
+        model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch
+    )
     settings.check(embedder.checkpoint.vocab)
     chosen = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
     tokens = tokens_of(adata, embedder.checkpoint, **chosen)

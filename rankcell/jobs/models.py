@@ -64,7 +64,9 @@ def embed(
         require_there(source)
         require_apart(out, [source])
         check_store(out, asked, force=force)
-    embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+    embedder = Embedder(
+        model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch
+    )
     how = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
     is_file = isinstance(source, (str, os.PathLike)) and not is_token_folder(source)
     obs = [by] if by is not None else []
@@ -102,7 +104,9 @@ def state_embeddings(
     check_statistic(statistic)
     layer = whole_layers(layer)
     model = model_for(source, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
-    embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+    embedder = Embedder(
+        model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch
+    )
     tokens = tokens_of(source, embedder.checkpoint, obs=[by], **counts)
     groups, keep = groups_of(tokens, by), tokens.n_genes > 0
     found = embedder.embed(tokens, pool=pool, layer=layer, progress=progress)
@@ -139,7 +143,9 @@ def gene_embeddings(
     if by is not None and per_cell:
         raise SettingsError("by is for means over cells: leave out per_cell")
     model = model_for(source, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
-    embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
+    embedder = Embedder(
+        model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch
+    )
     tokens = tokens_of(source, embedder.checkpoint, obs=[] if by is None else [by], **counts)
     if per_cell:
         return gene_states(embedder, tokens, layers[0], progress=progress)

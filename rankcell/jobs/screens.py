@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import CellError, SettingsError
+from rankcell.jobs.arguments import gene_names, named_sets, one_layer, one_text, start_cells, state_source, states_as_text, whole_number
 from rankcell.jobs.chosen import model_for
 from rankcell.jobs.inputs import Progress, gene_sets, is_token_folder, named_cells, named_genes, require_there, tokens_on_disk
 from rankcell.store import check_result_folder, require_apart
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
+from rankcell.wording import offers, option
 
 _ROWS = 2_000_000  # of a screen that are read to see how far its scores follow the rank
 _TOO_CLOSE = 0.9
@@ -40,8 +42,8 @@ def perturb(
     quarters: int | None = None,
     to_rank: int | None = None,
     refill: bool = False,
-    start: str | None = None,
-    toward: str | Sequence[str] = (),
+    start: Any = None,
+    toward: Any = (),
     states: Any = None,
     distance: str = "cos",
     readout: str | Sequence[str] = ("genes", "cell", "cls"),
@@ -75,6 +77,7 @@ def perturb(
     epistasis: int | None = None,
     verify_pairs: int | None = None,
     only: str | os.PathLike | Sequence[str] | None = None,
+    skip_unknown: bool = False,
     force: bool = False,
     progress: Progress = None,
 ) -> Any:
@@ -84,6 +87,8 @@ def perturb(
         Counts or tokens; with `merge` the results folders of the parts.
     sets
         Named sets of genes: a file or a mapping (`gene_sets`).
+    start, toward
+        `COL=STATE`, (COL, STATE) or {COL: STATE}; `toward` also several; `start` also a boolean mask of the cells, or their ids.
     obs
         Cell columns to carry into cells.parquet, beside those of `start` and `toward`.
     only
@@ -95,7 +100,7 @@ def perturb(
 
     The rest: see rankcell.perturb.Perturber.perturb.
     """
-    options = dict(locals())
+    options = _plain(dict(locals()))
     from rankcell.perturb import Perturber, Screen
     from rankcell.perturb import merge as put_together
     from rankcell.perturb.states import split_state
@@ -109,10 +114,20 @@ def perturb(
         check_result_folder(out)
         require_apart(out, sources)
         model = model_for(sources[0], model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
-        perturber = Perturber(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, layer=layer, device=device, precision=precision, tokens_per_batch=tokens_per_batch)
-        options |= {"genes": named_genes(genes), "sets": None if sets is None else gene_sets(sets)}
-        options["only"] = None if only is None else named_cells(only)
-        named = [split_state(t, "--toward")[0] for t in _several(toward)] + ([split_state(start, "--start")[0]] if start else [])
+        perturber = Perturber(
+            model,
+            vocab=vocab,
+            vocab_mismatch_ok=vocab_mismatch_ok,
+            layer=options["layer"],
+            device=device,
+            precision=precision,
+            tokens_per_batch=options["tokens_per_batch"],
+        )
+        _suggest_file(options["genes"], perturber.checkpoint.vocab)
+        options |= {"genes": named_genes(options["genes"]), "sets": None if sets is None else gene_sets(options["sets"])}
+        options["only"] = None if options["only"] is None else named_cells(options["only"])
+        start, toward = options["start"], options["toward"]
+        named = [split_state(t, "toward")[0] for t in toward] + ([split_state(start, "start")[0]] if start else [])
         how = {k: options[k] for k in ("counts_layer", "raw", "gene_column", "allow_non_counts")}
         how |= {"keep_counts": True, "keep_uncropped": refill, "obs": list(dict.fromkeys([*named, *_several(obs)]))}
         left_out = {*how, *_OF_THE_JOB, "model", "vocab", "vocab_mismatch_ok", "layer", "device", "precision", "tokens_per_batch"}
@@ -125,6 +140,27 @@ def perturb(
 
         explain_cell(done, explain, explained(out, explain))
     return done
+
+
+_NUMBERS = ("cells", "seed", "quarters", "to_rank", "affected_top", "verify_top", "verify_screen", "epistasis", "verify_pairs")
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """The options in the one form that each has below; SettingsError for what means nothing."""
+    plain = {name: whole_number(options[name], name) for name in (*_NUMBERS, "tokens_per_batch", "tokens_per_unit")}
+    plain |= {name: one_text(options[name], name) for name in ("counts_layer", "gene_column", "anchor")}
+    plain |= {"layer": one_layer(options["layer"]), "genes": gene_names(options["genes"]), "sets": named_sets(options["sets"])}
+    plain |= {"toward": states_as_text(options["toward"], "toward"), "states": state_source(options["states"])}
+    plain["start"], chosen = start_cells(options["start"], options["source"])
+    if chosen is not None and options["only"] is not None:
+        raise SettingsError("start and only both name cells: leave one out")
+    return options | plain | ({} if chosen is None else {"only": chosen})
+
+
+def _suggest_file(genes: Any, vocab: Vocabulary) -> None:
+    """SettingsError when a file has the name that is given for a gene."""
+    if isinstance(genes, str) and genes != "all" and not genes.startswith("@") and vocab.lookup([genes])[0] < 0 and Path(genes).is_file():
+        raise SettingsError(f"{genes} is a file and no gene: {option('genes', '@' + genes)} reads the names in it")
 
 
 _OF_THE_JOB = ("source", "obs", "explain", "merge")
@@ -141,16 +177,26 @@ def _several(value: str | Sequence[str]) -> list[str]:
 
 def _check_ways(sources: Sequence[Any], *, shard: str | None, merge: bool, dry_run: bool, explain: str | None) -> None:
     """SettingsError for what cannot be done at once."""
-    given = [name for name, on in (("--shard", shard is not None), ("--merge", merge), ("--dry-run", dry_run)) if on]
+    given = [option(name) for name, on in (("shard", shard is not None), ("merge", merge), ("dry_run", dry_run)) if on]
     if len(given) > 1:
         raise SettingsError(f"{given[0]} and {given[1]} exclude each other: leave one out")
     if explain is not None and given and not merge:
-        raise SettingsError(f"--explain is of a finished screen: leave out {given[0]}")
+        raise SettingsError(f"{option('explain')} is of a finished screen: leave out {given[0]}")
     if len(sources) > 1 and not merge:
-        raise SettingsError("several inputs are the parts of a screen, for --merge; a screen has one input")
+        raise SettingsError(_several_inputs(sources))
     manifest = isinstance(sources[0], (str, os.PathLike)) and Path(sources[0]) / "manifest.json"
     if not merge and manifest and manifest.is_file():
-        raise SettingsError(f"{sources[0]} is a results folder: give the counts or tokens, or --merge to put parts together")
+        raise SettingsError(
+            f"{sources[0]} is a results folder: give the counts or tokens, or {option('merge', True)} to put parts together"
+        )
+
+
+def _several_inputs(sources: Sequence[Any]) -> str:
+    """What is wrong with several inputs; a word that is no file belongs to an option of two words that the shell took apart."""
+    word = next((str(s) for s in sources[1:] if isinstance(s, (str, os.PathLike)) and not os.path.exists(s)), None)
+    if word is not None and offers("merge"):
+        return f"'{word}' is no file: a value of two words is put in quotes, such as {option('start', 'cell_type=B cell')}"
+    return f"several inputs are the parts of a screen, for {option('merge', True)}; a screen has one input"
 
 
 @contextmanager
@@ -208,7 +254,7 @@ def _run_line(done: Any) -> str:
     words = [f"{int(r.sum()):,} {'in place' if n.endswith('place') else 'whole'}" for n, r in zip(names, run, strict=True)]
     said = f"run exactly: {', '.join(words)}, of {len(table):,} edits"
     cells = table.select(["cell_id"]).to_pandas().assign(run=np.logical_and.reduce(run)).groupby("cell_id").run.all()
-    less = " (fewer --projections cost less)" if done.manifest["settings"]["projections"] else ""
+    less = f" (fewer {option('projections')} cost less)" if done.manifest["settings"]["projections"] else ""
     all_run = f"; all edits of {int(cells.sum()):,} of {len(cells):,} cells, where to predict them or to draw from them would have saved nothing{less}"
     return said + (all_run if cells.any() else "")
 

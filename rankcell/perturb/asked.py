@@ -14,7 +14,7 @@ from rankcell.perturb.kinds import KINDS
 from rankcell.perturb.states import cells_of, split_state
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
-from rankcell.wording import note
+from rankcell.wording import note, option
 
 TOKENS_PER_UNIT = 250_000
 COMPAT = ("rankcell", "geneformer")
@@ -63,6 +63,7 @@ class Asked:
     epistasis: int | None = None
     verify_pairs: int | None = None
     only: Sequence[str] | None = None
+    skip_unknown: bool = False
 
     def check(self) -> None:
         """SettingsError for what needs neither tokens nor a vocabulary to be seen."""
@@ -86,9 +87,11 @@ class Asked:
         if self.cells is not None and self.cells < 1:
             raise SettingsError(f"cells is {self.cells}; at least 1")
         self._check_method()
-        ends = {split_state(t, "--toward"): t for t in self.states_asked}
-        if self.start is not None and split_state(self.start, "--start") in ends:
-            raise SettingsError(f"--start and --toward are both {self.start}: cells cannot move toward the state that they are in")
+        ends = {split_state(t, "toward"): t for t in self.states_asked}
+        if self.start is not None and split_state(self.start, "start") in ends:
+            raise SettingsError(
+                f"{option('start')} and {option('toward')} are both {self.start}: cells cannot move toward the state that they are in"
+            )
 
     def _check_method(self) -> None:
         if self.method not in METHODS:
@@ -96,18 +99,20 @@ class Asked:
         given = [n for n in FAST if getattr(self, n) is not None]
         if self.method == "exact" and given:
             raise SettingsError(
-                f"{_option(given[0])} is for predictions, and this screen is run exactly: leave it out, or add --method fast"
+                f"{option(given[0])} is for predictions, and this screen is run exactly: leave it out, or add {option('method', 'fast')}"
             )
         for name in ("audit", "min_recall"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
-                raise SettingsError(f"{_option(name)} {value}: a share above 0, at most 1")
+                raise SettingsError(f"{option(name, value)}: a share above 0, at most 1")
         if self.verify_pairs is not None and self.epistasis is None:
-            raise SettingsError("--verify-pairs is of the pairs of --epistasis N, which is not asked for")
+            raise SettingsError(
+                f"{option('verify_pairs')} is of the pairs of {option('epistasis', placeholder='N')}, which is not asked for"
+            )
         held = {name: _whole(name, getattr(self, name)) for name in _LEAST}
         if AUTO in held.values() and self.min_recall is None:
             name = next(n for n, v in held.items() if v == AUTO)
-            raise SettingsError(f"{_option(name)} auto needs the recall that is to be reached: add --min-recall")
+            raise SettingsError(f"{option(name, AUTO)} needs the recall that is to be reached: add {option('min_recall')}")
 
     @property
     def is_fast(self) -> bool:
@@ -140,7 +145,8 @@ class Asked:
 
     def plan(self, vocab: Vocabulary, tokens: TokenSet, max_len: int) -> EditPlan:
         names = ("kind", "genes", "group", "any", "pairs", "anchor", "sets", "quarters", "to_rank", "refill")
-        plan = EditPlan.make(vocab, frame=tokens.frame, max_len=max_len, **{n: getattr(self, n) for n in names})
+        options = {n: getattr(self, n) for n in names} | self._known(vocab)
+        plan = EditPlan.make(vocab, frame=tokens.frame, max_len=max_len, **options)
         if self.readouts == ["cls"] and not tokens.frame.has_cls:
             raise SettingsError("only the CLS readout is asked for, and these tokens have no CLS")
         room, most = max_len - len(tokens.frame), plan.genes.shape[1]
@@ -149,18 +155,44 @@ class Asked:
         if self.refill and not tokens.has_uncropped:
             raise TokensError(
                 "refill needs the genes that did not fit a cell's row, and these tokens were made without them: "
-                "tokenize again with --keep-uncropped, or give the count file itself"
+                f"tokenize again with {option('keep_uncropped', True)}, or give the count file itself"
             )
         return plan
 
+    def unknown_genes(self, vocab: Vocabulary) -> list[str]:
+        """Genes asked for that the vocabulary lacks and that are gone without, by skip_unknown."""
+        if not self.skip_unknown:
+            return []
+        named = [] if isinstance(self.genes, str) and self.genes == "all" else [self.genes] if isinstance(self.genes, str) else self.genes
+        return vocab.unknown([*named, *(g for genes in (self.sets or {}).values() for g in genes)])
+
+    def _known(self, vocab: Vocabulary) -> dict[str, Any]:
+        """`genes` and `sets` without those; SettingsError when none is left, else a note that names them."""
+        unknown = self.unknown_genes(vocab)
+        if not unknown:
+            return {}
+        lost, kept = set(unknown), {}
+        if self.sets is not None:
+            kept["sets"] = {n: left for n, genes in self.sets.items() if (left := [g for g in genes if str(g) not in lost])}
+        elif not isinstance(self.genes, str):
+            kept["genes"] = [g for g in self.genes if str(g) not in lost]
+        n = len(unknown) + len({str(g) for g in kept.get("genes", [g for genes in kept.get("sets", {}).values() for g in genes])})
+        said = vocab.describe_unknown(unknown, n)
+        if not any(kept.values()):
+            raise SettingsError(f"{said}; no gene is left to perturb")
+        note(f"{said}; the screen goes on without")
+        return kept
+
     def choose(self, tokens: TokenSet) -> np.ndarray:
         """The rows to perturb, in the caller's order; cells without genes are left out and counted in a warning."""
-        rows = np.arange(len(tokens)) if self.start is None else cells_of(tokens, self.start, "--start")
+        rows = np.arange(len(tokens)) if self.start is None else cells_of(tokens, self.start, "start")
         if self.only is not None:
             rows = rows[np.isin(rows, self._named(tokens))]
         if not len(rows):
             both = self.only is not None and self.start is not None
-            raise SettingsError("there are no cells to perturb" + (": none of --only is among those of --start" if both else ""))
+            raise SettingsError(
+                "there are no cells to perturb" + (f": none of {option('only')} is among those of {option('start')}" if both else "")
+            )
         if self.cells is not None and self.cells < len(rows):
             chosen = np.random.default_rng(self.seed).choice(rows, self.cells, replace=False) if self.seed is not None else rows
             rows = np.sort(chosen[: self.cells])
@@ -175,12 +207,12 @@ class Asked:
         """The rows of the cells of `only`, ascending."""
         wanted = set(map(str, self.only))
         if not wanted:
-            raise SettingsError("--only names no cell: give the ids of those to perturb, one a line")
+            raise SettingsError(f"{option('only')} names no cell: give the ids of those to perturb")
         rows = [i for i, cell in enumerate(tokens.cell_ids) if cell in wanted]
         ids = tokens.cell_ids
         unknown = wanted - {ids[i] for i in rows}
         if unknown:
-            raise CellError(f"there is no cell '{min(unknown)}' (--only; {len(ids):,} cells, such as {', '.join(ids[:2])})")
+            raise CellError(f"there is no cell '{min(unknown)}' ({option('only')}; {len(ids):,} cells, such as {', '.join(ids[:2])})")
         return np.array(rows, np.int64)
 
     def words(self, plan: EditPlan, vocab: Vocabulary) -> dict[str, Any]:
@@ -190,10 +222,6 @@ class Asked:
         held = {"kind": plan.kind, "genes": named, "n_targets": len(plan.targets)}
         ways = ("group", "any", "pairs", "anchor", "quarters", "to_rank", "refill")
         return held | {n: getattr(self, n) for n in ways if getattr(self, n) not in (None, False)}
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _whole(name: str, value: int | str | None) -> int | str | None:
@@ -206,7 +234,7 @@ def _whole(name: str, value: int | str | None) -> int | str | None:
     except ValueError:
         number = -1
     if number < _LEAST[name]:
-        raise SettingsError(f"{_option(name)} {value}: a number of at least {_LEAST[name]}{', or auto' if can_be_auto else ''}")
+        raise SettingsError(f"{option(name, value)}: a number of at least {_LEAST[name]}{', or auto' if can_be_auto else ''}")
     return number
 
 

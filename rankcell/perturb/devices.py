@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from rankcell import errors
+from rankcell import errors, wording
 from rankcell.errors import ModelError, RankcellError, SettingsError
 from rankcell.perturb.units import Count
 
@@ -81,7 +81,7 @@ class _Helper:
 @contextlib.contextmanager
 def _helper(folder: Path, device: str, number: int, said: queue.SimpleQueue) -> Iterator[_Helper]:
     """A process of one device; what it says goes to `said` as (number, word, value)."""
-    command = [sys.executable, "-c", _START, json.dumps(sys.path), str(folder), device]
+    command = [sys.executable, "-c", _START, json.dumps(sys.path), str(folder), device, json.dumps(wording.current())]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
     with subprocess.Popen(command, **pipes) as process:
         listener = threading.Thread(target=_listen, args=(process.stdout, number, said), daemon=True)
@@ -106,13 +106,14 @@ def _listen(stream: TextIO, number: int, said: queue.SimpleQueue) -> None:
     said.put((number, "ended", None))
 
 
-def serve(folder: str, device: str) -> None:
+def serve(folder: str, device: str, spelling: str) -> None:
     """What such a process does: read unit numbers from its standard input, say on its standard output how far it is."""
     import warnings
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # they are for whoever gives the units, after whom this process ends too
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    wording.adopt(json.loads(spelling))
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     warnings.simplefilter("ignore")

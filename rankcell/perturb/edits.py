@@ -11,6 +11,7 @@ from rankcell.errors import SettingsError
 from rankcell.perturb.kinds import KINDS, Options, Site, Size
 from rankcell.perturb.targets import options_of, targets_of, targets_of_sets, token_of
 from rankcell.vocab import Frame, Vocabulary
+from rankcell.wording import option
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,9 @@ class EditPlan:
             return cls(kind, tuple(targets.values()), set_names=tuple(targets), **rest)
         if isinstance(genes, str) and genes == "all":
             if group or pairs:
-                raise SettingsError(f"{'a group needs' if group else 'pairs need'} genes that are named: --genes A,B,C --{chosen[0]}")
+                raise SettingsError(
+                    f"{'a group needs' if group else 'pairs need'} genes that are named: {option('genes', placeholder='A,B,C')} with {option(chosen[0], True)}"
+                )
             targets = [(int(t),) for t in vocab.tokens]
             if anchor is not None:
                 first = token_of(vocab, anchor)

@@ -10,7 +10,7 @@ from rankcell.perturb import audit
 from rankcell.perturb.asked import AUTO
 from rankcell.perturb.engine import Engine, Scored
 from rankcell.perturb.fast import FastEngine, FastScored
-from rankcell.wording import note
+from rankcell.wording import note, option
 
 SPLITS = (8, 16, 32, 64)
 PROJECTIONS = (8, 16, 32, 64, 128)
@@ -111,8 +111,8 @@ def say(found: Mapping[str, Any], min_recall: float) -> None:
         said = f"{chosen} reach the recall asked for: in the cells that were tried '{worst[0]}' has {worst[1]:.2f}"
     else:
         said = (
-            f"none of {len(found['tried'])} efforts reaches a recall of {min_recall:g} (what --splits and --projections name is kept to): going "
-            f"on with {chosen}, with which '{worst[0]}' has {worst[1]:.2f}; --method exact has all"
+            f"none of {len(found['tried'])} efforts reaches a recall of {min_recall:g} (what {option('splits')} and {option('projections')} name is kept to): going "
+            f"on with {chosen}, with which '{worst[0]}' has {worst[1]:.2f}; {option('method', 'exact')} has all"
         )
     note(said)
 

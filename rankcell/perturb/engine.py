@@ -16,7 +16,7 @@ from rankcell.perturb.kinds import Options
 from rankcell.perturb.sharing import FirstBlock, Vanished
 from rankcell.perturb.shifts import Compared, readout_scores
 from rankcell.perturb.states import StateEmbeddings
-from rankcell.wording import note
+from rankcell.wording import note, option
 
 READOUTS = ("genes", "cell", "cls")
 UNFILLED = "_unfilled"  # the deletion without refill, which is only run to take the two apart
@@ -211,8 +211,10 @@ class _Unit:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(cell) == 1:
-            raise ModelError("the memory does not hold one edited cell: choose another --device, or --precision bf16") from None
-        note(f"out of memory with {len(cell):,} edits at once: going on in halves (--tokens-per-batch sets less)")
+            raise ModelError(
+                f"the memory does not hold one edited cell: choose another {option('device')}, or {option('precision', 'bf16')}"
+            ) from None
+        note(f"out of memory with {len(cell):,} edits at once: going on in halves ({option('tokens_per_batch')} sets less)")
         half = len(cell) // 2
         for part in (slice(None, half), slice(half, None)):
             self._run_what_fits(base, which, cell[part], edit[part], shared)
@@ -357,9 +359,8 @@ class _Baseline:
         flat, starts = engine.states_of(batch), batch.starts.tolist()
         if not bool(flat.isfinite().all()):
             precision = engine.encoder.precision
-            raise ModelError(
-                f"the states of a cell are not finite numbers in {precision}: {'choose --precision fp32' if precision != 'fp32' else 'look at the weights'}"
-            )
+            way = "look at the weights" if precision == "fp32" else f"choose {option('precision', 'fp32')}"
+            raise ModelError(f"the states of a cell are not finite numbers in {precision}: {way}")
         if engine.reads_cls_alone:
             return cls({int(c): flat[i : i + 1] for i, c in enumerate(cells)})
         return cls({int(c): flat[a : a + len(r)] for c, a, r in zip(cells, starts, rows, strict=True)})

@@ -56,7 +56,9 @@ class Estimate:
         n_units = len(survey.edges(job.asked.tokens_per_unit)) - 1
         seconds = n_tokens / rate / max(1, min(n_devices, n_units))
         skips = skipped(survey, job.plan)
-        return cls(len(job.rows), n_edits, skips, n_tokens, n_units, rate, n_devices, seconds, size, 2 * size + kept + sums * (_PER_SUM + moments))
+        return cls(
+            len(job.rows), n_edits, skips, n_tokens, n_units, rate, n_devices, seconds, size, 2 * size + kept + sums * (_PER_SUM + moments)
+        )
 
     def lines(self) -> list[str]:
         """The same in words."""

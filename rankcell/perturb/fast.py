@@ -24,7 +24,7 @@ from rankcell.perturb.edits import EditPlan, RowEdits
 from rankcell.perturb.engine import Engine, Scored
 from rankcell.perturb.predict import Context, Predictors, predictors
 from rankcell.perturb.smooth import corrected
-from rankcell.wording import note
+from rankcell.wording import note, option
 
 AUDIT, SPLITS, PROJECTIONS = 0.02, 16, 32
 _TAPE, _ADJOINT, _SLOPES = 1.4, 3.0, 2.2  # forward passes that a tape, an adjoint with effects, and one without take
@@ -53,17 +53,19 @@ def refuse(asked: Any, plan: EditPlan) -> None:
     """SettingsError for what only the exact method does."""
     several = plan.genes.shape[1] > 1
     wrong = {
-        f"--distance {asked.distance}": asked.distance != "cos",
-        "--affected, --affected-top and --affected-raw": bool(asked.collects),
-        "--refill": asked.refill,
-        f"--readout-compat {asked.readout_compat}": asked.readout_compat != "rankcell",
+        option("distance", asked.distance): asked.distance != "cos",
+        f"{option('affected')}, {option('affected_top')} and {option('affected_raw')}": bool(asked.collects),
+        option("refill", True): asked.refill,
+        option("readout_compat", asked.readout_compat): asked.readout_compat != "rankcell",
         "groups and sets of several genes": several and not ((asked.anchor is not None or asked.pairs) and plan.kind == "delete"),
     }
     for what, given in wrong.items():
         if given:
-            raise SettingsError(f"{what}: only --method exact does that")
+            raise SettingsError(f"{what}: only {option('method', 'exact')} does that")
     if asked.epistasis is not None and (several or plan.kind != "delete"):
-        raise SettingsError("--epistasis makes pairs of the genes that a screen deletes one by one: leave out --kind, --anchor and --pairs")
+        raise SettingsError(
+            f"{option('epistasis')} makes pairs of the genes that a screen deletes one by one: leave out {option('kind')}, {option('anchor')} and {option('pairs')}"
+        )
 
 
 def verify_score(engine: Engine) -> str:
@@ -384,6 +386,8 @@ def _predicted(fast: FastEngine, context: Context, rng: np.random.Generator) -> 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if at_once == 1:
-            raise ModelError("the memory does not hold the tape of one cell: choose another --device, or --precision bf16") from None
+            raise ModelError(
+                f"the memory does not hold the tape of one cell: choose another {option('device')}, or {option('precision', 'bf16')}"
+            ) from None
         at_once = max(1, at_once // 4)
         note(f"out of memory: going on with {at_once} projections at once")

@@ -35,7 +35,7 @@ from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
 from rankcell.store.run import MANIFEST
 from rankcell.tokens.cropping import note_cropping
 from rankcell.tokens.tokenset import TokenSet
-from rankcell.wording import note
+from rankcell.wording import note, option
 
 Progress = Callable[[int, int], None] | None
 _PREPARING = f"{LOCK}-preparing"
@@ -93,7 +93,7 @@ class Job:
         typed = list(dict.fromkeys([p.layer, p.n_blocks, p.n_blocks - p.checkpoint.n_layers - 1]))
         given = states if isinstance(states, StateEmbeddings) else read_states(states, layers=typed)
         given.check(p.checkpoint)
-        twice = set(given.names) & {split_state(t, "--toward")[1] for t in self.asked.states_asked}
+        twice = set(given.names) & {split_state(t, "toward")[1] for t in self.asked.states_asked}
         if twice:
             raise SettingsError(f"state '{min(twice)}' is asked for twice, from the cells and from the file")
         unread = [s for s in given.names if (s, "cell") not in given.vectors and not self.tokens.frame.has_cls]
@@ -133,7 +133,7 @@ class Job:
         from rankcell import __version__
 
         p, asked, checkpoint = self.perturber, self.asked, self.perturber.checkpoint
-        names = [split_state(t, "--toward")[1] for t in asked.states_asked]
+        names = [split_state(t, "toward")[1] for t in asked.states_asked]
         held = {"model": checkpoint.name, "model_hash": checkpoint.hash, "vocabulary": checkpoint.vocab.name, "layer": p.layer}
         held |= checkpoint.remarks
         held |= asked.words(self.plan, checkpoint.vocab) | {"cells": len(self.rows), "start": asked.start, "toward": asked.states_asked}
@@ -167,7 +167,7 @@ class Job:
     def outline(self) -> Engine:
         """The engine without model and states, which knows what is scored and what a cell costs; the same on every machine."""
         readouts = ["cell", *(["cls"] if self.tokens.frame.has_cls else [])]
-        none, named = np.zeros(0), [split_state(t, "--toward")[1] for t in self.asked.states_asked]
+        none, named = np.zeros(0), [split_state(t, "toward")[1] for t in self.asked.states_asked]
         states = StateEmbeddings({(s, r): none for s in named for r in readouts} | self.given.vectors)
         engine = self.perturber.engine(None, plan=self.plan, states=states, asked=self.asked)
         return replace(engine, tokens_per_batch=TOKENS_PER_BATCH)
@@ -178,11 +178,13 @@ class Job:
         names = [n + which for n in self.outline.plain_names for which in self.plan.passes]
         asked = self.asked.verify_by
         if asked is not None and asked not in names:
-            raise SettingsError(f"--verify-by {asked} is not a score that is predicted; one of {', '.join(names)}")
+            raise SettingsError(f"{option('verify_by', asked)} is not a score that is predicted; one of {', '.join(names)}")
         by = asked or verify_score(self.outline)
         if by.startswith("cos_") and self.asked.fast("projections") == 0:
-            way = "verify by a movement toward a state" if asked else "add --toward COL=STATE (or --states), or leave out --projections 0"
-            raise SettingsError(f"--projections 0 predicts no sizes of shift, and --verify-by is {by}: {way}")
+            none = option("projections", 0)
+            add = f"add {option('toward', placeholder='COL=STATE')} (or {option('states')}), or leave out {none}"
+            way = "verify by a movement toward a state" if asked else add
+            raise SettingsError(f"{none} predicts no sizes of shift, and {option('verify_by')} is {by}: {way}")
         return by
 
     @property
@@ -280,6 +282,9 @@ class Job:
                 self.states.save(out / STATES)
             how = {"plan": self.plan, "survey": self.work, "checkpoint": self.perturber.checkpoint, "model": self.perturber.model}
             how |= {"tokens_folder": self.tokens_folder, "tokens_per_unit": self.asked.tokens_per_unit}
+            unknown = self.asked.unknown_genes(self.perturber.checkpoint.vocab)
+            if unknown:
+                run.note(unknown_genes=unknown)
             if check is not None:
                 run.note(precision_check=check)
             if self.tokens.spec.cropping.get("cropped"):

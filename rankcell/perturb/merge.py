@@ -97,7 +97,7 @@ def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, device:
         if not target.complete:
             if not is_inside:
                 _copy_tables(runs[0].folder, out)
-                target.note(**{k: v for k, v in runs[0].manifest.items() if k == "effort"})
+                target.note(**{k: v for k, v in runs[0].manifest.items() if k in ("effort", "unknown_genes")})
             finish(target, sources, runs[0].folder, _verified(target, sources, runs[0].folder, device))
         return Screen(out, target.manifest)
 

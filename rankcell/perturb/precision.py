@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.perturb.engine import Engine, Scored
-from rankcell.wording import note
+from rankcell.wording import note, option
 
 LEAST_SPEARMAN = 0.99  # of the edits of a probed cell, by their shifts in the lower precision and in fp32
 MOST_ERROR = 0.05  # root mean square of the difference, over that of the shifts in fp32
@@ -47,7 +47,7 @@ def say(found: dict[str, Any]) -> None:
     """The same as one note."""
     if found["score"] is None:
         note(
-            f"precision fp32: the cells that were tried have fewer than {FEW} edits each, too few to judge bf16 by (--precision bf16 takes it)",
+            f"precision fp32: the cells that were tried have fewer than {FEW} edits each, too few to judge bf16 by ({option('precision', 'bf16')} takes it)",
         )
         return
     what = f"'{found['score']}' has Spearman {found['spearman']:.4f} with fp32 and a relative error of {found['relative_error']:.2%}"

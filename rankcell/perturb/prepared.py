@@ -199,7 +199,9 @@ def read_prepared(folder: str | os.PathLike, *, checkpoint: Checkpoint | None = 
     check_files(folder)
     settings, place, work = run.manifest["settings"], held["place"], folder / WORK
     if checkpoint is None:
-        checkpoint = open_checkpoint(place["model"], vocab=place["vocab"] and work / place["vocab"], vocab_mismatch_ok="vocab_mismatch" in settings)
+        checkpoint = open_checkpoint(
+            place["model"], vocab=place["vocab"] and work / place["vocab"], vocab_mismatch_ok="vocab_mismatch" in settings
+        )
         _require_same(checkpoint.hash, settings["model_hash"], f"the model of {folder}, {place['model']},")
     if tokens is None or place["tokens"] == TOKENS:
         own = place["tokens"] == TOKENS

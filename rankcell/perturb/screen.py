@@ -105,6 +105,7 @@ class Perturber:
         epistasis: int | None = None,
         verify_pairs: int | None = None,
         only: Sequence[str] | None = None,
+        skip_unknown: bool = False,
         shard: str | None = None,
         dry_run: bool = False,
         force: bool = False,
@@ -166,6 +167,8 @@ class Perturber:
             of these the so many that are predicted to interact most are run (10), and some at random.
         only
             Ids of cells: only these are perturbed.
+        skip_unknown
+            Go on without genes that the vocabulary lacks: a warning names them, and the manifest (`unknown_genes`).
         shard
             `i/n`: only the i-th of n parts, in a folder that all parts share or in one of its own (rankcell.perturb.merge puts
             them together); returns a PartDone.

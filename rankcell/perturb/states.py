@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rankcell import wording
 from rankcell.embed import Embedder
 from rankcell.embed.stores import STORES, read_embeddings
 from rankcell.errors import InputError, SettingsError
@@ -141,7 +142,7 @@ def split_state(text: str, option: str) -> tuple[str, str]:
     """`COL=STATE` -> (column, state)."""
     column, found, state = text.partition("=")
     if not found or not column or not state:
-        raise SettingsError(f"{option} {text!r}: expected COLUMN=STATE, such as {option} cell_type=B")
+        raise SettingsError(f"{wording.option(option, text)}: expected COLUMN=STATE, such as {wording.option(option, 'cell_type=B')}")
     return column, state
 
 
@@ -164,9 +165,9 @@ def rows_of_states(tokens: TokenSet, toward: Sequence[str]) -> dict[str, np.ndar
     """{state: rows of its cells that have genes} for each COL=STATE."""
     found: dict[str, np.ndarray] = {}
     for text in dict.fromkeys(toward):
-        rows = cells_of(tokens, text, "--toward")
+        rows = cells_of(tokens, text, "toward")
         rows = rows[tokens.n_genes[rows] > 0]
-        _, state = split_state(text, "--toward")
+        _, state = split_state(text, "toward")
         if not len(rows):
             raise SettingsError(f"all cells of state '{state}' are without genes")
         if state in found:

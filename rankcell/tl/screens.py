@@ -30,8 +30,8 @@ def perturb(
     quarters: int | None = None,
     to_rank: int | None = None,
     refill: bool = False,
-    start: str | None = None,
-    toward: str | Sequence[str] = (),
+    start: Any = None,
+    toward: Any = (),
     states: Any = None,
     distance: str = "cos",
     readout: str | Sequence[str] = ("genes", "cell", "cls"),
@@ -54,6 +54,7 @@ def perturb(
     epistasis: int | None = None,
     verify_pairs: int | None = None,
     only: str | os.PathLike | Sequence[str] | None = None,
+    skip_unknown: bool = False,
     out: str | os.PathLike | None = None,
     vocab: str | os.PathLike | Vocabulary | None = None,
     vocab_mismatch_ok: bool = False,
@@ -84,9 +85,9 @@ def perturb(
     quarters, to_rank, refill
         Of inhibit and activate (1 to 4); of move (0 = top); of delete: the next genes of the uncropped cell enter.
     start
-        `COL=STATE`: perturb only these cells.
+        `COL=STATE`, (COL, STATE) or {COL: STATE}, a boolean mask of the cells, or their ids: perturb only these cells.
     toward
-        `COL=STATE` or several: also measure the movement toward the mean embedding of all cells of that state, cells that are
+        `COL=STATE`, {COL: STATE} or several: also measure the movement toward the mean embedding of all cells of that state, cells that are
         perturbed included: name others with `start`.
     states
         Further states: the DataFrame of rc.tl.state_embeddings, or a file (`rankcell.perturb.read_states` says which).
@@ -116,6 +117,8 @@ def perturb(
         (`rankcell.perturb.read_screen(out).epistasis()`), and how many of them are run (10).
     only
         Perturb only these cells: their ids, or a file of them, one a line.
+    skip_unknown
+        Go on without genes that the vocabulary lacks; a warning names them.
     affected, affected_top, affected_raw, out
         `out` keeps the results in a folder, resumable; the others add tables per affected gene to it (rc.get.affected_df).
 

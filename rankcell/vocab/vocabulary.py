@@ -19,6 +19,7 @@ from rankcell.wording import option
 
 PAD, MASK, CLS, EOS = SPECIALS = ("<pad>", "<mask>", "<cls>", "<eos>")
 _ENSEMBL = re.compile(r"(ENS[A-Z]*[0-9]{5,})(\.[0-9]*)?")
+_NEAR, _NAMED = 5, 20  # unknown genes that a message names with like ones, and in all
 _PLAIN = re.compile(r"[^\t\r\n]*")
 
 
@@ -166,10 +167,29 @@ class Vocabulary:
         """Gene index of one id, symbol or alias. SettingsError when the vocabulary has no such gene."""
         index = int(self.lookup([name])[0])
         if index < 0:
-            near = difflib.get_close_matches(str(name).upper(), [s for s in self._index if s.isupper()], n=3, cutoff=0.75)
-            meant = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise SettingsError(f"gene '{name}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()}){meant}")
+            raise SettingsError(
+                f"gene '{name}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()}){self._meant(name)}"
+            )
         return index
+
+    def unknown(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that are no gene of the vocabulary, each once, in their order."""
+        return [name for name, index in dict(zip(map(str, names), self.lookup(names).tolist(), strict=True)).items() if index < 0]
+
+    def describe_unknown(self, names: Sequence[str], of: int) -> str:
+        """For a message: which of `of` names are not known, with those that may be meant."""
+        if len(names) == 1:
+            return f"gene '{names[0]}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()}){self._meant(names[0])}"
+        listed = [f"{name}{self._meant(name).replace('; ', ' (').replace('?', '?)')}" for name in names[:_NEAR]] + list(names[_NEAR:_NAMED])
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        return f"{len(names):,} of {of:,} genes are not in vocabulary '{self.name}' ({len(self):,} genes): {', '.join(listed)}{more}"
+
+    def _meant(self, name: str) -> str:
+        """`; did you mean ...?` for a name that is nearly one of the vocabulary's; nothing for an Ensembl id, as its neighbours are other genes."""
+        if ensembl_id(str(name)):
+            return ""
+        near = difflib.get_close_matches(str(name).upper(), [s for s in self._index if s.isupper() and not ensembl_id(s)], n=3, cutoff=0.75)
+        return f"; did you mean {' or '.join(near)}?" if near else ""
 
     def examples(self, n: int = 3) -> str:
         """A few genes, for a message."""
