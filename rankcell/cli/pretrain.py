@@ -26,13 +26,15 @@ def pretrain(
         int | None, typer.Option(help="Passes over the training cells (default: as many as read 5 million tokens, 3 to 100).")
     ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(metavar="M", help="End after so many minutes with the best state so far (the learning rate falls in time).")
+        float | None,
+        typer.Option(metavar="M", help="End after so many minutes with the best state so far (the learning rate falls in time)."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Cells per step, of like length (default: as many as read about 2,048 tokens, 4 to 16).")
     ] = None,
     row_genes: Annotated[
-        int, typer.Option(metavar="N", help="Of longer rows N genes are read in a step, drawn anew each time, at their own positions (0: all).")
+        int,
+        typer.Option(metavar="N", help="Of longer rows N genes are read in a step, drawn anew each time, at their own positions (0: all)."),
     ] = 256,
     lr: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 2e-3,
     warmup: Annotated[float, typer.Option(help="Share of steps in which it rises; then cosine decay.")] = 0.05,

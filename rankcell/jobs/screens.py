@@ -17,7 +17,7 @@ from rankcell.jobs.inputs import Progress, gene_sets, is_token_folder, named_cel
 from rankcell.store import check_result_folder, require_apart
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
-from rankcell.wording import offers, option
+from rankcell.wording import option
 
 _ROWS = 2_000_000  # of a screen that are read to see how far its scores follow the rank
 _TOO_CLOSE = 0.9
@@ -183,20 +183,12 @@ def _check_ways(sources: Sequence[Any], *, shard: str | None, merge: bool, dry_r
     if explain is not None and given and not merge:
         raise SettingsError(f"{option('explain')} is of a finished screen: leave out {given[0]}")
     if len(sources) > 1 and not merge:
-        raise SettingsError(_several_inputs(sources))
+        raise SettingsError(f"several inputs are the parts of a screen, for {option('merge', True)}; a screen has one input")
     manifest = isinstance(sources[0], (str, os.PathLike)) and Path(sources[0]) / "manifest.json"
     if not merge and manifest and manifest.is_file():
         raise SettingsError(
             f"{sources[0]} is a results folder: give the counts or tokens, or {option('merge', True)} to put parts together"
         )
-
-
-def _several_inputs(sources: Sequence[Any]) -> str:
-    """What is wrong with several inputs; a word that is no file belongs to an option of two words that the shell took apart."""
-    word = next((str(s) for s in sources[1:] if isinstance(s, (str, os.PathLike)) and not os.path.exists(s)), None)
-    if word is not None and offers("merge"):
-        return f"'{word}' is no file: a value of two words is put in quotes, such as {option('start', 'cell_type=B cell')}"
-    return f"several inputs are the parts of a screen, for {option('merge', True)}; a screen has one input"
 
 
 @contextmanager
