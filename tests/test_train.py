@@ -164,3 +164,19 @@ def test_recipe_is_what_the_command_line_offers():
     offered = inspect.signature(pretrain).parameters
     for field in dataclasses.fields(Recipe):
         assert offered[field.name].default == field.default
+
+
+def test_frequency_loss_by_hand():
+    """Counts (plus one): 10 four times, 11 three, 12 twice, each other token once."""
+    train = [np.array([2, 10, 11, 3]), np.array([2, 10, 11, 3]), np.array([2, 10, 12, 3])]
+    asked = [Question(np.array([2, 10, 1, 3]), np.array([2]), np.array([11]))]
+    counts = np.ones(13) + np.bincount([10, 11, 10, 11, 10, 12], minlength=13)
+    counts[[1, 2, 3, 10]] = 0
+    assert baseline_accuracy(train, asked, FRAME, n_ids=13)["frequent"]["loss"] == pytest.approx(-np.log(3 / counts.sum()))
+
+
+def test_a_model_that_learned_nothing_is_called_so(trained):
+    *_, facts = trained
+    assert len(jobs.training_report(facts)) == 1
+    level = facts | {"heldout_excluding_shown": facts["baselines"]["frequent"]}
+    assert "little more than gene frequencies" in jobs.training_report(level)[1]

@@ -70,8 +70,5 @@ def pretrain(
         facts = jobs.pretrain(**options, progress=tick)
     if facts["ended_by"] == "time":
         typer.echo(f"ended after {max_minutes:g} minutes: {facts['steps']:,} of {facts['planned_steps']:,} steps")
-    best = max(facts["baselines"].values(), key=lambda b: b["top10"])
-    typer.echo(
-        f"{out}: held-out masked genes: top 1 {facts['heldout']['top1']:.3f}, top 10 {facts['heldout']['top10']:.3f} "
-        f"(best baseline {best['top1']:.3f}, {best['top10']:.3f}); {facts['minutes']} minutes"
-    )
+    for line in jobs.training_report(facts):
+        typer.echo(f"{out}: {line}")

@@ -3,7 +3,7 @@
 from rankcell.jobs.check import CheckReport, check
 from rankcell.jobs.counts import tokenize, tokenized
 from rankcell.jobs.inputs import gene_sets, is_token_folder, named_genes, tokens_of
-from rankcell.jobs.models import embed, gene_embeddings, pretrain, state_embeddings
+from rankcell.jobs.models import embed, gene_embeddings, pretrain, state_embeddings, training_report
 from rankcell.jobs.plots import plot
 from rankcell.jobs.screens import perturb, rank_report, screen_report
 from rankcell.jobs.stats import stats
@@ -32,4 +32,5 @@ __all__ = [
     "tokenize",
     "tokenized",
     "tokens_of",
+    "training_report",
 ]

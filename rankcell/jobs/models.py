@@ -22,6 +22,8 @@ from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.catalog import find_by_hash
 from rankcell.wording import option
 
+LITTLE_LEARNED = 0.05  # nats a masked gene: a model of smaller gain over gene frequencies is no use
+
 
 def embed(
     source: Any,
@@ -170,6 +172,22 @@ def pretrain(
     tokens = source if isinstance(source, TokenSet) else TokenSet.open(source, vocab=chosen)
     chosen = chosen or _shipped_of(tokens)
     return pretrain(tokens, out, vocab=chosen, recipe=Recipe(**recipe), device=device, precision=precision, force=force, progress=progress)
+
+
+def training_report(facts: dict[str, Any]) -> list[str]:
+    """The outcome of `pretrain` in a line or two: held-out loss and accuracy beside guessing by gene frequency."""
+    model, frequent = facts["heldout_excluding_shown"], facts["baselines"]["frequent"]
+    gain = frequent["loss"] - model["loss"]
+    lines = [
+        f"held-out masked genes: loss {model['loss']:.3f} (by gene frequency {frequent['loss']:.3f}), top 10 {model['top10']:.3f} "
+        f"({frequent['top10']:.3f}); {facts['n_train']:,} cells, {facts['steps']:,} steps, {facts['minutes']} minutes"
+    ]
+    if gain < LITTLE_LEARNED:
+        lines.append(
+            f"the model has learned little more than gene frequencies (gain {gain:.3f} nats a gene): it needs more steps, cells, or a "
+            "vocabulary of fewer genes (rankcell vocab build --min-cells N)"
+        )
+    return lines
 
 
 def _shipped_of(tokens: TokenSet) -> Vocabulary:

@@ -78,8 +78,13 @@ def masked_accuracy(
 
 
 def baseline_accuracy(train: Sequence[np.ndarray], asked: Sequence[Question], frame: Frame, *, n_ids: int) -> dict[str, dict[str, float]]:
-    """{"frequent": ..., "frequent_at_rank": ...}, each {"top1", "top10"}: guessing the genes that most training cells show and
-    this row does not show yet, and the genes that stand most often at the masked rank."""
+    """{"frequent": {"loss", "top1", "top10"}, "frequent_at_rank": {"top1", "top10"}}: guessing the genes that most training cells
+    show and this row does not show yet, and the genes that stand most often at the masked rank.
+
+    The loss (mean negative log-likelihood, nats) is that of gene frequencies (each gene counted once more than it comes) among the
+    tokens that the row does not show. Rows with many masked genes bound every top10 that knows no ranks: ten guesses that are the
+    same at each mask of a row are right at most ten times.
+    """
     seen = np.zeros(n_ids)
     for row in train:
         first, last = frame.span(len(row))
@@ -90,7 +95,18 @@ def baseline_accuracy(train: Sequence[np.ndarray], asked: Sequence[Question], fr
     for name, guess in guesses.items():
         hits = np.array([(g == a) for g, a in guess])
         out[name] = {"top1": float(hits[:, 0].mean()), "top10": float(hits.any(1).mean())}
+    out["frequent"] = {"loss": _frequency_loss(asked, seen)} | out["frequent"]
     return out
+
+
+def _frequency_loss(asked: Sequence[Question], seen: np.ndarray) -> float:
+    """Mean negative log-likelihood of the masked genes by frequency among tokens that are not shown."""
+    times, total, n = seen + 1.0, 0.0, 0
+    for q in asked:
+        hidden = times.sum() - times[np.unique(q.shown)].sum()
+        total += float(np.log(hidden) * len(q.answers) - np.log(times[q.answers]).sum())
+        n += len(q.answers)
+    return total / n
 
 
 def _frequent(asked: Sequence[Question], seen: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
