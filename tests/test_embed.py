@@ -361,8 +361,8 @@ def test_an_earlier_embedding_keeps_its_origin(small, tmp_path):
         (dict(layer=-1.0), "layer is -1.0; a whole number"),
         (dict(layer="-1"), "layer is '-1'; a whole number"),
         (dict(layer=[-1, None]), "layer is None; a whole number"),
-        (dict(model=None), "model is None; a checkpoint folder, a hub name"),
-        (dict(model=""), "model is ''; a checkpoint folder"),
+        (dict(model=None), "no model was named: model takes a checkpoint folder"),
+        (dict(model=""), "model is ''; expected a checkpoint folder"),
     ],
 )
 def test_settings_that_make_no_sense(small, how, message):
