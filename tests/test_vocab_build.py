@@ -323,7 +323,7 @@ def test_what_a_tally_holds(three):
     (digest,) = facts.pop("digests")
     assert len(bytes.fromhex(digest)) == 32
     assert facts == {
-        "format": "rankcell-tally-1",
+        "format": "rankcell-tally-2",
         "target_sum": 10_000.0,
         "cells": 12,
         "columns": 6,
@@ -342,9 +342,9 @@ def test_what_a_tally_holds(three):
 
 
 def rewrite(path, out, *, facts=None, **columns):
-    """The tally `path` with other facts or columns."""
+    """The tally `path` with other facts or columns, as those of early versions are, which hold no hash."""
     table = pq.read_table(path)
-    head = json.loads(pq.read_metadata(path).metadata[b"rankcell"]) | (facts or {})
+    head = json.loads(pq.read_metadata(path).metadata[b"rankcell"]) | {"format": "rankcell-tally-1"} | (facts or {})
     for name, values in columns.items():
         table = table.set_column(table.column_names.index(name), name, values)
     pq.write_table(table.replace_schema_metadata({b"rankcell": json.dumps(head).encode()}), out)
@@ -372,6 +372,19 @@ def test_tallies_that_do_not_fit(three, change, error, message):
     with pytest.raises(error, match=message) as e:
         jobs.build_vocab([three / "b.h5ad", three / "bad.parquet"], three / "v")
     assert "\n" not in str(e.value) and not (three / "v").exists()
+
+
+def test_damaged_tallies(three):
+    """Any byte that is not what was written; one of early versions opens as it is."""
+    jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
+    data = (three / "a.tally.parquet").read_bytes()
+    for at in np.random.default_rng(0).integers(4, len(data), 40):
+        (three / "bad.parquet").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(InputError, match=r"bad\.parquet (is damaged|is not a readable|is a parquet file but not a tally)") as e:
+            open_tally(three / "bad.parquet")
+        assert "\n" not in str(e.value)
+    rewrite(three / "a.tally.parquet", three / "early.parquet")
+    assert open_tally(three / "early.parquet").rows == open_tally(three / "a.tally.parquet").rows
 
 
 def test_files_that_are_no_tallies(three):

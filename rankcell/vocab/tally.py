@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import InputError
-from rankcell.store import atomic_path
+from rankcell.store import atomic_path, seal, seal_damage
+from rankcell.store.whole import BLANK, SEAL_KEY
 from rankcell.vocab.build import GeneColumns
 
-_FORMAT = "rankcell-tally-1"
-_KEY = b"rankcell"
+_FORMAT, _UNSEALED = "rankcell-tally-2", "rankcell-tally-1"  # those of early versions hold no hash of themselves
+_KEY, _LABEL = b"rankcell", "rankcell tally"
 _ROWS = 1_000_000
 _IDS = 65_536
 
@@ -93,7 +94,7 @@ def open_tally(path: str | os.PathLike) -> Tally:
         raise InputError(f"{path} is not a readable parquet file ({_line(e)})") from e
     try:
         facts = json.loads((file.metadata or {})[_KEY])
-        if facts["format"] != _FORMAT:
+        if facts["format"] not in (_FORMAT, _UNSEALED):
             raise ValueError(facts["format"])
         keys, symbols = zip(*facts.pop("genes"), strict=True)
         genes = GeneColumns(keys, symbols, np.arange(len(keys), dtype=np.int32))
@@ -102,6 +103,9 @@ def open_tally(path: str | os.PathLike) -> Tally:
             raise ValueError("digests")
     except (KeyError, ValueError, TypeError) as e:
         raise InputError(f"{path} is a parquet file but not a tally: make one of counts with 'rankcell vocab tally'") from e
+    said = seal_damage(path, _LABEL, required=facts["format"] == _FORMAT)
+    if said is not None:
+        raise InputError(f"{path} is damaged ({said}): bring it back, or delete it and make it again with 'rankcell vocab tally'")
     return Tally(path, genes, facts, file.num_rows)
 
 
@@ -127,7 +131,8 @@ def write_tally(
                 out.write_table(pa.table([pa.DictionaryArray.from_arrays(pa.array(slots), names), pa.array(numbers)], schema=schema))
                 total += len(slots)
             head = {"format": _FORMAT, **facts(), "genes": list(zip(genes.keys, genes.symbols, strict=True))}
-            out.add_key_value_metadata({_KEY: json.dumps(head, ensure_ascii=False).encode()})
+            out.add_key_value_metadata({_KEY: json.dumps(head, ensure_ascii=False).encode(), SEAL_KEY: BLANK})
+        seal(part, _LABEL)
         if not total:
             raise InputError("no gene has a count: a tally cannot be made of empty cells")
     return total
