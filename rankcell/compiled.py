@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import os
+import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +56,18 @@ def _aside(compile: Callable) -> Callable:
     return run
 
 
+def _is_trusted(path: str) -> bool:
+    """Whether only this user, root, or whoever owns this package can have put there what stands at `path`: no link, not writable by all."""
+    if not hasattr(os, "geteuid"):
+        return True
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    owners = {os.geteuid(), 0, os.stat(__file__).st_uid}
+    return not stat.S_ISLNK(found.st_mode) and found.st_uid in owners and not found.st_mode & stat.S_IWOTH
+
+
 class _OneFileEach(IndexDataCacheFile):
     """Compiled code in files whose names say all that it depends on: source, numba, argument types, processor.
 
@@ -64,12 +78,17 @@ class _OneFileEach(IndexDataCacheFile):
     """
 
     def load(self, key: Any) -> Any:
+        name = self._name(key)
+        if not (_is_trusted(self._cache_path) and _is_trusted(self._data_path(name))):
+            return None  # what is loaded is run
         try:
-            return self._load_data(self._name(key))
+            return self._load_data(name)
         except Exception:  # a damaged file can raise anything
             return None
 
     def save(self, key: Any, data: Any) -> None:
+        if not _is_trusted(self._cache_path):
+            return
         with contextlib.suppress(OSError):
             self._save_data(self._name(key), data)
 

@@ -245,3 +245,40 @@ def test_a_read_only_installation_of_a_user_without_a_home(given, expected, tmp_
     before = sorted(package.rglob("*"))
     ended(start(given, tmp_path / "out", package=package, **nowhere))
     assert rows(tmp_path / "out") == expected and sorted(package.rglob("*")) == before
+
+
+# Who may have put it there
+
+
+@posix
+@pytest.mark.parametrize("how", ["mine", "world", "link", "file world", "file link", "gone", "another's"])
+def test_only_what_nobody_else_can_have_written_is_loaded(tmp_path, monkeypatch, how):
+    """Compiled code is a pickle, and what is loaded is run."""
+    from rankcell import compiled
+
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o755)
+    cache = compiled._OneFileEach(str(folder), "kernel", ("stamp",))
+    cache.save("key", (1, 2))
+    (kept,) = folder.iterdir()
+    assert cache.load("key") == (1, 2)
+    if how == "world":
+        folder.chmod(0o777)
+    elif how == "link":
+        folder.rename(tmp_path / "real")
+        folder.symlink_to(tmp_path / "real")
+    elif how == "file world":
+        kept.chmod(0o666)
+    elif how == "file link":
+        kept.rename(tmp_path / "real")
+        kept.symlink_to(tmp_path / "real")
+    elif how == "gone":
+        kept.unlink()
+    elif how == "another's":
+        monkeypatch.setattr(compiled.os, "geteuid", lambda: 12345)
+        real = os.lstat
+        monkeypatch.setattr(compiled.os, "lstat", lambda p: os.stat_result((*real(p)[:4], 54321, *real(p)[5:])))
+    assert cache.load("key") == ((1, 2) if how == "mine" else None)
+    if how in ("world", "link", "another's"):
+        cache.save("other", 3)
+        assert len([p for p in folder.iterdir()]) == 1
