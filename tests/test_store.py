@@ -3,13 +3,14 @@
 import errno
 import os
 import platform
+import re
 import subprocess
 import sys
 
 import pytest
 
 from rankcell.errors import OutputError
-from rankcell.store import atomic_path, locked, require_new
+from rankcell.store import ShardedRun, atomic_path, locked, require_new
 
 
 def test_failure_leaves_what_was_there(tmp_path):
@@ -67,3 +68,47 @@ def test_second_writer_is_refused(tmp_path):
         assert done.returncode == 1 and "another process is writing" in done.stderr
     with locked(tmp_path):
         pass
+
+
+def test_a_folder_with_something_of_others_is_never_replaced(tmp_path):
+    """Neither by what writes the folder anew, nor by a run that empties it; links are somebody's too."""
+    own = ("mark", "data-*.arrow", "sub/*.txt")
+    for name in ("thesis.tex", "sub/deep/x.txt", ".hidden", "data-1.arrow.bak"):
+        out = tmp_path / name.replace("/", "_")
+        (out / name).parent.mkdir(parents=True)
+        (out / "mark").touch()
+        (out / "data-0.arrow").touch()
+        (out / name).write_text("mine")
+        with (
+            pytest.raises(OutputError, match=re.escape(f"holds {name}, which rankcell did not write")),
+            atomic_path(out, force=True, marker="mark", own=own),
+        ):
+            raise AssertionError
+        (out / "manifest.json").write_text('{"fingerprint": "x", "settings": {}}')
+        with pytest.raises(OutputError, match="which rankcell did not write"):
+            ShardedRun.open(out, {"a": 1}, force=True, own=own)
+        assert (out / name).read_text() == "mine"
+    (tmp_path / "run").mkdir()
+    run = ShardedRun.open(tmp_path / "run", {"a": 1}, own=own)
+    (tmp_path / "run" / "mark").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with pytest.raises(OutputError, match="is a link to"):
+        ShardedRun.open(tmp_path / "link", {"a": 2}, force=True, own=own)
+    (tmp_path / "run" / "shards" / "screen-000000.parquet").symlink_to(tmp_path / "run" / "mark")
+    (tmp_path / "run" / "sub").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="holds sub, which"):
+        ShardedRun.open(tmp_path / "run", {"a": 2}, force=True, own=own)
+    (tmp_path / "run" / "sub").unlink()
+    (tmp_path / "run" / "shards" / "screen-000000.parquet").unlink()
+    assert ShardedRun.open(tmp_path / "run", {"a": 2}, force=True, own=own).manifest["settings"] == {"a": 2} != run.manifest["settings"]
+    assert not (tmp_path / "run" / "mark").exists()
+
+
+def test_written_files_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "a") as part:
+            part.write_text("x")
+        assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)

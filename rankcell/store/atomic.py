@@ -9,7 +9,7 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO, errn
 _OLD = ".old"  # ends the name of an output that was moved aside to be replaced
 
 
-def require_new(path: str | os.PathLike, *, force: bool = False, marker: str | None = None) -> Path:
+def require_new(path: str | os.PathLike, *, force: bool = False, marker: str | None = None, own: Sequence[str] = ()) -> Path:
     """Return `path` if nothing stands there yet (or `force`), and its parent can hold it.
 
     marker
         None for an output that is a file; for a folder, the file in it that shows that an earlier output of the same kind
         stands there: only such a folder is ever replaced.
+    own
+        Patterns of all that such a folder holds, where that is known: one that holds anything else is not replaced.
 
     Raises OutputError when it exists, when it would replace something of another kind (the input, somebody's folder), or when
     its parent is missing or cannot be written to.
@@ -44,6 +46,8 @@ def require_new(path: str | os.PathLike, *, force: bool = False, marker: str | N
         raise OutputError(f"{path} exists: choose another output, or pass --force to replace it")
     if marker and path.is_dir() and not (path / marker).exists() and any(path.iterdir()):
         raise OutputError(f"{path} holds something else (it has no {marker}), so --force does not replace it: choose another output")
+    if own and path.is_dir() and not path.is_symlink() and (other := foreign(path, own)) is not None:
+        raise OutputError(f"{path} holds {other}, which rankcell did not write there: move it away, or choose another output")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist: make it first")
     if not os.access(path.parent, os.W_OK):
@@ -191,13 +195,15 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike, *, force: bool = False, marker: str | None = None, exclusive: bool = False) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` to write to: a file, or with `marker` (see require_new) a folder, made by the caller.
+def atomic_path(
+    path: str | os.PathLike, *, force: bool = False, marker: str | None = None, own: Sequence[str] = (), exclusive: bool = False
+) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` to write to: a file, or with `marker` and `own` (see require_new) a folder, made by the caller.
 
     On success it is synced and renamed to `path`; on any failure it is removed and `path` is as it was. With `exclusive`,
     OutputError when another process is writing `path`.
     """
-    path = require_new(path, force=force, marker=marker)
+    path = require_new(path, force=force, marker=marker, own=own)
     with locked_name(path) if exclusive else contextlib.nullcontext(False) as alone:
         _sweep(path, alone=alone)
         require_new(path, force=force, marker=marker)  # an earlier output may have come back

@@ -87,7 +87,9 @@ def _decoded(data: bytes, refusal: str) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError as e:
         if encoding != "utf-8":
-            raise InputError(f"{refusal}: its mark says {encoding.removesuffix('-sig').upper()}, but byte {e.start:,} is not: {_WAY_OUT}") from None
+            raise InputError(
+                f"{refusal}: its mark says {encoding.removesuffix('-sig').upper()}, but byte {e.start:,} is not: {_WAY_OUT}"
+            ) from None
         raise InputError(f"{refusal}: it is not UTF-8 (byte {e.start:,} is 0x{data[e.start]:02X}; {_likely(data)}): {_WAY_OUT}") from None
 
 

@@ -269,7 +269,8 @@ def plain_obs(values: Any) -> pa.Array:
 @contextlib.contextmanager
 def dataset_folder(folder: str | os.PathLike, schema: pa.Schema, *, force: bool = False) -> Iterator[DatasetWriter]:
     """A DatasetWriter on a temporary folder that becomes `folder` when all went well. Set its `spec` before leaving."""
-    with atomic_path(folder, force=force, marker=SPEC_FILE, exclusive=True) as part:
+    own = (SPEC_FILE, "dataset_info.json", "state.json", "data-*.arrow", "cache-*.arrow")  # the last are of the datasets library
+    with atomic_path(folder, force=force, marker=SPEC_FILE, own=own, exclusive=True) as part:
         sink = DatasetWriter(part, schema)
         try:
             yield sink

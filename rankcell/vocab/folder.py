@@ -34,7 +34,7 @@ def save_folder(v: Any, folder: str | os.PathLike, *, force: bool = False) -> No
     for gene, symbol, token, median in zip(v.genes, v.symbols, v.tokens.tolist(), v.medians.tolist(), strict=True):
         ensembl = "" if gene == symbol else gene
         rows.append((token, ensembl, symbol, repr(median)))
-    with atomic_path(folder, force=force, marker=HEAD) as part:
+    with atomic_path(folder, force=force, marker=HEAD, own=(HEAD, GENES, "aliases.tsv")) as part:
         part.mkdir()
         (part / HEAD).write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_tsv(part / GENES, _COLUMNS, rows)
