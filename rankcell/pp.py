@@ -20,6 +20,7 @@ def align_genes(
     vocab: str | os.PathLike | Vocabulary | None = None,
     *,
     gene_column: str | None = None,
+    genome: str | None = None,
     layer: str | None = None,
     raw: bool = False,
     allow_non_counts: bool = False,
@@ -33,6 +34,8 @@ def align_genes(
         A Vocabulary, a vocabulary folder, or the name of a shipped or fetched one (`demo`: a toy of 765 genes). Required.
     gene_column
         The var column that names the genes; None: the one whose entries the vocabulary knows best.
+    genome
+        As for tokenize.
     layer, raw
         Which matrix holds the counts and becomes X; default X.
     allow_non_counts
@@ -52,7 +55,14 @@ def align_genes(
     """
     from rankcell.counts.align import align_genes as align
 
-    how = {"gene_column": gene_column, "layer": layer, "raw": raw, "allow_non_counts": allow_non_counts, "min_known": min_known}
+    how = {
+        "gene_column": gene_column,
+        "genome": genome,
+        "layer": layer,
+        "raw": raw,
+        "allow_non_counts": allow_non_counts,
+        "min_known": min_known,
+    }
     return align(adata, find_vocabulary(vocab), **how)
 
 
@@ -67,6 +77,7 @@ def tokenize(
     layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     filter: str | None = None,
     keep_counts: bool = False,
     keep_uncropped: bool = False,
@@ -88,6 +99,8 @@ def tokenize(
         Which matrix holds the counts; default X.
     gene_column
         The var column that names the genes; None: the one whose entries the vocabulary knows best.
+    genome
+        Of an input with the genes of several genomes: the one whose genes count; None: the one that the vocabulary knows.
     filter
         Only cells for which this pandas expression over obs is true, such as `cell_type == 'B'`.
     keep_counts

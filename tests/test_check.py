@@ -350,14 +350,17 @@ def test_antibody_columns(here, capsys):
     adata.var["feature_types"] = ["Gene Expression"] * 3 + ["Antibody Capture"]
     adata.raw = adata.copy()
     says = ["size 3 cells x 3 gene columns", "left out 1 column that is no gene (Antibody Capture)", "known 3 of 3 gene columns"]
-    works(capsys, write(adata), says=says)
+    works(capsys, write(adata), says=says, notes=["left out: 1 column that is no gene (Antibody Capture)"])
     assert "warning" not in checked(capsys, "a.h5ad")[1]  # raw has no more genes
     adata.var["feature_types"] = ["Gene Expression", "Gene Expression", "Antibody Capture", "Custom"]
     page = checked(capsys, write(adata))[1]
     assert "left out 2 columns that are no genes (1 Antibody Capture, 1 Custom)" in page
-    adata.var["feature_types"] = ["Peaks"] * 4
-    says = ["4 gene columns", "warning no column is of the feature type Gene Expression, as they are Peaks: are these genes?"]
+    adata.var["feature_types"] = ["NA"] * 4
+    says = ["4 gene columns", "warning 'feature_types' (NA) does not say which columns are genes: all 4 are taken as genes"]
     works(capsys, write(adata), says=says)
+    adata.var["feature_types"] = ["Peaks"] * 4
+    del adata.raw
+    refused(capsys, write(adata), "--vocab", "v", message="holds no gene expression: its features are of the type Peaks")
 
 
 @pytest.mark.parametrize(

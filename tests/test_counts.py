@@ -283,7 +283,7 @@ def test_slots_follow_the_input():
         ([f"Gene{'abcdefghij'[i % 10]}{'klmnopqrst'[i // 10]}" for i in range(30)], "look like mouse genes"),
         ([f"ENSRNOG{i:011d}" for i in range(30)], "another species"),
         ([str(i) for i in range(30)], "row numbers or Entrez"),
-        ([f"X-{i}" for i in range(30)], "--gene-column, or the right vocabulary with --vocab"),
+        ([f"X-{i}" for i in range(30)], "gene_column, or the right vocabulary with vocab"),
     ],
 )
 def test_genes_that_nobody_knows(genes, message):
@@ -298,7 +298,7 @@ def test_symbols_for_a_vocabulary_without_any():
     from rankcell.vocab import Vocabulary
 
     no_symbols = Vocabulary(name="ids", genes=["ENSG00000000001"], tokens=[1], medians=[1], special={"<pad>": 0})
-    with pytest.raises(GeneError, match="import it with --symbols"):
+    with pytest.raises(GeneError, match="this vocabulary has none"):
         genes_of(pd.DataFrame(index=[f"X{i}" for i in range(20)]), no_symbols)
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from rankcell import Tokenizer
 from rankcell.counts import find_inputs, hdf5, hdf5dense, open_counts, spill
-from rankcell.errors import CellError, CountsError, InputError, OutputError
+from rankcell.errors import CellError, CountsError, InputError, OutputError, RankcellWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::rankcell.errors.RankcellWarning")  # cells without genes
 
@@ -282,8 +282,8 @@ def test_loom_layers(tmp_path):
         f["layers/counts"] = f["matrix"][:]
         f["matrix"][:] = np.log1p(f["matrix"][:])
     assert tokens_of(path, layer="counts") == tokens_of(counts.adata())
-    with pytest.raises(CountsError, match="--layer counts, which holds counts"):
-        tokens_of(path)
+    with pytest.warns(RankcellWarning, match="layer 'counts', which holds counts, is read in its place"):
+        assert tokens_of(path) == tokens_of(counts.adata())
     with pytest.raises(InputError, match="no layer 'spliced'; it has counts"):
         tokens_of(path, layer="spliced")
     with pytest.raises(InputError, match="no raw matrix"):

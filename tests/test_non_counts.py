@@ -197,11 +197,11 @@ def test_embed_and_perturb_name_their_own_options(tmp_path, capsys):
     adata.var = adata.var[[]]
     adata.write_h5ad(tmp_path / "a.h5ad")
     for verb in ("embed", "perturb"):
-        assert main([verb, str(tmp_path / "a.h5ad"), "-o", str(tmp_path / "out.parquet")]) == 2
+        assert main([verb, str(tmp_path / "a.h5ad"), "-o", str(tmp_path / "out.parquet"), "--model", "demo"]) == 2
         error = capsys.readouterr().err
         assert "pass --counts-layer spliced, which holds counts" in error and " --layer" not in error
     with pytest.raises(CountsError, match="pass counts_layer='spliced', which holds counts"):
-        rc.tl.embed(adata)
+        rc.tl.embed(adata, model="demo")
 
 
 def test_the_shipped_cells_by_their_layer_or_by_raw(monkeypatch):

@@ -18,6 +18,9 @@ Vocab = Annotated[str | None, typer.Option(help="A vocabulary folder, or the nam
 CountsLayer = Annotated[str | None, typer.Option(help="The layer that holds the counts (default: X itself).")]
 Raw = Annotated[bool, typer.Option("--raw", help="The counts are in raw.")]
 GeneColumn = Annotated[str | None, typer.Option(help="The var column that names the genes (default: found by membership).")]
+Genome = Annotated[
+    str | None, typer.Option(help="Of an input with genes of several genomes: the one to take (default: the one that the vocabulary knows).")
+]
 BuildColumn = Annotated[
     str | None, typer.Option(help="The var column that names the genes (default: the one that holds Ensembl ids, else the index).")
 ]

@@ -20,6 +20,7 @@ def tokenize(
     layer: o.CountsLayer = None,
     raw: o.Raw = False,
     gene_column: o.GeneColumn = None,
+    genome: o.Genome = None,
     obs: Annotated[list[str], typer.Option(metavar="COL", help="A cell column to carry along; may be repeated.")] = [],
     filter: Annotated[
         str | None,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.counts.fallback import open_at_counts
+from rankcell.counts.features import remarks_of
 from rankcell.counts.genes import MIN_KNOWN, GeneMap, match_genes
 from rankcell.errors import InputError, SettingsError
 from rankcell.vocab import Vocabulary
@@ -20,6 +21,7 @@ def align_genes(
     vocab: Vocabulary,
     *,
     gene_column: str | None = None,
+    genome: str | None = None,
     layer: str | None = None,
     raw: bool = False,
     allow_non_counts: bool = False,
@@ -34,13 +36,13 @@ def align_genes(
         adata = adata.to_memory()
     with open_at_counts(adata, layer=layer, raw=raw, allow_non_counts=allow_non_counts) as source:
         layer, raw = source.key
-        genes = match_genes(source, vocab, gene_column=gene_column, min_known=min_known)
+        genes = match_genes(source, vocab, gene_column=gene_column, genome=genome, min_known=min_known)
         if source.kept_columns is not None:  # the AnnData has more columns than the source: antibodies and the like
             slots = np.full((adata.raw if raw else adata).n_vars, -1, np.int32)
             slots[source.kept_columns] = genes.slot_of_column
             genes = dataclasses.replace(genes, slot_of_column=slots)
         totals = np.concatenate([block.n_counts for block in source.blocks(allow_non_counts=allow_non_counts)])
-        for remark in source.remarks:
+        for remark in remarks_of(source):
             note(remark)
         record = _record(genes, vocab, source.matrix)
     return _assembled(adata, vocab, genes, totals, record, layer=layer, raw=raw, allow_non_counts=allow_non_counts)

@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from rankcell.counts.arrays import as_numbers
 from rankcell.counts.block import CountBlock, above_zero, first_non_count, row_sums
-from rankcell.counts.features import GENES, TYPES
 from rankcell.counts.genes import GeneMap, match_genes
 from rankcell.counts.ids import IdFacts, id_facts
 from rankcell.counts.opening import open_counts
@@ -43,7 +42,7 @@ class GeneFacts:
 
     `unknown`: the most abundant genes that it does not know, with their counts. `in_upper_case`: columns that it would know in
     upper case, looked at when it knows too few. `left_out`: kind -> number of the columns that are no genes, counted nowhere.
-    `other_types`: feature type -> number of columns, where var says of none that it is a gene.
+    `prefix`: the genome that is taken from in front of the names.
     """
 
     column: str
@@ -60,7 +59,7 @@ class GeneFacts:
     n_duplicate_names: int
     in_upper_case: int
     left_out: dict[str, int]
-    other_types: dict[str, int]
+    prefix: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Facts:
 
     Everything about cells is about the kept ones, `n_kept` of `n_cells`. `genes_per_cell`: known genes of each, int32.
     `n_pass`: cells that obs `filter_pass` keeps, None without it. `obs`: cell columns, with what they hold in words, "" for
-    those that were not looked at. `wrong`: what would stop `rankcell tokenize`, each a sentence with its way out.
+    those that were not looked at. `remarks`: how it is read otherwise than one may think. `wrong`: what would stop `rankcell tokenize`, each a sentence with its way out.
     """
 
     name: str
@@ -107,6 +106,7 @@ class Facts:
     n_pass: int | None
     obs: dict[str, str]
     wrong: list[str]
+    remarks: list[str]
 
 
 def read_facts(
@@ -115,6 +115,7 @@ def read_facts(
     place: Place,
     *,
     gene_column: str | None = None,
+    genome: str | None = None,
     obs: Sequence[str] = (),
     filter: str | None = None,
     workers: int | None = None,
@@ -126,7 +127,7 @@ def read_facts(
     """
     with open_counts(item, layer=place.layer, raw=place.raw) as source:
         wrong: list[str] = []
-        genes = _map_genes(source, vocab, gene_column, wrong)
+        genes = _map_genes(source, vocab, gene_column, genome, wrong)
         given, unusable = _given_totals(source, wrong)
         mask = _mask(source, filter, wrong)
         for column in obs:
@@ -160,13 +161,14 @@ def read_facts(
             n_pass=_passing(source),
             obs=_obs_facts(source),
             wrong=wrong,
+            remarks=source.remarks,
         )
 
 
-def _map_genes(source: CountSource, vocab: Vocabulary, gene_column: str | None, wrong: list[str]) -> GeneMap:
+def _map_genes(source: CountSource, vocab: Vocabulary, gene_column: str | None, genome: str | None, wrong: list[str]) -> GeneMap:
     """The map that tokens would be made with; where that is refused, the best there is."""
     try:
-        return match_genes(source, vocab, gene_column=gene_column)
+        return match_genes(source, vocab, gene_column=gene_column, genome=genome)
     except GeneError as e:
         wrong.append(str(e))
         gene_column = gene_column if gene_column in source.var else None
@@ -342,12 +344,8 @@ def _gene_facts(source: CountSource, vocab: Vocabulary, genes: GeneMap, column_s
         n_duplicate_names=len(index) - len(set(index)),
         in_upper_case=int((vocab.lookup(v.upper() for v in ids) >= 0).sum()) if few else 0,
         left_out=dict(source.left_out),
-        other_types=_other_types(source.var.get(TYPES, [])),
+        prefix=genes.prefix,
     )
-
-
-def _other_types(types: list[str]) -> dict[str, int]:
-    return {} if GENES in types else {k: types.count(k) for k in dict.fromkeys(types) if k.strip()}
 
 
 def _passing(source: CountSource) -> int | None:

@@ -1,5 +1,6 @@
 """Where counts are read when nobody named a matrix: X; where X holds none, the one layer (or raw) that plainly does."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,22 @@ from rankcell.wording import offers, option
 _TRIED = ("counts", "raw_counts", "count", "Counts", "UMIs", "umi_counts", "raw")
 
 
-def open_at_counts(source: Any, *, layer: str | None = None, raw: bool = False, allow_non_counts: bool = False) -> CountSource:
+def open_at_counts(
+    source: Any, *, layer: str | None = None, raw: bool = False, genome: str | None = None, allow_non_counts: bool = False
+) -> CountSource:
     """`open_counts`; where nothing is named and X is missing or holds no counts, at the one other matrix that plainly holds them.
 
     Plainly: it is raw or a layer named as counts are (`counts`, `raw_counts`, `UMIs`, ...), and its entries are counts. The source
-    then says so in its `remarks`. With `allow_non_counts` X is taken as it is.
+    then says so in its `remarks`. With `allow_non_counts` X is taken as it is. `genome` chooses between matrices of several genomes.
     """
     if layer is not None or raw:
         return open_counts(source, layer=layer, raw=raw)
     try:
         opened = open_counts(source)
     except InputError as e:
+        if genome is not None:  # a 10x file of version 2 has a matrix for each
+            with contextlib.suppress(InputError):
+                return open_counts(source, layer=genome)
         instead = _only_counts_without_x(source)
         if instead is None:
             raise

@@ -10,7 +10,13 @@ TRANSCRIPTS, SYMBOLS = "Ensembl transcript ids", "symbols"
 NUMBERS, NOTHING = "numbers (Entrez ids, or row numbers)", "empty names"
 
 _ENSEMBL = re.compile(r"ENS([A-Z]{3,})?([GT])[0-9]{6,}(\.[0-9]+)?", re.IGNORECASE)
-_GENOME = re.compile(r"(GRCh3[78]|GRCm3[89]|GRCz11|hg19|hg38|mm10|mm39)_+(?=.)")
+_BUILDS = (
+    r"GRC[a-z]\d+[a-z]?|hg\d\d|mm\d{1,2}|rn\d|mRatBN7|Rnor_6|danRer\d+|dm\d|ce1\d|canFam\d|susScr\d+|Sscrofa\d+|bosTau\d|galGal\d|rheMac\d+"
+    r"|Mmul_\d+|panTro\d|T2T-CHM13|chm13|human|mouse|rat|hsapiens|mmusculus|homo_sapiens|mus_musculus"
+)
+_PARTS = r"\d{4}-[A-Z]|p?\d+|v\d+|pre[-_]?mrna|mrna|ensembl\d*"
+GENOME = re.compile(rf"((?:{_BUILDS})(?:[._-](?:{_PARTS})(?=[._:-]))*)[_:.-]+(?=.)", re.IGNORECASE)
+"""A genome in front of a gene's name: its name, then what sets it apart."""
 _OTHER = {"FBgn": "fruit fly", "WBGene": "roundworm"}
 _SPECIES = {
     **{"": "human", "MUS": "mouse", "RNO": "rat", "DAR": "zebrafish", "MMU": "macaque", "MFA": "macaque", "PTR": "chimpanzee"},
@@ -75,7 +81,7 @@ def id_facts(ids: Iterable[str]) -> IdFacts:
     genomes: Counter[str] = Counter()
     for name in ids:
         name = name.strip()
-        if front := _GENOME.match(name):
+        if front := GENOME.match(name):
             genomes[front[0]] += 1
             name = name[front.end() :]
         system, of, case = _look(name)

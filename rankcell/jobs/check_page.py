@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankcell.counts.check import FILTER_PASS, Facts
-from rankcell.counts.features import GENES
+from rankcell.counts.features import describe_left_out
 from rankcell.counts.places import COUNTS, Place
 from rankcell.counts.source import some
 from rankcell.vocab import Vocabulary
@@ -152,14 +152,8 @@ def _storage(f: Facts, used: Place) -> Iterator[Statement]:
         yield "", f"{is_are(f.n_zeros, 'stored entry is', 'stored entries are')} zero: no token comes of these"
     if f.n_repeated:
         yield "", f"{is_are(f.n_repeated, 'entry repeats', 'entries repeat')} a gene column of the same cell: these are summed"
-    if left_out := f.genes.left_out:
-        columns = is_are(sum(left_out.values()), "column that is no gene", "columns that are no genes")
-        yield "left out", f"{columns} ({_kinds(left_out)})"
-
-
-def _kinds(kinds: dict[str, int]) -> str:
-    """Feature types, with their numbers when there are several."""
-    return next(iter(kinds)) if len(kinds) == 1 else ", ".join(f"{n:,} {kind}" for kind, n in kinds.items())
+    if f.genes.left_out:
+        yield "left out", describe_left_out(f.genes.left_out)
 
 
 def _matrices(looked: Looked) -> Iterator[Statement]:
@@ -195,8 +189,8 @@ def _why(looked: Looked) -> str:
 def _gene_ids(f: Facts, what: str) -> Iterator[Statement]:
     g = f.genes
     yield "gene ids", f"'{g.column}' names the genes: {what}"
-    if g.ids.genome:
-        yield "", f"most names begin with {g.ids.genome}: take it off, as no vocabulary has it"
+    if g.ids.genome and not g.prefix:
+        yield "", f"most names begin with {g.ids.genome}"
     if g.n_summed:
         yield "", f"{g.n_summed:,} columns share a gene with another column: they are summed"
     if g.n_duplicate_names:
@@ -338,8 +332,7 @@ def _warnings(looked: Looked, rows: Rows) -> Iterator[str]:
     wider = next((p for p in looked.places if p.raw and p.verdict == COUNTS and p.shape[1] > n_columns), None)
     if wider and not used.raw:
         yield f"raw holds counts of more genes ({wider.shape[1]:,} columns, {used.name} {n_columns:,}): pass --raw to use them all"
-    if g.other_types:
-        yield f"no column is of the feature type {GENES}, as they are {_kinds(g.other_types)}: are these genes?"
+    yield from f.remarks
     if f.totals.n_higher and f.non_count is None:
         yield f"n_counts is below the row sum in {_cells_of(f.totals.n_higher, f)}: was it counted otherwise?"
     if not f.n_kept:

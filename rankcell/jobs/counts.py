@@ -19,6 +19,7 @@ def tokenize(
     layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     obs: Sequence[str] = (),
     filter: str | None = None,
     keep_counts: bool = False,
@@ -30,7 +31,7 @@ def tokenize(
 ) -> TokenSet:
     """Counts -> TokenSet, in memory or streamed into the folder `out` (see Tokenizer)."""
     tokenizer = Tokenizer(vocab, max_len=max_len, cls=cls)
-    how = dict(obs=obs, layer=layer, raw=raw, gene_column=gene_column, filter=filter, workers=workers)
+    how = dict(obs=obs, layer=layer, raw=raw, gene_column=gene_column, genome=genome, filter=filter, workers=workers)
     how |= dict(keep_counts=keep_counts, keep_uncropped=keep_uncropped, allow_non_counts=allow_non_counts)
     if out is None:
         return tokenizer.tokenize(source, progress=progress, **how)
@@ -50,8 +51,5 @@ def tokenized(tokens: TokenSet) -> list[str]:
     n_genes = tokens.n_genes
     middle = f", median {int(np.median(n_genes))} genes a cell" if len(n_genes) else ""
     lines = [f"{len(tokens):,} cells, {found} {where}{middle}"]
-    for kind in dict.fromkeys(k for f in files for k in f.get("columns_left_out", {})):
-        n = max(f.get("columns_left_out", {}).get(kind, 0) for f in files)
-        lines.append(f"{n:,} columns of {kind} are no genes and left out")
     left_out = sum(f.get("cells_left_out", 0) for f in files)
     return lines + ([f"{left_out:,} cells left out by the filter {files[0]['filter']}"] if left_out else [])

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_genes, open_at_counts, select_rows, values_named
 from rankcell.counts.arrays import numbers, texts
+from rankcell.counts.features import remarks_of
 from rankcell.counts.source import said_once, some
 from rankcell.errors import CellError, SettingsError
 from rankcell.tokens.cropping import Cropping
@@ -29,6 +30,7 @@ class Options:
     layer: str | None = None
     raw: bool = False
     gene_column: str | None = None
+    genome: str | None = None
     filter: str | None = None
     keep_counts: bool = False
     keep_uncropped: bool = False
@@ -60,7 +62,7 @@ class Part:
 
     def __init__(self, source: CountSource, label: str | None, encoding: Encoding, options: Options):
         self.source, self.label, self.options = source, label, options
-        self.genes = match_genes(source, encoding.vocab, gene_column=options.gene_column)
+        self.genes = match_genes(source, encoding.vocab, gene_column=options.gene_column, genome=options.genome)
         self.obs = {c: source.require_obs(c) for c in options.obs}
         self.mask = select_rows(source, options.filter) if options.filter else None
         self.n_kept = source.n_cells if self.mask is None else int(self.mask.sum())
@@ -78,6 +80,8 @@ class Part:
             "n_counts": "obs n_counts" if "n_counts" in self.source.obs_columns else "row sum",
             "cell_ids": "given" if self.source.has_cell_ids else "row numbers",
         }
+        if self.genes.prefix:
+            found["prefix_taken_off"] = self.genes.prefix
         if self.source.left_out:
             found["columns_left_out"] = dict(self.source.left_out)
         if self.mask is not None:
@@ -136,7 +140,7 @@ class Job:
             job.n_kept += part.n_kept
             obs.append(part.obs)
             facts.append(part.facts())
-            remarks.append(part.source.remarks)
+            remarks.append(remarks_of(part.source))
             if options.filter and not job.n_kept:
                 for column, values in values_named(part.source, options.filter).items():
                     held.setdefault(column, {}).update(dict.fromkeys(values))
@@ -156,7 +160,7 @@ class Job:
 
     def _open(self, n: int) -> Part:
         o = self.options
-        source = open_at_counts(self.inputs.items[n], layer=o.layer, raw=o.raw, allow_non_counts=o.allow_non_counts)
+        source = open_at_counts(self.inputs.items[n], layer=o.layer, raw=o.raw, genome=o.genome, allow_non_counts=o.allow_non_counts)
         try:
             return Part(source, self.inputs.labels[n] if self.inputs.several else None, self.encoding, o)
         except BaseException:

@@ -45,6 +45,7 @@ class Tokenizer:
         layer: str | None = None,
         raw: bool = False,
         gene_column: str | None = None,
+        genome: str | None = None,
         filter: str | None = None,
         keep_counts: bool = False,
         keep_uncropped: bool = False,
@@ -64,6 +65,8 @@ class Tokenizer:
             Which matrix holds the counts (default X).
         gene_column
             The var column that names the genes; None: the one that the vocabulary knows best.
+        genome
+            Of an input with the genes of several genomes: the one whose genes count; None: the one that the vocabulary knows.
         filter
             Only cells for which this pandas expression over cell columns is true: `cell_type == 'B'`, or `filter_pass`.
         keep_counts
@@ -94,6 +97,7 @@ class Tokenizer:
         layer: str | None = None,
         raw: bool = False,
         gene_column: str | None = None,
+        genome: str | None = None,
         filter: str | None = None,
         keep_counts: bool = False,
         keep_uncropped: bool = False,

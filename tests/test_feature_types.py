@@ -1,0 +1,203 @@
+"""Features that are no genes, in the words and columns that people use; names with a genome in front; genes of several genomes."""
+
+import gzip
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_adata, make_vocab
+from count_files import Counts, write_mtx, write_tenx
+
+import rankcell as rc
+from rankcell.cli.main import main
+from rankcell.counts.features import feature_types
+from rankcell.errors import GeneError, InputError, RankcellWarning
+
+GENES, OTHERS = 6, 3
+
+
+def mixed(words, others, column="feature_types"):
+    """Six genes and three features of a high count that are named after genes; `words`, `others`: what the column says of them."""
+    counts = np.hstack([np.random.default_rng(0).poisson(2, (5, GENES)) + 1, np.full((5, OTHERS), 500)])
+    adata = make_adata(counts)
+    adata.var_names = [f"G{i}" for i in range(GENES)] + ["G1_TotalSeqB", "G2", "G3-1"]
+    adata.var["ensembl_id"] = [f"ENSG{i:011d}" for i in range(GENES)] + [f"ENSG{i:011d}" for i in range(1, 4)]
+    adata.var[column] = [words] * GENES + [others] * OTHERS
+    return adata
+
+
+def genes_alone():
+    return rc.pp.tokenize(mixed("", "")[:, :GENES].copy(), make_vocab())
+
+
+def rows(tokens):
+    return [tokens.genes(i).tolist() for i in range(len(tokens))]
+
+
+@pytest.mark.parametrize(
+    "words", ["Gene Expression", "gene expression", "Gene_Expression", "GEX", "RNA", "mRNA", "gene", " Gene  Expression "]
+)
+@pytest.mark.parametrize(
+    "others", ["Antibody Capture", "ADT", "protein", "CRISPR Guide Capture", "sgRNA", "HTO", "Multiplexing Capture", "Peaks"]
+)
+def test_words(words, others):
+    with pytest.warns(RankcellWarning, match="left out: 3 columns that are no genes"):
+        tokens = rc.pp.tokenize(mixed(words, others), make_vocab())
+    assert rows(tokens) == rows(genes_alone()) and tokens.spec.source["columns_left_out"] == {others: OTHERS}
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["antibody-derived tags", "Surface Protein", "CITE", "Ab", "chromatin accessibility", "ATAC", "gRNA", "hashtag", "Custom", "AbSeq"],
+)
+@pytest.mark.parametrize("column", ["feature_types", "feature_type", "type", "modality", "library-type", "Feature Type"])
+def test_columns(word, column):
+    told = feature_types({"index": list("abc"), column: ["rna", word, "rna"]}, "it")
+    assert told.is_gene.tolist() == [True, False, True] and told.left_out == {word: 1} and not told.remark
+
+
+@pytest.mark.parametrize(
+    "types", [["lncRNA", "protein_coding"], ["protein", "lncRNA"], ["processed_pseudogene", "miRNA"], ["IG_V_gene", "TEC"]]
+)
+@pytest.mark.parametrize("column", ["type", "feature_type"])
+def test_biotypes_are_genes(types, column):
+    assert feature_types({"index": list("ab"), column: types}, "it").is_gene.all()
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "", "GRCh38", "mm10", "protein_coding"])
+def test_where_nothing_is_known_all_are_genes(word):
+    told = feature_types({"index": list("ab"), "feature_types": [word] * 2}, "it")
+    assert told.is_gene.all() and not told.left_out and bool(told.remark) == bool(word)
+
+
+def test_some_without_a_type_beside_genes_and_antibodies():
+    told = feature_types({"index": list("abcd"), "feature_types": ["Gene Expression", "NA", "ADT", "Something"]}, "it")
+    assert told.is_gene.tolist() == [True, True, False, False] and "1 columns" in told.remark
+    told = feature_types({"index": list("abc"), "feature_types": ["protein_coding", "lncRNA", "ADT"]}, "it")
+    assert told.is_gene.tolist() == [True, True, False]
+
+
+def test_only_antibodies_are_refused(tmp_path, capsys):
+    adata = make_adata(np.ones((3, 4)))
+    adata.var["modality"] = "ADT"
+    with pytest.raises(InputError, match="no gene expression: its features are of the type ADT"):
+        rc.pp.tokenize(adata, make_vocab())
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert main(["check", str(tmp_path / "a.h5ad")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("to", ["h5ad", "tenx", "mtx", "old mtx"])
+def test_the_same_from_files(tmp_path, to):
+    counts = Counts(mixed("", "")[:, :GENES].X)
+    if to == "h5ad":
+        path = tmp_path / "a.h5ad"
+        mixed("GEX", "ADT").write_h5ad(path)
+    elif to == "tenx":
+        path = write_tenx(counts, tmp_path / "a.h5", antibodies=2)
+        with h5py.File(path, "r+") as f:
+            types = f["matrix/features/feature_type"].asstr()[:]
+            del f["matrix/features/feature_type"]
+            f["matrix/features/feature_type"] = np.array(["gex" if t == "Gene Expression" else "Antibody" for t in types], "S")
+    else:
+        path = write_mtx(counts, tmp_path / "m", antibodies=2)
+        text = gzip.decompress((path / "features.tsv.gz").read_bytes()).decode()
+        (path / "features.tsv.gz").unlink()
+        text = text.replace("Gene Expression", "gene expression").replace("Antibody Capture", "CITE-seq")
+        (path / ("genes.tsv" if to == "old mtx" else "features.tsv")).write_text(text)
+    with pytest.warns(RankcellWarning, match="left out: "):
+        tokens = rc.pp.tokenize(path, make_vocab())
+    assert rows(tokens) == rows(genes_alone())
+
+
+def test_cellbender_types(tmp_path):
+    path = write_tenx(Counts(mixed("", "")[:, :GENES].X), tmp_path / "a.h5")
+    with h5py.File(path, "r+") as f:
+        del f["matrix/features/feature_type"]
+        f["matrix/features/feature_type"] = np.array(["NA"] * GENES, "S")
+    with pytest.warns(RankcellWarning, match="all 6 are taken as genes"):
+        tokens = rc.pp.tokenize(path, make_vocab())
+    assert rows(tokens) == rows(genes_alone())
+
+
+# Genomes
+
+
+def renamed(names, **var):
+    adata = mixed("", "")[:, :GENES].copy()
+    adata.var = pd.DataFrame(var, index=names)
+    return adata
+
+
+@pytest.mark.parametrize(
+    "front", ["GRCh38_", "GRCh38-", "hg19_", "mm10___", "GRCh38_premrna_", "GRCm39_", "human_", "GRCh38-2020-A_", "T2T-CHM13_"]
+)
+@pytest.mark.parametrize("names", ["G", "ENSG0000000000"])
+def test_a_genome_in_front_of_names_is_taken_off(front, names):
+    with pytest.warns(RankcellWarning, match=f"gene names begin with {front}, which is taken off"):
+        tokens = rc.pp.tokenize(renamed([f"{front}{names}{i}" for i in range(GENES)]), make_vocab())
+    assert rows(tokens) == rows(genes_alone()) and tokens.spec.source["prefix_taken_off"] == front
+
+
+def test_names_that_the_vocabulary_has_as_they_are():
+    from rankcell.vocab import Vocabulary
+
+    names = [f"mm10_G{i}" for i in range(GENES)]
+    vocab = Vocabulary(name="v", genes=names, tokens=range(1, GENES + 1), medians=[1.0] * GENES, special={"<pad>": 0})
+    tokens = rc.pp.tokenize(renamed(names), vocab)
+    assert tokens.spec.source["genes_known"] == GENES and "prefix_taken_off" not in tokens.spec.source
+
+
+def barnyard(kind="prefix"):
+    """Twelve columns, of human and mouse genes by turns."""
+    human = [f"G{i}" for i in range(GENES)]
+    mouse = [f"g{i}" for i in range(GENES)]
+    x = np.repeat(mixed("", "")[:, :GENES].X.toarray(), 2, axis=1)
+    x[:, 1::2] *= 40
+    front = ("GRCh38_", "mm10___") if kind == "prefix" else ("", "")
+    names = [f"{front[j]}{name}" for pair in zip(human, mouse, strict=True) for j, name in enumerate(pair)]
+    var = pd.DataFrame({"genome": ["GRCh38", "mm10"] * GENES} if kind == "column" else {}, index=names)
+    return ad.AnnData(x, obs=mixed("", "").obs, var=var)
+
+
+@pytest.mark.parametrize("kind", ["prefix", "column"])
+def test_of_two_genomes_the_one_that_the_vocabulary_knows(kind):
+    with pytest.warns(RankcellWarning) as notes:
+        tokens = rc.pp.tokenize(barnyard(kind), make_vocab(), keep_counts=True)
+    said = " ".join(str(n.message) for n in notes)
+    assert "of GRCh38, mm10 the vocabulary 'small' knows GRCh38" in said and "left out: 6 columns (genes of mm10)" in said
+    alone = rc.pp.tokenize(mixed("", "")[:, :GENES].copy(), make_vocab(), keep_counts=True)
+    assert rows(tokens) == rows(alone)
+    assert tokens.table["counts"].to_pylist() == alone.table["counts"].to_pylist()  # the totals are of the genome too
+
+
+def test_the_genome_that_was_named(tmp_path, capsys):
+    with pytest.warns(RankcellWarning, match="left out"):
+        named = rc.pp.tokenize(barnyard("column"), make_vocab(), genome="grch38")
+    assert rows(named) == rows(genes_alone())
+    for genome, says in (("hg19", "has no genome 'hg19'; it has GRCh38, mm10"), ("mm10", "only 0 of 6 genes")):
+        with pytest.raises(GeneError, match=says):
+            rc.pp.tokenize(barnyard(), make_vocab(), genome=genome)
+    with pytest.raises(GeneError, match="does not say of which genome"):
+        rc.pp.tokenize(mixed("", ""), make_vocab(), genome="GRCh38")
+
+
+def test_a_genome_of_10x_files(tmp_path):
+    path = write_tenx(Counts(mixed("", "")[:, :GENES].X), tmp_path / "a.h5")
+    with h5py.File(path, "r+") as f:
+        del f["matrix/features/genome"]
+        f["matrix/features/genome"] = np.array(["GRCh38"] * 4 + ["mm10"] * 2, "S")
+    with pytest.warns(RankcellWarning, match="left out: 2 columns .genes of mm10"):
+        tokens = rc.pp.tokenize(path, make_vocab(), genome="GRCh38")
+    assert rows(tokens) == rows(rc.pp.tokenize(mixed("", "")[:, :4].copy(), make_vocab()))
+    old = write_tenx(Counts(mixed("", "")[:, :GENES].X), tmp_path / "old.h5", version=2)
+    with h5py.File(old, "r+") as f:
+        f.copy("GRCh38", "mm10")
+    assert rows(rc.pp.tokenize(old, make_vocab(), genome="GRCh38")) == rows(genes_alone())
+
+
+def test_transcripts_are_refused_with_their_cause():
+    with pytest.raises(GeneError, match="transcripts .ENST.*sum the counts of each gene's transcripts"):
+        rc.pp.tokenize(renamed([f"ENST{i:011d}.2" for i in range(GENES)]), make_vocab())
