@@ -102,7 +102,7 @@ def test_several_datasets_in_one_folder_are_named(tmp_path, capsys):
     with pytest.raises(TokensError, match="test, train.*such as .*both/test"):
         opened(tmp_path / "both")
     assert rows_of(opened(tmp_path / "both" / "train")) == ROWS
-    assert main(["embed", str(tmp_path / "both"), "-o", str(tmp_path / "e.npz")]) == 2
+    assert main(["embed", str(tmp_path / "both"), "-o", str(tmp_path / "e.npz"), "--model", "demo"]) == 2
     assert "test, train" in capsys.readouterr().err
 
 
