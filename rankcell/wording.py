@@ -105,7 +105,7 @@ def command_line(spelling: Mapping[str, str]) -> Iterator[None]:
 def python_verb(**renamed: str) -> Callable[[Callable], Callable]:
     """Decorator of a public function: messages name options as its parameters. `renamed`: option -> its parameter of another name.
 
-    It changes nothing within `command_line`, nor within another public function.
+    Arguments are compared with its annotations (rankcell.arguments). It changes nothing within `command_line`, nor within another public function.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -116,7 +116,10 @@ def python_verb(**renamed: str) -> Callable[[Callable], Callable]:
         def called(*args: Any, **kwargs: Any) -> Any:
             if _Process.running.spelling is not None:
                 return function(*args, **kwargs)
+            from rankcell.arguments import checked_arguments
+
             with _entered(verb):
+                args, kwargs = checked_arguments(function, args, kwargs)
                 return function(*args, **kwargs)
 
         return called

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from rankcell.arguments import checked
 from rankcell.errors import SettingsError
 from rankcell.store import require_apart, require_new
 from rankcell.tokens.cropping import note_cropping
@@ -28,6 +29,7 @@ class Tokenizer:
         Whether rows carry `<cls>` (and `<eos>` where the vocabulary has one); None: as the vocabulary says.
     """
 
+    @checked
     def __init__(self, vocab: str | os.PathLike | Vocabulary | None = None, *, max_len: int | None = None, cls: bool | None = None):
         self.vocab = find_vocabulary(vocab)
         self.frame = self.vocab.frame if cls is None else self.vocab.make_frame(cls=cls)
@@ -37,6 +39,7 @@ class Tokenizer:
                 f"max_len is {self.max_len}, with {len(self.frame)} special tokens no gene fits: give at least {len(self.frame) + 1}"
             )
 
+    @checked
     def tokenize(
         self,
         source: Any,
@@ -88,6 +91,7 @@ class Tokenizer:
             self._notes(job)
             return TokenSet(table, self._spec(job))._known_to_fit(self.vocab.hash)
 
+    @checked
     def write(
         self,
         source: Any,

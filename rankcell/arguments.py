@@ -1,0 +1,120 @@
+"""Arguments of public functions against their annotations: what is meant is taken, what cannot be is one line."""
+
+import functools
+import inspect
+import numbers
+import os
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rankcell.errors import SettingsError
+
+__all__ = ["checked", "checked_arguments"]
+
+_PLAIN = {bool, int, float, str, os.PathLike, type(None)}
+
+
+def checked(function: Callable) -> Callable:
+    """Decorator: call `function` with its arguments as `checked_arguments` gives them."""
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = checked_arguments(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return called
+
+
+def checked_arguments(function: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of a call in the types that `function` is annotated with; SettingsError for the first that cannot be.
+
+    Text that is a number is taken where a number is wanted, numpy's numbers and truth values as Python's, a list of one name for the name.
+    Parameters that take anything (Any, an object of some class) are left as they are.
+    """
+    signature, hints = _signature(function)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError:  # the call itself says which argument is missing or unknown
+        return args, kwargs
+    for name, value in bound.arguments.items():
+        if name in hints:
+            bound.arguments[name] = _taken(name, value, *hints[name])
+    return bound.args, bound.kwargs
+
+
+@functools.cache
+def _signature(function: Callable) -> tuple[inspect.Signature, dict[str, tuple[frozenset, bool]]]:
+    """(its signature, parameter -> (plain types, whether several are taken)) for the parameters that take nothing but these."""
+    hints = {}
+    for name, hint in typing.get_type_hints(function).items():
+        parts = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+        several = [p for p in parts if typing.get_origin(p) is Sequence]
+        plain = frozenset(p for p in parts if p in _PLAIN) | frozenset(typing.get_args(p)[0] for p in several)
+        if name != "return" and len(several) + sum(p in _PLAIN for p in parts) == len(parts) and plain <= _PLAIN:
+            hints[name] = plain, bool(several)
+    return inspect.signature(function), hints
+
+
+def _taken(name: str, value: Any, plain: frozenset, several: bool) -> Any:
+    if value is None:
+        if type(None) in plain:
+            return None
+        raise SettingsError(f"{name} is None; {_words(plain, several)}")
+    is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping, os.PathLike))
+    is_list = is_list and not hasattr(value, "obs_names") and not hasattr(value, "columns")  # an AnnData, a DataFrame
+    if is_list and several:
+        return value
+    if is_list and plain <= {str, os.PathLike, type(None)} and len(items := list(value)) == 1:
+        value = items[0]
+    for kind in (bool, int, float, str, os.PathLike):
+        if kind in plain and (taken := _CONVERT[kind](value)) is not None:
+            return taken
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 and "\n" not in shown else f"of type {type(value).__name__}"
+    raise SettingsError(f"{name} is {shown}; {_words(plain, several)}")
+
+
+def _truth(value: Any) -> bool | None:
+    return bool(value) if _is_truth(value) else None
+
+
+def _is_truth(value: Any) -> bool:
+    """Whether it is True or False, numpy's too (which need not be loaded)."""
+    return isinstance(value, bool) or (type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"))
+
+
+def _whole(value: Any) -> int | None:
+    if _is_truth(value):
+        return None
+    try:
+        number = int(value) if isinstance(value, (str, numbers.Integral)) else float(value)
+        return int(number) if isinstance(value, (str, numbers.Real)) and number == int(number) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _real(value: Any) -> float | None:
+    if _is_truth(value) or not isinstance(value, (str, numbers.Real)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+_CONVERT: dict[type, Callable[[Any], Any]] = {
+    bool: _truth,
+    int: _whole,
+    float: _real,
+    str: lambda value: value if isinstance(value, str) else None,
+    os.PathLike: lambda value: value if isinstance(value, os.PathLike) else None,
+}
+
+
+def _words(plain: frozenset, several: bool) -> str:
+    """What the parameter takes."""
+    names = {bool: "True or False", int: "a whole number", float: "a number", str: "a path" if os.PathLike in plain else "a name"}
+    words = [names[kind] for kind in (bool, int, float, str) if kind in plain and not (kind is int and float in plain)]
+    return " or ".join([*words, *(["a list of them"] if several else []), *(["None"] if type(None) in plain else [])])
