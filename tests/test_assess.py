@@ -353,12 +353,14 @@ def test_random_twin_has_the_shape_and_not_the_weights(small, tmp_path):
     assert twins[0].config == checkpoint.config and twins[0].hash != checkpoint.hash and open_checkpoint(twins[0].folder).vocab == small[0]
 
 
-def test_a_comparison_needs_an_anndata(small):
-    with pytest.raises(InputError, match="rc.tl.compare_poolings wants an AnnData"):
-        rc.tl.compare_poolings("cells.h5ad", "kind")
+def test_a_comparison_of_nothing_and_with_no_model(small, counted):
+    with pytest.raises(InputError, match="no such file: cells.h5ad"):
+        rc.tl.compare_poolings("cells.h5ad", "kind", small[1])
 
 
 # Labels mapped from a reference
+
+EVERY = {"min_confidence": 0, "max_distance": 1}  # no cell is unsure
 
 
 def test_labels_come_from_the_nearest_reference_cells():
@@ -384,7 +386,7 @@ def test_cells_like_the_reference_are_even_in_distance_and_others_at_one():
     x, labels = blobs(n=200)
     y, kinds = blobs(n=200, seed=1)
     adata, reference = in_adata(np.concatenate([y, -y[:20]]), n=np.arange(620)), in_adata(x, kind=labels)
-    rc.tl.map_labels(adata, reference, "kind")
+    rc.tl.map_labels(adata, reference, "kind", **EVERY)
     assert (adata.obs.kind_mapped[:600].astype(str) == kinds).all() and adata.obs.kind_mapped.dtype.name == "category"
     assert adata.obs.kind_mapped.cat.categories.tolist() == ["a", "b", "c"]
     shares = np.histogram(adata.obs.kind_mapped_distance[:600], 4)[0] / 600
@@ -403,7 +405,7 @@ def test_missing_rows_on_either_side(tmp_path):
     queried[2] = np.nan
     adata = in_adata(queried)
     with pytest.warns(RankcellWarning, match="2 of 120 reference cells lack a label 'kind' or an embedding"):
-        rc.tl.map_labels(adata, tmp_path / "reference.h5ad", "kind", key_added="guess")
+        rc.tl.map_labels(adata, tmp_path / "reference.h5ad", "kind", key_added="guess", **EVERY)
     assert adata.obs.guess.isna().sum() == 1 and adata.obs.guess.isna().iloc[2]
     assert adata.obs.guess_confidence.iloc[2] == 0 and np.isnan(adata.obs.guess_distance.iloc[2])
 
@@ -436,7 +438,7 @@ def test_embeddings_of_different_origin_never_meet(changed, line):
     with pytest.raises(SettingsError, match=line):
         rc.tl.map_labels(adata, reference, "kind")
     del reference.uns["rankcell"]  # nothing is said: nothing is checked
-    rc.tl.map_labels(adata, reference, "kind")
+    rc.tl.map_labels(adata, reference, "kind", **EVERY)
     assert (adata.obs.kind_mapped == labels).all()
 
 
@@ -446,7 +448,7 @@ def test_embedded_cells_map_back_to_their_labels(small, counted, tmp_path):
     for part in kept:
         rc.tl.embed(part, small[1], device="cpu")
     kept[1].write_h5ad(tmp_path / "reference.h5ad")
-    rc.tl.map_labels(kept[0], tmp_path / "reference.h5ad", "kind", k=5)
+    rc.tl.map_labels(kept[0], tmp_path / "reference.h5ad", "kind", k=5, **EVERY)
     assert kept[0].obs.kind_mapped.notna().all()
     rc.tl.embed(kept[0], small[1], pool="cls", device="cpu")
     with pytest.raises(SettingsError, match="with pool cls in adata and with pool mean in the reference"):

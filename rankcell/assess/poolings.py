@@ -51,7 +51,7 @@ def compare_poolings(
     n_random: int,
     options: Mapping[str, Any],
 ) -> Any:
-    """See rankcell.tl.compare_poolings. `counts`: cells x genes, for PCA; `options`: how Embedders are made."""
+    """See rankcell.tl.compare_poolings. `counts`: cells x genes, for PCA (None: there is none); `options`: how Embedders are made."""
     if n_random < 0:
         raise SettingsError(f"n_random is {n_random}; 0 leaves the random models out")
     pool = fitting_pools(embedder, tokens, layer) if pool is None else pool
@@ -61,9 +61,10 @@ def compare_poolings(
         for (name, n), x in columns.items():
             scores, right[source, name, n, seed] = score(x, cells, settings)
             rows.append({"source": source, "pool": name, "layer": n, "seed": seed, "width": x.shape[1]} | scores)
-    pca = principal_components(counts, seed=settings.seed)
-    scores, right[PCA, "", None, None] = score(pca, cells, settings)
-    rows.append({"source": PCA, "pool": "", "layer": None, "seed": None, "width": pca.shape[1]} | scores)
+    if counts is not None:
+        pca = principal_components(counts, seed=settings.seed)
+        scores, right[PCA, "", None, None] = score(pca, cells, settings)
+        rows.append({"source": PCA, "pool": "", "layer": None, "seed": None, "width": pca.shape[1]} | scores)
     for row in rows:
         row |= _differences(row, right)
     return _table(rows)
@@ -104,8 +105,9 @@ def principal_components(counts: Any, *, seed: int, n_comps: int = 50) -> np.nda
 def _differences(row: Mapping[str, Any], right: Mapping[tuple, np.ndarray]) -> dict[str, float]:
     """How much more of the cross-validated cells are right than with PCA, and than with the random models of the same pooling."""
     own = right[row["source"], row["pool"], row["layer"], row["seed"]]
-    pca, pca_se = paired_difference(own, right[PCA, "", None, None])
-    found = {"over_pca": pca, "over_pca_se": pca_se}
+    found = {}
+    if (pca := right.get((PCA, "", None, None))) is not None:
+        found["over_pca"], found["over_pca_se"] = paired_difference(own, pca)
     twins = [r for key, r in right.items() if key[:3] == (RANDOM, row["pool"], row["layer"])]
     if row["source"] == MODEL and twins:
         each = np.mean(twins, axis=0)
@@ -116,10 +118,12 @@ def _differences(row: Mapping[str, Any], right: Mapping[tuple, np.ndarray]) -> d
 def _table(rows: list[dict[str, Any]]) -> Any:
     import pandas as pd
 
+    from rankcell.assess.comparison import Comparison
+
     table = pd.DataFrame(rows)
-    for name in ("over_random", "over_random_se"):
+    for name in ("over_pca", "over_pca_se", "over_random", "over_random_se"):
         if name not in table:
             table[name] = np.nan
     table = table.astype({"layer": "Int64", "seed": "Int64"})
     order = [*ORDER, *(c for c in table.columns if c not in ORDER)]
-    return table[order].sort_values("knn_accuracy", ascending=False, kind="stable", ignore_index=True)
+    return Comparison(table[order].sort_values("knn_accuracy", ascending=False, kind="stable", ignore_index=True))

@@ -1,8 +1,10 @@
 """One function a verb: files in, files out. The command line and the counters (pp, tl) both stand on these."""
 
+from rankcell.jobs.assess import compare
 from rankcell.jobs.check import CheckReport, check
 from rankcell.jobs.counts import tokenize, tokenized
 from rankcell.jobs.inputs import gene_sets, is_token_folder, named_genes, tokens_of
+from rankcell.jobs.labels import annotate
 from rankcell.jobs.models import embed, gene_embeddings, pretrain, state_embeddings, training_report
 from rankcell.jobs.plots import plot
 from rankcell.jobs.screens import perturb, rank_report, screen_report
@@ -11,8 +13,10 @@ from rankcell.jobs.vocab import build_vocab, fetch_vocab, import_vocab, show_voc
 
 __all__ = [
     "CheckReport",
+    "annotate",
     "build_vocab",
     "check",
+    "compare",
     "embed",
     "fetch_vocab",
     "gene_embeddings",

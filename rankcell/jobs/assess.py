@@ -1,18 +1,21 @@
-"""How good embeddings are: what the assess room needs, taken from an AnnData, a token set or a path."""
+"""How good embeddings are: what the assess room needs, taken from an AnnData, a token set or a file; a table out."""
 
 import difflib
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import CellError, InputError, SettingsError
+from rankcell.counts import open_counts
+from rankcell.errors import CellError, InputError
 from rankcell.jobs.chosen import model_for
-from rankcell.jobs.inputs import tokens_of
+from rankcell.jobs.inputs import is_token_folder, require_there, tokens_of
+from rankcell.store import require_apart, require_new
+from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
-from rankcell.wording import note
 
 
 def score_embedding(
@@ -42,11 +45,21 @@ def score_embedding(
     return table
 
 
-def compare_poolings(
-    adata: Any,
+@dataclass(frozen=True)
+class Compared:
+    """What `compare` gives: the table, where it was written (None: nowhere), and lines for a reader."""
+
+    table: Any
+    path: Path | None
+    lines: tuple[str, ...]
+
+
+def compare(
+    source: Any,
     label: str,
-    model: Any = None,
+    out: str | os.PathLike | None = None,
     *,
+    model: Any = None,
     pool: str | Sequence[str] | None = None,
     layer: int | Sequence[int] = (-1, -2),
     batch: str | None = None,
@@ -64,26 +77,38 @@ def compare_poolings(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
-) -> Any:
-    """A DataFrame, one row per pooling, layer and model, and one for PCA."""
+    force: bool = False,
+) -> Compared:
+    """Every pooling and layer scored against the cell column `label`, beside random weights and PCA: see rankcell.tl.compare_poolings.
+
+    source
+        A count file, a token folder, an AnnData or a TokenSet. Tokens hold no counts, so there is no PCA beside them.
+    out
+        `.csv`, `.tsv` or `.parquet` for the whole table; its attrs go beside it as OUT.json.
+    """
     from rankcell.assess import ScoreSettings
-    from rankcell.assess import compare_poolings as compare
+    from rankcell.assess import compare_poolings as compare_poolings_of
+    from rankcell.assess.comparison import summary
     from rankcell.assess.poolings import pool_names
     from rankcell.embed import Embedder
+    from rankcell.stats.tables import check_suffix, write_ranked
 
-    require_anndata(adata, "rc.tl.compare_poolings")
+    if out is not None:
+        check_suffix(out)
+        require_apart(out, [source])
+        require_new(out, force=force)
+    require_there(source)
     settings = ScoreSettings(k, folds, tuple(resolution), seed)
-    cells = labelled_cells(adata, label, batch, settings)
     options = {"device": device, "precision": precision, "tokens_per_batch": tokens_per_batch}
-    model = model_for(adata, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
+    model = model_for(source, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
     embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, **options)
     chosen = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
-    tokens = tokens_of(adata, embedder.checkpoint, **chosen)
-    table = compare(
+    cells, tokens = _cells_and_tokens(source, embedder.checkpoint, label, batch, settings, chosen)
+    table = compare_poolings_of(
         tokens,
         embedder,
         cells,
-        counts=_counts(adata, counts_layer, raw),
+        counts=None if _is_tokens(source) else _counts(source, counts_layer, raw, allow_non_counts),
         pool=None if pool is None else pool_names(pool),
         layer=_several(layer),
         settings=settings,
@@ -92,43 +117,9 @@ def compare_poolings(
     )
     said = {"model": embedder.checkpoint.name} | embedder.checkpoint.remarks
     table.attrs = settings_of(settings, label, batch, cells) | said | {"n_random": n_random}
-    return table
-
-
-def map_labels(
-    adata: Any,
-    reference: Any,
-    label: str,
-    *,
-    key: str = "X_rankcell",
-    k: int = 15,
-    metric: str = "cosine",
-    key_added: str | None = None,
-) -> None:
-    """Writes the labels of the reference, their confidence and the distance into `adata.obs`."""
-    import pandas as pd
-
-    from rankcell.assess import Reference
-    from rankcell.assess import map_labels as mapped
-
-    require_anndata(adata, "rc.tl.map_labels")
-    if isinstance(reference, (str, os.PathLike)):
-        reference = _read(reference)
-    require_anndata(reference, "rc.tl.map_labels", what="reference")
-    if metric not in ("cosine", "euclidean"):
-        raise SettingsError(f"unknown metric '{metric}'; cosine or euclidean")
-    x, known = embedding(adata, key), embedding(reference, key, where="the reference")
-    require_same_origin(adata, reference, key, x.shape[1], known.shape[1])
-    labels = _categorical(obs_column(reference, label, where="the reference"))
-    good = np.isfinite(known).all(1) & (labels.codes >= 0)
-    if not good.all():
-        n = int((~good).sum())
-        note(f"{n:,} of {len(good):,} reference cells lack a label '{label}' or an embedding: they are left out")
-    found = mapped(x, Reference(known[good], labels.codes[good], len(labels.categories)), k=k, metric=metric)
-    name = key_added or f"{label}_mapped"
-    adata.obs[name] = pd.Categorical.from_codes(found.code, dtype=labels.dtype)
-    adata.obs[f"{name}_confidence"] = found.confidence
-    adata.obs[f"{name}_distance"] = found.distance
+    if out is not None:
+        write_ranked(table, out, force=force)
+    return Compared(table, None if out is None else Path(out), tuple(summary(table).splitlines()))
 
 
 def rank_bias(
@@ -168,7 +159,9 @@ def rank_bias(
     tokens = tokens_of(adata, embedder.checkpoint, **chosen)
     layers = _several(layer)
     pools = fitting_pools(embedder, tokens, layers) if pool is None else pool_names(pool)
-    return bias(tokens, embedder, pool=pools, layer=layers, settings=settings)
+    table = bias(tokens, embedder, pool=pools, layer=layers, settings=settings)
+    table.attrs |= {"model": embedder.checkpoint.name} | embedder.checkpoint.remarks
+    return table
 
 
 # What an AnnData holds
@@ -199,11 +192,39 @@ def embedding(adata: Any, key: str, where: str = "adata") -> np.ndarray:
 
 
 def labelled_cells(adata: Any, label: str, batch: str | None, settings: Any) -> Any:
-    from rankcell.assess import LabelledCells
-
     values = obs_column(adata, label)
     batches = None if batch is None else obs_column(adata, batch)
+    return labelled(values, batches, label, batch, settings)
+
+
+def labelled(values: Any, batches: Any, label: str, batch: str | None, settings: Any) -> Any:
+    from rankcell.assess import LabelledCells
+
     return LabelledCells.of(values, batches, folds=settings.folds, name=label, batch_name=batch or "")
+
+
+def _is_tokens(source: Any) -> bool:
+    return isinstance(source, TokenSet) or is_token_folder(source)
+
+
+def _cells_and_tokens(
+    source: Any, checkpoint: Any, label: str, batch: str | None, settings: Any, chosen: Mapping[str, Any]
+) -> tuple[Any, TokenSet]:
+    """The labelled cells, which are checked first where they are at hand, and the tokens."""
+    if hasattr(source, "obsm"):
+        return labelled_cells(source, label, batch, settings), tokens_of(source, checkpoint, **chosen)
+    columns = [label] if batch is None else [label, batch]
+    tokens = tokens_of(source, checkpoint, **({"obs": columns} | chosen if not _is_tokens(source) else {}))
+    values = [pd_missing(tokens.obs(c)) for c in columns]
+    return labelled(values[0], values[1] if batch is not None else None, label, batch, settings), tokens
+
+
+def pd_missing(values: np.ndarray) -> Any:
+    """A column of tokens with "" as missing: text columns of files have no other way to say it."""
+    import pandas as pd
+
+    series = pd.Series(values)
+    return series.where(series != "") if series.dtype == object else series
 
 
 def settings_of(settings: Any, label: str, batch: str | None, cells: Any) -> dict[str, Any]:
@@ -212,61 +233,16 @@ def settings_of(settings: Any, label: str, batch: str | None, cells: Any) -> dic
     return found | {"seed": settings.seed, "small_labels": list(cells.small), "largest_label": cells.largest}
 
 
-def require_same_origin(adata: Any, reference: Any, key: str, width: int, reference_width: int) -> None:
-    """Raise unless the two embeddings are equally wide and, where both say how they were made, were made alike."""
-    own, other = _origin(adata, key), _origin(reference, key)
-    for what in own:
-        if what in other and own[what] != other[what]:
-            raise SettingsError(
-                f"obsm key '{key}' was made with {what} {own[what]} in adata and with {what} {other[what]} in the reference: embed both alike"
-            )
-    if width != reference_width:
-        raise SettingsError(f"obsm key '{key}' has {width} columns in adata and {reference_width} in the reference: embed both alike")
-
-
-def _origin(adata: Any, key: str) -> dict[str, str]:
-    """Model, vocabulary, frame, pooling and layer of an embedding, as far as `uns["rankcell"]` says."""
-    entry = adata.uns.get("rankcell", {})
-    outputs = entry.get("outputs", {}) if hasattr(entry, "get") else {}
-    if not hasattr(outputs, "get") or not hasattr(outputs.get(key), "get"):  # another embedding, of which nothing is said
-        return {}
-    entry = {**{k: entry[k] for k in entry}, **{k: outputs[key][k] for k in outputs[key]}}  # an older output says itself whose it is
-    found = {what: str(entry[what]) for what in ("pool", "layer") if what in outputs[key]}
-    for what in ("model", "vocabulary"):
-        if f"{what}_hash" in entry:
-            found[what] = f"'{entry.get(what, '')}' ({str(entry[f'{what}_hash'])[:12]})"
-    if "frame" in entry:
-        frame = entry["frame"]
-        found["frame"] = frame if isinstance(frame, str) else json.dumps(frame)
-    return found
-
-
-def _categorical(values: Any) -> Any:
-    """A column's values as a pandas Categorical without unused categories."""
-    import pandas as pd
-
-    return pd.Categorical(values).remove_unused_categories()
-
-
-def _read(path: str | os.PathLike) -> Any:
-    import anndata as ad
-
-    if not os.path.exists(path):
-        raise InputError(f"no such file: {path}")
-    try:
-        return ad.read_h5ad(path)
-    except (OSError, KeyError, ValueError) as e:
-        raise InputError(f"{path} cannot be read as h5ad: {e}") from e
-
-
-def _counts(adata: Any, counts_layer: str | None, raw: bool) -> Any:
-    """The matrix that the tokens are made from, in memory."""
+def _counts(source: Any, counts_layer: str | None, raw: bool, allow_non_counts: bool) -> Any:
+    """The matrix that the tokens are made from, in memory: scipy csr, cells x genes."""
     import scipy.sparse as sp
 
-    x = adata.raw.X if raw else adata.X if counts_layer is None else adata.layers[counts_layer]
-    for way in ("to_memory", "compute"):  # backed; dask
-        x = getattr(x, way)() if hasattr(x, way) else x
-    return sp.csr_matrix(x if sp.issparse(x) else np.asarray(x))
+    with open_counts(source, layer=counts_layer, raw=raw) as counts:
+        parts = [
+            sp.csr_matrix((block.data, block.indices, block.indptr), (len(block), counts.n_genes))
+            for block in counts.blocks(allow_non_counts=allow_non_counts)
+        ]
+    return sp.vstack(parts, format="csr")
 
 
 def _offer(name: str, names: Sequence[str]) -> str:

@@ -82,7 +82,7 @@ def compare_poolings(
     """Every pooling and layer of a model scored against labels, beside PCA and the same model with random weights.
 
     adata
-        An AnnData with raw counts.
+        An AnnData with raw counts, a TokenSet, or the path of either. Beside tokens there is no PCA: they hold no counts.
     label, batch, k, folds, resolution, seed
         As for rc.tl.score_embedding.
     model
@@ -106,12 +106,13 @@ def compare_poolings(
     nothing left out. Columns: `source`, `pool`, `layer`, `seed`, `width`, the scores of rc.tl.score_embedding, and `over_pca` and
     `over_random`: how much more of the cells are right than with PCA, and than with the random models of the same pooling
     and layer; `_se` is the standard error of the difference over the cells (the same cells and folds for all). `attrs`
-    holds the settings.
+    holds the settings. Printed whole it shows the columns to decide by, rounded, 100 characters wide;
+    all of them are there (`table.to_string()`).
     """
-    options = {k: v for k, v in locals().items() if k not in ("adata", "label", "model")}
+    options = {k: v for k, v in locals().items() if k not in ("adata", "label")}
     from rankcell.jobs import assess
 
-    return assess.compare_poolings(adata, label, model, **options)
+    return assess.compare(adata, label, **options).table
 
 
 @python_verb()
@@ -123,6 +124,8 @@ def map_labels(
     key: str = "X_rankcell",
     k: int = 15,
     metric: str = "cosine",
+    min_confidence: float = 0.5,
+    max_distance: float = 0.95,
     key_added: str | None = None,
 ) -> None:
     """Give cells the labels of their nearest cells in a reference.
@@ -136,20 +139,24 @@ def map_labels(
         The obsm key of both.
     k, metric
         Neighbours; `cosine` or `euclidean`.
+    min_confidence, max_distance
+        A cell of less confidence, or of more distance, is labelled 'unsure' (both are defined below): its neighbours do not agree, or
+        it is of a kind that the reference lacks. 0 and 1 label every cell. At a distance of 0.95 about 5 % of the cells like those of
+        the reference are unsure too.
     key_added
         Name in obs; None: `<label>_mapped`.
 
-    Returns None. Sets `adata.obs[key_added]` (categorical: the label with the most votes among the `k` nearest reference
-    cells, of equal ones the nearer), `adata.obs["<key_added>_confidence"]` (the share of the votes that it has, each neighbour
+    Returns None, and warns with the number of unsure cells. Sets `adata.obs[key_added]` (categorical: 'unsure', or the label with
+    the most votes among the `k` nearest reference cells, of equal ones the nearer), `adata.obs["<key_added>_confidence"]` (the share of the votes that it has, each neighbour
     one vote) and `adata.obs["<key_added>_distance"]`: the share of reference cells that are nearer to their own `k` neighbours,
     on average, than this cell is to its. It is even over 0 to 1 for cells like the reference; at 1 the cell is farther from the
     reference than any cell of it is, and its label says little whatever the confidence. Cells without an embedding
     get no label, confidence 0 and distance NaN. Reference cells without label or embedding are left out, with a warning.
     """
     options = {k: v for k, v in locals().items() if k not in ("adata", "reference", "label")}
-    from rankcell.jobs import assess
+    from rankcell.jobs import labels
 
-    assess.map_labels(adata, reference, label, **options)
+    labels.map_labels(adata, reference, label, **options)
 
 
 @python_verb()

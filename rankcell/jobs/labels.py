@@ -1,0 +1,352 @@
+"""Labels of reference cells carried over to other cells: AnnData in memory, or files in and a file out."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from rankcell.errors import CellError, InputError, OutputError, SettingsError
+from rankcell.jobs.assess import embedding, obs_column, require_anndata
+from rankcell.jobs.chosen import model_for
+from rankcell.jobs.inputs import Progress, is_token_folder, require_there, tokens_of
+from rankcell.store import atomic_path, require_apart, require_new
+from rankcell.vocab import Vocabulary
+from rankcell.wording import note, option
+
+UNSURE = "unsure"
+MIN_CONFIDENCE, MAX_DISTANCE = 0.5, 0.95  # at 0.95 about 5 % of cells like the reference are unsure for their distance
+_TABLES = (".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Cells with an embedding: `cell_ids`, `x` [cells, width], their `labels` (None where not asked for), and how `x` was made.
+
+    entry
+        As `uns["rankcell"]` of an AnnData: empty where nothing is said.
+    """
+
+    cell_ids: list[str]
+    x: np.ndarray
+    labels: Any
+    entry: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What `annotate` wrote: its table (a row per cell), the path, and lines for a reader."""
+
+    table: Any
+    path: Path
+    lines: tuple[str, ...]
+
+
+def map_labels(
+    adata: Any,
+    reference: Any,
+    label: str,
+    *,
+    key: str = "X_rankcell",
+    k: int = 15,
+    metric: str = "cosine",
+    min_confidence: float = MIN_CONFIDENCE,
+    max_distance: float = MAX_DISTANCE,
+    key_added: str | None = None,
+) -> None:
+    """Writes the labels of the reference, their confidence and the distance into `adata.obs`."""
+    _check(k, metric, min_confidence, max_distance)
+    require_anndata(adata, "rc.tl.map_labels")
+    if isinstance(reference, (str, os.PathLike)):
+        reference = _read(reference)
+    require_anndata(reference, "rc.tl.map_labels", what="reference")
+    cells = Embedded([], embedding(adata, key), None, _uns(adata))
+    known = Embedded(
+        [], embedding(reference, key, where="the reference"), obs_column(reference, label, where="the reference"), _uns(reference)
+    )
+    name = key_added or f"{label}_mapped"
+    columns = _mapped(cells, known, label, key, k, metric, min_confidence, max_distance, name)
+    for column, values in columns.items():
+        adata.obs[column] = values
+    n = int((columns[name] == UNSURE).sum())
+    if n:
+        note(f"{n:,} of {len(cells.x):,} cells are '{UNSURE}': {_rule(min_confidence, max_distance)}")
+
+
+def annotate(
+    source: Any,
+    reference: Any,
+    out: str | os.PathLike,
+    *,
+    label: str,
+    model: Any = None,
+    vocab: str | os.PathLike | Vocabulary | None = None,
+    vocab_mismatch_ok: bool = False,
+    key: str = "X_rankcell",
+    pool: str | None = None,
+    layer: int | None = None,
+    k: int = 15,
+    metric: str = "cosine",
+    min_confidence: float = MIN_CONFIDENCE,
+    max_distance: float = MAX_DISTANCE,
+    key_added: str | None = None,
+    counts_layer: str | None = None,
+    raw: bool = False,
+    gene_column: str | None = None,
+    allow_non_counts: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    tokens_per_batch: int | None = None,
+    force: bool = False,
+    progress: Progress = None,
+) -> Annotated:
+    """Label the cells of `source` by their nearest cells in `reference`, and write `out`.
+
+    source, reference
+        A count file or a token folder each (or an AnnData, a TokenSet). h5ad files that hold the embedding `key` are taken as they are;
+        without it, or with `model` named, the cells are embedded, both alike.
+    label
+        The cell column of the reference.
+    out
+        `.csv`, `.tsv` or `.parquet`: a row per cell, `cell_id`, label, confidence, distance; `.h5ad`: a copy of the h5ad `source` with
+        these as obs columns.
+    pool, layer
+        None: as the one that is embedded already says, else `mean` and -2.
+    min_confidence, max_distance
+        See rankcell.tl.map_labels: cells below or beyond are 'unsure'.
+    """
+    _check(k, metric, min_confidence, max_distance)
+    out = _check_out(source, reference, Path(out), force=force)
+    name = key_added or f"{label}_mapped"
+    made = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
+    runs = {
+        "vocab": vocab,
+        "vocab_mismatch_ok": vocab_mismatch_ok,
+        "device": device,
+        "precision": precision,
+        "tokens_per_batch": tokens_per_batch,
+    }
+    known, cells = (None if model is not None else _stored(s, key, column) for s, column in ((reference, label), (source, None)))
+    missing = [which for which, there in (("reference", known), ("source", cells)) if there is None]
+    if missing:
+        entry = (known or cells).entry if known or cells else {}
+        embedder, outputs = _embedder(model, entry, key, pool, layer, runs)
+        done = {"source": source, "reference": reference}
+        made_now = {
+            which: _embed(done[which], label if which == "reference" else None, embedder, outputs, key, made, progress) for which in missing
+        }
+        known, cells = made_now.get("reference", known), made_now.get("source", cells)
+    columns = _mapped(cells, known, label, key, k, metric, min_confidence, max_distance, name)
+    table = _table(cells.cell_ids, columns)
+    said = cells.entry or known.entry
+    table.attrs = {"label": label, "k": k, "metric": metric, "min_confidence": min_confidence, "max_distance": max_distance} | {
+        n: said[n] for n in ("model", "model_hash", "model_note") if n in said
+    }
+    _write(table, source, out, force=force)
+    return Annotated(table, out, tuple(_lines(table, name, known, min_confidence, max_distance)))
+
+
+# The rule
+
+
+def _check(k: int, metric: str, min_confidence: float, max_distance: float) -> None:
+    if k < 1:
+        raise SettingsError(f"k is {k}; at least 1")
+    if metric not in ("cosine", "euclidean"):
+        raise SettingsError(f"unknown metric '{metric}'; cosine or euclidean")
+    for name, value in (("min_confidence", min_confidence), ("max_distance", max_distance)):
+        if not 0 <= value <= 1:
+            raise SettingsError(f"{name} is {value}; a share, 0 to 1")
+
+
+def _rule(min_confidence: float, max_distance: float) -> str:
+    return (
+        f"fewer than {min_confidence:.0%} of the neighbours agree, or the cell is farther from the reference than {max_distance:.0%} of its cells "
+        f"are from each other ({option('min_confidence', 0)} and {option('max_distance', 1)} label every cell)"
+    )
+
+
+def _mapped(
+    cells: Embedded, known: Embedded, label: str, key: str, k: int, metric: str, min_confidence: float, max_distance: float, name: str
+) -> dict[str, Any]:
+    """{obs column: values}: the label as a Categorical, its confidence, the distance."""
+    import pandas as pd
+
+    from rankcell.assess import Reference
+    from rankcell.assess import map_labels as vote
+
+    require_same_origin(cells.entry, known.entry, key, cells.x.shape[1], known.x.shape[1])
+    labels = pd.Categorical(known.labels).remove_unused_categories()
+    good = np.isfinite(known.x).all(1) & (labels.codes >= 0)
+    if not good.all():
+        n = int((~good).sum())
+        note(f"{n:,} of {len(good):,} reference cells lack a label '{label}' or an embedding: they are left out")
+    votes = vote(cells.x, Reference(known.x[good], labels.codes[good], len(labels.categories)), k=k, metric=metric)
+    mapped = pd.Categorical.from_codes(votes.code, dtype=labels.dtype)
+    unsure = (votes.code >= 0) & ((votes.confidence < min_confidence) | (votes.distance > max_distance))
+    if unsure.any():
+        names = np.array([*map(str, labels.categories), UNSURE], object)
+        code = np.where(unsure, len(names) - 1, votes.code)
+        mapped = pd.Categorical(np.where(code >= 0, names[code], None), list(dict.fromkeys(names)))
+    return {name: mapped, f"{name}_confidence": votes.confidence, f"{name}_distance": votes.distance}
+
+
+# Embeddings
+
+
+def _uns(adata: Any) -> Mapping[str, Any]:
+    entry = adata.uns.get("rankcell", {})
+    return entry if hasattr(entry, "get") else {}
+
+
+def _stored(source: Any, key: str, label: str | None) -> Embedded | None:
+    """The embedding `key` that an AnnData or h5ad holds; None where there is none."""
+    if isinstance(source, (str, os.PathLike)):
+        if Path(source).suffix.lower() != ".h5ad" or not Path(source).is_file():
+            return None
+        source = _read(source, lightly=True)
+    if not hasattr(source, "obsm") or key not in source.obsm:
+        return None
+    labels = None if label is None else obs_column(source, label, where="the reference")
+    return Embedded([str(c) for c in source.obs_names], embedding(source, key), labels, _uns(source))
+
+
+def _embedder(
+    model: Any, entry: Mapping[str, Any], key: str, pool: str | None, layer: int | None, runs: Mapping[str, Any]
+) -> tuple[Any, tuple[str, int]]:
+    """The Embedder, and the pooling and layer: those named, else those of an embedding that is there already."""
+    from rankcell.embed import Embedder
+
+    output = dict(dict(entry.get("outputs", {})).get(key, {})) if entry else {}
+    pool = pool if pool is not None else str(output.get("pool", "mean"))
+    layer = layer if layer is not None else int(output.get("layer", -2))
+    made_by = SimpleNamespace(obsm={}, uns={"rankcell": {**entry, **output}} if entry else {})
+    model = model_for(made_by, model, vocab=runs["vocab"], vocab_mismatch_ok=runs["vocab_mismatch_ok"])
+    return Embedder(model, **runs), (pool, layer)
+
+
+def _embed(
+    source: Any, label: str | None, embedder: Any, outputs: tuple[str, int], key: str, made: Mapping[str, Any], progress: Progress
+) -> Embedded:
+    """Embed the cells of a count file, an AnnData or tokens."""
+    from rankcell.embed.stores import uns_entry
+
+    require_there(source)
+    tokens = tokens_of(source, embedder.checkpoint, obs=[] if label is None else [label], **({} if is_token_folder(source) else made))
+    pool, layer = outputs
+    embedded = embedder.embed(tokens, pool=pool, layer=layer, progress=progress)
+    labels = None if label is None else tokens.obs_df()[label]
+    if label is not None and not labels.notna().any():
+        raise CellError(f"the reference's cell column '{label}' is empty")
+    return Embedded(embedded.cell_ids, next(iter(embedded.columns.values())), labels, uns_entry(embedded.result(), key))
+
+
+def require_same_origin(own: Mapping[str, Any], other: Mapping[str, Any], key: str, width: int, reference_width: int) -> None:
+    """Raise unless the two embeddings are equally wide and, where both say how they were made, were made alike."""
+    here, there = _origin(own, key), _origin(other, key)
+    for fact in here:
+        if fact in there and here[fact] != there[fact]:
+            raise SettingsError(
+                f"obsm key '{key}' was made with {fact} {here[fact]} in adata and with {fact} {there[fact]} in the reference: embed both alike"
+            )
+    if width != reference_width:
+        raise SettingsError(f"obsm key '{key}' has {width} columns in adata and {reference_width} in the reference: embed both alike")
+
+
+def _origin(entry: Mapping[str, Any], key: str) -> dict[str, str]:
+    """Model, vocabulary, frame, pooling and layer of an embedding, as far as `uns["rankcell"]` says."""
+    outputs = entry.get("outputs", {})
+    if not hasattr(outputs, "get") or not hasattr(outputs.get(key), "get"):  # another embedding, of which nothing is said
+        return {}
+    whole = {**{k: entry[k] for k in entry}, **{k: outputs[key][k] for k in outputs[key]}}  # an older output says itself whose it is
+    facts = {fact: str(whole[fact]) for fact in ("pool", "layer") if fact in outputs[key]}
+    for fact in ("model", "vocabulary"):
+        if f"{fact}_hash" in whole:
+            facts[fact] = f"'{whole.get(fact, '')}' ({str(whole[f'{fact}_hash'])[:12]})"
+    if "frame" in whole:
+        frame = whole["frame"]
+        facts["frame"] = frame if isinstance(frame, str) else json.dumps(frame)
+    return facts
+
+
+def _read(path: str | os.PathLike, *, lightly: bool = False) -> Any:
+    """An h5ad as AnnData; `lightly`: without its matrices."""
+    import anndata as ad
+
+    if not os.path.exists(path):
+        raise InputError(f"no such file: {path}")
+    try:
+        if not lightly:
+            return ad.read_h5ad(path)
+        import h5py
+
+        with h5py.File(path, "r") as f:
+            parts = {name: ad.io.read_elem(f[name]) for name in ("obs", "obsm", "uns") if name in f}
+        return ad.AnnData(**parts)
+    except (OSError, KeyError, ValueError, TypeError) as e:
+        raise InputError(f"{path} cannot be read as h5ad: {e}") from e
+
+
+# The output
+
+
+def _check_out(source: Any, reference: Any, out: Path, *, force: bool) -> Path:
+    """`out` when it can be written; raised before any work is done."""
+    suffix = out.suffix
+    if suffix not in (*_TABLES, ".h5ad"):
+        raise OutputError(f"{out}: the suffix says how the labels are written, one of {', '.join((*_TABLES, '.h5ad'))}")
+    is_h5ad = isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == ".h5ad"
+    if suffix == ".h5ad" and not is_h5ad:
+        raise OutputError(f"{out}: an h5ad is written as a copy of an h5ad input, and this input is none: write a .csv, .tsv or .parquet")
+    for given in (source, reference):
+        require_there(given)
+    require_apart(out, [source, reference])
+    return require_new(out, force=force)
+
+
+def _table(cell_ids: list[str], columns: Mapping[str, Any]) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame({"cell_id": cell_ids, **columns})
+
+
+def _write(table: Any, source: Any, out: Path, *, force: bool) -> None:
+    if out.suffix != ".h5ad":
+        from rankcell.stats.tables import write_ranked
+
+        write_ranked(table, out, force=force)
+        return
+    import h5py
+    from anndata.io import write_elem
+
+    with atomic_path(out, force=force) as part:
+        shutil.copyfile(source, part)
+        with h5py.File(part, "r+") as f:
+            obs = f["obs"]
+            if "column-order" not in obs.attrs:
+                raise InputError(f"{source} was written by an anndata before 0.7: write a .csv, .tsv or .parquet")
+            order = [str(c) for c in obs.attrs["column-order"]]
+            for name in table.columns[1:]:
+                if name in obs:
+                    del obs[name]
+                write_elem(obs, name, table[name].to_numpy() if table[name].dtype.kind == "f" else table[name].array)
+            order = list(dict.fromkeys([*order, *table.columns[1:]]))
+            obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
+
+
+def _lines(table: Any, name: str, known: Embedded, min_confidence: float, max_distance: float) -> list[str]:
+    """How many cells got which label, and how many none."""
+    n, counts = len(table), table[name].value_counts()
+    unsure, missing = int(counts.get(UNSURE, 0)), int(table[name].isna().sum())
+    sure = counts.drop(UNSURE, errors="ignore")
+    top = ", ".join(f"{label} {count:,}" for label, count in sure[sure > 0].head(6).items()) or "none"
+    lines = [
+        f"{n - unsure - missing:,} of {n:,} cells labelled from {len(known.x):,} reference cells: {top}{', ...' if (sure > 0).sum() > 6 else ''}"
+    ]
+    lines.append(f"{unsure:,} unsure: {_rule(min_confidence, max_distance)}")
+    return lines + ([f"{missing:,} without a known gene, and without a label"] if missing else [])
