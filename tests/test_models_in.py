@@ -555,8 +555,21 @@ def test_a_whole_download(hub, small, folder, tmp_path):
         lines = hub.run(code + "show('some/one/sub/more')\nshow('some/one', vocab='sub')", **offline)
         assert lines[:2] == [line] * 2
         assert "sub/more/config.json of the Hugging Face repository some/one could not be fetched (" in lines[2]
-        assert "download sub/more/config.json and model.safetensors beside it" in lines[2] and lines[2].endswith("pass --model FOLDER")
+        assert "download sub/more/config.json and model.safetensors beside it" in lines[2] and lines[2].endswith("give it as model")
         assert ("offline" in lines[2]) == bool(offline)
+
+
+def test_a_download_brings_the_seal(hub, small, folder, tmp_path):
+    """Weights that are not those that were saved are refused after a download too."""
+    from rankcell.model.seal import SEAL, write_seal
+
+    write_seal(folder, [folder / SAFE])
+    hub.put("some/one", "m", folder)
+    assert SEAL in hub.run(OPEN + "show('some/one/m')")[0]
+    hub.shelf[("some/two", f"m/{SAFE}")] = hub.shelf[("some/one", f"m/{SAFE}")][:-1] + b"x"
+    hub.shelf |= {("some/two", path): content for (repo, path), content in hub.shelf.items() if repo == "some/one" and SAFE not in path}
+    (said,) = hub.run(OPEN + "show('some/two/m')")
+    assert said.startswith("ModelError") and "the weights are damaged or were replaced" in said
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])

@@ -80,7 +80,7 @@ def check(
     inputs = find_inputs(source)
     if not all(isinstance(i, (str, os.PathLike)) for i in inputs.items):
         raise InputError("check takes count files: write the AnnData to a file first, with adata.write_h5ad")
-    vocab, compared = fitting_vocabulary(inputs.items) if vocab is None else (vocab, [])
+    vocab, compared = fitting_vocabulary(inputs.items, layer=layer, raw=raw, gene_column=gene_column) if vocab is None else (vocab, [])
     tokenizer = Tokenizer(vocab, max_len=max_len, cls=cls)
     rows = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len)
     looked = _look(inputs, layer, raw)

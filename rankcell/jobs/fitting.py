@@ -9,8 +9,13 @@ from rankcell.vocab import Vocabulary
 from rankcell.vocab.catalog import find_vocabulary, vocabularies_at_hand
 
 
-def fitting_vocabulary(items: Sequence[Any]) -> tuple[str, list[str]]:
+def fitting_vocabulary(
+    items: Sequence[Any], *, layer: str | None = None, raw: bool = False, gene_column: str | None = None
+) -> tuple[str, list[str]]:
     """(name of the vocabulary that knows the largest number of columns of the first input that opens, lines that compare all).
+
+    layer, raw, gene_column
+        As for `check`.
 
     Of equal ones the smaller vocabulary. Without an input that opens, the first name, and no lines: what is wrong with the inputs
     is for others to say.
@@ -18,8 +23,9 @@ def fitting_vocabulary(items: Sequence[Any]) -> tuple[str, list[str]]:
     vocabularies = {name: find_vocabulary(name) for name in vocabularies_at_hand()}
     for item in items:
         try:
-            with open_counts(item) as counts:
+            with open_counts(item, layer=layer, raw=raw) as counts:
                 name, columns, n = counts.name, dict(counts.var), counts.n_genes
+                columns = {gene_column: columns[gene_column]} if gene_column in columns else columns
         except RankcellError:
             continue
         known = {v: _n_known(vocab, columns) for v, vocab in vocabularies.items()}

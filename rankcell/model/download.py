@@ -104,6 +104,6 @@ class _Download:
     def _by_hand(self) -> str:
         return (
             f"download {self.name.path(CONFIG)} and {os.path.basename(WEIGHTS)} beside it (and {VOCABULARY}/ if it is there) from "
-            f"https://huggingface.co/{self.name.repo} elsewhere, bring them here in one FOLDER, and pass "
-            f"{option('model', placeholder='FOLDER')}"
+            f"https://huggingface.co/{self.name.repo} elsewhere, bring them here in one FOLDER, and "
+            f"give it as {option('model', placeholder='FOLDER')}"
         )
