@@ -90,7 +90,8 @@ def tokenize(
         An AnnData with raw counts (never changed), the path of a count file (h5ad, loom, zarr, 10x), a folder or pattern of such
         files, or a list of these.
     vocab
-        A Vocabulary, a vocabulary folder, or the name of a shipped or fetched one (`demo`: a toy of 765 genes). Required.
+        A Vocabulary, a vocabulary folder, or the name of a shipped or fetched one (`demo`: a toy of 765 genes). None: the one at hand
+        that knows the genes best, with a note, if it knows at least half of them; else it is required.
     obs
         Cell columns to carry along.
     max_len, cls

@@ -9,7 +9,7 @@ from conftest import make_adata, make_vocab
 import rankcell as rc
 from rankcell import jobs
 from rankcell.cli import main
-from rankcell.errors import VocabularyError
+from rankcell.errors import RankcellWarning, VocabularyError
 from rankcell.hub import user_folder
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.catalog import fetched_vocabularies, find_by_hash, keep_fetched, vocabularies_at_hand
@@ -90,6 +90,23 @@ def test_tokenize_at_the_command_line(user, capsys):
     assert main(["tokenize", "c.h5ad", "-o", "t.dataset"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "no vocabulary was named: --vocab V takes" in said and os.listdir() == ["c.h5ad"]
+
+
+def test_the_one_that_knows_the_genes_is_taken_with_a_note(user, capsys):
+    make_adata(COUNTS).write_h5ad("c.h5ad")
+    keep_fetched(make_vocab(), "geneformer-v1")
+    with pytest.warns(RankcellWarning, match="'geneformer-v1' is taken, which knows 4 of the 4 genes and has 12; vocab names another"):
+        tokens = rc.pp.tokenize(make_adata(COUNTS))
+    assert tokens.spec.vocabulary_hash == find_vocabulary("geneformer-v1").hash
+    assert main(["tokenize", "c.h5ad", "-o", "t.dataset"]) == 0
+    assert "'geneformer-v1' is taken" in capsys.readouterr().err
+
+
+def test_one_that_knows_less_than_half_is_not_taken(user):
+    adata = make_adata(COUNTS)
+    adata.var_names = [*find_vocabulary("demo").genes[:1], "x", "y", "z"]
+    with pytest.raises(VocabularyError, match="no vocabulary was named"):
+        rc.pp.tokenize(adata)
 
 
 def test_check_compares_those_at_hand(user, capsys):

@@ -14,7 +14,7 @@ MismatchOk = Annotated[
     bool,
     typer.Option("--vocab-mismatch-ok", help="Take a vocabulary with fewer tokens than the model, or other special tokens; recorded."),
 ]
-Vocab = Annotated[str | None, typer.Option(help="A vocabulary folder, or the name of a shipped or fetched one (vocab list).")]
+Vocab = Annotated[str | None, typer.Option(help="A vocabulary folder, or the name of a shipped or fetched one (default: that of vocab list which knows at least half of the genes).")]
 CountsLayer = Annotated[str | None, typer.Option(help="The layer that holds the counts (default: X itself).")]
 Raw = Annotated[bool, typer.Option("--raw", help="The counts are in raw.")]
 GeneColumn = Annotated[str | None, typer.Option(help="The var column that names the genes (default: found by membership).")]

@@ -73,6 +73,11 @@ def match_genes(
     return GeneMap(best, slots, gene_of_slot, prefix)
 
 
+def n_known_columns(vocab: Vocabulary, columns: dict[str, list[str]]) -> int:
+    """Matrix columns whose gene is known, by the var column that the vocabulary knows best."""
+    return max((int((_lookup(vocab, values)[0] >= 0).sum()) for values in columns.values()), default=0)
+
+
 def _lookup(vocab: Vocabulary, values: list[str]) -> tuple[np.ndarray, str]:
     """(gene of each name or -1, the genome that was taken from in front of the names for that, or "")."""
     genes, front = vocab.lookup(values), prefixes(values)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from rankcell.jobs.fitting import require_fitting_vocabulary
 from rankcell.jobs.inputs import Progress
 from rankcell.tokens import Tokenizer, TokenSet
 from rankcell.vocab import Vocabulary
@@ -29,7 +30,13 @@ def tokenize(
     force: bool = False,
     progress: Progress = None,
 ) -> TokenSet:
-    """Counts -> TokenSet, in memory or streamed into the folder `out` (see Tokenizer)."""
+    """Counts -> TokenSet, in memory or streamed into the folder `out` (see Tokenizer).
+
+    vocab
+        None: the one at hand that knows the genes best, if it knows at least half of them (rankcell.jobs.fitting).
+    """
+    if vocab is None:
+        vocab = require_fitting_vocabulary(source, layer=layer, raw=raw, gene_column=gene_column)
     tokenizer = Tokenizer(vocab, max_len=max_len, cls=cls)
     how = dict(obs=obs, layer=layer, raw=raw, gene_column=gene_column, genome=genome, filter=filter, workers=workers)
     how |= dict(keep_counts=keep_counts, keep_uncropped=keep_uncropped, allow_non_counts=allow_non_counts)

@@ -1,12 +1,56 @@
 """Which of the vocabularies at hand knows the genes of an input best."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rankcell.counts import open_counts
+from rankcell.counts import find_inputs, open_counts
+from rankcell.counts.genes import n_known_columns
 from rankcell.errors import RankcellError
 from rankcell.vocab import Vocabulary
 from rankcell.vocab.catalog import find_vocabulary, vocabularies_at_hand
+from rankcell.wording import note, option
+
+LEAST_KNOWN = 0.5  # of the genes of an input: a vocabulary that knows fewer is not taken unasked
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The vocabularies at hand and the genes of one input: `known`, name -> columns that it knows, of `n_genes`."""
+
+    source: str
+    n_genes: int
+    known: dict[str, int]
+    sizes: dict[str, int]
+
+    @property
+    def best(self) -> str:
+        """The one that knows most; of equal ones the smaller."""
+        return max(self.known, key=lambda name: (self.known[name], -self.sizes[name]))
+
+    def lines(self) -> list[str]:
+        lines = [f"No vocabulary was named. Of the {self.n_genes:,} genes of {self.source} are known:"]
+        for name in sorted(self.known, key=lambda name: -self.known[name]):
+            share = f"{self.known[name]:,} ({self.known[name] / max(1, self.n_genes):.0%})"
+            lines.append(f"- to {name} ({self.sizes[name]:,} genes): {share}{', taken below' if name == self.best else ''}")
+        return [*lines, ""]
+
+
+def compare_vocabularies(
+    items: Sequence[Any], *, layer: str | None = None, raw: bool = False, gene_column: str | None = None
+) -> Comparison | None:
+    """The vocabularies at hand beside the first input that opens; None where none does, as what is wrong with it is for others to say."""
+    for item in items:
+        try:
+            with open_counts(item, layer=layer, raw=raw) as counts:
+                columns, n_genes, name = dict(counts.var), counts.n_genes, counts.name
+                columns = {gene_column: columns[gene_column]} if gene_column in columns else columns
+        except RankcellError:
+            continue
+        vocabularies = {at_hand: find_vocabulary(at_hand) for at_hand in vocabularies_at_hand()}
+        known = {at_hand: n_known_columns(vocab, columns) for at_hand, vocab in vocabularies.items()}
+        return Comparison(name, n_genes, known, {at_hand: len(vocab) for at_hand, vocab in vocabularies.items()})
+    return None
 
 
 def fitting_vocabulary(
@@ -17,28 +61,24 @@ def fitting_vocabulary(
     layer, raw, gene_column
         As for `check`.
 
-    Of equal ones the smaller vocabulary. Without an input that opens, the first name, and no lines: what is wrong with the inputs
-    is for others to say.
+    Without an input that opens, the first name and no lines.
     """
-    vocabularies = {name: find_vocabulary(name) for name in vocabularies_at_hand()}
-    for item in items:
-        try:
-            with open_counts(item, layer=layer, raw=raw) as counts:
-                name, columns, n = counts.name, dict(counts.var), counts.n_genes
-                columns = {gene_column: columns[gene_column]} if gene_column in columns else columns
-        except RankcellError:
-            continue
-        known = {v: _n_known(vocab, columns) for v, vocab in vocabularies.items()}
-        best = max(known, key=lambda v: (known[v], -len(vocabularies[v])))
-        lines = [f"No vocabulary was named. Of the {n:,} genes of {name} are known:"]
-        for v in sorted(known, key=lambda v: -known[v]):
-            lines.append(
-                f"- to {v} ({len(vocabularies[v]):,} genes): {known[v]:,} ({known[v] / max(1, n):.0%}){', taken below' if v == best else ''}"
-            )
-        return best, [*lines, ""]
-    return next(iter(vocabularies)), []
+    comparison = compare_vocabularies(items, layer=layer, raw=raw, gene_column=gene_column)
+    return (next(iter(vocabularies_at_hand())), []) if comparison is None else (comparison.best, comparison.lines())
 
 
-def _n_known(vocab: Vocabulary, columns: dict[str, list[str]]) -> int:
-    """Columns of the matrix whose gene is known, by the var column that the vocabulary knows best."""
-    return max((int((vocab.lookup(values) >= 0).sum()) for values in columns.values()), default=0)
+def require_fitting_vocabulary(source: Any, **place: Any) -> Vocabulary:
+    """The vocabulary at hand that knows the genes of `source` best, with a note; VocabularyError where it knows less than half of them.
+
+    place
+        `layer`, `raw` and `gene_column` as for `tokenize`.
+    """
+    comparison = compare_vocabularies(find_inputs(source).items, **place)
+    if comparison is None or comparison.known[comparison.best] < LEAST_KNOWN * comparison.n_genes:
+        return find_vocabulary(None)
+    best, n = comparison.best, comparison.known[comparison.best]
+    note(
+        f"no vocabulary was named: '{best}' is taken, which knows {n:,} of the {comparison.n_genes:,} genes and has "
+        f"{comparison.sizes[best]:,}; {option('vocab', placeholder='V')} names another"
+    )
+    return find_vocabulary(best)
