@@ -201,3 +201,61 @@ def test_a_genome_of_10x_files(tmp_path):
 def test_transcripts_are_refused_with_their_cause():
     with pytest.raises(GeneError, match="transcripts .ENST.*sum the counts of each gene's transcripts"):
         rc.pp.tokenize(renamed([f"ENST{i:011d}.2" for i in range(GENES)]), make_vocab())
+
+
+# Vocabularies from counts
+
+
+def built(adata, tmp_path, **how):
+    from rankcell import jobs
+
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    return jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "v", force=True, **how)
+
+
+def test_columns_without_a_name_are_no_gene(tmp_path):
+    adata = mixed("", "")[:, :GENES].copy()
+    alone = built(adata[:, :4].copy(), tmp_path)
+    adata.obs["n_counts"] = adata.X[:, :4].sum(1).A1 if hasattr(adata.X[:, :4].sum(1), "A1") else np.ravel(adata.X[:, :4].sum(1))
+    adata.var = pd.DataFrame(index=["G0", "G1", "G2", "G3", "nan", "nan-1"])
+    adata.var_names = ["G0", "G1", "G2", "G3", "nan", "nan"]
+    with pytest.warns(RankcellWarning, match="2 columns have no name"):
+        made = built(adata, tmp_path)
+    assert made.genes == ("G0", "G1", "G2", "G3") and made.medians.tolist() == alone.medians.tolist()
+
+
+def test_a_missing_id_falls_back_on_the_name():
+    from rankcell.vocab.build import GeneColumns
+
+    columns = GeneColumns.of(["ENSG00000000001", "nan", "<NA>", ""], symbols=["A", "B", "None", "C"])
+    assert columns.keys == ("ENSG00000000001", "B", "C") and columns.slot_of_column.tolist() == [0, 1, -1, 2]
+    assert columns.inside(GeneColumns(("X", "C", "B", "ENSG00000000001"), ("",) * 4, None)).slot_of_column.tolist() == [3, 2, -1, 1]
+
+
+def test_fractional_counts_make_a_vocabulary(tmp_path, capsys):
+    adata = mixed("", "")[:, :GENES].copy()
+    whole = built(adata, tmp_path)
+    adata.X = adata.X * 0.7
+    x = adata.X.toarray()
+    x[0, 0], x[1, 1] = np.nan, -3
+    adata.X = x
+    made = built(adata, tmp_path, allow_non_counts=True)
+    usable = np.where(np.isfinite(x) & (x > 0), x, 0).astype(np.float64)
+    values = usable / usable.sum(1, keepdims=True).astype(np.float32) * 10_000
+    np.testing.assert_allclose(made.medians, [np.median(v[v > 0]) for v in values.T], rtol=1e-6)
+    assert "--allow-non-counts" in made.provenance["command"] and len(whole) == len(made)
+    tally = ["vocab", "tally", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "t.tally.parquet")]
+    assert main(tally) == 2 and "--allow-non-counts" in capsys.readouterr().err
+    assert main([*tally, "--allow-non-counts"]) == 0
+    assert main(["vocab", "build", str(tmp_path / "t.tally.parquet"), "-o", str(tmp_path / "w")]) == 0
+    assert rc.Vocabulary.load(tmp_path / "w").medians.tolist() == made.medians.tolist()
+
+
+def test_a_vocabulary_of_one_genome(tmp_path):
+    with pytest.warns(RankcellWarning):
+        made = built(barnyard(), tmp_path, genome="mm10")
+    assert sorted(made.genes) == [f"g{i}" for i in range(GENES)]
+    both = built(barnyard(), tmp_path)
+    assert len(both) == 2 * GENES and "mm10___g0" in both.genes
+    with pytest.warns(RankcellWarning, match="names begin with hg19_"):
+        assert built(renamed([f"hg19_G{i}" for i in range(GENES)]), tmp_path).genes[0] == "G0"

@@ -24,6 +24,11 @@ Genome = Annotated[
 BuildColumn = Annotated[
     str | None, typer.Option(help="The var column that names the genes (default: the one that holds Ensembl ids, else the index).")
 ]
+BuildGenome = Annotated[str | None, typer.Option(help="Of an input with genes of several genomes: the one to take (default: all).")]
+CountNonCounts = Annotated[
+    bool,
+    typer.Option("--allow-non-counts", help="Take values that are not counts (of Salmon, alevin-fry, RSEM); what is not above zero is left out."),
+]
 AllowNonCounts = Annotated[
     bool, typer.Option("--allow-non-counts", help="Rank values that are not counts; what is not above zero is left out.")
 ]

@@ -54,6 +54,8 @@ def build(
     layer: o.CountsLayer = None,
     raw: o.Raw = False,
     gene_column: o.BuildColumn = None,
+    genome: o.BuildGenome = None,
+    allow_non_counts: o.CountNonCounts = False,
     min_cells: Annotated[int, typer.Option(help="Leave out genes that fewer cells show.")] = 1,
     force: o.Force = False,
 ) -> None:
@@ -75,6 +77,8 @@ def tally(
     layer: o.CountsLayer = None,
     raw: o.Raw = False,
     gene_column: o.BuildColumn = None,
+    genome: o.BuildGenome = None,
+    allow_non_counts: o.CountNonCounts = False,
     force: o.Force = False,
 ) -> None:
     """The normalised values of a part of the cells in one file: `vocab build` takes tallies where the counts are elsewhere."""

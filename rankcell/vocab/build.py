@@ -9,8 +9,10 @@ import numpy as np
 from rankcell.errors import GeneError, VocabularyError
 from rankcell.vocab.medians import Values, exact_medians
 from rankcell.vocab.vocabulary import SPECIALS, Vocabulary, ensembl_id
+from rankcell.wording import option
 
 TARGET_SUM = 10_000.0
+_MISSING = ("", "nan", "NaN", "None", "<NA>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +22,7 @@ class GeneColumns:
     keys, symbols
         Each gene once, in the order in which it first comes: its id (or name), and its symbol or "".
     slot_of_column
-        int32, one per column: index into `keys`.
+        int32, one per column: index into `keys`; -1 for a column without a name, which is no gene.
     """
 
     keys: tuple[str, ...]
@@ -31,24 +33,31 @@ class GeneColumns:
     def of(cls, genes: Iterable[str], *, ids: Mapping[str, str] | None = None, symbols: Iterable[str] | None = None) -> "GeneColumns":
         """Genes by the Ensembl id that `ids` gives, else their own without its version, else their name, else their symbol."""
         ids = ids or {}
-        columns = [str(g) for g in genes]
-        names = columns if symbols is None else [str(s) for s in symbols]
+        columns = [_named(g) for g in genes]
+        names = columns if symbols is None else [_named(s) for s in symbols]
         keys = [ids.get(c) or ensembl_id(c) or c or n for c, n in zip(columns, names, strict=True)]
         first_name: dict[str, str] = {}
         for name, key in zip(names, keys, strict=True):
-            first_name.setdefault(key, name)
+            if key:
+                first_name.setdefault(key, name)
         slot_of_key = {k: i for i, k in enumerate(first_name)}
         return cls(
             keys=tuple(first_name),
             symbols=tuple("" if ensembl_id(n) else n for n in first_name.values()),
-            slot_of_column=np.array([slot_of_key[k] for k in keys], np.int32),
+            slot_of_column=np.array([slot_of_key.get(k, -1) for k in keys], np.int32),
         )
 
     def inside(self, whole: "GeneColumns") -> "GeneColumns":
         """The same columns, with the slots of `whole`, whose genes they are among."""
         place = {k: i for i, k in enumerate(whole.keys)}
-        slots = np.array([place[k] for k in self.keys], np.int32)
+        slots = np.array([place[k] for k in self.keys] + [-1], np.int32)  # the last for -1
         return GeneColumns(whole.keys, whole.symbols, slots[self.slot_of_column])
+
+
+def _named(name: str) -> str:
+    """A gene's name, "" where it is missing: empty, or what pandas prints for it."""
+    text = str(name).strip()
+    return "" if text in _MISSING else text
 
 
 def union_of(parts: Sequence[GeneColumns]) -> GeneColumns:
@@ -135,7 +144,7 @@ def vocabulary_of_values(
     if not len(kept):
         if not found.n.any():
             raise VocabularyError("no gene has a count: a vocabulary cannot be built from empty cells")
-        raise VocabularyError(f"no gene is shown by {min_cells:,} cells; the most frequent one by {found.n.max():,}: lower --min-cells")
+        raise VocabularyError(f"no gene is shown by {min_cells:,} cells; the most frequent one by {found.n.max():,}: lower {option('min_cells')}")
     special = list(special)
     facts = dict(provenance or {})
     n_columns = facts.pop("n_columns", len(columns.keys))

@@ -14,7 +14,7 @@ from rankcell.compiled import compiled
 
 @functools.partial(compiled, error_model="numpy")
 def normalise(indptr, indices, data, n_counts, slot_of_column, n_slots, target_sum, out_slot, out_value):
-    """Write every value above zero of a block with its slot; how many there are.
+    """Write every value above zero of a block with its slot; how many there are. A column without a slot (-1) is no gene.
 
     Columns of one slot are summed within a cell in the order in which they are stored; value = sum / n_counts * target_sum.
     """
@@ -25,6 +25,8 @@ def normalise(indptr, indices, data, n_counts, slot_of_column, n_slots, target_s
         first = n
         for k in range(indptr[row], indptr[row + 1]):
             slot = slot_of_column[indices[k]]
+            if slot < 0:
+                continue
             if row_of_slot[slot] == row:
                 out_value[place_of_slot[slot]] += data[k]
             else:
