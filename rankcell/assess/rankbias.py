@@ -128,7 +128,7 @@ def _edited(tokens: TokenSet, rows: np.ndarray, how: str, mask: int | None, sett
             rng = np.random.default_rng((settings.seed, i, list(EDITS).index(how)))
             yield from edited_rows(tokens.row(i), tokens.frame, how, n_bins=settings.n_bins, rng=rng, mask=-1 if mask is None else mask)
 
-    return TokenSet.from_rows(edited(), tokens.spec)
+    return TokenSet.from_rows(edited(), tokens.spec).known_to_fit(tokens.spec.vocabulary_hash)  # masks among the genes are meant
 
 
 def _vectors(embedder: Embedder, tokens: TokenSet, pool: Sequence[str], layer: Sequence[int]) -> dict[str, np.ndarray]:

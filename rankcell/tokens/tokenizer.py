@@ -89,7 +89,7 @@ class Tokenizer:
         with closing(self._job(source, options)) as job:
             table = pa.Table.from_batches(list(job.batches(progress)), schema=job.schema)
             self._notes(job)
-            return TokenSet(table, self._spec(job))._known_to_fit(self.vocab.hash)
+            return TokenSet(table, self._spec(job)).known_to_fit(self.vocab.hash)
 
     @checked
     def write(

@@ -137,9 +137,9 @@ class TokenSet:
     def take(self, rows: Sequence[int] | np.ndarray) -> "TokenSet":
         """The cells at `rows`, in that order."""
         rows = pa.array(np.asarray(rows, np.int64))
-        return TokenSet(self.table.take(rows).combine_chunks(), self.spec)._known_to_fit(self._checked)
+        return TokenSet(self.table.take(rows).combine_chunks(), self.spec).known_to_fit(self._checked)
 
-    def _known_to_fit(self, vocabulary_hash: str) -> "TokenSet":
+    def known_to_fit(self, vocabulary_hash: str) -> "TokenSet":
         """The same set, whose rows were made with the vocabulary of this hash and are as they were made."""
         self._checked = vocabulary_hash
         return self
@@ -210,12 +210,12 @@ class TokenSet:
             spec = TokenSpec.from_json(held)
             if vocab is not None:
                 spec.require(vocab, what="the one given")
-            return cls(table, spec)._known_to_fit(spec.vocabulary_hash if is_sealed else "")
+            return cls(table, spec).known_to_fit(spec.vocabulary_hash if is_sealed else "")
         if vocab is None:
             raise TokensError(f"{folder} is a plain dataset that does not say its vocabulary: pass it with {option('vocab')}")
         table = without_padding(table, vocab.pad)
         rows = cls(table, TokenSpec.of(vocab, frame=Frame(), max_len=vocab.max_len))
-        return cls(table, spec_of_plain(table, rows._lists(ROWS)[1], vocab, Path(folder)))._known_to_fit(vocab.hash)
+        return cls(table, spec_of_plain(table, rows._lists(ROWS)[1], vocab, Path(folder))).known_to_fit(vocab.hash)
 
 
 def _read_spec(folder: Path) -> dict[str, Any] | None:
