@@ -14,6 +14,7 @@ import rankcell as rc
 from rankcell.cli.main import main
 from rankcell.counts.features import feature_types
 from rankcell.errors import GeneError, InputError, RankcellWarning
+from rankcell.vocab import find_vocabulary
 
 GENES, OTHERS = 6, 3
 
@@ -259,3 +260,21 @@ def test_a_vocabulary_of_one_genome(tmp_path):
     assert len(both) == 2 * GENES and "mm10___g0" in both.genes
     with pytest.warns(RankcellWarning, match="names begin with hg19_"):
         assert built(renamed([f"hg19_G{i}" for i in range(GENES)]), tmp_path).genes[0] == "G0"
+
+
+def test_check_embed_and_perturb_take_a_genome(tmp_path, capsys):
+    adata = barnyard("column")
+    adata.var["ensembl_id"] = [
+        g for pair in zip(find_vocabulary("demo").genes, [f"g{i}" for i in range(GENES)], strict=False) for g in pair
+    ]
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    make_vocab().save(tmp_path / "v")
+    assert main(["check", str(tmp_path / "a.h5ad"), "--vocab", str(tmp_path / "v"), "--genome", "GRCh38"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "left out 6 columns (genes of mm10)" in page and "--genome GRCh38" in page
+    for verb, out in (("embed", "e.parquet"), ("perturb", "p")):
+        words = [verb, str(tmp_path / "a.h5ad"), "-o", str(tmp_path / out), "--model", "demo", "--genome"]
+        assert main([*words, "rn7"]) == 2
+        assert "has no genome 'rn7'; it has GRCh38, mm10" in capsys.readouterr().err
+        assert main([*words, "GRCh38"]) == 0
+        assert "left out: 6 columns (genes of mm10)" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from rankcell.cli import options as o
+from rankcell.cli.lines import visible
 from rankcell.cli.progress import progress
 
 
@@ -20,6 +21,7 @@ def check(
     layer: Annotated[str | None, typer.Option(help="The layer that holds the counts (default: where counts are found).")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="The counts are in raw (default: where counts are found).")] = False,
     gene_column: o.GeneColumn = None,
+    genome: o.Genome = None,
     obs: Annotated[list[str], typer.Option(metavar="COL", help="A cell column that is to be carried along; may be repeated.")] = [],
     filter: Annotated[
         str | None,
@@ -34,5 +36,5 @@ def check(
     with progress("check", lines=False) as tick:  # the page is all that is printed elsewhere
         report = jobs.check(**options, progress=tick)
     for line in report.lines():
-        typer.echo(line)
+        typer.echo(visible(line))
     raise typer.Exit(0 if report.ok else 2)

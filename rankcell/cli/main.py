@@ -8,6 +8,7 @@ import warnings
 import typer
 
 from rankcell.cli import check, demo, embed, perturb, plot, pretrain, stats, tokenize, vocab
+from rankcell.cli.lines import one_line
 from rankcell.cli.stopping import exit_code, heed_signals, ignore_signals, is_stop
 from rankcell.cli.usage import failed_call, usage_error
 from rankcell.cli.verb import Verb
@@ -100,10 +101,10 @@ def _run(args: list[str]) -> int:
 
 
 def _fail(message: str) -> int:
-    print("rankcell: " + " ".join(message.split()), file=sys.stderr)
+    print("rankcell: " + one_line(message), file=sys.stderr)
     return 2
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
     if issubclass(category, RankcellWarning):
-        print(f"rankcell: note: {message}", file=sys.stderr)
+        print(f"rankcell: note: {one_line(str(message))}", file=sys.stderr)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rankcell.cli import options as o
+from rankcell.cli.lines import one_line
 from rankcell.cli.progress import progress
 from rankcell.cli.verb import say_remarks
 
@@ -113,6 +114,7 @@ def perturb(
     counts_layer: o.CountsLayer = None,
     raw: o.Raw = False,
     gene_column: o.GeneColumn = None,
+    genome: o.Genome = None,
     allow_non_counts: o.AllowNonCounts = False,
     device: Annotated[
         str, typer.Option(help="auto (all GPUs, or the processor), cpu, cuda, cuda:N; several with commas share the work.")
@@ -143,4 +145,4 @@ def perturb(
         for line in lines:
             typer.echo(line)
         for note in notes:
-            typer.echo(f"rankcell: note: {note}", err=True)
+            typer.echo(f"rankcell: note: {one_line(note)}", err=True)

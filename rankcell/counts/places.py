@@ -56,9 +56,9 @@ class Place:
         return f"{self.name}: {f'not counts ({self.found})' if self.verdict == OTHER else self.found or 'counts'}"
 
 
-def find_places(item: Any, *, layer: str | None = None, raw: bool = False) -> list[Place]:
+def find_places(item: Any, *, layer: str | None = None, raw: bool = False, genome: str | None = None) -> list[Place]:
     """The matrices of an input, in the order of `Place.order`; `layer` or `raw` when the user named one, which must be there."""
-    opened, key = _open_somewhere(item, layer, raw)
+    opened, key = _open_somewhere(item, layer, raw, genome)
     with opened as source:
         found = [_judge(source.matrix, key, lambda: source.x)]
         for (layer, raw), opener in source.others.items():
@@ -67,14 +67,14 @@ def find_places(item: Any, *, layer: str | None = None, raw: bool = False) -> li
     return sorted(found, key=lambda p: p.order)
 
 
-def _open_somewhere(item: Any, layer: str | None, raw: bool) -> tuple[CountSource, Key]:
+def _open_somewhere(item: Any, layer: str | None, raw: bool, genome: str | None) -> tuple[CountSource, Key]:
     """The input at the matrix that was named; where none was and it has no X, at raw or a layer named like counts."""
     try:
         return open_counts(item, layer=layer, raw=raw), (layer, raw)
     except InputError as e:
         if layer is not None or raw:
             raise
-        for other in (RAW, *((name, False) for name in ("counts", "raw_counts", "count"))):
+        for other in (*([(genome, False)] if genome else []), RAW, *((name, False) for name in ("counts", "raw_counts", "count"))):
             try:
                 return open_counts(item, layer=other[0], raw=other[1]), other
             except InputError:

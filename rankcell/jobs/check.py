@@ -61,6 +61,7 @@ def check(
     layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     obs: Sequence[str] = (),
     filter: str | None = None,
     workers: int | None = None,
@@ -83,18 +84,20 @@ def check(
     vocab, compared = fitting_vocabulary(inputs.items, layer=layer, raw=raw, gene_column=gene_column) if vocab is None else (vocab, [])
     tokenizer = Tokenizer(vocab, max_len=max_len, cls=cls)
     rows = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len)
-    looked = _look(inputs, layer, raw)
+    looked = _look(inputs, layer, raw, genome)
     used, place_options, conflict = _agree([one for one in looked if not one.problem], layer, raw)
     tick = _Tick(progress, sum(p.shape[0] for p in used))
-    how = dict(gene_column=gene_column, obs=obs, filter=filter, workers=workers, tick=tick)
+    how = dict(gene_column=gene_column, genome=genome, obs=obs, filter=filter, workers=workers, tick=tick)
     looked = _read(looked, used, rows, inputs.several, how)
     tick.end()
     reasons = [one.problem for one in looked if one.problem] + conflict
     reasons += [reason for one in looked if one.facts is not None for reason in _reasons(one)]
-    named = dict(vocab=vocab, max_len=max_len, cls=cls, gene_column=gene_column, obs=obs, filter=filter)
+    named = dict(vocab=vocab, max_len=max_len, cls=cls, gene_column=gene_column, genome=genome, obs=obs, filter=filter)
     command = _command(source, inputs, place_options, named)
     if not reasons:
-        reasons = _refusal(tokenizer, source, used[0], gene_column, obs, filter, Path(command[-1]))
+        at = dict(zip(("layer", "raw"), used[0].key if place_options else (None, False), strict=True))
+        options = Options(**at, obs=obs, gene_column=gene_column, genome=genome, filter=filter)
+        reasons = _refusal(tokenizer, source, options, Path(command[-1]))
     return CheckReport(
         page=(*compared, *_page(looked, rows, inputs.several)),
         command=None if reasons else shlex.join(command),
@@ -123,12 +126,12 @@ def _species(tokenizer: Tokenizer) -> str:
     return vocabulary_species(tokenizer.vocab.species, tokenizer.vocab.genes)
 
 
-def _look(inputs: Inputs, layer: str | None, raw: bool) -> list[Looked]:
+def _look(inputs: Inputs, layer: str | None, raw: bool, genome: str | None) -> list[Looked]:
     """The matrices of each input. Of several, one that cannot be opened has a problem; a single one raises."""
     found = []
     for item, label in zip(inputs.items, inputs.labels, strict=True):
         try:
-            found.append(Looked(str(item), label, find_places(item, layer=layer, raw=raw), named=layer is not None or raw))
+            found.append(Looked(str(item), label, find_places(item, layer=layer, raw=raw, genome=genome), named=layer is not None or raw))
         except InputError as e:
             if not inputs.several:
                 raise
@@ -214,7 +217,7 @@ def _command(source: Any, inputs: Inputs, place_options: list[str], named: dict[
     words += ["--max-len", str(named["max_len"])] if named["max_len"] is not None else []
     words += ["--cls" if named["cls"] else "--no-cls"] if named["cls"] is not None else []
     words += place_options
-    for option in ("gene_column", "filter"):
+    for option in ("gene_column", "genome", "filter"):
         words += [f"--{option.replace('_', '-')}", named[option]] if named[option] is not None else []
     words += [w for column in named["obs"] for w in ("--obs", column)]
     return [*words, "-o", str(_output(given, inputs))]
@@ -241,11 +244,8 @@ def _folder_name(given: Sequence[Any]) -> str:
     return (path if path.is_dir() else path.parent).resolve().name
 
 
-def _refusal(
-    tokenizer: Tokenizer, source: Any, place: Place, gene_column: str | None, obs: tuple[str, ...], filter: str | None, out: Path
-) -> list[str]:
+def _refusal(tokenizer: Tokenizer, source: Any, options: Options, out: Path) -> list[str]:
     """What tokenize itself says before it reads: cell columns that do not go together, an output that cannot be written."""
-    options = Options(obs=obs, layer=place.layer, raw=place.raw, gene_column=gene_column, filter=filter)
     try:
         require_new(out)
         Job.of(Encoding(tokenizer.vocab, tokenizer.frame, tokenizer.max_len), source, options).close()

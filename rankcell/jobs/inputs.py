@@ -30,6 +30,12 @@ def is_token_folder(source: Any) -> bool:
     return isinstance(source, (str, os.PathLike)) and any((Path(source) / name).exists() for name in names)
 
 
+def require_no_counts_options(source: Any, **options: Any) -> None:
+    """SettingsError when something is named that only counts have."""
+    if named := [name for name, value in options.items() if value]:
+        raise SettingsError(f"{source} holds tokens: {' and '.join(option(name) for name in named)} {'is' if len(named) == 1 else 'are'} for counts")
+
+
 def tokens_of(
     source: Any,
     checkpoint: Any,
@@ -38,6 +44,7 @@ def tokens_of(
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     allow_non_counts: bool = False,
     keep_counts: bool = False,
     keep_uncropped: bool = False,
@@ -46,10 +53,7 @@ def tokens_of(
     if isinstance(source, TokenSet):
         return source
     if is_token_folder(source):
-        if counts_layer or raw or gene_column:
-            raise SettingsError(
-                f"{source} holds tokens: {option('counts_layer')}, {option('raw')} and {option('gene_column')} are for counts"
-            )
+        require_no_counts_options(source, counts_layer=counts_layer, raw=raw, gene_column=gene_column, genome=genome)
         has_spec = (Path(source) / "rankcell.json").exists()
         tokens = TokenSet.open(source, vocab=None if has_spec else checkpoint.vocab)
         note_cropping(tokens.spec)
@@ -59,6 +63,7 @@ def tokens_of(
         warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)  # said by what comes next
         how = {
             "gene_column": gene_column,
+            "genome": genome,
             "allow_non_counts": allow_non_counts,
             "keep_counts": keep_counts,
             "keep_uncropped": keep_uncropped,
@@ -113,13 +118,13 @@ def require_there(source: Any) -> None:
 
 def columns_to_carry(source: str | os.PathLike, out: str | os.PathLike) -> list[str]:
     """The cell columns of a count file that an AnnData `out` is to have, where `out` is no copy of it that has them anyway."""
-    from rankcell.counts import open_counts
+    from rankcell.counts import open_at_counts
     from rankcell.tokens.tokenset import OWN_COLUMNS
 
     to, own = Path(out).suffix.lower(), Path(source).suffix.lower()
     if to not in (".h5ad", ".zarr") or to == own:
         return []
-    with open_counts(source) as counts:
+    with open_at_counts(source) as counts:
         return [c for c in counts.obs_columns if c not in OWN_COLUMNS]
 
 

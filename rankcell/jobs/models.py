@@ -41,6 +41,7 @@ def embed(
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -69,7 +70,7 @@ def embed(
     embedder = Embedder(
         model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch
     )
-    how = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
+    how = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
     is_file = isinstance(source, (str, os.PathLike)) and not is_token_folder(source)
     obs = [by] if by is not None else []
     if out is None:

@@ -13,7 +13,16 @@ import numpy as np
 from rankcell.errors import CellError, SettingsError
 from rankcell.jobs.arguments import gene_names, named_sets, one_layer, one_text, start_cells, state_source, states_as_text, whole_number
 from rankcell.jobs.chosen import model_for
-from rankcell.jobs.inputs import Progress, gene_sets, is_token_folder, named_cells, named_genes, require_there, tokens_on_disk
+from rankcell.jobs.inputs import (
+    Progress,
+    gene_sets,
+    is_token_folder,
+    named_cells,
+    named_genes,
+    require_no_counts_options,
+    require_there,
+    tokens_on_disk,
+)
 from rankcell.store import check_result_folder, require_apart
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
@@ -61,6 +70,7 @@ def perturb(
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -128,7 +138,7 @@ def perturb(
         options["only"] = None if options["only"] is None else named_cells(options["only"])
         start, toward = options["start"], options["toward"]
         named = [split_state(t, "toward")[0] for t in toward] + ([split_state(start, "start")[0]] if start else [])
-        how = {k: options[k] for k in ("counts_layer", "raw", "gene_column", "allow_non_counts")}
+        how = {k: options[k] for k in ("counts_layer", "raw", "gene_column", "genome", "allow_non_counts")}
         how |= {"keep_counts": True, "keep_uncropped": refill, "obs": list(dict.fromkeys([*named, *_several(obs)]))}
         left_out = {*how, *_OF_THE_JOB, "model", "vocab", "vocab_mismatch_ok", "layer", "device", "precision", "tokens_per_batch"}
         options = {k: v for k, v in options.items() if k not in left_out}
@@ -148,7 +158,7 @@ _NUMBERS = ("cells", "seed", "quarters", "to_rank", "affected_top", "verify_top"
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
     """The options in the one form that each has below; SettingsError for what means nothing."""
     plain = {name: whole_number(options[name], name) for name in (*_NUMBERS, "tokens_per_batch", "tokens_per_unit")}
-    plain |= {name: one_text(options[name], name) for name in ("counts_layer", "gene_column", "anchor")}
+    plain |= {name: one_text(options[name], name) for name in ("counts_layer", "gene_column", "genome", "anchor")}
     plain |= {"layer": one_layer(options["layer"]), "genes": gene_names(options["genes"]), "sets": named_sets(options["sets"])}
     plain |= {"toward": states_as_text(options["toward"], "toward"), "states": state_source(options["states"])}
     plain["start"], chosen = start_cells(options["start"], options["source"])
@@ -197,8 +207,7 @@ def _tokens(
 ) -> Iterator[Any]:
     """A token folder as it is, else a TokenSet. Tokens of a large count file stand beside the output meanwhile."""
     if is_token_folder(source):
-        if how["counts_layer"] or how["raw"] or how["gene_column"]:
-            raise SettingsError(f"{source} holds tokens: --counts-layer, --raw and --gene-column are for counts")
+        require_no_counts_options(source, **{name: how[name] for name in ("counts_layer", "raw", "gene_column", "genome")})
         yield source
         return
     with tempfile.TemporaryDirectory() as elsewhere:

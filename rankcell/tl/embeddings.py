@@ -24,6 +24,7 @@ def embed(
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -47,7 +48,7 @@ def embed(
     vocab, vocab_mismatch_ok
         Completes a checkpoint that carries no vocabulary; whether it may have fewer tokens than the model has, or other special
         tokens (`uns["rankcell"]["vocab_mismatch"]` then says so).
-    counts_layer, raw, gene_column, allow_non_counts
+    counts_layer, raw, gene_column, genome, allow_non_counts
         As for rc.pp.tokenize (`counts_layer` is its `layer`).
     device, precision, tokens_per_batch
         Where and how the model runs. Precision "auto" is bf16 where that is faster and the embeddings of some cells keep a
@@ -93,6 +94,7 @@ def state_embeddings(
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -108,7 +110,7 @@ def state_embeddings(
         `mean` of the cells' embeddings (in float64), or their exact `median`, dimension by dimension.
     model
         As for rc.tl.embed; None: the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
-    pool, layer, vocab, vocab_mismatch_ok, counts_layer, raw, gene_column, allow_non_counts, device, precision, tokens_per_batch
+    pool, layer, vocab, vocab_mismatch_ok, counts_layer, raw, gene_column, genome, allow_non_counts, device, precision, tokens_per_batch
         As for rc.tl.embed.
 
     Returns a DataFrame, a row per category: `state`, `n_cells`, and a column per output, `<pool>_layer<n>`, of float32 vectors.
@@ -132,6 +134,7 @@ def gene_embeddings(
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -150,7 +153,7 @@ def gene_embeddings(
         One model layer.
     model
         As for rc.tl.embed; None: the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
-    vocab, vocab_mismatch_ok, counts_layer, raw, gene_column, allow_non_counts, device, precision, tokens_per_batch
+    vocab, vocab_mismatch_ok, counts_layer, raw, gene_column, genome, allow_non_counts, device, precision, tokens_per_batch
         As for rc.tl.embed.
 
     Returns an AnnData whose rows are genes and whose X (float32) are their vectors. obs: `gene`, `symbol`, with `by` also
