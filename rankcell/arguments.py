@@ -52,7 +52,8 @@ def _signature(function: Callable) -> tuple[inspect.Signature, dict[str, tuple[f
         parts = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
         several = [p for p in parts if typing.get_origin(p) is Sequence]
         plain = frozenset(p for p in parts if p in _PLAIN) | frozenset(typing.get_args(p)[0] for p in several)
-        if name != "return" and len(several) + sum(p in _PLAIN for p in parts) == len(parts) and plain <= _PLAIN:
+        either = str in plain and not plain.isdisjoint({int, float})  # a name or a number: the verb knows
+        if name != "return" and not either and len(several) + sum(p in _PLAIN for p in parts) == len(parts) and plain <= _PLAIN:
             hints[name] = plain, bool(several)
     return inspect.signature(function), hints
 
@@ -64,8 +65,8 @@ def _taken(name: str, value: Any, plain: frozenset, several: bool) -> Any:
         raise SettingsError(f"{name} is None; {_words(plain, several)}")
     is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping, os.PathLike))
     is_list = is_list and not hasattr(value, "obs_names") and not hasattr(value, "columns")  # an AnnData, a DataFrame
-    if is_list and several:
-        return value
+    if several and (is_list or (str not in plain and bool not in plain)):
+        return value  # of numbers, the verb knows which
     if is_list and plain <= {str, os.PathLike, type(None)} and len(items := list(value)) == 1:
         value = items[0]
     for kind in (bool, int, float, str, os.PathLike):

@@ -15,7 +15,9 @@ from rankcell.config import settings
 __all__ = ["JOBS", "Tick", "clear", "progress", "report"]
 
 JOBS = {  # job -> (what is done, the unit of its rate)
+    "annotate": ("cells embedded", "cells"),
     "check": ("cells read", "cells"),
+    "compare": ("embeddings scored", "embeddings"),
     "demo": ("demo", "%"),
     "embed": ("cells embedded", "cells"),
     "gene_embeddings": ("cells embedded", "cells"),
@@ -26,7 +28,7 @@ JOBS = {  # job -> (what is done, the unit of its rate)
     "vocab build": ("cells counted, all passes", "cells"),
     "vocab tally": ("cells counted", "cells"),
 }
-_SETTLING = 0.5  # seconds in which the finished parts of an earlier run are counted
+_SETTLING = 0.5  # seconds after the first tick in which the finished parts of an earlier run are counted
 _FIRST, _AT_LEAST, _BAR = 2.0, 300.0, 0.1  # seconds before anything is shown, between two lines at most, between two states of a bar
 
 Tick = Callable[..., None]  # (done, total) or (done, total, detail)
@@ -71,12 +73,15 @@ class _Shown:
 
     def __init__(self, what: str, unit: str):
         self.what, self.unit, self.detail = what, unit, ""
-        self.began = self.settled_at = self.shown_at = time.monotonic()
+        self.began = self.shown_at = time.monotonic()
+        self.first_at = self.settled_at = None  # of the first tick, and of the one that rates are counted from
         self.settled = self.done = self.total = 0
 
     def __call__(self, done: int, total: int, detail: str = "") -> None:
         now = time.monotonic()
-        if now - self.began < _SETTLING:
+        if self.first_at is None:  # what came before it was loading
+            self.first_at = now
+        if now - self.first_at < _SETTLING:
             self.settled_at, self.settled = now, done
         self.done, self.total, self.detail = done, total, detail
         self.show(now)

@@ -63,6 +63,14 @@ def test_what_an_earlier_run_did_is_not_in_the_rate(clock, capsys):
     assert "910 of 1,000, 1.0 cells/s, 1 min 30 s left" in capsys.readouterr().err
 
 
+def test_loading_is_not_in_the_rate(clock, capsys):
+    run(clock, [(60, 10, 100), (1, 20, 100)], lines=True)
+    assert capsys.readouterr().err.splitlines() == [
+        "cells embedded: 10 %, 10 of 100",
+        "cells embedded: 20 %, 20 of 100, 10 cells/s, 8 s left",
+    ]
+
+
 def test_a_quick_job_says_nothing(clock, capsys):
     run(clock, [(0.5, 5, 10), (0.5, 10, 10)], lines=True)
     run(clock, [(60, 10, 10)], lines=True)  # one step: the verb's own closing line tells it
@@ -78,6 +86,7 @@ def test_a_bar_on_a_terminal(clock, monkeypatch):
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     with shown.progress("pretrain") as tick:
+        tick(0, 60)
         clock[0] += 2
         tick(30, 60, "loss 3.142")
         with warnings.catch_warnings():

@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from rankcell.cli import check, demo, embed, perturb, plot, pretrain, stats, tokenize, vocab
+from rankcell.cli import annotate, check, compare, demo, embed, perturb, plot, pretrain, stats, tokenize, vocab
 from rankcell.cli.lines import one_line
 from rankcell.cli.stopping import exit_code, heed_signals, ignore_signals, is_stop
 from rankcell.cli.usage import failed_call, usage_error
@@ -24,7 +24,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (demo.demo, check.check, tokenize.tokenize, embed.embed, perturb.perturb, stats.stats, plot.plot, pretrain.pretrain):
+_VERBS = (
+    *(demo.demo, check.check, tokenize.tokenize, embed.embed, compare.compare, annotate.annotate),
+    *(perturb.perturb, stats.stats, plot.plot, pretrain.pretrain),
+)
+for verb in _VERBS:
     app.command(cls=Verb)(verb)
 app.add_typer(vocab.app, name="vocab")
 

@@ -128,7 +128,7 @@ def gene_embeddings(
     *,
     by: str | None = None,
     per_cell: bool = False,
-    layer: int = -2,
+    layer: Any = -2,
     vocab: str | os.PathLike | Vocabulary | None = None,
     vocab_mismatch_ok: bool = False,
     counts_layer: str | None = None,
