@@ -326,6 +326,19 @@ def test_a_folder_and_its_table_say_the_same(folder):
     assert tl.rank_edits(both)["prediction_se"].equals(b["prediction_se"])
 
 
+def test_edits_that_no_cell_has(folder):
+    """Edits of the screen that stand in no row are in the table, and change nothing of the others."""
+    before = tl.rank_edits(folder, min_cells=0)
+    names = pd.read_parquet(folder / "edits.parquet")
+    more = names.iloc[:3].assign(edit=["none1", "none2", "none3"], genes=["X1", "X2", "X3"], n_cells=0)
+    pd.concat([names, more]).to_parquet(folder / "edits.parquet", index=False)
+    after = tl.rank_edits(folder, min_cells=0)
+    assert after["edit"].isin(more["edit"]).sum() == 3 and after.attrs["in_no_cell"] == 3
+    kept = after[~after["edit"].isin(more["edit"])]
+    for column in ("edit", "effect", "prediction_se", "n_exact"):
+        assert kept[column].tolist() == before[column].tolist()
+
+
 def test_command(folder, tmp_path, capsys):
     out = tmp_path / "ranked.tsv"
     modes = [a for m in ("matched", "mixture", "toward", "control") for a in ("--mode", m)]

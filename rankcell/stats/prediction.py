@@ -149,6 +149,10 @@ class Predicted:
     def where(self, keep: np.ndarray) -> "Predicted":
         return replace(self, exact=self.exact[keep], scale=self.scale[keep])
 
+    def with_more_edits(self, n: int) -> "Predicted":
+        """The same with `n` edits more, of which there is no row and nothing was predicted."""
+        return replace(self, variance=np.pad(self.variance, (0, n)))
+
 
 def corrected(rows: Rows, exact: dict[str, np.ndarray], errors: dict[str, PredictionError]) -> Rows:
     """Predicted values moved by what the audit says of their edit, and the error that is left beside them. Sizes stay sizes."""

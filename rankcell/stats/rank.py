@@ -78,7 +78,9 @@ def _with_unseen(rows: Rows) -> Rows:
 
     if rows.unseen is None or not len(rows.unseen):
         return rows
-    return replace(rows, edits=pd.concat([rows.edits, rows.unseen.astype(rows.edits.dtypes)], ignore_index=True))
+    edits = pd.concat([rows.edits, rows.unseen.astype(rows.edits.dtypes)], ignore_index=True)
+    predicted = {score: fast.with_more_edits(len(rows.unseen)) for score, fast in rows.predicted.items()}
+    return replace(rows, edits=edits, predicted=predicted)
 
 
 def _counts(rows: Rows, n_cells: np.ndarray, floor: int) -> dict[str, Any]:
