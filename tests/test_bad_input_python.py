@@ -1,5 +1,6 @@
 """Arguments in Python are as strict as options: what is meant is taken, everything else is one line in Python's words."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,19 @@ def test_numbers_as_text(adata):
     assert rc.Tokenizer(make_vocab(), max_len=np.int64(6)).tokenize(adata).spec.max_len == 6
     with pytest.raises(SettingsError, match="max_len is 'six'; a whole number or None"):
         rc.Tokenizer(make_vocab(), max_len="six")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [getattr(counter, name) for counter in (rc.pp, rc.tl) for name in counter.__all__],
+    ids=lambda function: function.__name__,
+)
+def test_every_counter_refuses_what_is_no_input(function):
+    """With whatever else it needs: a model, a vocabulary, a text for each further argument."""
+    parameters = inspect.signature(function).parameters.values()
+    first, *others = (p.name for p in parameters if p.default is p.empty)
+    more = {name: "x" for name in others} | {p.name: "demo" for p in parameters if p.name in ("model", "vocab")}
+    for given in (None, 3, "", [], {}, b"x", np.ones((2, 2)), pd.DataFrame({"a": [1]}), "nothing.h5ad", object(), [None], ("a", "b"), True):
+        with pytest.raises(RankcellError) as e:
+            function(**{first: given}, **more)
+        assert "\n" not in str(e.value), given

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import CellError, SettingsError
+from rankcell.errors import CellError, InputError, SettingsError
 from rankcell.jobs.arguments import gene_names, named_sets, one_layer, one_text, start_cells, state_source, states_as_text, whole_number
 from rankcell.jobs.chosen import model_for
 from rankcell.jobs.inputs import (
@@ -116,6 +116,8 @@ def perturb(
     from rankcell.perturb.states import split_state
 
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
+    if not sources:
+        raise InputError("the input is an empty list; counts, tokens or the path of either")
     _check_ways(sources, shard=shard, merge=merge, dry_run=dry_run, explain=explain)
     if merge:
         done = put_together(sources, out, device=device, force=force)
