@@ -11,6 +11,12 @@ from rankcell.cli.progress import progress
 
 def check(
     source: o.Counts,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The model that the cells are for (a checkpoint folder, a hub name, 'demo'): its vocabulary, and what it will not read."
+        ),
+    ] = None,
     vocab: Annotated[
         str | None, typer.Option(help="A vocabulary folder or name (default: those at hand are compared, and the best is taken).")
     ] = None,

@@ -21,7 +21,7 @@ from rankcell.vocab import Vocabulary
 
 FILTER_PASS = "filter_pass"
 _MOST_COLUMNS = 20
-_MOST_UNKNOWN = 5
+_MOST_UNKNOWN = 10
 _WAY_OUT = "correct or remove that column; without it the row sum is used"
 _EQUAL = 1e-6  # row sums in single precision differ from n_counts in double by less
 

@@ -14,7 +14,7 @@ from rankcell.counts.ids import vocabulary_species
 from rankcell.counts.places import COUNTS, EMPTY, Place, choose, find_places, read_unnamed
 from rankcell.counts.source import some, way_to
 from rankcell.errors import InputError, OutputError, RankcellError
-from rankcell.jobs.check_page import Looked, Rows, bullet, full, set_out, short, total
+from rankcell.jobs.check_page import Looked, Rows, bullet, doubts, full, set_out, short, total
 from rankcell.jobs.fitting import fitting_vocabulary
 from rankcell.jobs.inputs import Progress
 from rankcell.store import require_new
@@ -45,8 +45,15 @@ class CheckReport:
     def ok(self) -> bool:
         return self.command is not None
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the command works and its tokens may still be of little use, each with what to do."""
+        return tuple(dict.fromkeys(doubt for facts in self.inputs for doubt in doubts(facts)))
+
     def lines(self) -> list[str]:
-        """The page, then the command or the reasons."""
+        """The page, then the command, with what there is to doubt, or the reasons."""
+        if self.command is not None and self.doubts:
+            return [*self.page, "", "This will run, but think again:", *(line for d in self.doubts for line in bullet(d)), self.command]
         if self.command is not None:
             return [*self.page, "", "This will work:", self.command]
         return [*self.page, "", "This will not work:", *(line for reason in self.reasons for line in bullet(reason))]
@@ -55,6 +62,7 @@ class CheckReport:
 def check(
     source: Any,
     *,
+    model: Any = None,
     vocab: str | os.PathLike | None = None,
     max_len: int | None = None,
     cls: bool | None = None,
@@ -73,6 +81,9 @@ def check(
         A count file, a folder or pattern of such, or a list of these.
     vocab
         None: the vocabularies that ship or were fetched are compared, and the one that knows the most genes is taken.
+    model
+        A checkpoint folder, a hub name or 'demo': its vocabulary (completed by `vocab` where it carries none) and its positions are
+        taken, so that what is said of cropping holds for it.
 
     The other parameters are those of `tokenize`; the command repeats them, and adds a layer or raw where the counts are there.
     Raises InputError when there is nothing to read; of several inputs, one that cannot be read is a reason.
@@ -81,9 +92,13 @@ def check(
     inputs = find_inputs(source)
     if not all(isinstance(i, (str, os.PathLike)) for i in inputs.items):
         raise InputError("check takes count files: write the AnnData to a file first, with adata.write_h5ad")
-    vocab, compared = fitting_vocabulary(inputs.items, layer=layer, raw=raw, gene_column=gene_column) if vocab is None else (vocab, [])
-    tokenizer = Tokenizer(vocab, max_len=max_len, cls=cls)
-    rows = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len)
+    compared: list[str] = []
+    if vocab is None and model is None:
+        vocab, compared = fitting_vocabulary(inputs.items, layer=layer, raw=raw, gene_column=gene_column)
+    reads = _of_model(model, vocab, max_len) if model is not None else {"vocab": vocab, "max_len": max_len}
+    tokenizer = Tokenizer(reads.pop("given", reads["vocab"]), max_len=reads["max_len"], cls=cls)
+    model_name = reads.pop("model", "")
+    rows = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len, model_name)
     looked = _look(inputs, layer, raw, genome)
     used, place_options, conflict = _agree([one for one in looked if not one.problem], layer, raw)
     tick = _Tick(progress, sum(p.shape[0] for p in used))
@@ -92,7 +107,7 @@ def check(
     tick.end()
     reasons = [one.problem for one in looked if one.problem] + conflict
     reasons += [reason for one in looked if one.facts is not None for reason in _reasons(one)]
-    named = dict(vocab=vocab, max_len=max_len, cls=cls, gene_column=gene_column, genome=genome, obs=obs, filter=filter)
+    named = reads | dict(cls=cls, gene_column=gene_column, genome=genome, obs=obs, filter=filter)
     command = _command(source, inputs, place_options, named)
     if not reasons:
         at = dict(zip(("layer", "raw"), used[0].key if place_options else (None, False), strict=True))
@@ -104,6 +119,16 @@ def check(
         reasons=tuple(reasons),
         inputs=tuple(one.facts for one in looked if one.facts is not None),
     )
+
+
+def _of_model(model: Any, vocab: Any, max_len: int | None) -> dict[str, Any]:
+    """What rows for a model are made with: `given` (its Vocabulary) and what names it (`vocab`), `max_len`, and the `model`'s name."""
+    from rankcell.model import open_checkpoint
+
+    checkpoint = open_checkpoint(model, vocab=vocab)
+    named = vocab or ("demo" if str(model) == "demo" else checkpoint.folder / "vocabulary")
+    longest = min(checkpoint.max_len, max_len) if max_len is not None else checkpoint.max_len
+    return {"given": checkpoint.vocab, "vocab": named, "max_len": longest, "model": checkpoint.name}
 
 
 class _Tick:

@@ -10,11 +10,13 @@ from rankcell.counts.check import FILTER_PASS, Facts
 from rankcell.counts.features import describe_left_out
 from rankcell.counts.places import COUNTS, Place
 from rankcell.counts.source import some
+from rankcell.tokens.cropping import Cropping
 from rankcell.vocab import Vocabulary
 
 WIDTH = 100
 _LABEL = 12
 _MOST_NAMES = 12
+_FEW_GENES, _FEW_COUNTS = 0.3, 0.5  # shares that are known, below which there are doubts
 
 Statement = tuple[str, str]  # a label and a sentence; a label "" goes on with the one above
 
@@ -37,12 +39,13 @@ class Looked:
 
 @dataclass(frozen=True)
 class Rows:
-    """What the rows will be: the vocabulary and its species, the frame's length and the most tokens of a row."""
+    """What the rows will be: the vocabulary and its species, the frame's length, the most tokens of a row, the model that they are for."""
 
     vocab: Vocabulary
     species: str
     frame: int
     max_len: int
+    model: str = ""
 
     @property
     def most_genes(self) -> int:
@@ -51,7 +54,8 @@ class Rows:
     def describe(self) -> str:
         special = "with CLS" + (" and EOS" if self.frame > 1 else "") if self.frame else "no CLS"
         of = f", {self.species}" if self.species else ""
-        return f"{self.vocab.name}: {len(self.vocab):,} genes{of}; rows of up to {self.max_len:,} tokens, {special}"
+        model = f"; as the model {self.model} reads them" if self.model else ""
+        return f"{self.vocab.name}: {len(self.vocab):,} genes{of}; rows of up to {self.max_len:,} tokens, {special}{model}"
 
 
 def set_out(statements: Sequence[Statement]) -> list[str]:
@@ -271,6 +275,9 @@ def _lengths_of(genes: np.ndarray, rows: Rows) -> Iterator[Statement]:
         return
     how = f"{is_are(len(lost), 'cell has', 'cells have')} more than {rows.most_genes:,} known genes ({share(len(lost), len(genes))})"
     yield "cropped", f"{how}; genes lost there: median {int(np.median(lost)):,}, at most {lost.max():,}"
+    unread = Cropping(rows.most_genes).add(genes.astype(np.int64)).share_unread
+    reader = f"the model {rows.model}" if rows.model else "a model"
+    yield "", f"{share(unread, 1)} of the known genes detected in all cells will not be read by {reader}"
 
 
 def _named(columns: dict[str, str]) -> str:
@@ -319,6 +326,19 @@ def _filter_pass(f: Facts) -> Iterator[Statement]:
         )
 
 
+def doubts(f: Facts) -> list[str]:
+    """Why tokens could be made and still say little of the cells: the vocabulary knows few of their genes or counts."""
+    g = f.genes
+    few_genes, few_counts = g.n_detected_known < _FEW_GENES * g.n_detected, g.counts_known < _FEW_COUNTS * g.counts
+    if f.non_count is not None or not g.counts_known or not (few_genes or few_counts):
+        return []
+    return [
+        f"the vocabulary knows only {share(g.n_detected_known, g.n_detected)} of the genes with a count and {share(g.counts_known, g.counts)} of "
+        "the counts: tokens will leave out the others. Take a vocabulary that is made for such cells: rankcell vocab build makes one of "
+        "these, rankcell vocab fetch gets Geneformer's"
+    ]
+
+
 def _warnings(looked: Looked, rows: Rows) -> Iterator[str]:
     f, used = looked.facts, looked.used
     g, likely = f.genes, f.genes.ids.likely_species()
@@ -326,8 +346,6 @@ def _warnings(looked: Looked, rows: Rows) -> Iterator[str]:
         yield f"these look like {' and '.join(likely)} genes, and the vocabulary is of {rows.species}"
     elif len(likely) > 1:
         yield f"genes of several species: {' and '.join(likely)}"
-    if f.non_count is None and 0 < g.counts_known < 0.5 * g.counts:
-        yield f"the vocabulary knows only {share(g.counts_known, g.counts)} of the counts: is it the right one?"
     n_columns = f.n_columns + sum(g.left_out.values())
     wider = next((p for p in looked.places if p.raw and p.verdict == COUNTS and p.shape[1] > n_columns), None)
     if wider and not used.raw:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rankcell.counts import find_inputs, open_counts
+from rankcell.counts import find_inputs, open_at_counts
 from rankcell.counts.genes import n_known_columns
 from rankcell.errors import RankcellError
 from rankcell.vocab import Vocabulary
@@ -42,7 +42,7 @@ def compare_vocabularies(
     """The vocabularies at hand beside the first input that opens; None where none does, as what is wrong with it is for others to say."""
     for item in items:
         try:
-            with open_counts(item, layer=layer, raw=raw) as counts:
+            with open_at_counts(item, layer=layer, raw=raw) as counts:
                 columns, n_genes, name = dict(counts.var), counts.n_genes, counts.name
                 columns = {gene_column: columns[gene_column]} if gene_column in columns else columns
         except RankcellError:
