@@ -278,3 +278,15 @@ def test_check_embed_and_perturb_take_a_genome(tmp_path, capsys):
         assert "has no genome 'rn7'; it has GRCh38, mm10" in capsys.readouterr().err
         assert main([*words, "GRCh38"]) == 0
         assert "left out: 6 columns (genes of mm10)" in capsys.readouterr().err
+
+
+def test_a_missing_name_is_no_gene_and_the_ids_still_count(tmp_path):
+    """pandas 3 writes nullable strings: a name may be missing."""
+    adata = mixed("", "")[:, :GENES].copy()
+    names = pd.array([*[f"G{i}" for i in range(GENES - 1)], None], dtype="string")
+    adata.var = pd.DataFrame({"gene_id": [f"ENSG{i:011d}" for i in range(GENES)], "name": names}, index=[str(i) for i in range(GENES)])
+    with ad.settings.override(allow_write_nullable_strings=True):
+        adata.write_h5ad(tmp_path / "a.h5ad")
+    assert rows(rc.pp.tokenize(tmp_path / "a.h5ad", make_vocab())) == rows(genes_alone())
+    by_name = rc.pp.tokenize(tmp_path / "a.h5ad", make_vocab(), gene_column="name")
+    assert by_name.spec.source["genes_known"] == GENES - 1

@@ -167,6 +167,7 @@ def leave_out(source: CountSource) -> None:
 
     An antibody is often named after its gene: it would be counted as that gene's transcripts.
     """
+    source.var = {k: ["" if v is None else v for v in values] if None in values else values for k, values in source.var.items()}
     told = feature_types(source.var, source.name)
     if told.remark:
         source.remarks.append(told.remark)

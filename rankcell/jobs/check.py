@@ -229,9 +229,7 @@ def _way_out(one: Looked) -> str:
         return way_to(able.key)
     elsewhere = "no other matrix of the file holds counts either" if len(one.places) > 1 else "there is no other matrix in the file"
     way_out = f"{elsewhere}; take the file from before it was normalised"
-    if one.facts.non_count.kind in ("NaN", "infinite"):
-        return way_out
-    return f"{way_out} (or rank the values as they are with --allow-non-counts: NaN and what is not above zero are left out)"
+    return f"{way_out} (or rank the values as they are with --allow-non-counts: what is NaN, infinite or not above zero is left out)"
 
 
 def _command(source: Any, inputs: Inputs, place_options: list[str], named: dict[str, Any]) -> list[str]:
