@@ -251,7 +251,7 @@ from rankcell.tokens import arrow
 def slow(path):
     print("SYNCING")
     time.sleep(60)
-arrow._sync_file = slow
+arrow._sync_and_hash = slow
 arrow.DatasetWriter.__init__.__kwdefaults__["shard_bytes"] = 1
 """
 END = """
