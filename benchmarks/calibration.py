@@ -1,14 +1,18 @@
 """Are the p of `rankcell stats` what they say? Data without effects, models without training, and an effect put in.
 
 python benchmarks/calibration.py -o FOLDER [--model demo] [--cells 120] [--twins 4] [--shuffles 50] [--keep FOLDER]
+python benchmarks/calibration.py -o FOLDER --few-cells [--shuffles 50]
 
-On real PBMCs (rc.datasets.pbmc68k), every gene of every chosen cell deleted:
+The first, on real PBMCs (rc.datasets.pbmc68k), every gene of every chosen cell deleted:
 1. shuffled labels: the effects of a screen handed round among genes of like rank in the same cell, and the donors of cells drawn
    anew (12 donors, which the data has not); of a movement toward a state the sign, too, is drawn. Nothing is left to find.
 2. random weights: the same screen with models of the same shape that nobody trained (rankcell.model.twin.random_twin). Each gene
    has an effect of its own there, by its random embedding, and none stands for biology.
 3. power: in each shuffled screen, 10 genes' effects multiplied by 1.25, 1.5, 2 and 4 in all cells.
-Writes calibration.tsv (share of p below 0.05 and 0.01; discoveries at a false discovery rate of 0.05 and 0.1; power) and
+The second, on made-up screens without any effect: edits in 2 to 10 cells, noise that is normal, heavy in its tails, skewed, or with rare
+outliers; every
+test with the p that is left out below five cells. Writes few_cells.tsv.
+The first writes calibration.tsv (share of p below 0.05 and 0.01; discoveries at a false discovery rate of 0.05 and 0.1; power) and
 calibration.png (QQ plots). `--keep` keeps the screens, and takes those that are there.
 """
 
@@ -120,13 +124,77 @@ def power(table: pd.DataFrame, score: str, rng: np.random.Generator, shuffles: i
 
 
 def affected_rates(table: pd.DataFrame) -> dict[str, float]:
-    """The same for pairs of perturbation and affected gene seen in at least ten cells."""
+    """Of pairs of perturbation and affected gene seen in at least ten cells: how many z are further out than a normal one would be."""
     folder = table.attrs["folder"]
     if not (folder / "affected.parquet").exists():
         return {}
-    found = rank_affected(rc.get.affected_df(folder), edits=ranked(table, "cos_genes_in_place"), min_cells=10)
-    p = found["p"].dropna()
-    return {"pairs": len(p), "p<0.05": (p < 0.05).mean(), "p<0.01": (p < 0.01).mean(), "fdr<0.1": int((found["fdr"] < 0.1).sum())}
+    z = rank_affected(folder, min_cells=10, direction="both")["z"].dropna()
+    return {"pairs": len(z)} | {f"z>{x}": round(float((z > x).mean()), 5) for x in (1.64, 2.33, 3.72)}
+
+
+# Few cells
+
+NOISES = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "heavy tails (t, 3 degrees)": lambda rng, n: rng.standard_t(3, n) / np.sqrt(3),
+    "skewed (exponential)": lambda rng, n: rng.exponential(size=n) - 1,
+    "rare outliers (1 in 200, 20 times as wide)": lambda rng, n: rng.normal(size=n) * np.where(rng.random(n) < 0.005, 20, 1),
+}
+COUNTS, PER_COUNT, POOL, N_CONTROLS = tuple(range(2, 11)), 200, 40, 20
+
+
+def made_up(noise: str, rng: np.random.Generator, *, is_size: bool) -> pd.DataFrame:
+    """A screen without effects: `PER_COUNT` edits in each of 2 to 10 of 40 cells, and controls in all; ranks at random."""
+    n = np.r_[np.repeat(COUNTS, PER_COUNT), np.full(N_CONTROLS, POOL)]
+    edit = np.repeat(np.arange(len(n)), n)
+    cell = np.concatenate([rng.choice(POOL, k, replace=False) for k in n])
+    x = NOISES[noise](rng, len(edit))
+    order = np.lexsort((rng.random(len(edit)), cell))
+    edit, cell = edit[order], cell[order]
+    rank = np.arange(len(edit)) - np.searchsorted(cell, cell)
+    names = np.char.add("g", edit.astype(str))
+    table = {"cell_id": np.char.add("c", cell.astype(str)), "edit": np.char.add("delete:", names), "kind": "delete", "genes": names}
+    score = {"cos_genes": 1 - 1e-3 * np.exp(x)} if is_size else {"toward_t_cell": x}
+    return pd.DataFrame(table | {"rank": rank} | score)
+
+
+def few_cells(shuffles: int) -> pd.DataFrame:
+    """Shares of p below 0.05, 0.01 and 1e-4 by noise, test and number of cells; with the p that are left out below five cells."""
+    from rankcell.stats import matched, units, work
+
+    found: dict[tuple[str, str, int], list[np.ndarray]] = {}
+    columns = {"matched_p": "matched", "zero_p": "against zero", "control_p": "control", "vs_p": "vs"}
+    held = [(m, m.LEAST_REPLICATES) for m in (matched, units, work)]
+    for module, _ in held:
+        module.LEAST_REPLICATES = 2
+    try:
+        rng = np.random.default_rng(0)
+        for noise in NOISES:
+            for _ in range(shuffles):
+                size, sign, other = (made_up(noise, rng, is_size=i == 0) for i in range(3))
+                other = sign.assign(toward_t_cell=NOISES[noise](rng, len(sign)))
+                controls = [f"g{len(COUNTS) * PER_COUNT + i}" for i in range(N_CONTROLS)]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", RankcellWarning)
+                    tables = [
+                        rank_edits(size, mode="matched", min_cells=0),
+                        rank_edits(sign, mode=["toward", "control", "vs"], controls=controls, against=other, min_cells=0).drop(
+                            columns="matched_p"
+                        ),
+                    ]
+                for table in tables:
+                    for column in [c for c in columns if c in table]:
+                        for n, p in table[column].groupby(table["n_cells"]):
+                            found.setdefault((noise, columns[column], int(n)), []).append(p.dropna().to_numpy())
+    finally:
+        for module, value in held:
+            module.LEAST_REPLICATES = value
+    rows = []
+    for (noise, test, n), parts in found.items():
+        p = np.concatenate(parts)
+        if n in COUNTS and len(p):
+            rows.append({"noise": noise, "test": test, "cells": n, "p": len(p)} | {f"p<{a:g}": (p < a).mean() for a in (0.05, 0.01, 1e-4)})
+    return pd.DataFrame(rows).sort_values(["noise", "test", "cells"], ignore_index=True)
 
 
 STYLES = {
@@ -169,8 +237,14 @@ def main() -> None:
     ap.add_argument("--twins", type=int, default=4)
     ap.add_argument("--shuffles", type=int, default=50)
     ap.add_argument("--keep", type=Path)
+    ap.add_argument("--few-cells", action="store_true")
     a = ap.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
+    if a.few_cells:
+        table = few_cells(a.shuffles)
+        table.to_csv(a.out / "few_cells.tsv", sep="\t", index=False, float_format="%.5f")
+        print(table.to_string(index=False, float_format="%.5f"))
+        return
     with tempfile.TemporaryDirectory() as tmp:
         keep = a.keep or Path(tmp)
         keep.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,6 @@ from rankcell.vocab import Vocabulary
 from rankcell.wording import option
 
 _ROWS = 2_000_000  # of a screen that are read to see how far its scores follow the rank
-_TOO_CLOSE = 0.9
 _PARTS = ("_position", "_refill")
 
 
@@ -292,25 +291,29 @@ def _audit_line(manifest: dict[str, Any]) -> str:
 
 
 def rank_report(done: Any) -> tuple[list[str], list[str]]:
-    """(lines, warnings): how far each score of a finished screen follows the mere rank of the gene in the cell.
+    """(lines, warnings) of a finished screen: how many edits `rankcell stats` ranks, and how far each score follows the mere rank of
+    the gene in the cell.
 
-    The median over cells of the Spearman correlation, of the first two million rows; nothing where no cell has ten edits.
+    That is the median over cells of the Spearman correlation, of the first two million rows; none where no cell has ten edits.
     """
     from rankcell.stats import rank_spearman
+    from rankcell.stats.predictors import TOO_CLOSE
+    from rankcell.stats.summary import edit_counts, edits_sentence
 
+    edits = [f"to rank: {edits_sentence(edit_counts(done))}"]
     table = _first_rows(done.path("screen.parquet"))
     scores = [c for c in table.columns if c.startswith(("cos_", "toward_", "euclidean_")) and not c.endswith(_PARTS)]
     follows = {s: rank_spearman(table, s) for s in scores}
     known = {s: v for s, v in follows.items() if v == v}
     if not known:
-        return [], []
-    lines = [
-        "how far each score follows the gene's rank in the cell (median Spearman): " + ", ".join(f"{s} {v:.2f}" for s, v in known.items())
-    ]
-    close = [s for s, v in known.items() if abs(v) > _TOO_CLOSE]
+        return edits, []
+    some = f", first {len(table):,} rows" if len(table) < done.manifest["n_rows"] else ""
+    follows_rank = ", ".join(f"{s} {v:.2f}" for s, v in known.items())
+    lines = [*edits, f"how far each score follows the gene's rank in the cell (median Spearman{some}): {follows_rank}"]
+    close = [s for s, v in known.items() if abs(v) > TOO_CLOSE]
     if not close:
         return lines, []
-    better = [f"{s}_in_place" for s in close if abs(known.get(f"{s}_in_place", 1)) <= _TOO_CLOSE]
+    better = [f"{s}_in_place" for s in close if abs(known.get(f"{s}_in_place", 1)) <= TOO_CLOSE]
     way = f": rank by {', '.join(better)}" if better else ""
     return lines, [f"{', '.join(close)} order{'s' if len(close) == 1 else ''} genes by their position in the cell more than by effect{way}"]
 

@@ -18,9 +18,11 @@ from rankcell.report.screens_absence import draw_absence
 from rankcell.report.screens_audit import audit_section
 from rankcell.report.screens_draw import PICTURES, of_this_screen, save_figure, size_of
 from rankcell.report.screens_edits import PART_WORDS, decomposition_table, fdr_of, probability_columns
-from rankcell.report.screens_ranks import TOO_CLOSE, effect_spread
+from rankcell.report.screens_ranks import effect_spread
 from rankcell.report.words import words
 from rankcell.stats import rank_spearman
+from rankcell.stats.predictors import TOO_CLOSE
+from rankcell.stats.summary import calls, calls_sentence, edits_sentence, without_p_sentence
 from rankcell.store import atomic_path
 
 _KINDS = {
@@ -56,14 +58,15 @@ def screen_page(
     from rankcell import __version__
 
     score = choose_score(tables.table, score if score is not None or statistics is None else statistics.attrs.get("by"))
-    least, n = least_cells(tables, min_cells), n or 20
-    ranked = ranking(tables, score, min_cells=least, tested=True) if statistics is None else of_this_screen(tables, statistics)
+    n = n or 20
+    ranked = ranking(tables, score, min_cells=min_cells, tested=True) if statistics is None else of_this_screen(tables, statistics)
+    least = ranked.attrs.get("min_cells", least_cells(tables, min_cells))
     settings = tables.manifest.get("settings", {})
     parts = [
         _run(tables, settings),
         audit_section(tables, _figure),
         _follows(tables),
-        _ranked(tables, ranked, score, n, least),
+        _ranked(ranked, score, n),
         _volcano(ranked),
         _decomposition(tables, score, n, least),
         _by_rank(tables, score, least),
@@ -78,7 +81,8 @@ def screen_page(
     name = tables.screen.folder.resolve().name if tables.screen is not None else "screen"
     return p.page(
         f"{name}: {kinds} screen",
-        f"{tables.table['edit'].nunique():,} edits in {tables.n_cells:,} cells, {len(tables.table):,} edited cells.",
+        f"{ranked.attrs.get('edits', tables.table['edit'].nunique()):,} edits in {tables.manifest.get('n_cells', tables.n_cells):,} cells, "
+        f"{len(tables.table):,} edited cells.",
         *[part for part in parts if part],
         footer=f"rankcell {settings.get('version', __version__)}{model}, page drawn by rankcell {__version__}.",
     )
@@ -172,17 +176,13 @@ def _signed(x: float) -> str:
     return "unknown" if not np.isfinite(x) else f"{x:+.2f}"
 
 
-def _ranked(tables: Tables, ranked: Any, score: str, n: int, least: int) -> str:
+def _ranked(ranked: Any, score: str, n: int) -> str:
     columns = ["edit", "cells", "mean rank", "effect", "s.e."] + (["closing up"] if "plain_effect" in ranked else [])
     columns += [c for c in probability_columns(ranked)[:1] + [fdr_of(c) for c in probability_columns(ranked)[:1]] if c in ranked]
     shown = ranked.head(n) if "toward_" not in score else strongest(ranked, n)
     rows = [[_cell_of(r, c) for c in columns] for r in shown.to_dict("records")]
-    left_out = tables.table["edit"].nunique() - len(ranked)
-    rest = (
-        f" {left_out:,} edits in fewer than {least} cells are left out here: the mean of one or two cells can stand anywhere."
-        if left_out
-        else ""
-    )
+    counts = f" {edits_sentence(ranked.attrs)}." if "left_out" in ranked.attrs else ""
+    rest = f"{counts} The mean of one or two cells can stand anywhere." if ranked.attrs.get("left_out") else counts
     where = (
         "in place: nothing attends to the gene, the others keep their positions"
         if score.endswith("_in_place")
@@ -226,7 +226,9 @@ def _volcano(ranked: Any) -> str:
         alt="Volcano of all edits",
         caption="Each dot is an edit: its effect, less that of genes alike in rank and detection where these are the null, against how unlikely one as large is. Red: more than they do, blue: less, both with FDR below 0.05. Without donors, cells are taken for replicates.",
     )
-    return p.section("Effect and significance", picture)
+    said = [calls_sentence(name, *found) for name, found in calls(ranked).items()]
+    said += [without_p_sentence(ranked)] if without_p_sentence(ranked) else []
+    return p.section("Effect and significance", p.paragraph("; ".join(said) + "."), picture)
 
 
 def _decomposition(tables: Tables, score: str, n: int, least: int) -> str:

@@ -13,7 +13,9 @@ from rankcell.errors import CellError, InputError, OutputError, RankcellWarning,
 from rankcell.perturb import Screen, read_screen
 from rankcell.report.words import PARTS
 from rankcell.stats import effect_of, rank_edits
+from rankcell.stats.affected import gene_symbols
 from rankcell.stats.prediction import Shared, attrs_of
+from rankcell.stats.rows import least_cells as floor_of
 
 _FAMILIES = ("cos_", "toward_", "euclidean_")
 
@@ -52,7 +54,7 @@ class Tables:
     @property
     def gene_names(self) -> dict[str, str]:
         """Gene id -> symbol: of the perturbed genes, and of the whole vocabulary where it ships with the package."""
-        return _vocabulary_symbols(self.manifest.get("settings", {}).get("vocabulary")) | self.symbols
+        return self.symbols if self.screen is None else gene_symbols(self.screen) | self.symbols
 
     def affected(self) -> Any:
         """The table of affected genes. OutputError when there is none."""
@@ -98,16 +100,6 @@ def _optional(screen: Screen, name: str) -> Any:
 
     path = screen.folder / f"{name}.parquet"
     return pq.read_table(path).to_pandas() if path.exists() else None
-
-
-def _vocabulary_symbols(name: Any) -> dict[str, str]:
-    from rankcell.vocab import Vocabulary, shipped_vocabularies
-
-    folder = shipped_vocabularies().get(name)
-    if folder is None:
-        return {}
-    vocab = Vocabulary.load(folder)
-    return {g: s for g, s in zip(vocab.genes, vocab.symbols, strict=True) if s}
 
 
 # Scores
@@ -158,13 +150,11 @@ def parts_of(table: Any, score: str) -> dict[str, np.ndarray]:
 
 
 def least_cells(tables: Tables, asked: int | None) -> int:
-    """In how many cells an edit must be to be drawn: as asked; else three, or fewer where no edit is in three. A mean of one or two can stand anywhere."""
-    if asked is not None:
-        return asked
-    return min(3, int(tables.table["edit"].value_counts().max())) if len(tables.table) else 0
+    """In how many cells an edit must be to be drawn: as asked, else the floor of rank_edits."""
+    return floor_of(tables.table["edit"].value_counts().to_numpy(), asked)
 
 
-def ranking(tables: Tables, score: str, *, min_cells: int = 0, tested: bool = False) -> Any:
+def ranking(tables: Tables, score: str, *, min_cells: int | None = None, tested: bool = False) -> Any:
     """Edits by mean effect, with p-values where `tested`; without the line about scores that follow the rank: the pictures say it.
 
     SettingsError when no edit has an effect.
@@ -174,7 +164,9 @@ def ranking(tables: Tables, score: str, *, min_cells: int = 0, tested: bool = Fa
         ranked = rank_edits(tables.table, by=score, min_cells=min_cells, mode="matched" if tested else [])
     ranked = ranked[np.isfinite(ranked["effect"].to_numpy(float))].reset_index(drop=True)
     if not len(ranked):
-        raise SettingsError(f"no edit has a value of '{score}'{f' in {min_cells} cells or more' if min_cells > 1 else ''}: nothing to draw")
+        raise SettingsError(
+            f"no edit has a value of '{score}'{f' in {min_cells} cells or more' if (min_cells or 0) > 1 else ''}: nothing to draw"
+        )
     return ranked
 
 

@@ -10,7 +10,7 @@ from rankcell.errors import OutputError, SettingsError
 from rankcell.report import screens_edits as edits
 from rankcell.report import screens_ranks as ranks
 from rankcell.report.figures import draw_ranked, new_figure
-from rankcell.report.screens import Tables, choose_score, least_cells, one_cell, ranking
+from rankcell.report.screens import Tables, choose_score, one_cell, ranking
 from rankcell.store import atomic_path
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -40,7 +40,7 @@ def ranked_of(tables: Tables, *, score: str | None, min_cells: int | None, stati
     """The ranking to draw: the table of rankcell stats where one is given, else that of the screen itself."""
     if statistics is not None:
         return statistics if tables is None else of_this_screen(tables, statistics)
-    return ranking(tables, choose_score(tables.table, score), min_cells=least_cells(tables, min_cells), tested=tested)
+    return ranking(tables, choose_score(tables.table, score), min_cells=min_cells, tested=tested)
 
 
 def of_this_screen(tables: Tables, statistics: Any) -> Any:

@@ -20,8 +20,8 @@ from rankcell.report.screens import (
 )
 from rankcell.report.screens_labels import name_points, scaled_axis
 from rankcell.report.words import shorten, words
+from rankcell.stats.summary import LEVEL
 
-ALPHA = 0.05
 # Okabe and Ito's colours, told apart with any kind of colour vision; shapes and places differ too
 LOOKS = {
     "total": {"color": INK, "marker": "o", "markerfacecolor": "white"},
@@ -49,7 +49,7 @@ def draw_volcano(ranked: Any, *, ax: Any, x: str | None = None, y: str | None = 
     height = _minus_log10(p)
     fdr_name = fdr_of(y)
     fdr = ranked[fdr_name].to_numpy(float) if fdr_name in ranked else p
-    called = fdr < ALPHA
+    called = fdr < LEVEL
     colour = np.where(~called, GREY, np.where(effect >= 0, UP, DOWN))
     for shape, these in (("o", p > 0), ("^", p == 0)):
         for which, size in ((~called & these, 13), (called & these, 20)):
@@ -125,9 +125,9 @@ def _volcano_axes(ax: Any, what: str, y: str, effect: np.ndarray, height: np.nda
 def _threshold(ax: Any, p: np.ndarray, called: np.ndarray, fdr_name: str, y: str) -> None:
     """How many edits are called, and where the line between them and the others lies."""
     label = "FDR" if fdr_name.endswith("fdr") else "p"
-    text = f"{int(called.sum()):,} of {len(p):,} edits with {label} < {ALPHA:g}"
+    text = f"{int(called.sum()):,} of {len(p):,} edits with {label} < {LEVEL:g}"
     ax.set_title(text, fontsize=9, loc="left", color=INK)
-    line = ALPHA if y == fdr_name else p[called].max() if called.any() and p[called].max() > 0 else None
+    line = LEVEL if y == fdr_name else p[called].max() if called.any() and p[called].max() > 0 else None
     if line is not None:
         ax.axhline(-np.log10(line), color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
 

@@ -20,9 +20,9 @@ from rankcell.report.screens_edits import LOOKS, PART_WORDS, plain_log_ticks, se
 from rankcell.report.screens_labels import name_points, scaled_axis
 from rankcell.report.words import shorten, words, wrapped
 from rankcell.stats import rank_spearman
+from rankcell.stats.predictors import TOO_CLOSE
 
 LEAST_FOR_BAND = 20
-TOO_CLOSE = 0.9
 
 
 # All edits
