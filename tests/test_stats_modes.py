@@ -660,7 +660,7 @@ def test_versus_compares_kinds_of_edit():
     ("how", "said"),
     [
         (["--min-cells", "99"], "no edit is left with --min-cells 99"),
-        (["--min-cells", "-1"], "--min-cells -1: at least 0"),
+        (["--min-cells", "-1"], "--min-cells is -1; at least 0"),
         (["--controls", "g1"], "--controls is for --mode control"),
         (["--cells", "c.csv"], "--cells is for --donor"),
         (["--against", "x"], "--against is for --mode vs"),

@@ -49,7 +49,7 @@ def stats(
     if not modes:
         raise SettingsError(f"{option('mode')}: name a mode")
     if min_cells is not None and min_cells < 0:
-        raise SettingsError(f"{option('min_cells', min_cells)}: at least 0")
+        raise SettingsError(f"{option('min_cells')} is {min_cells}; at least 0")
     given = {"controls": controls, "cells": cells, "against": against, "direction": direction, "donor": donor, "min_cells": min_cells}
     _check_uses(modes, compat, {name for name, value in given.items() if value is not None})
     if compat == "geneformer":

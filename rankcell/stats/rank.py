@@ -31,6 +31,9 @@ def rank_edits(
 ) -> Any:
     """See rankcell.tl.rank_edits."""
     modes = check_modes(mode)
+    for name, value in (("min_cells", min_cells), ("seed", seed)):
+        if value is not None and value < 0:
+            raise SettingsError(f"{option(name)} is {value}; at least 0")
     source = _source(table)
     columns = _columns(source)
     by = goal_score(columns, by) if "toward" in modes else choose_score(columns, by)

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rankcell import jobs
 from rankcell.errors import SettingsError
 from rankcell.progress import progress
 from rankcell.vocab import Vocabulary
-from rankcell.wording import option, python_verb
+from rankcell.wording import python_verb
 
 
 @python_verb()
@@ -139,9 +137,6 @@ def perturb(
         raise SettingsError(
             "pairs of genes are a table of their own: give `out` and read it with rankcell.perturb.read_screen(out).epistasis()"
         )
-    options["genes"] = "all" if genes is None else genes
-    for name, value in (("cells", cells), ("seed", seed)):
-        options[name] = None if value is None else whole_number(name, value, at_least=int(name == "cells"))
     with tempfile.TemporaryDirectory() as folder:
         where = Path(out) if out is not None else Path(folder) / "screen"
         with progress("perturb") as tick:
@@ -200,11 +195,6 @@ def rank_edits(
     from rankcell.jobs import named_genes
     from rankcell.stats import rank_edits as rank
 
-    min_cells = None if min_cells is None else whole_number("min_cells", min_cells, at_least=0)
-    seed = whole_number("seed", seed, at_least=0)
-    for name, value in (("score", by), ("donor", donor)):
-        if value is not None and not isinstance(value, str):
-            raise SettingsError(f"{option(name)}: expected a name, found {value!r}")
     controls = None if controls is None else named_genes(controls)
     return rank(table, by=by, mode=mode, donor=donor, cells=cells, controls=controls, against=against, min_cells=min_cells, seed=seed)
 
@@ -234,17 +224,4 @@ def rank_affected(table: Any, *, edits: Any = None, min_cells: int | None = None
     """
     from rankcell.stats import rank_affected as rank
 
-    return rank(
-        table, edits=edits, min_cells=None if min_cells is None else whole_number("min_cells", min_cells, at_least=0), direction=direction
-    )
-
-
-def whole_number(name: str, value: Any, *, at_least: int) -> int:
-    """`value` of the option `name` as an int: also of numpy, a float without a fraction, or text of digits. SettingsError for others."""
-    try:
-        number = None if isinstance(value, (bool, np.bool_)) or float(value) != int(value) else int(value)
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is None or number < at_least:
-        raise SettingsError(f"{option(name)}: expected a whole number of at least {at_least}, found {value!r}")
-    return number
+    return rank(table, edits=edits, min_cells=min_cells, direction=direction)
