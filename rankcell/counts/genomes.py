@@ -12,6 +12,7 @@ from rankcell.vocab import Vocabulary
 from rankcell.wording import offers, option
 
 _COMMON = 0.5  # of the names: a genome in front of so many is one
+_LOOKED_AT = 500  # names: where none of these has a genome in front, most have none
 _PART = 0.05  # of the columns: a genome of fewer is no part of a mixture
 
 
@@ -22,6 +23,8 @@ def without_genome(names: list[str]) -> list[str]:
 
 def prefixes(names: list[str]) -> list[str]:
     """What stands in front of most names, such as ["GRCh38_", "mm10___"], the most frequent first; [] where most have nothing."""
+    if not any(GENOME.match(name) for name in names[:: len(names) // _LOOKED_AT + 1]):
+        return []
     counts = Counter(found[0] for name in names if (found := GENOME.match(name)))
     return [p for p, n in counts.most_common() if n >= _PART * len(names)] if sum(counts.values()) > _COMMON * len(names) else []
 
