@@ -10,8 +10,7 @@ The first, on real PBMCs (rc.datasets.pbmc68k), every gene of every chosen cell 
    has an effect of its own there, by its random embedding, and none stands for biology.
 3. power: in each shuffled screen, 10 genes' effects multiplied by 1.25, 1.5, 2 and 4 in all cells.
 The second, on made-up screens without any effect: edits in 2 to 10 cells, noise that is normal, heavy in its tails, skewed, or with rare
-outliers; every
-test with the p that is left out below five cells. Writes few_cells.tsv.
+outliers; every test with the p that is left out below five cells too. Writes few_cells.tsv.
 The first writes calibration.tsv (share of p below 0.05 and 0.01; discoveries at a false discovery rate of 0.05 and 0.1; power) and
 calibration.png (QQ plots). `--keep` keeps the screens, and takes those that are there.
 """
