@@ -139,7 +139,8 @@ def screen_heatmap(
 
 @python_verb()
 def affected_genes(screen: Any, edit: str, *, n: int = 20, min_cells: int | None = None, ax: Any = None) -> Any:
-    """Bars of the genes that one edit shifts most, with their standard deviation over cells, and the number of cells.
+    """Bars of the genes that one edit shifts most (in place where the screen has that), with their standard deviation over cells, and
+    the number of cells.
 
     screen
         The results folder of a screen with affected genes.

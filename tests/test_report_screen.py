@@ -346,6 +346,13 @@ def test_affected_genes(folder):
     assert rows_of(rc.pl.affected_genes(folder, "delete:A", min_cells=1, n=1)) == ["Gamma  (1)"]
 
 
+def test_affected_genes_are_drawn_in_place_where_that_is_known(tmp_path):
+    in_place = AFFECTED | {"mean_cos_in_place": [0.99, 0.9, 0.98, 0.9], "sd_cos_in_place": [0.0] * 4}
+    ax = rc.pl.affected_genes(write_screen(tmp_path / "s", hand_table(), affected=in_place), "A")
+    assert rows_of(ax) == ["D  (2)", "Beta  (2)"] and "in place" in ax.get_xlabel()
+    np.testing.assert_allclose(sorted(p.get_width() for p in ax.patches), [0.01, 0.02])
+
+
 def test_affected_genes_that_are_not_there(folder, tmp_path):
     with pytest.raises(SettingsError, match="no edit 'Z'; it has 3, such as Alpha, Beta, Gamma"):
         rc.pl.affected_genes(folder, "Z")

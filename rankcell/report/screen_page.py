@@ -317,7 +317,10 @@ def _affected(tables: Tables, ranked: Any) -> str:
         for ax, edit in zip(figure.subplots(1, len(edits), squeeze=False)[0], edits, strict=True):
             PICTURES["affected"].draw(tables, ax=ax, edit=edit, n=15)
 
-    intro = "Mean shift of single other genes under the strongest edits. These are shifts of the edit as made: for a deletion they hold the change of positions."
+    how = (
+        "in place" if "mean_cos_in_place" in tables.affected() else "of the edit as made: for a deletion they hold the change of positions"
+    )
+    intro = f"Mean shift of single other genes under the strongest edits. These are shifts {how}."
     caption = "Beside each gene, in how many cells it was there to be shifted. `--what affected --edit GENE` draws any other edit."
     picture = _figure(5.9 * len(edits), 4.6, draw, alt="Genes affected most by the strongest edits", caption=caption)
     return p.section("Affected genes", p.paragraph(intro), picture)

@@ -268,9 +268,10 @@ def draw_affected(tables: Tables, edit: str, *, ax: Any, n: int = 20, min_cells:
     found = found[found["n"] >= least]
     if not len(found):
         raise SettingsError(f"no gene is affected by '{edit}'{_in_cells(least)}: nothing to draw")
-    shift = 1 - found["mean_cos"].to_numpy(float)
+    which = "_in_place" if "mean_cos_in_place" in found else ""
+    shift = 1 - found[f"mean_cos{which}"].to_numpy(float)
     order = np.lexsort((found["affected"].to_numpy(), -shift))[: max(1, n)]
-    shift, sd, cells = shift[order], found["sd_cos"].to_numpy(float)[order], found["n"].to_numpy(int)[order]
+    shift, sd, cells = shift[order], found[f"sd_cos{which}"].to_numpy(float)[order], found["n"].to_numpy(int)[order]
     names = [tables.gene_names.get(g, g) for g in found["affected"].to_numpy()[order]]
     at = np.arange(len(order))[::-1]
     sd = np.nan_to_num(sd)
@@ -278,7 +279,10 @@ def draw_affected(tables: Tables, edit: str, *, ax: Any, n: int = 20, min_cells:
     ax.set_yticks(at, [f"{shorten(s)}  ({c:,})" for s, c in zip(names, cells, strict=True)], fontsize=8.5, parse_math=False)
     unit = scaled_axis(ax.xaxis, shift)
     ax.set_xlim(left=0)
-    ax.set_xlabel(f"shift of the affected gene (1 - cosine){unit}\nmean over cells, line: standard deviation", fontsize=9)
+    ax.set_xlabel(
+        f"shift of the affected gene{', in place' if which else ''} (1 - cosine){unit}\nmean over cells, line: standard deviation",
+        fontsize=9,
+    )
     symbol = tables.symbols.get(found["genes"].iloc[0], found["genes"].iloc[0])
     title = f"{found['edit'].iloc[0].partition(':')[0]} {shorten(symbol, 24)}: most affected genes{_in_cells(least)} (number of cells)"
     ax.set_title(title, fontsize=9.5, loc="left", color=INK, parse_math=False)
