@@ -157,7 +157,7 @@ FILES = {
     a_truncated_file: "truncated",
     a_file_cut_at_its_end: "truncated",
     other_hdf5: ["no known layout", "it holds matrix", "obs and var"],
-    hdf5_with_datasets_for_groups: "written by an anndata before 0.7 (obs is a table)",
+    hdf5_with_datasets_for_groups: "/obs is stored as int64, not as a table",
     hdf5_with_groups_for_matrix: "not a matrix",
     sparse_without_shape: "not a readable h5ad",
     sparse_without_data: "not a readable h5ad",

@@ -23,6 +23,8 @@ N = 30  # places at which each file is cut, and at which bytes are changed
 COUNTS = Counts(
     sp.csr_matrix(np.random.default_rng(0).poisson(0.8, (60, 24)).astype(np.float32)), n_counts=np.arange(60, 120).astype(np.float32)
 )
+pytestmark = pytest.mark.filterwarnings("ignore:left out. .*Antibody Capture:UserWarning")  # some inputs hold antibodies
+
 WRITERS = {
     "h5ad csr": lambda p: write_h5ad(COUNTS, p / "x.h5ad"),
     "h5ad csr gzip": lambda p: write_h5ad(COUNTS, p / "x.h5ad", compression="gzip"),

@@ -17,10 +17,47 @@ from rankcell.errors import InputError
 def column(group: Any, name: str, *, where: str) -> pa.Array:
     """One column; categories as a dictionary array, missing values as nulls. InputError when it cannot be read."""
     try:
-        return _read(group[name], group)
+        return group.column(name) if isinstance(group, RecordTable) else _read(group[name], group)
     except Exception as e:  # anndata's error for an unknown encoding has no public name
         text = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
         raise InputError(f"{where}: {getattr(group, 'name', '')}/{name} is not readable ({text})") from e
+
+
+def attribute(node: Any, key: str, default: Any = "") -> Any:
+    """An attribute of a group or array; text of fixed length, as Julia and MATLAB write it, is text."""
+    value = node.attrs.get(key, default)
+    if isinstance(value, np.ndarray) and value.shape in ((), (1,)):
+        value = value.item()
+    return value.decode() if isinstance(value, bytes) else value
+
+
+class RecordTable:
+    """obs or var as anndata before 0.7 stored it: one array of records, the categories of a column in uns (`NAME_categories`)."""
+
+    def __init__(self, node: Any, uns: Any):
+        self.name = node.name
+        self._records, self._uns = node[:], uns
+        names = list(self._records.dtype.names or ())
+        if not names:
+            raise InputError(f"{self.name} is stored as {self._records.dtype}, not as a table")
+        self.index_name = next((n for n in ("index", "_index") if n in names), names[0])
+        self.columns = [n for n in names if n != self.index_name]
+
+    def column(self, name: str) -> pa.Array:
+        values = self._records[name]
+        if values.ndim != 1:
+            raise InputError(f"it has {values.ndim} dimensions, not 1")
+        if values.dtype.kind in "SOU":
+            return texts([_decode(v) for v in values.tolist()])
+        key = f"{name}_categories"
+        if values.dtype.kind in "iu" and self._uns is not None and key in self._uns:
+            return _dictionary(values, strings(self._uns[key]), ordered=False)
+        return numbers(values.astype(values.dtype.newbyteorder("=")))
+
+
+def table(node: Any, uns: Any = None) -> Any:
+    """A stored data frame, whichever version of anndata wrote it."""
+    return RecordTable(node, uns) if hasattr(node, "shape") else node
 
 
 def strings(node: Any) -> pa.StringArray:
@@ -35,7 +72,7 @@ def require_length(values: pa.Array, n: int, what: str) -> pa.Array:
 
 
 def _read(node: Any, group: Any) -> pa.Array:
-    encoding = str(node.attrs.get("encoding-type", ""))
+    encoding = attribute(node, "encoding-type")
     if hasattr(node, "shape"):
         if encoding not in ("", "array", "string-array"):
             raise InputError(f"it is stored as '{encoding}', which is not known here")
@@ -44,7 +81,7 @@ def _read(node: Any, group: Any) -> pa.Array:
             return _dictionary(_array(node), names, ordered=False)
         return _plain(node)
     if encoding == "categorical":
-        return _dictionary(_array(node["codes"]), _plain(node["categories"]), ordered=bool(node.attrs.get("ordered", False)))
+        return _dictionary(_array(node["codes"]), _plain(node["categories"]), ordered=bool(attribute(node, "ordered", False)))
     if encoding.startswith("nullable"):
         values = _plain(node["values"])
         missing = _array(node["mask"]).astype(bool)
@@ -61,6 +98,7 @@ def _with_nulls(values: pa.Array, missing: np.ndarray) -> pa.Array:
 
 
 def _text_or_ref(value: Any, group: Any) -> Any:
+    value = value.decode() if isinstance(value, bytes) else value
     return value if isinstance(value, str) else group.file[value].name
 
 
@@ -108,8 +146,10 @@ def _by_anndata(node: Any) -> pa.Array:
 
 def column_names(group: Any) -> list[str]:
     """The columns of a stored data frame, in its order, without the index."""
+    if isinstance(group, RecordTable):
+        return group.columns
     order = group.attrs.get("column-order")
-    names = [_decode(n) if isinstance(n, bytes) else str(n) for n in order] if order is not None else list(group)
+    names = [_decode(n) for n in np.atleast_1d(order)] if order is not None else list(group)
     return [n for n in names if n in group and n not in (_index_key(group), "__categories")]
 
 
@@ -119,9 +159,16 @@ def index_name(group: Any) -> str:
 
 
 def index(group: Any, *, where: str) -> pa.StringArray:
-    """The index of a stored data frame, as text."""
+    """The index of a stored data frame, as text; a missing name is null."""
     return column(group, _index_key(group), where=where).cast(pa.string())
 
 
 def _index_key(group: Any) -> str:
-    return str(group.attrs.get("_index", "_index" if "_index" in group else "index"))
+    if isinstance(group, RecordTable):
+        return group.index_name
+    return str(attribute(group, "_index", "_index" if "_index" in group else "index"))
+
+
+def names_of(values: pa.Array) -> list[str]:
+    """Names of genes as text; a missing name is "", which no vocabulary knows."""
+    return ["" if v is None or v != v else str(v) for v in values.to_pylist()]

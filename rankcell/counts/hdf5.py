@@ -35,6 +35,13 @@ def open_hdf5(path: Path) -> Any:
     except (OSError, RuntimeError, ValueError) as e:
         if "truncated" in str(e):
             raise InputError(f"{path} is truncated (it ends before the HDF5 file it says it is): copy it again") from e
+        if "unable to lock" in str(e) or "errno = 11" in str(e):
+            raise InputError(f"{path} is open in another program that may be writing it (it holds the file's lock): close it there, or copy the file") from e
+        if "already open for" in str(e) or "consistency flags" in str(e):
+            raise InputError(
+                f"{path} was left open by a program that was writing it and ended before it closed it: write it again, or take the mark off "
+                f"(h5clear -s {path.name}) and look whether it is whole"
+            ) from e
         if isinstance(e, PermissionError):
             raise InputError(f"{path} cannot be read: permission denied") from e
         raise InputError(f"{path} is not an HDF5 file (h5ad, loom, 10x h5){_instead(path)}: {first_line(e)}") from e

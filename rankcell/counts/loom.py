@@ -13,7 +13,7 @@ from rankcell.counts.arrays import texts
 from rankcell.counts.hdf5 import holds, loading, open_hdf5
 from rankcell.counts.hdf5dense import dense_dataset
 from rankcell.counts.matrix import Matrix
-from rankcell.counts.source import CountSource, X, register
+from rankcell.counts.source import N_COUNTS, CountSource, X, register
 from rankcell.errors import InputError
 
 _CELL_IDS = ("CellID", "obs_names", "cell_id", "barcode", "barcodes", "Barcode", "Barcodes", "cell_names", "index")
@@ -52,7 +52,7 @@ class LoomSource(CountSource):
         self.var = {}
         for name in _attributes(root["row_attrs"]):
             if root["row_attrs"][name].ndim == 1 and root["row_attrs"][name].dtype.kind in "OS":
-                self.var[name] = _attribute(root["row_attrs"], name, self.name).to_pylist()
+                self.var[name] = elements.names_of(_attribute(root["row_attrs"], name, self.name))
         if not self.var:
             self.var["row number"] = [str(i) for i in range(self.n_genes)]
 
@@ -69,7 +69,9 @@ class LoomSource(CountSource):
 
 
 def _attributes(group: Any) -> list[str]:
-    return [name for name in group if hasattr(group[name], "shape")]
+    """The attributes with one value a row or column; tables (embeddings) and records are left out, but for names that are needed."""
+    arrays = [name for name in group if hasattr(group[name], "shape")]
+    return [n for n in arrays if n in (*_CELL_IDS, N_COUNTS) or (group[n].ndim == 1 and group[n].dtype.names is None)]
 
 
 def _attribute(group: Any, name: str, where: str) -> pa.Array:

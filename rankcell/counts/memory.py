@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rankcell.counts.h5ad import other_places
 from rankcell.counts.matrix import ArrayVector, CsrMatrix, DenseMatrix, Matrix, Rows, dense_rows, plain_dtype, row_groups
 from rankcell.counts.source import RAW, CountSource, X, register
 from rankcell.counts.spill import csc_matrix, tiled_matrix
@@ -26,16 +27,16 @@ class AnnDataSource(CountSource):
             raise InputError("this AnnData has no raw matrix")
         x = adata.raw.X if raw else adata.layers[layer] if layer is not None else adata.X
         if x is None:
-            raise InputError("this AnnData has no X: name a layer")
+            raise InputError(f"this AnnData has no X: {other_places(list(map(str, adata.layers)), adata.raw is not None)}")
         self.matrix = "raw" if raw else f"layer '{layer}'" if layer is not None else "X"
         self.x = matrix_of(x)
-        self.ids = pa.array([str(c) for c in adata.obs_names], pa.string())
+        self.ids = pa.array(_names(adata.obs_names), pa.string())
         self.obs_columns = [str(c) for c in adata.obs.columns]
-        var = adata.raw.var if raw else adata.var
-        self.var = {str(var.index.name or "index"): [str(g) for g in var.index]}
+        var = _frame(adata.raw.var if raw else adata.var)
+        self.var = {str(var.index.name or "index"): [v or "" for v in _names(var.index)]}
         for column in var.columns:
             if var[column].dtype.kind == "O" or str(var[column].dtype) in ("category", "string", "str"):
-                self.var.setdefault(str(column), [str(v) for v in var[column]])
+                self.var.setdefault(str(column), [v or "" for v in _names(var[column])])
         self.others = {(str(k), False): _opener(v) for k, v in adata.layers.items() if v is not x}
         if adata.raw is not None and not raw:
             self.others[RAW] = _opener(adata.raw.X)
@@ -44,10 +45,22 @@ class AnnDataSource(CountSource):
 
     def obs(self, column: str) -> pa.Array:
         try:
-            values = pa.array(self._adata.obs[column], from_pandas=True)
+            values = pa.array(_frame(self._adata.obs)[column], from_pandas=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as e:
             raise CellError(f"the cell column '{column}' holds values of several kinds ({e}): make it text first") from e
         return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+def _names(values: Any) -> list[str | None]:
+    """Names as text, None where one is missing."""
+    import pandas as pd
+
+    return [None if gone else str(v) for v, gone in zip(values.tolist(), pd.isna(values).tolist(), strict=True)]
+
+
+def _frame(table: Any) -> Any:
+    """obs or var in memory: lazy ones of anndata (xarray data sets) are loaded."""
+    return table.to_memory() if hasattr(table, "to_memory") else table
 
 
 def _opener(x: Any) -> Callable[[], Matrix]:

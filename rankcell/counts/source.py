@@ -119,6 +119,12 @@ class CountSource:
 
         if pc.count_distinct(self.ids).as_py() == self.n_cells:
             return
+        if self.ids.null_count:
+            first = pc.index(self.ids.is_null(), True).as_py()
+            raise CellError(
+                f"{self.name}: {self.ids.null_count:,} of {self.n_cells:,} cell ids are missing (the first in row {first:,}): give every cell an id "
+                "first (adata.obs_names)"
+            )
         times = {c["values"].as_py(): c["counts"].as_py() for c in pc.value_counts(self.ids) if c["counts"].as_py() > 1}
         name, n = next(iter(times.items()))
         raise CellError(

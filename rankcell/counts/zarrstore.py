@@ -27,7 +27,7 @@ class ZarrSource(StoredAnnData):
         self.name = str(path)
         self._store, root = _open(Path(path))
         with loading(self):
-            if "obs" not in root or "var" not in root:
+            if not any({"obs", "var"} <= set(root) or group in root for group in ("mod", "tables")):
                 found = ", ".join(sorted(root)) or "nothing"
                 raise InputError(f"{path} is a zarr store but not an AnnData, which has obs and var: it holds {found}")
         super().__init__(root, self.name, lambda node: ArrayVector(_Slices(node)), layer=layer, raw=raw)
