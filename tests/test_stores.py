@@ -467,7 +467,7 @@ def test_npy_holds_one_vector(tmp_path):
     with pytest.raises(SettingsError, match="no table of states"):
         write_result(result_of(others_of()[2]), out)
     for name in ("a\nb", "a\rb"):
-        with pytest.raises(CellError, match=r"'a\\[nr]b' holds a line break"):
+        with pytest.raises(CellError, match=r"'a\\[nr]b', holds a line break"):
             write_result(result_of(in_blocks("cells", {"cell_id": ["x", name], "mean_layer-2": np.ones((2, 2))})), out)
     assert names_in(tmp_path) == []
 

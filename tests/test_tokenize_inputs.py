@@ -244,11 +244,12 @@ def test_kept_columns_are_what_geneformers_tools_expect(two, tmp_path):
 
 
 def test_own_names_cannot_be_annotations(two):
-    _, a, _ = two
+    _, a, b = two
     for name in ("counts", "source", "input_ids_uncropped"):
-        a.obs[name] = 1
+        a.obs[name] = b.obs[name] = 1
         with pytest.raises(SettingsError, match=name):
-            Tokenizer(make_vocab()).tokenize(a, obs=[name])
+            Tokenizer(make_vocab()).tokenize([a, b], obs=[name])
+    assert Tokenizer(make_vocab()).tokenize(a, obs=["source"]).obs("source").tolist() == [1] * len(a)  # one input has no such column of its own
 
 
 # Columns that are no genes

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rankcell.counts.columns import arrow_column
 from rankcell.counts.h5ad import other_places
 from rankcell.counts.matrix import ArrayVector, CsrMatrix, DenseMatrix, Matrix, Rows, dense_rows, plain_dtype, row_groups
 from rankcell.counts.source import RAW, CountSource, X, register
@@ -44,11 +45,11 @@ class AnnDataSource(CountSource):
             self.others[X] = _opener(adata.X)
 
     def obs(self, column: str) -> pa.Array:
-        try:
-            values = pa.array(_frame(self._adata.obs)[column], from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as e:
-            raise CellError(f"the cell column '{column}' holds values of several kinds ({e}): make it text first") from e
-        return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        obs = _frame(self._adata.obs)
+        named = [name for name in obs.columns if str(name) == column]
+        if len(named) > 1:
+            raise CellError(f"the AnnData has {len(named)} cell columns called '{column}': rename all but one")
+        return arrow_column(obs[named[0]], column)
 
 
 def _names(values: Any) -> list[str | None]:

@@ -35,7 +35,7 @@ def groups_of(tokens: TokenSet, column: str) -> Groups:
     """The categories of a cell column in their order, where it was categorical, else sorted. SettingsError when there is none."""
     values = tokens.obs(column)
     known = np.array([v is not None and v == v and str(v) != "" for v in values.tolist()], bool)
-    texts = values.astype(str)
+    texts = np.array([str(v) for v in values.tolist()], object)
     there = set(texts[known])
     ordered = [str(c) for c in tokens.spec.categories.get(column, {}).get("categories", [])]
     names = [c for c in ordered if c in there] or sorted(there)

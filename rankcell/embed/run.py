@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rankcell.embed.carried import carried_columns
 from rankcell.embed.contexts import gene_mean_columns, gene_names
 from rankcell.embed.embedder import TOKENS_PER_UNIT, Embedder, Ticker, units_of, warn_of_empty
 from rankcell.embed.gene_sums import GeneSums
 from rankcell.embed.groups import Groups, check_statistic, groups_of, state_vectors
 from rankcell.embed.pools import Output
-from rankcell.embed.stores import STORES, check_output, write_result
+from rankcell.embed.stores import STORES, check_output, require_texts, write_result
 from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table, check_dtype, memory_table
 from rankcell.embed.unit import UnitResult, Work
 from rankcell.errors import SettingsError
@@ -136,6 +137,8 @@ def embed_to_store(
     outputs = embedder.check(tokens, asked.pool, asked.layer)
     groups = None if asked.by is None else groups_of(tokens, asked.by)
     _require_genes(tokens, asked, groups)
+    columns = carried_columns(tokens, out, named=[] if asked.by is None else [asked.by], source=source)
+    require_texts(out, pa.chunked_array([pa.array(tokens.cell_ids, pa.string())]), groups.names if groups else ())
     warn_of_empty(tokens)
     with _kept_when_useful(run_folder(out)), threads_as(None if force else _threads_of(run_folder(out))):
         embedder.settle_precision(tokens, outputs)
@@ -145,7 +148,7 @@ def embed_to_store(
         _check_files(out, asked, force=force)  # another process may have been faster
         job = _Job(embedder, tokens, asked, outputs if asked.pools else [], groups, run)
         job.compute(progress)
-        result = job.result(embedder.meta(tokens, job.outputs))
+        result = job.result(embedder.meta(tokens, job.outputs), columns)
         run.note(writing=_OVER if out.exists() else _NEW)
         paths = write_result(result, out, source=source, force=force)
         run.finish()
@@ -253,13 +256,14 @@ class _Job:
         if self.outputs:
             _write_arrow(self.run.shard(CELLS, unit, ".arrow"), found.cells, self.asked.dtype)
 
-    def result(self, meta: dict[str, Any]) -> Result:
+    def result(self, meta: dict[str, Any], obs_columns: Sequence[str]) -> Result:
+        """All tables, and the cells' annotations of these names."""
         makers = {CELLS: self._cells, GENES: self._genes, GENE_MEANS: self._gene_means, STATES: self._states}
         asked = {"include": list(self.asked.include), "dtype": self.asked.dtype}
         if self.asked.by is not None:
             asked |= {"by": self.asked.by, "statistic": self.asked.statistic}
         tables = {name: makers[name]() for name in self.asked.tables}
-        obs = self.tokens.table.select(self.tokens.obs_columns).append_column("cell_id", pa.array(self.tokens.cell_ids, pa.string()))
+        obs = self.tokens.table.select(obs_columns).append_column("cell_id", pa.array(self.tokens.cell_ids, pa.string()))
         return Result(tables, meta | asked, obs, dict(self.tokens.spec.categories))
 
     def _vectors(self) -> list[Column]:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankcell.errors import InputError, RankcellWarning, SettingsError
+import pyarrow as pa
+
+from rankcell.errors import CellError, InputError, RankcellWarning, SettingsError
 from rankcell.store import read_lines, read_text
 from rankcell.tokens import Tokenizer, TokenSet
 from rankcell.tokens.cropping import note_cropping
@@ -116,16 +118,34 @@ def require_there(source: Any) -> None:
         raise InputError(f"no such file: {source}")
 
 
-def columns_to_carry(source: str | os.PathLike, out: str | os.PathLike) -> list[str]:
-    """The cell columns of a count file that an AnnData `out` is to have, where `out` is no copy of it that has them anyway."""
-    from rankcell.counts import open_at_counts
-    from rankcell.tokens.tokenset import OWN_COLUMNS
+def columns_to_carry(source: str | os.PathLike, out: str | os.PathLike, *, named: Sequence[str] = ()) -> list[str]:
+    """The cell columns of count files that an AnnData `out` is to have, where `out` is no copy of it that has them anyway.
 
-    to, own = Path(out).suffix.lower(), Path(source).suffix.lower()
-    if to not in (".h5ad", ".zarr") or to == own:
+    Of several files those that all of them have. A note names what tokens or `out` cannot hold, but for the columns in `named`,
+    which whoever needs them refuses.
+    """
+    from rankcell.counts import find_inputs, open_at_counts
+    from rankcell.embed.carried import note_left_out
+    from rankcell.embed.stores import STORES, reasons_against
+    from rankcell.tokens.job import column_types, is_reserved
+
+    store = STORES[Path(out).suffix.lower()]
+    if not store.has_obs or store.copies(Path(source)):
         return []
-    with open_at_counts(source) as counts:
-        return [c for c in counts.obs_columns if c not in OWN_COLUMNS]
+    inputs, columns, reasons = find_inputs(source), {}, {}
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_at_counts(item)) for item in inputs.items]
+        for name in [c for c in dict.fromkeys(opened[0].obs_columns) if all(c in one.obs_columns for one in opened)]:
+            try:
+                obs = [{name: one.obs(name)} for one in opened]
+                column_types(obs, inputs)
+                columns[name] = pa.chunked_array([obs[0][name]])
+            except (InputError, CellError) as e:
+                reasons[name] = f"cannot be read or carried: {str(e)[:150]}"
+    reasons |= {c: "has a name that tokens use themselves" for c in columns if is_reserved(c, inputs)}
+    reasons |= reasons_against(out, {c: v for c, v in columns.items() if c not in reasons})
+    note_left_out({c: reasons[c] for c in opened[0].obs_columns if c in reasons and c not in named}, out)
+    return [c for c in columns if c not in reasons]
 
 
 def whole_layers(layer: Any) -> list[int]:

@@ -76,7 +76,7 @@ def embed(
     if out is None:
         return embedder.embed(tokens_of(source, embedder.checkpoint, obs=obs, **how), pool=pool, layer=layer, progress=progress)
     if is_file:
-        obs = list(dict.fromkeys([*obs, *columns_to_carry(source, out)]))
+        obs = list(dict.fromkeys([*obs, *columns_to_carry(source, out, named=obs)]))
     with tokens_on_disk(source, embedder.checkpoint, beside=out, obs=obs, **how) as tokens:
         return embed_to_store(embedder, tokens, out, asked, source=Path(source) if is_file else None, force=force, progress=progress)
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.embed.carried import note_left_out
 from rankcell.errors import SettingsError
 from rankcell.model import Encoder
 from rankcell.model.batches import TOKENS_PER_BATCH
 from rankcell.model.encoder import threads_as
 from rankcell.perturb import effort
 from rankcell.perturb.asked import AUTO, Asked, rows_hash
+from rankcell.perturb.cells import columns_left_out
 from rankcell.perturb.devices import run_on
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import Engine
@@ -74,6 +76,7 @@ class Job:
             note_cropping(tokens.spec)
         checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
         tokens.require_rows(checkpoint.vocab)
+        note_left_out(columns_left_out(tokens), "cells.parquet")
         plan = asked.plan(checkpoint.vocab, tokens, min(tokens.spec.max_len, checkpoint.max_positions))
         if asked.is_fast:
             refuse(asked, plan)

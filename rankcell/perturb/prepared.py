@@ -14,6 +14,7 @@ import numpy as np
 
 from rankcell.errors import OutputError
 from rankcell.model import Checkpoint, open_checkpoint
+from rankcell.perturb.cells import write_cells
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.results import (
     AFFECTED,
@@ -27,7 +28,6 @@ from rankcell.perturb.results import (
     STATES,
     shard_damage,
     shard_kinds,
-    write_cells,
     write_table,
 )
 from rankcell.perturb.states import StateEmbeddings, read_states

@@ -19,7 +19,6 @@ from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import Scored
 from rankcell.store import ShardedRun, atomic_path, damage, seal, seal_damage
 from rankcell.store.whole import BLANK, SEAL_KEY
-from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import option
 
@@ -28,7 +27,6 @@ AUDIT, AUDIT_CELLS, SHORT = "audit.parquet", "audit_cells.parquet", "short_cells
 EPISTASIS = "epistasis.parquet"
 AFFECTED = {"mean": "affected.parquet", "top": "affected_top.parquet", "raw": "affected_raw.parquet"}
 ROW_GROUP = 131_072  # rows at least; a row group holds whole cells
-_CELLS = 50_000  # cells written at once
 _KEYS = 20_000_000  # pairs of perturbed and affected gene that are added up at once
 
 
@@ -90,26 +88,6 @@ def write_table(table: pa.Table, path: Path) -> None:
 
     with atomic_path(path, force=True) as part:
         pq.write_table(table, part)
-
-
-def write_cells(tokens: TokenSet, rows: np.ndarray, path: Path) -> None:
-    """cells.parquet: cell_id, n_tokens, n_genes and the cell columns that the tokens carry (`obs_...` where one has such a name)."""
-    import pyarrow.parquet as pq
-
-    ids, obs, writer = tokens.cell_ids, tokens.table.select(tokens.obs_columns), None
-    with atomic_path(path, force=True) as part:
-        try:
-            for a in range(0, len(rows), _CELLS):
-                at = rows[a : a + _CELLS]
-                columns = {"cell_id": pa.array([ids[i] for i in at], pa.string())}
-                columns |= {"n_tokens": pa.array(tokens.lengths[at]), "n_genes": pa.array(tokens.n_genes[at])}
-                held = obs.slice(int(at[0]), int(at[-1] - at[0]) + 1).take(pa.array(at - at[0]))
-                table = pa.table(columns | {f"obs_{n}" if n in columns else n: held[n].combine_chunks() for n in obs.column_names})
-                writer = writer or pq.ParquetWriter(part, table.schema)
-                writer.write_table(table)
-        finally:
-            if writer is not None:
-                writer.close()
 
 
 def shard_kinds(settings: Mapping[str, Any]) -> list[str]:

@@ -20,13 +20,30 @@ from rankcell.tokens.seal import file_hash, remember
 
 SHARD_BYTES = 128 * 2**20
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
-_NAMES = {"double": "float64", "float": "float32", "halffloat": "float16"}
+_NAMES = {"double": "float64", "float": "float32", "halffloat": "float16", "date32[day]": "date32", "date64[ms]": "date64"}
 
 
 def _feature(t: pa.DataType) -> dict[str, Any]:
     if pa.types.is_list(t):
         return {"feature": _feature(t.value_type), "_type": "Sequence"}
     return {"dtype": _NAMES.get(str(t), str(t)), "_type": "Value"}
+
+
+def holds(t: pa.DataType) -> bool:
+    """Whether a `datasets` folder can hold a column of this type."""
+    if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t):
+        return holds(t.value_type)
+    return pa.types.is_primitive(t) or (any(f(t) for f in _HELD) and not pa.types.is_interval(t))
+
+
+_HELD = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_decimal,
+    pa.types.is_temporal,
+)
 
 
 def features(schema: pa.Schema) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rankcell.counts.arrays import numbers, texts
 from rankcell.counts.features import remarks_of
 from rankcell.counts.source import said_once, some
 from rankcell.errors import CellError, SettingsError
+from rankcell.tokens.arrow import holds
 from rankcell.tokens.cropping import Cropping
 from rankcell.tokens.ranker import RankedRows, Ranker, token_type
 from rankcell.tokens.tokenset import OWN_COLUMNS, plain_obs
@@ -127,10 +128,10 @@ class Job:
     @classmethod
     def of(cls, encoding: Encoding, source: Any, options: Options) -> "Job":
         """Look at every source, so that whatever is wrong with one is said before work begins."""
-        reserved = [c for c in options.obs if c in (*OWN_COLUMNS, SOURCE)]
+        job = cls(encoding, options, find_inputs(source))
+        reserved = [c for c in options.obs if is_reserved(c, job.inputs)]
         if reserved:
             raise SettingsError(f"the cell column '{reserved[0]}' has a name that tokens use themselves: rename it first")
-        job = cls(encoding, options, find_inputs(source))
         job.cropping = Cropping(encoding.max_len - len(encoding.frame))
         obs, facts, remarks = [], [], []
         held: dict[str, dict[str, None]] = {}  # column -> values, where the filter has kept nothing yet
@@ -154,7 +155,11 @@ class Job:
             raise CellError(f'the filter "{options.filter}" keeps none of the {job.n_cells:,} cells; {said}')
         job.remarks = said_once(remarks, job.inputs.labels)
         job.facts = {"files": [{SOURCE: s} | f for s, f in zip(job.inputs.labels, facts, strict=True)]} if job.inputs.several else facts[0]
-        columns, job.categories = _columns(obs, job.inputs)
+        try:
+            columns, job.categories = column_types(obs, job.inputs)
+        except CellError:
+            job.close()
+            raise
         job.schema = pa.schema({**_own_types(options, job.inputs.several, token_type(encoding.vocab)), **columns})
         return job
 
@@ -225,8 +230,16 @@ def _own_types(o: Options, several: bool, token: np.dtype) -> dict[str, pa.DataT
     }
 
 
-def _columns(obs: Sequence[dict[str, pa.Array]], inputs: Inputs) -> tuple[dict[str, pa.DataType], dict[str, dict[str, Any]]]:
-    """The type of each cell column over all sources, and the categories of those that are categories in all of them."""
+def is_reserved(column: str, inputs: Inputs) -> bool:
+    """Whether a token set of these inputs has a column of its own by that name."""
+    return column in OWN_COLUMNS or (column == SOURCE and inputs.several)
+
+
+def column_types(obs: Sequence[dict[str, pa.Array]], inputs: Inputs) -> tuple[dict[str, pa.DataType], dict[str, dict[str, Any]]]:
+    """The type of each cell column over all sources, and the categories of those that are categories in all of them.
+
+    CellError where the sources do not agree, or a token set cannot hold the column.
+    """
     types, categories = {}, {}
     for name in obs[0] if obs else ():
         columns = [o[name] for o in obs]
@@ -241,6 +254,10 @@ def _columns(obs: Sequence[dict[str, pa.Array]], inputs: Inputs) -> tuple[dict[s
             ) from None
         if pa.types.is_null(types[name]):
             types[name] = pa.string()
+        if not holds(types[name]):
+            raise CellError(
+                f"the cell column '{name}' holds {types[name]}, which a token set cannot hold: make it text first, or leave it out"
+            )
         if types[name] == pa.string() and all(pa.types.is_dictionary(c.type) for c in columns):
             lists = [c.dictionary.to_pylist() for c in columns]
             same_order = all(c.type.ordered for c in columns) and all(x == lists[0] for x in lists)

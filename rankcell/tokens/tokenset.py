@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts.arrays import as_numbers
+from rankcell.counts.columns import arrow_column
 from rankcell.errors import CellError, TokensError
 from rankcell.store import atomic_path, content_hash, read_json
 from rankcell.tokens.arrow import DatasetWriter, dataset_files, read_rows
@@ -251,14 +252,12 @@ def make_batch(values: np.ndarray, lengths: np.ndarray, cell_ids: Sequence[str],
         "length": pa.array(lengths, pa.int64()),
         "cell_id": pa.array(cell_ids, pa.string()),
     }
-    return pa.RecordBatch.from_pydict(columns | {name: plain_obs(v) for name, v in obs.items()})
+    return pa.RecordBatch.from_pydict(columns | {name: plain_obs(v, name) for name, v in obs.items()})
 
 
-def plain_obs(values: Any) -> pa.Array:
+def plain_obs(values: Any, name: str = "") -> pa.Array:
     """Annotations as plain arrow values: categories as their names, numbers and booleans as they are, NaN as null."""
-    array = values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
+    array = values if isinstance(values, pa.Array) else arrow_column(values, name)
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
     if pa.types.is_large_string(array.type) or pa.types.is_null(array.type):

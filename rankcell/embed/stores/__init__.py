@@ -2,17 +2,19 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pyarrow as pa
 
 from rankcell.embed.stores import h5ad, npy, npz, parquet, safetensors, sqlite, zarr
 from rankcell.embed.stores.base import Store, Stored, tables_of
 from rankcell.embed.stores.layout import uns_entry
 from rankcell.embed.tables import CELLS, Result
-from rankcell.errors import InputError, RankcellError, SettingsError
+from rankcell.errors import CellError, InputError, RankcellError, SettingsError
 from rankcell.store import atomic_path, require_new, writing
 
-__all__ = ["STORES", "Store", "Stored", "check_output", "read_embeddings", "uns_entry", "write_result"]
+__all__ = ["STORES", "Store", "Stored", "check_output", "read_embeddings", "reasons_against", "require_texts", "uns_entry", "write_result"]
 
 STORES: dict[str, Store] = {m.STORE.suffix: m.STORE for m in (h5ad, zarr, parquet, npz, npy, safetensors, sqlite)}
 
@@ -41,6 +43,37 @@ def check_output(out: str | os.PathLike, *, force: bool = False, n_vectors: int 
     return out
 
 
+def reasons_against(out: str | os.PathLike, columns: Mapping[str, pa.ChunkedArray], *, source: Path | None = None) -> dict[str, str]:
+    """{column: why the format of `out` cannot hold it} of those cell columns that it cannot hold.
+
+    source
+        The count file: of one that `out` is a copy of, every column comes along as it is.
+    """
+    store = _store_of(Path(out))
+    if store.copies(source):
+        return {}
+    reasons = {name: store.can_hold(name, values) for name, values in columns.items()}
+    taken: dict[str, str] = {}
+    for name in columns if store.is_folder else ():  # there names are file names
+        first = taken.setdefault(name.casefold(), name)
+        reasons[name] = reasons[name] or (f"differs from {first!r} by case alone" if first != name else "")
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def require_texts(out: str | os.PathLike, ids: pa.ChunkedArray, states: Sequence[str] = ()) -> None:
+    """CellError when the format of `out` cannot hold the cells' ids or the names of states as they are."""
+    store = _store_of(Path(out))
+    for name, values, what in (
+        ("cell_id", ids, "a cell id"),
+        ("state", pa.chunked_array([pa.array(states, pa.string())]), "the name of a state"),
+    ):
+        if reason := store.can_hold(name, values):
+            while len(values) > 1:  # to the first that it is
+                half = values.slice(0, len(values) // 2)
+                values = half if store.can_hold(name, half) else values.slice(len(half))
+            raise CellError(f"{out}: {what}, {values[0].as_py()!r}, {reason}: rename it, or write .parquet or .sqlite")
+
+
 def write_result(result: Result, out: str | os.PathLike, *, source: str | os.PathLike | None = None, force: bool = False) -> list[Path]:
     """Write `result` in the format of `out`'s suffix and return the paths written, `out` first.
 
@@ -57,6 +90,8 @@ def write_result(result: Result, out: str | os.PathLike, *, source: str | os.Pat
     out = check_output(out, force=force, n_vectors=n_vectors, tables=names)
     store = _store_of(out)
     files = store.files(out, names)
+    if CELLS in result.tables:
+        require_texts(out, pa.chunked_array([result.tables[CELLS].read("cell_id")], pa.string()))
     with contextlib.ExitStack() as stack:
         parts = [stack.enter_context(atomic_path(path, force=force, marker=store.marker)) for path in files]
         with writing(out):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table
 
@@ -45,6 +46,22 @@ def _anything(out: Path, n_vectors: int | None, tables: Sequence[str] | None) ->
     return None
 
 
+def _any_column(name: str, values: pa.ChunkedArray) -> str:
+    return ""
+
+
+def _no_copy(source: Path | None) -> bool:
+    return False
+
+
+def matches(values: pa.ChunkedArray, pattern: str) -> bool:
+    """Whether a text (of a column of text, or a category of one) matches the regular expression."""
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    return (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and bool(
+        pc.any(pc.match_substring_regex(values.cast(kind), pattern)).as_py()
+    )
+
+
 @dataclass(frozen=True)
 class Store:
     """One format.
@@ -59,6 +76,13 @@ class Store:
         `leftovers(out, tables)`: what an earlier output of this name left beside `out` that this one does not replace.
     require
         `require(out, n_vectors, tables)`: SettingsError when the format cannot hold that; None is what is not known yet.
+    can_hold
+        `can_hold(name, values)`: why the format cannot hold a cell column, the cells' ids ("cell_id") or the names of states ("state"),
+        in words that follow the column's name; "" when it can, and where it has no place for such a column at all.
+    has_obs
+        Whether the cells' annotations are written at all.
+    copies
+        `copies(source)`: whether an output is a copy of this count file, cell columns and all.
     marker
         For a format that is a folder: what in it shows that an embedding stands there.
     """
@@ -69,6 +93,9 @@ class Store:
     files: Callable[[Path, Sequence[str]], list[Path]] = _only_itself
     leftovers: Callable[[Path, Sequence[str]], list[Path]] = _nothing
     require: Callable[[Path, int | None, Sequence[str] | None], None] = _anything
+    has_obs: bool = False
+    can_hold: Callable[[str, pa.ChunkedArray], str] = _any_column
+    copies: Callable[[Path | None], bool] = _no_copy
     marker: str | None = None
 
     @property

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from rankcell.embed.stores import layout
-from rankcell.embed.stores.base import Store, Stored, number_type, walk
+from rankcell.embed.stores.base import Store, Stored, matches, number_type, walk
 from rankcell.embed.tables import Column, Result, Table
 
 
@@ -25,10 +27,18 @@ def _as_oserror() -> Iterator[None]:
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from e
 
 
+def can_hold(name: str, values: pa.ChunkedArray) -> str:
+    return layout.can_hold(name, values) or ("holds text with a NUL character" if matches(values, "\\x00") else "")
+
+
+def copies(source: Path | None) -> bool:
+    return source is not None and source.suffix.lower() == ".h5ad"
+
+
 def write(parts: list[Path], result: Result, source: Path | None) -> None:
     import h5py
 
-    is_copy = source is not None and source.suffix.lower() == ".h5ad"
+    is_copy = copies(source)
     if is_copy:
         with h5py.File(source, "r") as f:
             layout.require_cells(f, result, str(source))
@@ -53,4 +63,4 @@ def read(out: Path, tables: Sequence[str] | None) -> Stored:
         return layout.read(f, str(out), tables)
 
 
-STORE = Store(".h5ad", write, read)
+STORE = Store(".h5ad", write, read, has_obs=True, can_hold=can_hold, copies=copies)

@@ -56,6 +56,24 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def can_hold(name: str, values: pa.ChunkedArray) -> str:
+    """Why obs of an AnnData on disk cannot have this column (Store.can_hold)."""
+    if "/" in name:
+        return "has a slash in its name"
+    if "\0" in name or name in _RESERVED:
+        return "has a name that a file cannot have"
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    is_plain = any(f(kind) for f in _OBS_TYPES)
+    return "" if is_plain else f"holds {kind}"
+
+
+_RESERVED = ("", ".", "..", "_index", "__categories")
+_OBS_TYPES = (
+    *(pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating),
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_null),
+)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence what anndata and zarr announce of their own future, and what anndata says about cell ids that occur twice."""
@@ -88,7 +106,7 @@ def _obs(result: Result) -> Any:
     """The annotations as a DataFrame whose index are the cell ids; what were categories, and all text, are categories."""
     import pandas as pd
 
-    frame = pd.DataFrame() if result.obs is None else result.obs.to_pandas()
+    frame = pd.DataFrame() if result.obs is None else _with_missing(result.obs)
     own = frame.pop("cell_id").astype(str).tolist() if "cell_id" in frame else None
     ids = _ids(result.tables[CELLS]) if CELLS in result.tables else own
     index = pd.Index(ids or [], dtype=object, name="cell_id")
@@ -103,6 +121,23 @@ def _obs(result: Result) -> Any:
     for name in frame:
         if not (pd.api.types.is_numeric_dtype(frame[name]) or isinstance(frame[name].dtype, pd.CategoricalDtype)):
             frame[name] = frame[name].astype("category")
+    return frame
+
+
+def _with_missing(obs: pa.Table) -> Any:
+    """As pandas; whole numbers and truth values of which some are missing stay what they are."""
+    import pandas as pd
+
+    frame = obs.to_pandas()
+    for name in obs.column_names:
+        kind = obs.schema.field(name).type
+        if obs[name].null_count and (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+            nullable = (
+                pd.BooleanDtype()
+                if pa.types.is_boolean(kind)
+                else getattr(pd, f"{'U' if 'u' in str(kind) else ''}Int{kind.bit_width}Dtype")()
+            )
+            frame[name] = pd.Series(obs[name].to_pandas(types_mapper={kind: nullable}.get), index=frame.index)
     return frame
 
 

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from rankcell.embed.stores.base import Store, Stored, as_json, beside, number_type, raw, tables_of, walk
+from rankcell.embed.stores.base import Store, Stored, as_json, beside, matches, number_type, raw, tables_of, walk
 from rankcell.embed.stores.npz import write_header
 from rankcell.embed.tables import CELLS, Result, Table
-from rankcell.errors import CellError, InputError, SettingsError
+from rankcell.errors import InputError, SettingsError
 
 _IDS, _META = ".cells.txt", ".json"
+_BREAKS = r"[\n\r\v\f\x1c-\x1e\x{85}\x{2028}\x{2029}]"
 _STORED = "stored"  # the key of the meta file that says what the array is
 
 
@@ -45,11 +47,7 @@ def write(parts: list[Path], result: Result, source: Path | None) -> None:
 def _write_ids(path: Path, table: Table) -> None:
     with open(path, "wb") as f:
         for block in walk(table, ["cell_id"]):
-            ids = block["cell_id"].to_pylist()
-            for name in ids:
-                if "\n" in name or "\r" in name:
-                    raise CellError(f"the cell id {name!r} holds a line break, which a list of lines cannot hold: write .npz or .parquet")
-            f.write("".join(f"{name}\n" for name in ids).encode())
+            f.write("".join(f"{name}\n" for name in block["cell_id"].to_pylist()).encode())
 
 
 def read(out: Path, tables: Sequence[str] | None) -> Stored:
@@ -66,4 +64,9 @@ def read(out: Path, tables: Sequence[str] | None) -> Stored:
     return Stored(names, {stored["column"]: values}, found)
 
 
-STORE = Store(".npy", write, read, files=files, require=require)
+def can_hold(name: str, values: pa.ChunkedArray) -> str:
+    """The ids stand in a file of lines: none may hold what any program takes for the end of one."""
+    return "holds a line break, which a list of lines cannot hold" if name == "cell_id" and matches(values, _BREAKS) else ""
+
+
+STORE = Store(".npy", write, read, files=files, require=require, can_hold=can_hold)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from rankcell.embed.stores.base import Store, Stored, as_json, by_table, is_wanted, key_of, number_type, raw, tables_of, walk
+from rankcell.embed.stores.base import Store, Stored, as_json, by_table, is_wanted, key_of, matches, number_type, raw, tables_of, walk
 from rankcell.embed.tables import CELLS, Column, Result, Table
 from rankcell.errors import InputError
 
@@ -60,4 +61,9 @@ def read(out: Path, tables: Sequence[str] | None) -> Stored:
         return Stored.of(found, json.loads(str(z[_META])))
 
 
-STORE = Store(".npz", write, read)
+def can_hold(name: str, values: pa.ChunkedArray) -> str:
+    """numpy's text of one width does not know NUL characters at its end from none."""
+    return "holds text that ends in a NUL character" if name in ("cell_id", "state") and matches(values, "\\x00\\z") else ""
+
+
+STORE = Store(".npz", write, read, can_hold=can_hold)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from rankcell.embed.stores import layout
 from rankcell.embed.stores.base import Store, Stored, number_type, rechunk, row_bytes, rows_within, walk
 from rankcell.embed.tables import Block, Column, Result, Table
@@ -14,9 +16,18 @@ _CHUNK = 4 * 2**20  # bytes of the widest column's chunks
 _ROOTS = (".zgroup", "zarr.json")
 
 
+def can_hold(name: str, values: pa.ChunkedArray) -> str:
+    is_taken = name.startswith(".z") or name.lower() in ("zarr.json", "__ome")
+    return layout.can_hold(name, values) or ("has a name that a zarr store uses itself" if is_taken else "")
+
+
+def copies(source: Path | None) -> bool:
+    return source is not None and source.is_dir() and any((source / name).is_file() for name in _ROOTS)
+
+
 def write(parts: list[Path], result: Result, source: Path | None) -> None:
     part = parts[0]
-    is_copy = source is not None and source.is_dir() and any((source / name).is_file() for name in _ROOTS)
+    is_copy = copies(source)
     if is_copy:
         layout.require_cells(_open(source, "r"), result, str(source))
         shutil.copytree(source, part)
@@ -85,4 +96,4 @@ def read(out: Path, tables: Sequence[str] | None) -> Stored:
     return layout.read(_open(out, "r"), str(out), tables)
 
 
-STORE = Store(".zarr", write, read, marker=layout.MARKER)
+STORE = Store(".zarr", write, read, has_obs=True, can_hold=can_hold, copies=copies, marker=layout.MARKER)
