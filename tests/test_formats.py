@@ -261,7 +261,7 @@ def test_loom_attributes(tmp_path):
         assert source.obs("fixed").to_pylist() == ["a", "bb"] * 3
         assert source.obs("escaped").to_pylist() == ["T&B", "é"] * 3
         assert source.n_counts.dtype == np.float32
-        with pytest.raises(InputError, match="has no cell column 'pca'"):
+        with pytest.raises(InputError, match="'pca' holds a table or records"):
             source.require_obs("pca")
         with pytest.raises(CellError, match="no cell column 'x'"):
             source.require_obs("x")

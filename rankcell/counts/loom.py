@@ -46,6 +46,7 @@ class LoomSource(CountSource):
         self.x = dense_dataset(root[where], transposed=True)
         self._obs = root["col_attrs"]
         self.obs_columns = _attributes(self._obs)
+        self.obs_tables = tuple(n for n in self._obs if n not in self.obs_columns)
         named = next((n for n in _CELL_IDS if n in self.obs_columns), None)
         self.has_cell_ids = named is not None
         self.ids = self.obs(named).cast(pa.string()) if named else texts([str(i) for i in range(self.n_cells)])

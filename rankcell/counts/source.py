@@ -32,7 +32,7 @@ class CountSource:
 
     Attributes: `name` (for messages and provenance), `format` ("h5ad", "loom", ...), `matrix` ("X", "layer 'counts'",
     "raw"), `key` (how it was asked for), `x` (the Matrix), `ids` (cell ids, an arrow string array), `has_cell_ids` (False: the ids are row numbers),
-    `var` (column name -> list of str, the index under its own name), `obs_columns`, `others` (Key -> another
+    `var` (column name -> list of str, the index under its own name), `obs_columns`, `obs_tables` (with several values a cell, so no columns), `others` (Key -> another
     matrix of the same input), `left_out` (kind -> number of columns that are no genes and not counted here),
     `kept_columns` (the numbers of the columns that are here, when some were left out of an AnnData), `remarks` (how it is read
     otherwise than its user may think, each a sentence).
@@ -47,6 +47,7 @@ class CountSource:
     has_cell_ids: bool = True
     var: dict[str, list[str]]
     obs_columns: list[str]
+    obs_tables: tuple[str, ...] = ()
     others: dict[Key, Callable[[], Matrix]]
     left_out: Mapping[str, int] = MappingProxyType({})
     kept_columns: np.ndarray | None = None
@@ -88,6 +89,8 @@ class CountSource:
         self.close()
 
     def require_obs(self, column: str) -> pa.Array:
+        if column in self.obs_tables:
+            raise CellError(f"{self.name}: '{column}' holds a table or records, not one value a cell: name another cell column")
         if column not in self.obs_columns:
             raise CellError(f"{self.name} has no cell column '{column}'; it has {some(self.obs_columns)}")
         return self.obs(column)

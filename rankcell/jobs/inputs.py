@@ -142,9 +142,10 @@ def columns_to_carry(source: str | os.PathLike, out: str | os.PathLike, *, named
                 columns[name] = pa.chunked_array([obs[0][name]])
             except (InputError, CellError) as e:
                 reasons[name] = f"cannot be read or carried: {str(e)[:150]}"
+        tables = {c: "holds a table or records, not one value a cell" for c in opened[0].obs_tables}
     reasons |= {c: "has a name that tokens use themselves" for c in columns if is_reserved(c, inputs)}
     reasons |= reasons_against(out, {c: v for c, v in columns.items() if c not in reasons})
-    note_left_out({c: reasons[c] for c in opened[0].obs_columns if c in reasons and c not in named}, out)
+    note_left_out(tables | {c: reasons[c] for c in opened[0].obs_columns if c in reasons and c not in named}, out)
     return [c for c in columns if c not in reasons]
 
 
