@@ -26,11 +26,15 @@ _WIDE_ENOUGH = 192  # narrower models gain nothing from bf16
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What an embedding run gives: `cell_ids`, `columns` (`<pool>_layer<n>` -> float32 [cells, width]), and its `meta` (plain JSON)."""
+    """What an embedding run gives: `cell_ids`, `columns` (`<pool>_layer<n>` -> float32 [cells, width]), and its `meta` (plain JSON).
+
+    `read_obs()`: the cells' annotations as a DataFrame with the ids as its index (TokenSet.obs_df); None where there were no tokens.
+    """
 
     cell_ids: list[str]
     columns: dict[str, np.ndarray]
     meta: dict[str, Any] = field(default_factory=dict)
+    read_obs: Callable[[], Any] | None = None
 
     def obsm(self, key: str = "X_rankcell") -> dict[str, np.ndarray]:
         """The columns under their AnnData names: `key` when there is one, `<key>_<pool>_layer<n>` when there are several."""
@@ -133,7 +137,7 @@ class Embedder:
         for a, b in units_of(tokens.lengths, TOKENS_PER_UNIT):
             for name, values in self.run(tokens, np.arange(a, b), work, tick=tick.add).cells.items():
                 columns[name][a:b] = values
-        return Embeddings(tokens.cell_ids, columns, self.meta(tokens, work.outputs))
+        return Embeddings(tokens.cell_ids, columns, self.meta(tokens, work.outputs), tokens.obs_df)
 
     def settle_precision(self, tokens: TokenSet, outputs: list[Output]) -> None:
         """Decide what "auto" means for these tokens, once: bf16 is kept when the first cells' embeddings agree with fp32's."""

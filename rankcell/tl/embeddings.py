@@ -1,12 +1,14 @@
 """Embeddings of cells, states and genes."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from rankcell import jobs
 from rankcell.errors import InputError, SettingsError
 from rankcell.progress import progress
+from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import python_verb
 
@@ -29,11 +31,11 @@ def embed(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
-) -> None:
+) -> Any:
     """Embed every cell with a rank-encoding model, straight from its counts.
 
     adata
-        An AnnData with raw counts.
+        An AnnData with raw counts; a view becomes an AnnData of its own. Or a TokenSet, or the path of counts or tokens.
     model
         A checkpoint folder, a hub name (`owner/repo/folder`), or `demo`, a toy of 765 genes.
     pool
@@ -54,23 +56,43 @@ def embed(
         Where and how the model runs. Precision "auto" is bf16 where that is faster and the embeddings of some cells keep a
         cosine of 0.9999 with fp32's, else fp32; `uns["rankcell"]["precision_check"]` says what was found.
 
-    Returns None. Sets `adata.obsm[key_added]` (float32 [cells, width]; NaN for cells without a known gene) and
-    `adata.uns["rankcell"]` (model, vocabulary and its hash, and pooling and layer of each output, with the columns of each part).
+    Sets `adata.obsm[key_added]` (float32 [cells, width]; NaN for cells without a known gene) and `adata.uns["rankcell"]` (model,
+    vocabulary and its hash, and pooling and layer of each output, with the columns of each part) and returns None. Of a TokenSet or a
+    path there is no AnnData to write into: a new one is returned, with the cell ids and the columns that the tokens carry, no genes, and
+    the same obsm and uns. InputError for a view of an AnnData in a file, which cannot be written into.
     """
     options = {k: v for k, v in locals().items() if k not in ("adata", "key_added")}  # the others are the job's own
-    if not hasattr(adata, "obsm"):
-        raise InputError(f"rc.tl.embed writes into an AnnData and got {type(adata).__name__}: read the file first, or run rankcell embed")
+    is_anndata = hasattr(adata, "obsm")
+    if not is_anndata and not isinstance(adata, (TokenSet, str, os.PathLike)):
+        raise InputError(f"rc.tl.embed takes an AnnData, a TokenSet or a path, and got {type(adata).__name__}")
+    if getattr(adata, "is_view", False) and adata.isbacked:
+        raise InputError(
+            "this is a view of an AnnData in a file, which cannot be written into: give its .to_memory(), or the whole AnnData"
+        )
     if not key_added:
         raise SettingsError("key_added is empty: the embedding needs a name in obsm")
+    with progress("embed") as tick:
+        embeddings = jobs.embed(adata, **options, progress=tick)
+    if is_anndata:
+        return _write_into(adata, embeddings, key_added)
+    import anndata as ad
+
+    cells = ad.AnnData(obs=embeddings.read_obs().rename_axis(None))
+    _write_into(cells, embeddings, key_added)
+    return cells
+
+
+def _write_into(adata: Any, embeddings: Any, key_added: str) -> None:
+    """obsm and uns of `adata`; a view becomes an AnnData of its own."""
     from rankcell.embed.stores import uns_entry
 
-    with progress("embed") as tick:
-        found = jobs.embed(adata, **options, progress=tick)
-    for key, values in found.obsm(key_added).items():
-        adata.obsm[key] = values
-    entry, former = uns_entry(found.result(), key_added), adata.uns.get("rankcell")
-    entry["outputs"] = _kept_outputs(former, adata.obsm) | entry["outputs"]
-    adata.uns["rankcell"] = entry
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Setting element .* of view, initializing view as actual")
+        for key, values in embeddings.obsm(key_added).items():
+            adata.obsm[key] = values
+        entry, former = uns_entry(embeddings.result(), key_added), adata.uns.get("rankcell")
+        entry["outputs"] = _kept_outputs(former, adata.obsm) | entry["outputs"]
+        adata.uns["rankcell"] = entry
 
 
 def _kept_outputs(former: Any, obsm: Any) -> dict[str, Any]:
