@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.counts import elements
-from rankcell.counts.hdf5 import Hdf5Vector, is_hdf5, loading, open_hdf5
+from rankcell.counts.hdf5 import Hdf5Vector, is_hdf5, loading, open_source
 from rankcell.counts.hdf5dense import dense_dataset
 from rankcell.counts.matrix import CsrMatrix, DenseMatrix, Matrix, Vector
 from rankcell.counts.source import RAW, CountSource, X, register
@@ -137,7 +137,7 @@ class H5adSource(StoredAnnData):
     format = "h5ad"
 
     def __init__(self, path: str | os.PathLike, *, layer: str | None = None, raw: bool = False):
-        self.name, self._file = str(path), open_hdf5(Path(path))
+        self.name, self._file = str(path), open_source(Path(path))
         self._root = self._file
         with loading(self):
             self._check_layout()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.counts.hdf5index import chunk_index
+from rankcell.counts.heaps import require_walkable_heaps
 from rankcell.counts.matrix import plain_dtype
 from rankcell.errors import InputError
 
@@ -45,6 +46,17 @@ def open_hdf5(path: Path) -> Any:
         if isinstance(e, PermissionError):
             raise InputError(f"{path} cannot be read: permission denied") from e
         raise InputError(f"{path} is not an HDF5 file (h5ad, loom, 10x h5){_instead(path)}: {first_line(e)}") from e
+
+
+def open_source(path: Path) -> Any:
+    """The same, of a file whose strings are read: refused where that would never end."""
+    root = open_hdf5(path)
+    try:
+        require_walkable_heaps(path)
+    except BaseException:
+        root.close()
+        raise
+    return root
 
 
 def _instead(path: Path) -> str:

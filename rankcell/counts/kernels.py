@@ -147,3 +147,19 @@ def take_cells(x, mask, gene, n_genes, lo, hi, shift, rows, columns, values, sta
                         values[n] = line[i]
                         n += np.uint64((line[i] & mask) != 0)
     return n
+
+
+@compiled
+def heap_is_walkable(raw):
+    """Whether the objects of a global heap collection (its bytes, header first) lead to its end; see rankcell.counts.heaps."""
+    at, end = 16, len(raw)
+    while at + 16 <= end:
+        index = np.int64(raw[at]) + (np.int64(raw[at + 1]) << 8)
+        size = np.int64(0)
+        for i in range(7):
+            size += np.int64(raw[at + 8 + i]) << (8 * i)
+        step = size if index == 0 else 16 + (size + 7) // 8 * 8
+        if step < 16 or at + step > end or raw[at + 15] != 0:
+            return False
+        at += step
+    return True

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from rankcell.counts import elements
 from rankcell.counts.arrays import texts
-from rankcell.counts.hdf5 import holds, loading, open_hdf5
+from rankcell.counts.hdf5 import holds, loading, open_source
 from rankcell.counts.hdf5dense import dense_dataset
 from rankcell.counts.matrix import Matrix
 from rankcell.counts.source import N_COUNTS, CountSource, X, register
@@ -28,7 +28,7 @@ class LoomSource(CountSource):
         self.name = str(path)
         if raw:
             raise InputError(f"{path}: a loom file has no raw matrix: leave out --raw, or name a layer")
-        self._root = open_hdf5(Path(path))
+        self._root = open_source(Path(path))
         with loading(self):
             self._load(layer)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rankcell.counts import elements
 from rankcell.counts.features import TYPES, ChosenColumns, genes_only, left_out
-from rankcell.counts.hdf5 import Hdf5Vector, holds, loading, open_hdf5
+from rankcell.counts.hdf5 import Hdf5Vector, holds, loading, open_source
 from rankcell.counts.matrix import CsrMatrix, Matrix, Rows
 from rankcell.counts.source import CountSource, register
 from rankcell.errors import CountsError, InputError
@@ -30,7 +30,7 @@ class TenxSource(CountSource):
         self.name = str(path)
         if raw:
             raise InputError(f"{path}: a 10x file has no raw matrix: leave out --raw")
-        self._root = open_hdf5(Path(path))
+        self._root = open_source(Path(path))
         with loading(self):
             self._load(layer)
 
