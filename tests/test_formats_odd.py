@@ -262,4 +262,4 @@ def test_loom_with_tables_among_its_attributes(adata, tmp_path, capsys):
     with open_counts(tmp_path / "a.loom") as counts:
         assert sorted(counts.obs_columns) == ["CellID", "kind"]
     assert main(["tokenize", str(tmp_path / "a.loom"), "--vocab", "demo", "--obs", "PCA", "-o", str(tmp_path / "a.dataset")]) == 2
-    assert "has no cell column 'PCA'" in capsys.readouterr().err
+    assert "'PCA' holds a table or records" in capsys.readouterr().err

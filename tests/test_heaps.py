@@ -54,7 +54,7 @@ def test_every_heap_that_is_overwritten_is_found(tmp_path):
     path = written(tmp_path / "a.h5ad")
     whole = path.read_bytes()
     starts = list(heaps_in(whole))
-    assert len(starts) > 3
+    assert len(starts) >= 3
     for start in starts:
         path.write_bytes(whole)
         with pytest.raises(InputError, match=f"a.h5ad is damaged .its block of text at byte {start:,}"):
