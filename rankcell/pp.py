@@ -82,6 +82,7 @@ def tokenize(
     keep_counts: bool = False,
     keep_uncropped: bool = False,
     allow_non_counts: bool = False,
+    allow_repeated_cells: bool = False,
     workers: int | None = None,
 ) -> TokenSet:
     """Rank-value tokens of every cell: genes in descending order of count / n_counts * 10,000 / median.
@@ -110,6 +111,8 @@ def tokenize(
         Also keep all genes of each cell (columns `input_ids_uncropped`, `length_uncropped`).
     allow_non_counts
         Rank values that are not counts.
+    allow_repeated_cells
+        Take several inputs that hold the same cells, which are refused otherwise.
     workers
         Threads; None: the processors, at most 8.
 

@@ -28,6 +28,7 @@ COUNTS = [[1, 0, 2, 0], [0, 3, 0, 0], [4, 1, 1, 0]]  # genes G0 to G3; nobody sh
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty working folder with a vocabulary of the genes G0, G1, ... in `v`."""
+    monkeypatch.setattr("rankcell.counts.repeats.SHARED", 2)  # several inputs here hold the same three cells
     make_vocab(species="human").save(tmp_path / "v")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -422,7 +422,7 @@ def test_folders_of_files(tmp_path):
     assert found.labels == ("a", "b", "c", "d", "e") and found.several
     for one in ("c.zarr", "d"):
         assert not find_inputs(tmp_path / one).several
-    assert len(tokens_of(tmp_path)["cell_id"]) == 15
+    assert len(tokens_of(tmp_path, allow_repeated_cells=True)["cell_id"]) == 15
 
 
 # mtx

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from conftest import ROOT, make_adata
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankcell import jobs
@@ -316,17 +316,14 @@ def test_build_medians_against_numpy(tmp_path_factory, cells, in_two_files):
     x = np.array(cells, np.float64)
     folder = tmp_path_factory.mktemp("b")
     parts = [x[: len(x) // 2], x[len(x) // 2 :]] if in_two_files and len(x) > 1 else [x]
-    if len(parts) == 2:  # the same cells twice are refused: another test's matter
-        assume(parts[0].any() or parts[1].any())
-        assume(len(parts[0]) != len(parts[1]) or not np.array_equal(*(p.sum(1) for p in parts)))  # told by cell ids and totals
     for i, part in enumerate(parts):
         make_adata(part).write_h5ad(folder / f"{i}.h5ad")
     files = [folder / f"{i}.h5ad" for i in range(len(parts))]
     if not x.any():
         with pytest.raises(VocabularyError, match="no gene has a count"):
-            jobs.build_vocab(files, folder / "v")
+            jobs.build_vocab(files, folder / "v", allow_repeated_cells=True)
         return
-    v = jobs.build_vocab(files, folder / "v")
+    v = jobs.build_vocab(files, folder / "v", allow_repeated_cells=True)  # so few counts come twice by chance
     total = x.sum(1, keepdims=True)
     normal = np.divide(x, total, out=np.zeros_like(x), where=total > 0) * 10_000
     expected = {f"ENSG{j:011d}": float(np.median(normal[normal[:, j] > 0, j])) for j in range(4) if x[:, j].any()}

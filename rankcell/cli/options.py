@@ -32,6 +32,9 @@ CountNonCounts = Annotated[
 AllowNonCounts = Annotated[
     bool, typer.Option("--allow-non-counts", help="Rank values that are not counts; what is not above zero is left out.")
 ]
+AllowRepeatedCells = Annotated[
+    bool, typer.Option("--allow-repeated-cells", help="Take several inputs that hold the same cells, which count twice then.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[
     str,

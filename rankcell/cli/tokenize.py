@@ -29,6 +29,7 @@ def tokenize(
     keep_counts: Annotated[bool, typer.Option("--keep-counts", help="Also keep count / n_counts * 10,000 beside each token.")] = False,
     keep_uncropped: Annotated[bool, typer.Option("--keep-uncropped", help="Also keep all genes of each cell, beyond --max-len.")] = False,
     allow_non_counts: o.AllowNonCounts = False,
+    allow_repeated_cells: o.AllowRepeatedCells = False,
     workers: Annotated[
         int | None, typer.Option(help="Threads (default: the processors, at most 8); the result does not depend on it.")
     ] = None,

@@ -57,6 +57,7 @@ def build(
     genome: o.BuildGenome = None,
     allow_non_counts: o.CountNonCounts = False,
     min_cells: Annotated[int, typer.Option(help="Leave out genes that fewer cells show.")] = 1,
+    allow_repeated_cells: o.AllowRepeatedCells = False,
     force: o.Force = False,
 ) -> None:
     """A vocabulary from counts: non-zero medians of normalised expression, exact, whatever the number of cells."""
@@ -79,6 +80,7 @@ def tally(
     gene_column: o.BuildColumn = None,
     genome: o.BuildGenome = None,
     allow_non_counts: o.CountNonCounts = False,
+    allow_repeated_cells: o.AllowRepeatedCells = False,
     force: o.Force = False,
 ) -> None:
     """The normalised values of a part of the cells in one file: `vocab build` takes tallies where the counts are elsewhere."""

@@ -10,6 +10,7 @@ import numpy as np
 from rankcell.counts import elements
 from rankcell.counts.hdf5 import Hdf5Vector, is_hdf5, loading, open_source
 from rankcell.counts.hdf5dense import dense_dataset
+from rankcell.counts.kinds import other_layout
 from rankcell.counts.matrix import CsrMatrix, DenseMatrix, Matrix, Vector
 from rankcell.counts.source import RAW, CountSource, X, register
 from rankcell.counts.spill import csc_matrix
@@ -144,6 +145,8 @@ class H5adSource(StoredAnnData):
         super().__init__(self._root, self.name, Hdf5Vector, layer=layer, raw=raw)
 
     def _check_layout(self) -> None:
+        if words := other_layout(self._root):
+            raise InputError(f"{self.name} {words}")
         if not any({"obs", "var"} <= set(self._root) or group in self._root for group in ("mod", "tables")):
             raise InputError(
                 f"{self.name} is an HDF5 file of no known layout: it holds {', '.join(sorted(self._root)) or 'nothing'}; an h5ad has "

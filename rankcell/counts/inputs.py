@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rankcell.counts.folders import choose_files
 from rankcell.counts.opening import is_input
 from rankcell.errors import InputError
 
@@ -46,18 +47,25 @@ def _expand(one: Any) -> tuple[list[Any], bool]:
         return [one], False
     path = Path(one)
     if path.is_dir() and not is_input(path):
-        found = sorted(p for p in path.iterdir() if not p.name.startswith(".") and is_input(p))
+        found = sorted(p for p in _entries(path) if not p.name.startswith(".") and is_input(p))
         if not found:
             if (path / "state.json").exists():
                 raise InputError(f"{path} holds tokens already; this takes counts")
             raise InputError(f"{path} is a folder without count files or tokens (h5ad, loom, zarr, 10x h5, 10x matrix folders)")
-        return found, True
+        return choose_files(found, str(path)), True
     if not path.exists() and glob.has_magic(str(one)):
         found = [Path(p) for p in sorted(glob.glob(str(one), recursive=True))]
         if not found:
             raise InputError(f"no file matches {one}")
-        return found, True
+        return choose_files(found, str(one)), True
     return [path], False
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except PermissionError as e:
+        raise InputError(f"{folder} cannot be read: permission denied") from e
 
 
 def _refuse_twice(items: Sequence[Any]) -> None:

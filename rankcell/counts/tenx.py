@@ -14,6 +14,7 @@ import pyarrow as pa
 from rankcell.counts import elements
 from rankcell.counts.features import TYPES, ChosenColumns, genes_only, left_out
 from rankcell.counts.hdf5 import Hdf5Vector, holds, loading, open_source
+from rankcell.counts.kinds import other_layout
 from rankcell.counts.matrix import CsrMatrix, Matrix, Rows
 from rankcell.counts.source import CountSource, register
 from rankcell.errors import CountsError, InputError
@@ -35,6 +36,8 @@ class TenxSource(CountSource):
             self._load(layer)
 
     def _load(self, layer: str | None) -> None:
+        if words := other_layout(self._root):
+            raise InputError(f"{self.name} {words}")
         group = self._group(layer)
         self.matrix, self.others, self.obs_columns = group.name.strip("/"), {}, []
         self.ids = elements.column(group, "barcodes", where=self.name).cast(pa.string())

@@ -26,6 +26,7 @@ def tokenize(
     keep_counts: bool = False,
     keep_uncropped: bool = False,
     allow_non_counts: bool = False,
+    allow_repeated_cells: bool = False,
     workers: int | None = None,
     force: bool = False,
     progress: Progress = None,
@@ -39,7 +40,8 @@ def tokenize(
         vocab = require_fitting_vocabulary(source, layer=layer, raw=raw, gene_column=gene_column)
     tokenizer = Tokenizer(vocab, max_len=max_len, cls=cls)
     how = dict(obs=obs, layer=layer, raw=raw, gene_column=gene_column, genome=genome, filter=filter, workers=workers)
-    how |= dict(keep_counts=keep_counts, keep_uncropped=keep_uncropped, allow_non_counts=allow_non_counts)
+    how |= dict(keep_counts=keep_counts, keep_uncropped=keep_uncropped)
+    how |= dict(allow_non_counts=allow_non_counts, allow_repeated_cells=allow_repeated_cells)
     if out is None:
         return tokenizer.tokenize(source, progress=progress, **how)
     return tokenizer.write(source, out, force=force, progress=progress, **how)

@@ -28,6 +28,7 @@ def build_vocab(
     gene_column: str | None = None,
     genome: str | None = None,
     allow_non_counts: bool = False,
+    allow_repeated_cells: bool = False,
     min_cells: int = 1,
     force: bool = False,
     progress: Progress = None,
@@ -36,7 +37,8 @@ def build_vocab(
 
     The order of the sources changes nothing of the vocabulary. Its genes are all that the sources have between them: in
     the order of the columns where all have the same ones in the same order, else sorted by id. `progress(done, all)`
-    counts cells, each once per pass; `all` grows when more passes turn out to be needed. The same cells twice are refused.
+    counts cells, each once per pass; `all` grows when more passes turn out to be needed. The same cells twice are refused
+    (unless `allow_repeated_cells`).
     """
     from rankcell.store import require_new
     from rankcell.vocab.folder import HEAD
@@ -44,12 +46,12 @@ def build_vocab(
     require_new(out, force=force, marker=HEAD)
     if min_cells < 1:
         raise SettingsError(f"min_cells is {min_cells}: at least 1, as a gene that no cell shows has no median")
-    counts = Counts(layer, raw, gene_column, genome, allow_non_counts)
+    counts = Counts(layer, raw, gene_column, genome, allow_non_counts, allow_repeated_cells)
     parts = parts_of(sources, ids, counts)
     whole = union_of([part.genes for part in parts])
     tick = Tick(progress, sum(part.cells for part in parts))
     vocab = vocabulary_of_values(
-        lambda: all_values(parts, whole, tick),
+        lambda: all_values(parts, whole, tick, counts),
         whole,
         name=name or Path(out).name,
         special=SPECIALS if cls else SPECIALS[:2],
@@ -78,6 +80,7 @@ def tally_vocab(
     gene_column: str | None = None,
     genome: str | None = None,
     allow_non_counts: bool = False,
+    allow_repeated_cells: bool = False,
     force: bool = False,
     progress: Progress = None,
 ) -> dict[str, int]:
@@ -89,7 +92,8 @@ def tally_vocab(
     if not is_tally(out):
         better = f"{Path(out).name.removesuffix('.tally')}.tally.parquet"
         raise SettingsError(f"{out} does not end in .parquet, by which a tally is known: name it {better}")
-    parts = parts_of(sources, ids, Counts(layer, raw, gene_column, genome, allow_non_counts))
+    counts = Counts(layer, raw, gene_column, genome, allow_non_counts, allow_repeated_cells)
+    parts = parts_of(sources, ids, counts)
     whole = union_of([part.genes for part in parts])
     cells = sum(part.cells for part in parts)
     facts = {
@@ -104,7 +108,7 @@ def tally_vocab(
     def all_facts() -> dict[str, Any]:
         return facts | {"digests": [digest for part in parts for digest in part.digests]}
 
-    total = write_tally(out, all_values(parts, whole, Tick(progress, cells)), whole, all_facts, force=force)
+    total = write_tally(out, all_values(parts, whole, Tick(progress, cells), counts), whole, all_facts, force=force)
     return {"cells": cells, "genes": len(whole.keys), "values": total}
 
 
@@ -124,6 +128,7 @@ def _build_command(sources, out, ids, name, species, max_len, cls, counts, min_c
     words += ["--max-len", str(max_len)] if max_len != 4096 else []
     words += ["--raw"] if counts.raw else []
     words += ["--allow-non-counts"] if counts.allow_non_counts else []
+    words += ["--allow-repeated-cells"] if counts.allow_repeated_cells else []
     words += ["--min-cells", str(min_cells)] if min_cells > 1 else []
     return shlex.join(words + ([] if cls else ["--no-cls"]))
 

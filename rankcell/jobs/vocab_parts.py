@@ -1,6 +1,7 @@
 """The sources of a vocabulary: count files and tallies, opened once for what they are and read again in every pass."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,13 +14,14 @@ from rankcell.wording import note, option
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """Which counts of an input are taken."""
+    """Which counts of an input are taken; whether several inputs may hold the same cells."""
 
     layer: str | None
     raw: bool
     gene_column: str | None
     genome: str | None
     allow_non_counts: bool
+    allow_repeated_cells: bool
 
     def open(self, source: Any) -> Any:
         """A source at them, without the columns of other genomes, and with names without a genome in front."""
@@ -37,6 +39,7 @@ class Part:
     """One source: which genes its columns are, where it comes from, and its values in the slots of a larger set of genes.
 
     `digests`: of the cells of each of its files (rankcell.vocab.tally.CellsDigest); a count file's is there once it was read.
+    `listed`: a count file by its cell ids (rankcell.counts.repeats.Listed).
     """
 
     name: str
@@ -49,6 +52,7 @@ class Part:
     digests: list[str]
     remarks: list[str]
     values: Callable[[GeneColumns, "Tick"], Iterator]
+    listed: Any = None
 
 
 class Tick:
@@ -66,22 +70,24 @@ class Tick:
             self._progress(self._done, self._cells * self._passes)
 
 
-def all_values(parts: list[Part], whole: GeneColumns, tick: Tick) -> Iterator:
+def all_values(parts: list[Part], whole: GeneColumns, tick: Tick, counts: Counts) -> Iterator:
     for part in parts:
         known = len(part.digests)
         yield from part.values(part.genes.inside(whole), tick)
-        if len(part.digests) > known:
+        if len(part.digests) > known and not counts.allow_repeated_cells:
             _refuse_same_cells(parts)
 
 
 def _refuse_same_cells(parts: list[Part]) -> None:
     """InputError when two of the sources that are known by now, also those inside tallies, hold the same cells."""
+    from rankcell.counts.repeats import repeated_cells
+
     name_of: dict[str, str] = {}
     for part in parts:
         for fact, digest in zip(part.files, part.digests, strict=False):  # count files that were not read yet have none
             name = f"{part.name} (made of {fact['file']})" if "tally" in fact else part.name
             if digest in name_of:
-                raise InputError(f"{name_of[digest]} and {name} hold the same cells, which would count twice: leave one of them out")
+                raise repeated_cells(name_of[digest], name)
             name_of[digest] = name
 
 
@@ -94,6 +100,7 @@ def n_columns(parts: list[Part], whole: GeneColumns) -> int:
 def parts_of(sources: Sequence[str | os.PathLike], ids: Any, counts: Counts) -> list[Part]:
     """Every source opened once: its genes and what it is made with. Refused where they cannot be counted together."""
     from rankcell.counts import find_inputs
+    from rankcell.counts.repeats import refuse_repeated_cells
     from rankcell.counts.source import said_once
     from rankcell.store import content_hash
     from rankcell.vocab.catalog import read_ids
@@ -113,7 +120,9 @@ def parts_of(sources: Sequence[str | os.PathLike], ids: Any, counts: Counts) -> 
                 f"give every tally and this command the same {option('ids')}"
             )
         _require_same_naming(parts[0], part)
-    _refuse_same_cells(parts)
+    if not counts.allow_repeated_cells:
+        _refuse_same_cells(parts)
+        refuse_repeated_cells([part.listed for part in parts if part.listed is not None])
     for remark in said_once([part.remarks for part in parts], [part.name for part in parts]):
         note(remark)
     return parts
@@ -136,6 +145,7 @@ def _require_same_naming(one: Part, other: Part) -> None:
 
 def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, how: Counts) -> Part:
     from rankcell.counts.features import remarks_of
+    from rankcell.counts.repeats import Listed
     from rankcell.vocab.tally import CellsDigest
 
     digests: list[str] = []
@@ -147,6 +157,7 @@ def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, how:
         remarks = remarks_of(counts)
         if nameless := int((genes.slot_of_column < 0).sum()):
             remarks.append(f"{nameless:,} columns have no name and are left out: they are no genes")
+        listed = Listed.of(counts, functools.partial(how.open, source))
         name, n_cells, n_genes, matrix = counts.name, counts.n_cells, counts.n_genes, counts.matrix
 
     def values(inside: GeneColumns, tick: Tick) -> Iterator:
@@ -169,6 +180,7 @@ def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, how:
         digests=digests,
         remarks=remarks,
         values=values,
+        listed=listed,
     )
 
 

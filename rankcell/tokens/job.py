@@ -1,5 +1,6 @@
 """One run of the Tokenizer: its sources, opened one after the other, into record batches of a fixed number of rows."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import pyarrow as pa
 from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_genes, open_at_counts, select_rows, values_named
 from rankcell.counts.arrays import numbers, texts
 from rankcell.counts.features import remarks_of
+from rankcell.counts.repeats import Listed, refuse_repeated_cells
 from rankcell.counts.source import said_once, some
 from rankcell.errors import CellError, SettingsError
 from rankcell.tokens.arrow import holds
@@ -36,6 +38,7 @@ class Options:
     keep_counts: bool = False
     keep_uncropped: bool = False
     allow_non_counts: bool = False
+    allow_repeated_cells: bool = False
     workers: int | None = None
     rows_per_block: int | None = None
 
@@ -133,7 +136,7 @@ class Job:
         if reserved:
             raise SettingsError(f"the cell column '{reserved[0]}' has a name that tokens use themselves: rename it first")
         job.cropping = Cropping(encoding.max_len - len(encoding.frame))
-        obs, facts, remarks = [], [], []
+        obs, facts, remarks, listed = [], [], [], []
         held: dict[str, dict[str, None]] = {}  # column -> values, where the filter has kept nothing yet
         for n in range(len(job.inputs.items)):
             part = job._open(n)
@@ -148,7 +151,10 @@ class Job:
             if len(job.inputs.items) == 1:
                 job._only = part
             else:
+                listed.append(Listed.of(part.source, functools.partial(job._open_source, n)))
                 part.source.close()
+        if not options.allow_repeated_cells:
+            refuse_repeated_cells(listed)
         if options.filter and not job.n_kept:
             job.close()
             said = "; ".join(f"{column} holds {some(list(values), 10)}" for column, values in held.items())
@@ -163,11 +169,14 @@ class Job:
         job.schema = pa.schema({**_own_types(options, job.inputs.several, token_type(encoding.vocab)), **columns})
         return job
 
-    def _open(self, n: int) -> Part:
+    def _open_source(self, n: int) -> CountSource:
         o = self.options
-        source = open_at_counts(self.inputs.items[n], layer=o.layer, raw=o.raw, genome=o.genome, allow_non_counts=o.allow_non_counts)
+        return open_at_counts(self.inputs.items[n], layer=o.layer, raw=o.raw, genome=o.genome, allow_non_counts=o.allow_non_counts)
+
+    def _open(self, n: int) -> Part:
+        source = self._open_source(n)
         try:
-            return Part(source, self.inputs.labels[n] if self.inputs.several else None, self.encoding, o)
+            return Part(source, self.inputs.labels[n] if self.inputs.several else None, self.encoding, self.options)
         except BaseException:
             source.close()
             raise

@@ -53,6 +53,7 @@ class Tokenizer:
         keep_counts: bool = False,
         keep_uncropped: bool = False,
         allow_non_counts: bool = False,
+        allow_repeated_cells: bool = False,
         workers: int | None = None,
         rows_per_block: int | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -78,6 +79,8 @@ class Tokenizer:
             Also `input_ids_uncropped` and `length_uncropped`: all genes of a cell, without special tokens.
         allow_non_counts
             Rank values that are not counts; entries that are not above zero are left out.
+        allow_repeated_cells
+            Take several inputs that hold the same cells, which are refused otherwise.
         workers
             Threads; None: the processors, at most 8. The result does not depend on it, nor on `rows_per_block`.
         progress
@@ -106,6 +109,7 @@ class Tokenizer:
         keep_counts: bool = False,
         keep_uncropped: bool = False,
         allow_non_counts: bool = False,
+        allow_repeated_cells: bool = False,
         workers: int | None = None,
         rows_per_block: int | None = None,
         force: bool = False,
