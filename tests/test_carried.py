@@ -301,3 +301,32 @@ def test_cells_of_a_screen_keep_every_column(small, tmp_path):
     assert cells["obs_obs_n_tokens"].to_pylist() == [1, 2, 3] and not notes
     for name, column in NOT_HELD.items():
         assert cells[name].to_pylist() == column.to_pylist(), name
+
+
+# Work beside an output, under names that can be foretold
+
+
+@pytest.mark.parametrize("target", ["folder", "nothing"])
+def test_links_in_the_place_of_work_are_not_followed(small, tmp_path, monkeypatch, target):
+    from rankcell.jobs import inputs
+
+    monkeypatch.setattr(inputs, "_IN_MEMORY", 0)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "theirs").write_text("x")
+    make_adata([[1] * 12]).write_h5ad(tmp_path / "x.h5ad")
+    for name in ("e.npz.run", ".e.npz.tokens"):
+        (tmp_path / name).symlink_to(tmp_path / target)
+        with pytest.raises(RankcellError, match=f"{name}, where the work for this output is kept, is a link"):
+            jobs.embed(tmp_path / "x.h5ad", tmp_path / "e.npz", model=small[1], force=True)
+        (tmp_path / name).unlink()
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["theirs"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "x.h5ad"]
+
+
+def test_work_of_somebody_else_is_left_alone(small, tmp_path, monkeypatch):
+    import os
+
+    (tmp_path / "e.npz.run").mkdir()
+    monkeypatch.setattr(os, "getuid", lambda real=os.getuid(): real + 1)
+    with pytest.raises(RankcellError, match="belongs to somebody else"):
+        jobs.embed(tokens_with(), tmp_path / "e.npz", model=small[1], force=True)

@@ -23,7 +23,7 @@ from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, Block, Colum
 from rankcell.embed.unit import UnitResult, Work
 from rankcell.errors import SettingsError
 from rankcell.model.encoder import threads_as
-from rankcell.store import ShardedRun, atomic_path, locked, result_folder
+from rankcell.store import ShardedRun, atomic_path, locked, require_unshared, result_folder
 from rankcell.store.run import MANIFEST
 from rankcell.tokens.tokenset import TokenSet
 
@@ -93,6 +93,7 @@ def check_store(out: str | os.PathLike, asked: Asked, *, force: bool) -> Path:
     """`out` when what is asked for can be written there; a finished run that was killed while tidying up is tidied first."""
     asked.check()
     folder = run_folder(out)
+    require_unshared(folder)
     left = ShardedRun.read(folder).manifest if (folder / MANIFEST).is_file() else {}
     is_whole = left.get("complete") or left.get("writing") == _NEW
     if os.path.exists(out) and (is_whole or _holds_nothing(folder)):

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from rankcell.errors import CellError, InputError, RankcellWarning, SettingsError
-from rankcell.store import read_lines, read_text
+from rankcell.store import read_lines, read_text, require_unshared
 from rankcell.tokens import Tokenizer, TokenSet
 from rankcell.tokens.cropping import note_cropping
 from rankcell.wording import note, option
@@ -83,6 +83,7 @@ def tokens_on_disk(source: Any, checkpoint: Any, *, beside: str | os.PathLike, o
         return
     beside = Path(beside)
     folder = beside.with_name(f".{beside.name}.tokens")
+    require_unshared(folder)
     tokenizer, layer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len), how.pop("counts_layer", None)
     try:
         with warnings.catch_warnings():

@@ -1,6 +1,6 @@
 """What every long job needs, once: atomic writes, locks, fingerprints, manifests and resumable shards. A leaf room."""
 
-from rankcell.store.atomic import atomic_path, publish, remove_own, require_apart, require_new, writing
+from rankcell.store.atomic import atomic_path, publish, remove_own, require_apart, require_new, require_unshared, writing
 from rankcell.store.jsonio import content_hash, read_json, read_sealed_json, write_json, write_sealed_json
 from rankcell.store.lock import LOCK, locked
 from rankcell.store.run import ShardedRun, check_result_folder, result_folder
@@ -24,6 +24,7 @@ __all__ = [
     "remove_own",
     "require_apart",
     "require_new",
+    "require_unshared",
     "result_folder",
     "seal",
     "seal_damage",

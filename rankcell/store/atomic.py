@@ -181,6 +181,18 @@ def require_unlinked(path: Path) -> None:
         raise OutputError(f"{path} is a link to {os.path.realpath(path)}: name that folder itself to replace it, or choose another output")
 
 
+def require_unshared(path: Path) -> None:
+    """OutputError where a name that can be foretold (work beside an output) is a link or belongs to somebody else: it is not followed."""
+    try:
+        state = os.lstat(path)
+    except FileNotFoundError:
+        return
+    is_link, is_foreign = path.is_symlink(), hasattr(os, "getuid") and state.st_uid != os.getuid()
+    if is_link or is_foreign:
+        what = "is a link" if is_link else "belongs to somebody else"
+        raise OutputError(f"{path}, where the work for this output is kept, {what}: remove it, or choose another output")
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
     """Turn the operating system's refusals to write into one clear line about `path`."""
