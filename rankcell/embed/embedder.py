@@ -16,7 +16,7 @@ from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint,
 from rankcell.model.encoder import budget_for, choose_device, has_fast_bf16, is_out_of_memory, require_precision
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
-from rankcell.wording import note, option
+from rankcell.wording import note, option, python_verb
 
 TOKENS_PER_UNIT = 500_000  # what is computed before anything is brought home
 LEAST_COSINE = 0.9999  # of a cell's embedding in bf16 with the same in fp32, for `auto` to keep bf16
@@ -116,6 +116,7 @@ class Embedder:
             raise SettingsError("no layer was asked for")
         return found
 
+    @python_verb()
     def embed(
         self,
         tokens: TokenSet,

@@ -26,6 +26,7 @@ from rankcell.model.encoder import threads_as
 from rankcell.store import ShardedRun, atomic_path, locked, require_unshared, result_folder
 from rankcell.store.run import MANIFEST
 from rankcell.tokens.tokenset import TokenSet
+from rankcell.wording import option
 
 INCLUDE = {"cell": CELLS, "gene": GENES, "gene_mean": GENE_MEANS, "state": STATES}
 _RUN = ".run"  # ends the name of the folder beside an output that holds its shards
@@ -74,9 +75,9 @@ class Asked:
             raise SettingsError(f"'{unknown[0]}' cannot be included; one or several of {', '.join(INCLUDE)}")
         check_statistic(self.statistic)
         if "state" in self.include and self.by is None:
-            raise SettingsError("states are the categories of a cell column: name it (--by COLUMN)")
+            raise SettingsError(f"states are the categories of a cell column: name it ({option('by', placeholder='COLUMN')})")
         if self.by is not None and not {"state", "gene_mean"} & set(self.include):
-            raise SettingsError("--by is for --include state and --include gene_mean")
+            raise SettingsError(f"{option('by')} is for {option('include', 'state')} and {option('include', 'gene_mean')}")
         check_dtype(self.dtype)
 
     @property

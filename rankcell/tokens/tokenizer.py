@@ -15,7 +15,7 @@ from rankcell.tokens.job import Encoding, Job, Options
 from rankcell.tokens.spec import TokenSpec
 from rankcell.tokens.tokenset import SPEC_FILE, TokenSet, dataset_folder
 from rankcell.vocab import Vocabulary, find_vocabulary
-from rankcell.wording import note
+from rankcell.wording import note, python_verb
 
 
 class Tokenizer:
@@ -40,6 +40,7 @@ class Tokenizer:
             )
 
     @checked
+    @python_verb(counts_layer="layer")
     def tokenize(
         self,
         source: Any,
@@ -95,6 +96,7 @@ class Tokenizer:
             return TokenSet(table, self._spec(job)).known_to_fit(self.vocab.hash)
 
     @checked
+    @python_verb(counts_layer="layer")
     def write(
         self,
         source: Any,

@@ -22,7 +22,7 @@ from rankcell.tokens.rows import COUNTS, IDS, ROWS, UNCROPPED, plain_ids, plain_
 from rankcell.tokens.seal import check_seal, sealed
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Frame, Vocabulary, find_vocabulary
-from rankcell.wording import offers, option
+from rankcell.wording import offers, option, python_verb
 
 SPEC_FILE = "rankcell.json"
 OWN_COLUMNS = (ROWS, "length", COUNTS, UNCROPPED, "length_uncropped", IDS)
@@ -193,6 +193,7 @@ class TokenSet:
             sink.spec = self.spec
 
     @classmethod
+    @python_verb()
     def open(cls, folder: str | os.PathLike, *, vocab: str | os.PathLike | Vocabulary | None = None) -> "TokenSet":
         """Open a folder written here, or a plain `datasets` folder (Geneformer's) completed by `vocab` (also a name or folder).
 
