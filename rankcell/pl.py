@@ -253,7 +253,7 @@ def compare_poolings(table: Any, *, score: str = "knn_accuracy", ax: Any = None)
     table
         What rc.tl.compare_poolings gives.
     score
-        A column of scores. `knn_accuracy` has its standard deviation over folds as a line, and PCA's as a band.
+        A column of scores. `knn_accuracy` has its standard error over folds as a line, and PCA's as a band.
     ax
         Matplotlib axes to draw on; None: a new pyplot figure.
 

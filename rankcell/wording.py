@@ -12,6 +12,7 @@ import inspect
 import os
 import shlex
 import sys
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from rankcell import progress
 from rankcell.config import settings
 from rankcell.errors import RankcellWarning
 
-__all__ = ["adopt", "command_line", "current", "note", "offers", "option", "python_verb", "shortened"]
+__all__ = ["adopt", "command_line", "current", "note", "offers", "one_line", "option", "python_verb", "shortened", "visible"]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -134,3 +135,24 @@ def _entered(verb: _Verb) -> Iterator[None]:
         yield
     finally:
         _Process.running = before
+
+
+# Text of unknown origin (cell ids, gene names, paths): one line, without characters that steer a terminal or turn a page's letters round
+
+_STEER = {"Cc", "Cf", "Zl", "Zp", "Cs"}  # control and format characters (escape, NUL, direction marks), line separators, lone surrogates
+_JOINERS = "\u200c\u200d"  # letters of some scripts need them
+
+
+def one_line(text: str) -> str:
+    """Blanks and line ends as single blanks, other control and direction characters as \\x1b and the like."""
+    return visible(" ".join(text.split()))
+
+
+def visible(text: str) -> str:
+    """A line in which every character that would steer a terminal is written out."""
+    return "".join(_written(c) if unicodedata.category(c) in _STEER and c not in _JOINERS else c for c in text)
+
+
+def _written(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"

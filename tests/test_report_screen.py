@@ -613,7 +613,8 @@ def test_report(tmp_path):
     page = read_page(tmp_path / "report.html")
     text = " ".join(page.text)
     assert page.headings == [
-        "What was run",
+        "The answer",
+        "Before you believe it",
         "How far each score follows the mere rank",
         "Strongest edits",
         "Effect and significance",
@@ -621,10 +622,11 @@ def test_report(tmp_path):
         "Shift against rank",
         "Movement toward states",
         "One cell",
+        "What was run",
         "How to read it",
         "Each picture by itself",
     ]
-    assert "60 edits in 6 cells, 360 edited cells." in text and "Model 'small', layer -2" in text
+    assert "60 edits, all in 3 cells or more" in text and "Model 'small', layer -2" in text
     assert "Warning:  cos_genes  follows the rank (above 0.9 in size)" in text
     assert "Delete, absence in place, and mask" in page.alts and len(page.links) >= 6
     assert "'my screen'" in text  # commands that can be pasted

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import make_adata, make_vocab
 
-from rankcell.cli.lines import one_line, visible
 from rankcell.cli.main import main
+from rankcell.wording import one_line, visible
 
 HOSTILE = ["a\nb", "a\x1b[2Jb", "a\x00b", "a\u202eb", "a\u2066b", "a\rb", "a\x9bb", "a\u2028b", "\x07a"]
 

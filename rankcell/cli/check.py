@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from rankcell.cli import options as o
-from rankcell.cli.lines import visible
 from rankcell.cli.progress import progress
+from rankcell.wording import visible
 
 
 def check(

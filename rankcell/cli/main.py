@@ -8,11 +8,11 @@ import warnings
 import typer
 
 from rankcell.cli import annotate, check, compare, demo, embed, perturb, plot, pretrain, stats, tokenize, vocab
-from rankcell.cli.lines import one_line
 from rankcell.cli.stopping import exit_code, heed_signals, ignore_signals, is_stop
 from rankcell.cli.usage import failed_call, usage_error
 from rankcell.cli.verb import Verb
 from rankcell.errors import RankcellError, RankcellWarning
+from rankcell.wording import one_line
 
 _BROKEN_PIPE = 130
 

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from rankcell.cli import options as o
-from rankcell.cli.lines import one_line
 from rankcell.cli.progress import progress
 from rankcell.cli.verb import say_remarks
+from rankcell.wording import one_line
 
 _IN = "A count file (h5ad, loom, zarr, 10x) or a token set folder; with --merge the results folders of the parts."
 

@@ -36,6 +36,7 @@ from rankcell.perturb.verify import verify_screen
 from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
 from rankcell.store.run import MANIFEST
 from rankcell.tokens.cropping import note_cropping
+from rankcell.tokens.spec import input_facts
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.wording import note, option
 
@@ -292,6 +293,8 @@ class Job:
                 run.note(precision_check=check)
             if self.tokens.spec.cropping.get("cropped"):
                 run.note(cropping=dict(self.tokens.spec.cropping))
+            if self.tokens.spec.source:
+                run.note(input=input_facts(self.tokens.spec.source))
             if tried is not None:
                 run.note(effort=tried)
             prepare(run, self.tokens, self.rows, **how)

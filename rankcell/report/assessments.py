@@ -13,7 +13,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 SCORES = {
-    "knn_accuracy": "label accuracy of the nearest neighbours (line: sd over folds)",
+    "knn_accuracy": "label accuracy of the nearest neighbours (line: standard error over folds)",
     "knn_balanced": "label accuracy of the nearest neighbours, mean over labels",
     "ari": "adjusted Rand index of Leiden clusters and labels",
     "nmi": "normalised mutual information of Leiden clusters and labels",
@@ -29,10 +29,11 @@ KINDS = {"drop": "dropped (the rest closes up)", "shuffle": "shuffled among them
 
 def draw_poolings(table: Any, *, ax: Any, score: str) -> Any:
     """See rankcell.pl.compare_poolings."""
+    spread = "knn_se" if score == "knn_accuracy" else None
+    table = table.assign(knn_se=table["knn_sd"] / np.sqrt(table.attrs.get("folds", 5))) if spread else table
     layers = list(dict.fromkeys(sorted(table["layer"].dropna().astype(int), reverse=True)))
     model, random, pca = (table[table["source"] == s] for s in ("model", "random weights", "PCA"))
     pools = model.groupby("pool", sort=False)[score].max().sort_values(kind="stable").index.tolist()
-    spread = "knn_sd" if score == "knn_accuracy" else None
     _pca_line(ax, pca, score, spread)
     for i, n in enumerate(layers):
         shift = 0.0 if len(layers) == 1 else 0.18 - 0.36 * i / (len(layers) - 1)
@@ -45,7 +46,7 @@ def draw_poolings(table: Any, *, ax: Any, score: str) -> Any:
             look |= {} if filled else {"markerfacecolor": "white", "markeredgewidth": 1.1}
             ax.errorbar(part[score].to_numpy(float), y, xerr=size, zorder=3 if filled else 2, label="_", **look)
     _rows(ax, pools)
-    ax.set_xlabel(SCORES.get(score, score), fontsize=9)
+    ax.set_xlabel(SCORES.get(score, score), fontsize=9, parse_math=False)
     _pooling_legend(ax, layers, bool(len(random)), bool(len(pca)))
     _plain(ax)
     return ax
@@ -99,8 +100,8 @@ def draw_rank_bias(table: Any, *, ax: Any, score: str) -> Any:
             for i, p in enumerate(pools):
                 _line(one, part[part["pool"] == p], i, len(pools))
             _bias_axes(one, part)
-            one.set_title(KINDS.get(how, how), fontsize=9.5, loc="left", color=INK)
-        row[0].set_ylabel(_words(score) if len(layers) == 1 else f"layer {n}\n{_words(score)}", fontsize=9)
+            one.set_title(KINDS.get(how, how), fontsize=9.5, loc="left", color=INK, parse_math=False)
+        row[0].set_ylabel(_words(score) if len(layers) == 1 else f"layer {n}\n{_words(score)}", fontsize=9, parse_math=False)
         for one in row[1:]:
             one.tick_params(labelleft=False)
         _set_limits(row, table.loc[table["layer"] == n, "_value"].to_numpy(float))
@@ -150,7 +151,7 @@ def _bias_axes(ax: Any, part: Any) -> None:
     ax.set_xticks(list(ticks), list(ticks.values()))
     ax.axvline(n, color=GREY, linewidth=0.6)
     ax.set_xlim(-0.5, n + 1.9)
-    ax.set_xlabel(f"{'tenth' if n == 10 else f'one of {n} parts'} of the ranked genes", fontsize=9)
+    ax.set_xlabel(f"{'tenth' if n == 10 else f'one of {n} parts'} of the ranked genes", fontsize=9, parse_math=False)
     ax.set_yscale("log")
     _plain(ax)
 

@@ -191,8 +191,8 @@ def _draw_curve(ax: Any, values: np.ndarray, ranks: Sequence[int]) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high - low < 2 else (1.0,)))
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel(f"rank (0 = top gene{'; logarithmic spacing' if many else ''})", fontsize=9)
-    ax.set_ylabel("rank value\n(times the gene's median)", fontsize=9)
+    ax.set_xlabel(f"rank (0 = top gene{'; logarithmic spacing' if many else ''})", fontsize=9, parse_math=False)
+    ax.set_ylabel("rank value\n(times the gene's median)", fontsize=9, parse_math=False)
     _plain(ax)
     _median_line(ax, values)
 
@@ -298,7 +298,7 @@ def _draw_row(ax: Any, table: Any, n: int, ranks: Sequence[int], width: float) -
             fontsize=8,
             color=GREY,
         )
-    ax.set_title(f"The row of {_count(len(boxes), 'token')}", fontsize=9, loc="left", color=INK, pad=2)
+    ax.set_title(f"The row of {_count(len(boxes), 'token')}", fontsize=9, loc="left", color=INK, pad=2, parse_math=False)
     ax.set_axis_off()
 
 

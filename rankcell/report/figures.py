@@ -61,9 +61,11 @@ def draw_ranked(ranked: Any, *, ax: Any, n: int = 20, title: str | None = None) 
     ax.set_yticks(at, names, fontsize=9, parse_math=False)
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_xlabel(
-        f"{words(by)}{f', in units of 1e{power}' if unit < 1 else ''}\nmean over {replicates(ranked)}, line: standard error", fontsize=9
+        f"{words(by)}{f', in units of 1e{power}' if unit < 1 else ''}\nmean over {replicates(ranked)}, line: standard error",
+        fontsize=9,
+        parse_math=False,
     )
-    ax.set_title(title or "", fontsize=11, loc="left", color=INK)
+    ax.set_title(title or "", fontsize=11, loc="left", color=INK, parse_math=False)
     ax.margins(y=0.02)
     _plain(ax)
     return ax
@@ -97,10 +99,10 @@ def draw_embeddings(panels: Mapping[str, np.ndarray], labels: Sequence[str], *, 
     colour = np.array([_PALETTE[names.index(x) % len(_PALETTE)] for x in labels])
     for ax, (name, xy) in zip(axes, panels.items(), strict=True):
         ax.scatter(*xy[order].T, c=colour[order], s=11, linewidths=0, alpha=0.85)
-        ax.set_title((titles or {}).get(name, name), fontsize=11, loc="left", color=INK)
+        ax.set_title((titles or {}).get(name, name), fontsize=11, loc="left", color=INK, parse_math=False)
         ax.set(xticks=[], yticks=[])
-        ax.set_xlabel("UMAP 1", fontsize=8, color=GREY)
-        ax.set_ylabel("UMAP 2", fontsize=8, color=GREY)
+        ax.set_xlabel("UMAP 1", fontsize=8, color=GREY, parse_math=False)
+        ax.set_ylabel("UMAP 2", fontsize=8, color=GREY, parse_math=False)
         _plain(ax)
     handles = [
         axes[0].scatter([], [], c=_PALETTE[i % len(_PALETTE)], s=30, label=f"{x} ({(labels == x).sum()})") for i, x in enumerate(names)
@@ -116,13 +118,13 @@ def draw_curve(curve: Sequence[Mapping[str, float]], path: Path) -> None:
     epoch = [row["epoch"] for row in curve]
     for key, colour, label in (("train_loss", GREY, "training"), ("heldout_loss", UP, "held out")):
         left.plot(epoch, [row[key] for row in curve], color=colour, label=label)
-    left.set_ylabel("masked-gene cross entropy (nats)", fontsize=9)
+    left.set_ylabel("masked-gene cross entropy (nats)", fontsize=9, parse_math=False)
     for key, colour, label in (("heldout_top10", DOWN, "top 10"), ("heldout_top1", UP, "top 1")):
         right.plot(epoch, [row[key] for row in curve], color=colour, label=label)
-    right.set_ylabel("held-out masked-gene accuracy", fontsize=9)
+    right.set_ylabel("held-out masked-gene accuracy", fontsize=9, parse_math=False)
     right.set_ylim(bottom=0)
     for ax in (left, right):
-        ax.set_xlabel("epoch", fontsize=9)
+        ax.set_xlabel("epoch", fontsize=9, parse_math=False)
         ax.legend(frameon=False, fontsize=9)
         _plain(ax)
     save(figure, path)

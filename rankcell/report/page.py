@@ -5,6 +5,8 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rankcell.wording import one_line, visible
+
 _STYLE = """
 :root { color-scheme: light; --ink: #1b2733; --soft: #5b6975; --line: #d9e0e6; --paper: #fff; --tint: #f4f7f9; --accent: #2b6ca3; }
 * { box-sizing: border-box; }
@@ -35,7 +37,7 @@ footer { color: var(--soft); font-size: .85rem; margin-top: 3rem; }
 
 def text(sentence: object) -> str:
     """Plain text made safe for HTML; `code` between backticks."""
-    parts = html.escape(str(sentence)).split("`")
+    parts = html.escape(one_line(str(sentence))).split("`")
     return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(parts))
 
 
@@ -52,12 +54,12 @@ def bullets(sentences: Iterable[str]) -> str:
 
 
 def commands(lines: Sequence[str]) -> str:
-    return f"<pre><code>{html.escape(chr(10).join(lines))}</code></pre>"
+    return f"<pre><code>{html.escape(chr(10).join(map(visible, lines)))}</code></pre>"
 
 
 def picture(path: Path, *, alt: str, caption: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><div class="scroll"><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></div><figcaption>{text(caption)}</figcaption></figure>'
+    return f'<figure><div class="scroll"><img alt="{html.escape(one_line(alt))}" src="data:image/png;base64,{data}"></div><figcaption>{text(caption)}</figcaption></figure>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -89,10 +91,10 @@ def beside(*parts: str) -> str:
     return '<div class="two">' + "".join(f"<div>{p}</div>" for p in parts) + "</div>"
 
 
-def page(title: str, lead: str, *sections: str, footer: str = "") -> str:
-    """A whole document."""
+def page(title: str, lead: str, *sections: str, footer: str = "", first: str = "") -> str:
+    """A whole document; `first`: HTML above the title."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main><header><h1>{text(title)}</h1>"
+        f"<title>{html.escape(one_line(title))}</title><style>{_STYLE}</style></head><body><main>{first}<header><h1>{text(title)}</h1>"
         f"{paragraph(lead, kind='lead')}</header>{''.join(sections)}<footer>{text(footer)}</footer></main></body></html>\n"
     )

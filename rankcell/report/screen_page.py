@@ -1,6 +1,7 @@
 """The page about one screen: what was run, what follows mere rank, what came out, and how to read it."""
 
 import base64
+import contextlib
 import html
 import io
 import os
@@ -12,6 +13,7 @@ import numpy as np
 
 from rankcell.errors import RankcellError
 from rankcell.report import page as p
+from rankcell.report.answer import answer, question, toy_line
 from rankcell.report.figures import draw_ranked, new_figure, replicates
 from rankcell.report.screens import Tables, choose_score, least_cells, ranking, scores_of, strongest
 from rankcell.report.screens_absence import draw_absence
@@ -24,6 +26,7 @@ from rankcell.stats import rank_spearman
 from rankcell.stats.predictors import TOO_CLOSE
 from rankcell.stats.summary import calls, calls_sentence, edits_sentence, without_p_sentence
 from rankcell.store import atomic_path
+from rankcell.wording import one_line
 
 _KINDS = {
     "delete": "was deleted: it is gone and every gene below it moves up one position",
@@ -63,9 +66,9 @@ def screen_page(
     least = ranked.attrs.get("min_cells", least_cells(tables, min_cells))
     settings = tables.manifest.get("settings", {})
     parts = [
-        _run(tables, settings),
-        audit_section(tables, _figure),
+        answer(tables, ranked, score, _toward_rankings(tables, min_cells)),
         _follows(tables),
+        audit_section(tables, _figure),
         _ranked(ranked, score, n),
         _volcano(ranked),
         _decomposition(tables, score, n, least),
@@ -73,19 +76,31 @@ def screen_page(
         _states(tables, n, least),
         _affected(tables, ranked),
         _one_cell(tables, score),
+        _run(tables, settings),
         _reading(settings.get("kind", "delete")),
         _again(tables),
     ]
     model = f", model '{settings['model']}' ({str(settings.get('model_hash', ''))[:12]})" if "model" in settings else ""
-    kinds = ", ".join(sorted(set(map(str, tables.table["kind"])))) if "kind" in tables.table else "perturbation"
-    name = tables.screen.folder.resolve().name if tables.screen is not None else "screen"
+    name = tables.screen.folder.resolve().name if tables.screen is not None else "a screen"
     return p.page(
-        f"{name}: {kinds} screen",
-        f"{ranked.attrs.get('edits', tables.table['edit'].nunique()):,} edits in {tables.manifest.get('n_cells', tables.n_cells):,} cells, "
-        f"{len(tables.table):,} edited cells.",
+        f"{name}: what stands out",
+        question(tables),
         *[part for part in parts if part],
         footer=f"rankcell {settings.get('version', __version__)}{model}, page drawn by rankcell {__version__}.",
+        first=toy_line(settings.get("model_note")),
     )
+
+
+def _toward_rankings(tables: Tables, min_cells: int | None) -> dict[str, Any]:
+    """{state: ranking by the movement of the cell mean toward it, in place where that is known}, of the first states."""
+    rankings = {}
+    for state in list(tables.manifest.get("settings", {}).get("states") or [])[:3]:
+        for score in (f"toward_{state}_cell_in_place", f"toward_{state}_cell"):
+            if score in tables.table:
+                with contextlib.suppress(RankcellError):
+                    rankings[str(state)] = ranking(tables, score, min_cells=min_cells, tested=True)
+                break
+    return rankings
 
 
 # Pictures inside the page
@@ -102,7 +117,7 @@ def _figure(width: float, height: float, draw: Callable[[Any], Any], *, alt: str
     save_figure(figure, held, ".png")
     data = base64.b64encode(held.getvalue()).decode()
     wide = f' style="max-width: {6.25 * width:.0f}rem; min-width: min(38rem, {6.25 * width:.0f}rem)"'
-    image = f'<div class="scroll"><img{wide} alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></div>'
+    image = f'<div class="scroll"><img{wide} alt="{html.escape(one_line(alt))}" src="data:image/png;base64,{data}"></div>'
     return f"<figure>{image}<figcaption>{p.text(caption)}</figcaption></figure>"
 
 
@@ -177,14 +192,14 @@ def _signed(x: float) -> str:
 
 
 def _ranked(ranked: Any, score: str, n: int) -> str:
-    columns = ["edit", "cells", "mean rank", "effect", "s.e."] + (["closing up"] if "plain_effect" in ranked else [])
+    columns = ["edit", "cells", "mean rank", "effect", "s.e."] + (["effect, gap closed"] if "plain_effect" in ranked else [])
     columns += [c for c in probability_columns(ranked)[:1] + [fdr_of(c) for c in probability_columns(ranked)[:1]] if c in ranked]
     shown = ranked.head(n) if "toward_" not in score else strongest(ranked, n)
     rows = [[_cell_of(r, c) for c in columns] for r in shown.to_dict("records")]
     counts = f" {edits_sentence(ranked.attrs)}." if "left_out" in ranked.attrs else ""
     rest = f"{counts} The mean of one or two cells can stand anywhere." if ranked.attrs.get("left_out") else counts
     where = (
-        "in place: nothing attends to the gene, the others keep their positions"
+        "in place: nothing attends to the gene, the others keep their positions; 'gap closed' is the deletion as such, after which every later gene moves up one"
         if score.endswith("_in_place")
         else "as the screen scored it"
     )
@@ -206,7 +221,7 @@ def _ranked(ranked: Any, score: str, n: int) -> str:
 
 
 def _cell_of(row: dict[str, Any], column: str) -> str:
-    names = {"edit": "symbols", "cells": "n_cells", "mean rank": "mean_rank", "s.e.": "sem", "closing up": "plain_effect"}
+    names = {"edit": "symbols", "cells": "n_cells", "mean rank": "mean_rank", "s.e.": "sem", "effect, gap closed": "plain_effect"}
     value = row[names.get(column, column)]
     if column == "edit":
         return str(value)
@@ -214,7 +229,7 @@ def _cell_of(row: dict[str, Any], column: str) -> str:
         return f"{int(value):,}"
     if not np.isfinite(value):
         return "-"
-    return f"{value:.0f}" if column == "mean rank" else f"{value:+.2e}" if column in ("effect", "closing up") else f"{value:.1e}"
+    return f"{value:.0f}" if column == "mean rank" else f"{value:+.2e}" if column in ("effect", "effect, gap closed") else f"{value:.1e}"
 
 
 def _volcano(ranked: Any) -> str:
@@ -282,7 +297,7 @@ def _by_rank(tables: Tables, score: str, least: int) -> str:
         for ax, name in zip(figure.subplots(1, len(both), squeeze=False)[0], both, strict=True):
             PICTURES["rank"].draw(tables, ax=ax, score=name, min_cells=least, n=8)
 
-    sides = "Left with the rest closing up, right in place. " if len(both) == 2 else ""
+    sides = "Left as deleted (later genes move up one position), right in place. " if len(both) == 2 else ""
     caption = f"{sides}Band: 5 to 95 % of the genes next in rank, line: their median. A gene counts for as much as it stands out of the band; those that do most are named."
     return p.section(
         "Shift against rank", _figure(5.9 * len(both), 4.5, draw, alt="Effect of every edit against its gene's mean rank", caption=caption)

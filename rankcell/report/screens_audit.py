@@ -105,8 +105,8 @@ def draw_predicted(tables: Tables, *, ax: Any, score: str) -> Any:
     ax.plot([low, high], [low, high], color=INK, linewidth=0.8, zorder=0)
     ax.set_aspect("equal", adjustable="datalim")
     for axis, label in ((ax.xaxis, "predicted"), (ax.yaxis, "exact")):
-        axis.set_label_text(f"{label}{scaled_axis(axis, both)}", fontsize=9)
-    ax.set_title(textwrap.fill(words(score), 44), fontsize=10, loc="left", color=INK)
+        axis.set_label_text(f"{label}{scaled_axis(axis, both)}", fontsize=9, parse_math=False)
+    ax.set_title(textwrap.fill(words(score), 44), fontsize=10, loc="left", color=INK, parse_math=False)
     ax.legend(fontsize=8, frameon=False, loc="upper left")
     _plain(ax)
     return ax

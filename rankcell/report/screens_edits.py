@@ -115,10 +115,10 @@ def _volcano_axes(ax: Any, what: str, y: str, effect: np.ndarray, height: np.nda
     ax.set_xlim(min(effect.min(), 0) - 0.12 * span, max(effect.max(), 0) + 0.18 * span)
     ax.set_ylim(-0.03 * max(height.max(), 1), 1.12 * max(height.max(), 1))
     unit = scaled_axis(ax.xaxis, effect)
-    ax.set_xlabel(f"{what}{unit}", fontsize=9)
+    ax.set_xlabel(f"{what}{unit}", fontsize=9, parse_math=False)
     kind, _, ending = y.rpartition("_")
     name = {"p": "p", "fdr": "FDR"}.get(ending, ending)
-    ax.set_ylabel(f"\u2212log10 {name}{f' ({kind})' if kind else ''}", fontsize=9)
+    ax.set_ylabel(f"\u2212log10 {name}{f' ({kind})' if kind else ''}", fontsize=9, parse_math=False)
     _plain(ax)
 
 
@@ -126,7 +126,7 @@ def _threshold(ax: Any, p: np.ndarray, called: np.ndarray, fdr_name: str, y: str
     """How many edits are called, and where the line between them and the others lies."""
     label = "FDR" if fdr_name.endswith("fdr") else "p"
     text = f"{int(called.sum()):,} of {len(p):,} edits with {label} < {LEVEL:g}"
-    ax.set_title(text, fontsize=9, loc="left", color=INK)
+    ax.set_title(text, fontsize=9, loc="left", color=INK, parse_math=False)
     line = LEVEL if y == fdr_name else p[called].max() if called.any() and p[called].max() > 0 else None
     if line is not None:
         ax.axhline(-np.log10(line), color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
@@ -154,7 +154,7 @@ def draw_heatmap(
     _draw_matrix(ax, matrix.to_numpy(float), [shorten(x) for x in names], columns, what)
     total = int((held >= least).sum())
     many = f"the {len(matrix)} strongest of {total:,} edits" if len(matrix) < total else f"{total} edit{'' if total == 1 else 's'}"
-    ax.set_title(f"{many}{_in_cells(least)}", fontsize=9, loc="left", color=INK)
+    ax.set_title(f"{many}{_in_cells(least)}", fontsize=9, loc="left", color=INK, parse_math=False)
     return ax
 
 
@@ -249,10 +249,10 @@ def _draw_matrix(ax: Any, values: np.ndarray, rows: Sequence[str], columns: Sequ
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     if lacking.any():
-        ax.set_xlabel("hatched: no cell has the gene", fontsize=8.5, color=GREY)
+        ax.set_xlabel("hatched: no cell has the gene", fontsize=8.5, color=GREY, parse_math=False)
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.045, pad=0.02)
     bar.ax.tick_params(labelsize=8)
-    bar.set_label(textwrap.fill(f"mean {what}{scaled_axis(bar.ax.yaxis, values)}", 32), fontsize=8.5)
+    bar.set_label(textwrap.fill(f"mean {what}{scaled_axis(bar.ax.yaxis, values)}", 32), fontsize=8.5, parse_math=False)
     bar.outline.set_visible(False)
 
 
@@ -272,16 +272,19 @@ def draw_affected(tables: Tables, edit: str, *, ax: Any, n: int = 20, min_cells:
     shift = 1 - found[f"mean_cos{which}"].to_numpy(float)
     order = np.lexsort((found["affected"].to_numpy(), -shift))[: max(1, n)]
     shift, sd, cells = shift[order], found[f"sd_cos{which}"].to_numpy(float)[order], found["n"].to_numpy(int)[order]
+    error = np.nan_to_num(sd / np.sqrt(np.maximum(cells - 1, 1)))  # sd is that of the population
     names = [tables.gene_names.get(g, g) for g in found["affected"].to_numpy()[order]]
     at = np.arange(len(order))[::-1]
-    sd = np.nan_to_num(sd)
-    ax.barh(at, shift, color=DOWN, height=0.72, xerr=[np.minimum(sd, shift), sd], ecolor=GREY, error_kw={"linewidth": 1})
+    ax.barh(
+        at, shift, color=DOWN, height=0.72, xerr=[np.minimum(error, np.maximum(shift, 0)), error], ecolor=GREY, error_kw={"linewidth": 1}
+    )
     ax.set_yticks(at, [f"{shorten(s)}  ({c:,})" for s, c in zip(names, cells, strict=True)], fontsize=8.5, parse_math=False)
     unit = scaled_axis(ax.xaxis, shift)
     ax.set_xlim(left=0)
     ax.set_xlabel(
-        f"shift of the affected gene{', in place' if which else ''} (1 - cosine){unit}\nmean over cells, line: standard deviation",
+        f"shift of the affected gene{', in place' if which else ''} (1 - cosine){unit}\nmean over cells, line: standard error",
         fontsize=9,
+        parse_math=False,
     )
     symbol = tables.symbols.get(found["genes"].iloc[0], found["genes"].iloc[0])
     title = f"{found['edit'].iloc[0].partition(':')[0]} {shorten(symbol, 24)}: most affected genes{_in_cells(least)} (number of cells)"
@@ -328,7 +331,7 @@ def draw_decomposition(tables: Tables, *, ax: Any, score: str | None = None, n: 
         ax.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     ax.set_yticks(at, [shorten(s) for s in found["symbols"]], fontsize=8.5, parse_math=False)
     ax.set_ylim(-0.6, len(found) - 0.4)
-    ax.set_xlabel(f"{words(stem)}\nmean over cells, {'symmetric log' if (values < 0).any() else 'log'} scale", fontsize=9)
+    ax.set_xlabel(f"{words(stem)}\nmean over cells, {'symmetric log' if (values < 0).any() else 'log'} scale", fontsize=9, parse_math=False)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown), fontsize=8.5, frameon=False, borderaxespad=0.1, handletextpad=0.2)
     _plain(ax)
     ax.tick_params(axis="y", length=0, labelsize=8.5)

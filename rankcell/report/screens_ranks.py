@@ -89,8 +89,8 @@ def draw_shift_by_rank(tables: Tables, *, ax: Any, score: str | None = None, n: 
     )
     _rank_axes(ax, rank, effect, log)
     unit = "" if log else scaled_axis(ax.yaxis, effect)
-    ax.set_ylabel(wrapped(f"mean {words(score)}{unit}"), fontsize=9)
-    ax.set_xlabel("mean rank of the gene in the cells that have it (0 = top)", fontsize=9)
+    ax.set_ylabel(wrapped(f"mean {words(score)}{unit}"), fontsize=9, parse_math=False)
+    ax.set_xlabel("mean rank of the gene in the cells that have it (0 = top)", fontsize=9, parse_math=False)
     _say_spearman(ax, rank_spearman(tables.table, score), len(ranked), least)
     if len(ranked) >= LEAST_FOR_BAND:
         ax.legend(loc="upper right", fontsize=8, frameon=False, borderaxespad=0.1)
@@ -145,7 +145,13 @@ def _say_spearman(ax: Any, rho: float, n: int, least: int) -> None:
         else f"Spearman with the rank {rho:+.2f} (median over cells)"
     )
     warn = abs(rho) > TOO_CLOSE
-    ax.set_title(f"{many}\n{known}{': it orders genes by position' if warn else ''}", fontsize=9, loc="left", color=UP if warn else INK)
+    ax.set_title(
+        f"{many}\n{known}{': it orders genes by position' if warn else ''}",
+        fontsize=9,
+        loc="left",
+        color=UP if warn else INK,
+        parse_math=False,
+    )
 
 
 # One cell
@@ -177,9 +183,11 @@ def draw_cell(tables: Tables, cell: str, *, ax: Any, score: str | None = None, n
         ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
     _rank_axes(ax, rank, every, log)
     ax.set_xlabel(
-        "rank of the deleted gene in the cell (0 = top)" if _deletes(rows) else "rank of the gene in the cell (0 = top)", fontsize=9
+        "rank of the deleted gene in the cell (0 = top)" if _deletes(rows) else "rank of the gene in the cell (0 = top)",
+        fontsize=9,
+        parse_math=False,
     )
-    ax.set_ylabel(wrapped(words(stem)), fontsize=9)
+    ax.set_ylabel(wrapped(words(stem)), fontsize=9, parse_math=False)
     ax.set_title(
         f"Cell {shorten(cell, 40)}: {len(rows):,} edit{'' if len(rows) == 1 else 's'}",
         fontsize=9.5,

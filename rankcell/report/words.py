@@ -1,5 +1,7 @@
 """Scores and names as pictures and pages say them."""
 
+from rankcell.wording import one_line
+
 PARTS = ("in_place", "position", "refill")
 _READOUTS = {"genes": "other genes", "cell": "cell mean", "cls": "CLS"}
 
@@ -20,7 +22,7 @@ def words(score: str) -> str:
 
 def shorten(text: str, n: int = 26) -> str:
     """At most `n` characters; the middle is left out, so that what stands at either end can be told apart."""
-    text = str(text)
+    text = one_line(str(text))
     return text if len(text) <= n else f"{text[: n - n // 3 - 1]}…{text[len(text) - n // 3 :]}"
 
 

@@ -82,3 +82,11 @@ class TokenSpec:
                 f"vocabulary '{vocab.name}' ({vocab.hash[:12]}): tokenize again with {option('vocab', again or vocab.name)}, or choose a model "
                 f"of '{self.vocabulary}'"
             )
+
+
+def input_facts(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the inputs that rows were made from (`TokenSpec.source`): their names, and the genes and known genes of the one that is known least."""
+    files = [f for f in source.get("files", [source]) if isinstance(f, Mapping)]
+    least = min(files, key=lambda f: f.get("genes_known", 0) / max(1, f.get("genes", 0)), default={})
+    names = [str(f["name"]) for f in files if f.get("name")]
+    return {"names": names, "genes": least.get("genes", 0), "genes_known": least.get("genes_known", 0)}

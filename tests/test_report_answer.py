@@ -1,0 +1,141 @@
+"""A page begins with the answer: the question, what was asked, what stands out by the numbers of `rankcell stats`, and why to doubt it."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_report_screen import hand_table, made_table, write_screen
+
+import rankcell as rc
+from rankcell.cli.main import main
+
+
+def change_manifest(folder, settings=None, **facts):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["settings"] |= settings or {}
+    (folder / "manifest.json").write_text(json.dumps(manifest | facts))
+
+
+def page_of(folder, tmp_path, *options):
+    assert main(["plot", str(folder), "-o", str(tmp_path / "r.html"), "--force", *options]) == 0
+    return (tmp_path / "r.html").read_text()
+
+
+def section(page, heading):
+    return re.search(f"<h2>{heading}</h2>(.*?)</section>", page, re.S)[1]
+
+
+@pytest.fixture
+def standing_out(tmp_path):
+    """60 edits in 12 cells, of which one is ten thousand times what its like are."""
+    table = made_table(60, 12)
+    name = table["edit"].iloc[30]
+    at = table["edit"] == name
+    table.loc[at, "cos_genes_in_place"] = 1 - 10_000 * (1 - table.loc[at, "cos_genes_in_place"])
+    return write_screen(tmp_path / "s", table, symbols=table.attrs["symbols"]), table.attrs["symbols"][table.loc[at, "genes"].iloc[0]]
+
+
+def test_the_hits_are_those_of_the_statistics(standing_out, tmp_path):
+    folder, symbol = standing_out
+    answer = section(page_of(folder, tmp_path), "The answer")
+    ranked = rc.tl.rank_edits(str(folder), by="cos_genes_in_place")
+    called = ranked[ranked["matched_fdr"] < 0.05]
+    assert symbol in called["symbols"].tolist()
+    assert f"{len(called):,} of {ranked['matched_fdr'].notna().sum():,} edits tested stand out" in answer
+    row = called[called["symbols"] == symbol].iloc[0]
+    cells = re.search(f"<td>{symbol}</td>(.*?)</tr>", answer)[1]
+    assert re.findall(r">([^<>]+)</td>", cells) == [
+        f"{row.effect:+.2e}",
+        f"{row['sem']:.1e}",
+        f"{row.n_cells}",
+        "more",
+        f"{row.matched_fdr:.1e}",
+    ]
+    assert "of all edits with an FDR this low or lower, the share that is expected to be there by chance" in answer
+
+
+def test_nothing_stands_out_is_said_with_the_least_fdr(tmp_path):
+    table = made_table(60, 12)
+    table["cos_genes_in_place"] = 1 - np.exp(np.random.default_rng(3).normal(-9, 0.3, len(table)))
+    folder = write_screen(tmp_path / "s", table, symbols=table.attrs["symbols"])
+    answer = section(page_of(folder, tmp_path), "The answer")
+    least = rc.tl.rank_edits(str(folder), by="cos_genes_in_place")["matched_fdr"].min()
+    assert least >= 0.05 and f"none has an FDR below 0.05 (FDR &gt;= {least:.2g})" in answer
+
+
+def test_too_few_edits_for_a_test(tmp_path):
+    folder = write_screen(tmp_path / "s", hand_table())
+    assert "There is no test of these edits" in section(page_of(folder, tmp_path), "The answer")
+
+
+def test_question_and_facts(standing_out, tmp_path):
+    folder, _ = standing_out
+    facts = {"names": ["blood.h5ad"], "genes": 1000, "genes_known": 120}
+    change_manifest(folder, {"start": "cell_type=B", "model_hash": "0123456789abcdef"}, input=facts)
+    page = page_of(folder, tmp_path)
+    assert "cells with cell_type=B most when they are deleted, and which move cells with cell_type=B toward hot or cold?" in page
+    answer = section(page, "The answer")
+    for said in (
+        "blood.h5ad",
+        "12, cell_type=B",
+        "not named: cells are taken for replicates",
+        "small (sha256 0123456789ab), layer -2",
+        "Toward hot",
+    ):
+        assert said in answer, said
+    assert re.search(r"<td>date</td><td>\d{4}-\d\d-\d\d</td>", answer)
+    assert "The model knows 120 of the input&#x27;s 1,000 genes" in section(page, "Before you believe it")
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts", "line"),
+    [
+        ({}, {}, "Only 12 cells were screened"),
+        ({}, {}, "Cells are taken for replicates"),
+        (
+            {},
+            {"cropping": {"cells": 12, "cropped": 5, "genes": 200, "unread": 50, "most_genes": 9}},
+            "5 of 12 cells have more genes than the model reads: 25%",
+        ),
+        ({"model_note": "a toy of three genes"}, {}, "A toy of three genes."),
+    ],
+)
+def test_caveats(standing_out, tmp_path, settings, facts, line):
+    change_manifest(standing_out[0], settings, **facts)
+    assert line in section(page_of(standing_out[0], tmp_path), "Before you believe it")
+
+
+def test_a_toy_is_called_so_in_the_first_line(standing_out, tmp_path):
+    change_manifest(standing_out[0], {"model_note": "toy model: 3 genes"})
+    body = page_of(standing_out[0], tmp_path).split("<main>")[1]
+    assert body.startswith('<div class="note">Toy model: 3 genes.</div>')
+
+
+def test_donors_of_the_statistics_are_named(standing_out, tmp_path):
+    folder, _ = standing_out
+    cells = sorted(pd.read_parquet(folder / "screen.parquet")["cell_id"].unique())
+    pd.DataFrame({"cell_id": cells, "patient": [f"p{i % 6}" for i in range(len(cells))]}).to_csv(tmp_path / "cells.csv", index=False)
+    assert main(["stats", str(folder), "-o", str(tmp_path / "t.csv"), "--donor", "patient", "--cells", str(tmp_path / "cells.csv")]) == 0
+    page = page_of(folder, tmp_path, "--statistics", str(tmp_path / "t.csv"))
+    assert "6 (column patient)" in section(page, "The answer") and "Cells are taken" not in page
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", 'x" onload="y', "a\nb\tc", "\u202egnp.exe", "$\\frac{1}{2}$", "`code`", "=HYPERLINK(1)"]
+)
+def test_hostile_names_are_text(tmp_path, name):
+    table = hand_table()
+    table["cell_id"] = table["cell_id"].replace("x", name)
+    state = {c: c.replace("hot", name) for c in table.columns if "hot" in c}
+    folder = write_screen(tmp_path / "s", table.rename(columns=state), symbols={"A": name, "B": "B", "C": "C"}, states=(name, "cold"))
+    change_manifest(
+        folder, {"model": name, "start": f"c={name}", "model_note": name}, input={"names": [name], "genes": 9, "genes_known": 9}
+    )
+    page = page_of(folder, tmp_path)
+    assert "<script" not in page and '" onload="y' not in page and "\u202e" not in page
+    for what in ("ranked", "heatmap", "rank", "explain"):
+        more = ["--cell", name] if what == "explain" else []
+        for ending in ("svg", "png"):
+            assert main(["plot", str(folder), "-o", str(tmp_path / f"{what}.{ending}"), "--what", what, *more]) == 0
