@@ -185,7 +185,7 @@ def test_no_file(folder, capsys):
     (folder / "empty").mkdir()
     refused_file(folder, capsys, folder / "empty", "is a folder without count files")
     (folder / "x.csv").write_text("a")
-    refused_file(folder, capsys, folder / "x.csv", ["not a known format", "h5ad"])
+    refused_file(folder, capsys, folder / "x.csv", ["not a count file of a known format", "h5ad", "it is a text"])
 
 
 @pytest.mark.parametrize(("cells", "genes"), [(0, 5), (5, 0), (0, 0)])

@@ -16,6 +16,7 @@ import numpy as np
 
 from rankcell.counts.hdf5index import chunk_index
 from rankcell.counts.heaps import require_walkable_heaps
+from rankcell.counts.kinds import describe_file, require_file
 from rankcell.counts.matrix import plain_dtype
 from rankcell.errors import InputError
 
@@ -31,6 +32,7 @@ def open_hdf5(path: Path) -> Any:
 
     if path.is_dir():
         raise InputError(f"{path} is a folder, not an HDF5 file")
+    require_file(path)
     try:
         return h5py.File(path, "r")
     except (OSError, RuntimeError, ValueError) as e:
@@ -45,7 +47,9 @@ def open_hdf5(path: Path) -> Any:
             ) from e
         if isinstance(e, PermissionError):
             raise InputError(f"{path} cannot be read: permission denied") from e
-        raise InputError(f"{path} is not an HDF5 file (h5ad, loom, 10x h5){_instead(path)}: {first_line(e)}") from e
+        if not is_hdf5(path) and (kind := describe_file(path)):
+            raise InputError(f"{path} is not an HDF5 file (h5ad, loom, 10x h5); it {kind}") from e
+        raise InputError(f"{path} is not a readable HDF5 file (h5ad, loom, 10x h5): {first_line(e)}") from e
 
 
 def open_source(path: Path) -> Any:
@@ -57,22 +61,6 @@ def open_source(path: Path) -> Any:
         root.close()
         raise
     return root
-
-
-def _instead(path: Path) -> str:
-    """What a file that is not HDF5 seems to be."""
-    with contextlib.suppress(OSError):
-        with open(path, "rb") as f:
-            head = f.read(512)
-        kinds = {b"": ", it is empty", b"\x1f\x8b": ", it is compressed by gzip (gunzip it first)", b"PK": ", it is a zip archive"}
-        for start, kind in kinds.items():
-            if head.startswith(start) and (start or not head):
-                return kind
-        if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-            return ", it is a pickle"
-        if head.isascii():
-            return ", it is a text"
-    return ""
 
 
 def holds(source: Any, layout: Callable[[Any], bool]) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 # In the order in which they are asked: h5ad takes every other HDF5 file, and says what it holds
 from rankcell.counts import loom, tenx, mtx, zarrstore, memory, h5ad  # noqa: F401 # isort: skip
 from rankcell.counts.features import leave_out
+from rankcell.counts.kinds import describe_file, require_file
 from rankcell.counts.source import FORMATS, CountSource
 from rankcell.errors import InputError
 
@@ -22,6 +23,8 @@ def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> 
         raise InputError("a layer and raw were both asked for: choose one")
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         raise InputError(f"no such file: {source}")
+    if isinstance(source, (str, os.PathLike)):
+        require_file(Path(source))
     for _, recognises, opener in FORMATS:
         if recognises(source):
             opened = opener(source, layer=layer, raw=raw)
@@ -34,4 +37,7 @@ def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> 
                 raise
             return opened
     known = ", ".join(name for name, _, _ in FORMATS)
-    raise InputError(f"{source if isinstance(source, (str, os.PathLike)) else type(source)}: not a known format ({known})")
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(f"{type(source)}: not a known format ({known})")
+    kind = describe_file(Path(source)) if Path(source).is_file() else ""
+    raise InputError(f"{source} is not a count file of a known format ({known}){f'; it {kind}' if kind else ''}")
