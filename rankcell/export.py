@@ -22,7 +22,7 @@ def edits_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
     asked = there if score is None else [score] if isinstance(score, str) else list(score)
     effects = _mean_effects(table, _known(asked, there))
     obs = _edits_obs(screen, table)
-    if score is None and (screen.folder / "affected.parquet").exists():
+    if score is None and screen.has("affected.parquet"):
         matrix, layers, var = _affected_matrices(screen, obs.index)
         obs = obs.join(effects.rename(columns=lambda s: f"effect_{s}".replace("/", "|")))
         found = ad.AnnData(matrix, obs=obs, var=var, layers=layers)
@@ -86,9 +86,7 @@ def _mean_effects(table: Any, scores: Sequence[str]) -> Any:
 
 def _edits_obs(screen: Any, table: Any) -> Any:
     """edits.parquet by edit id, with what the table knows beside it: all targets, also those that no cell has."""
-    import pyarrow.parquet as pq
-
-    found = pq.read_table(screen.folder / "edits.parquet").to_pandas().set_index("edit", drop=True)
+    found = screen.edits().to_pandas().set_index("edit", drop=True)
     grouped = table.groupby("edit", sort=False)
     known = {"n_cells": grouped["cell_id"].nunique(), "mean_rank": grouped["rank"].mean()}
     for name, values in known.items():
@@ -102,11 +100,9 @@ def _edits_obs(screen: Any, table: Any) -> Any:
 
 def _cells_obs(screen: Any, table: Any) -> Any:
     import pandas as pd
-    import pyarrow.parquet as pq
 
-    path = screen.folder / "cells.parquet"
-    if path.exists():
-        found = pq.read_table(path).to_pandas().set_index("cell_id")
+    if screen.has("cells.parquet"):
+        found = screen.cells().to_pandas().set_index("cell_id")
         for name in found.select_dtypes("object"):
             found[name] = found[name].astype("category")
     else:  # a screen of an earlier version
@@ -166,6 +162,6 @@ def ranking(ranked: Any, *, column: str, names: str) -> Any:
 
 def open_screen(folder: str | os.PathLike | Any) -> Any:
     """A Screen as it is, or read from its folder."""
-    from rankcell.perturb import Screen, read_screen
+    from rankcell.stats.rows import screen_of
 
-    return folder if isinstance(folder, Screen) else read_screen(folder)
+    return screen_of(folder)

@@ -64,7 +64,8 @@ def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any 
     """Bars of the strongest edits, with standard errors.
 
     ranked
-        What rc.tl.rank_edits gives.
+        What rc.tl.rank_edits gives, the table of `rankcell stats` or its path, or a screen (results folder, Screen, table), ranked by its
+        default score.
     n
         How many edits; of a `toward_...` score up to half of them from either end.
     ax
@@ -72,17 +73,14 @@ def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any 
 
     Returns the axes.
     """
-    from rankcell.errors import SettingsError
-    from rankcell.report.figures import draw_ranked
+    from rankcell.report.figures import draw_ranked, mark
 
-    if "effect" not in ranked:
-        raise SettingsError("this is not a ranking: give what rc.tl.rank_edits(table) returns")
-
+    ranked = _ranked(ranked)
     if ax is None:
         from matplotlib import pyplot as plt
 
         _, ax = plt.subplots(figsize=(6.4, 1.4 + 0.24 * max(4, min(n, len(ranked)))), layout="constrained")
-    return draw_ranked(ranked, ax=ax, n=n, title=title)
+    return mark(draw_ranked(ranked, ax=ax, n=n, title=title), ranked.attrs.get("model_note"))
 
 
 @python_verb()
@@ -90,7 +88,7 @@ def volcano(ranked: Any, *, x: str | None = None, y: str | None = None, n: int =
     """Effect of every edit against -log10 of its p-value or false discovery rate; those with FDR < 0.05 in colour (red: positive).
 
     ranked
-        What rc.tl.rank_edits gives, or the table that `rankcell stats` writes: `effect`, `symbols` and a column of probabilities.
+        As for rc.pl.ranked_genes: `effect`, `symbols` and a column of probabilities.
     x
         The column of effects; None: what y is the probability of, which is `matched_diff` for `matched_p` (the effect less that of
         genes of like rank), `control_diff`, `vs_diff`, else `effect`.
@@ -103,9 +101,25 @@ def volcano(ranked: Any, *, x: str | None = None, y: str | None = None, n: int =
 
     A probability of 0 is a triangle above all others. Returns the axes. SettingsError when there is no such column.
     """
+    from rankcell.report.figures import mark
     from rankcell.report.screens_edits import draw_volcano
 
-    return draw_volcano(ranked, ax=ax or _axes("volcano", None, n), x=x, y=y, n=n)
+    ranked = _ranked(ranked)
+    return mark(draw_volcano(ranked, ax=ax or _axes("volcano", None, n), x=x, y=y, n=n), ranked.attrs.get("model_note"))
+
+
+def _ranked(source: Any) -> Any:
+    """A ranking from what was given: itself, the path of the table of `rankcell stats`, or a screen, ranked by its default score."""
+    from rankcell.jobs.plots import read_statistics
+    from rankcell.report.screens import choose_score, open_tables, ranking
+    from rankcell.stats.rows import is_table
+
+    if is_table(source) and ("effect" in source or "cell_id" not in source):
+        return read_statistics(source, None)
+    if isinstance(source, (str, os.PathLike)) and os.path.isfile(source) and os.path.basename(source) != "screen.parquet":
+        return read_statistics(source, None)
+    tables = open_tables(source)
+    return ranking(tables, choose_score(tables.table, None), tested=True)
 
 
 @python_verb()
@@ -130,11 +144,15 @@ def screen_heatmap(
 
     Returns the axes. SettingsError without states and without `groupby`, CellError when the cells have no such column.
     """
+    from rankcell.report.figures import mark
     from rankcell.report.screens import open_tables
     from rankcell.report.screens_edits import draw_heatmap
 
     tables = open_tables(screen)
-    return draw_heatmap(tables, ax=ax or _axes("heatmap", tables, n), score=score, groupby=groupby, n=n, min_cells=min_cells)
+    return mark(
+        draw_heatmap(tables, ax=ax or _axes("heatmap", tables, n), score=score, groupby=groupby, n=n, min_cells=min_cells),
+        tables.model_note,
+    )
 
 
 @python_verb()
@@ -153,11 +171,12 @@ def affected_genes(screen: Any, edit: str, *, n: int = 20, min_cells: int | None
 
     Returns the axes. OutputError when the screen was run without affected genes.
     """
+    from rankcell.report.figures import mark
     from rankcell.report.screens import open_tables
     from rankcell.report.screens_edits import draw_affected
 
     tables = open_tables(screen)
-    return draw_affected(tables, edit, ax=ax or _axes("affected", tables, n), n=n, min_cells=min_cells)
+    return mark(draw_affected(tables, edit, ax=ax or _axes("affected", tables, n), n=n, min_cells=min_cells), tables.model_note)
 
 
 @python_verb()
@@ -179,11 +198,12 @@ def shift_by_rank(screen: Any, *, score: str | None = None, n: int = 10, min_cel
     on either side; no band below 20 edits). The title says how far the score follows the rank (median Spearman over cells),
     in red above 0.9. Returns the axes.
     """
+    from rankcell.report.figures import mark
     from rankcell.report.screens import open_tables
     from rankcell.report.screens_ranks import draw_shift_by_rank
 
     tables = open_tables(screen)
-    return draw_shift_by_rank(tables, ax=ax or _axes("rank", tables, n), score=score, n=n, min_cells=min_cells)
+    return mark(draw_shift_by_rank(tables, ax=ax or _axes("rank", tables, n), score=score, n=n, min_cells=min_cells), tables.model_note)
 
 
 @python_verb()
@@ -204,11 +224,14 @@ def decomposition(screen: Any, *, score: str | None = None, n: int = 20, min_cel
     Means over cells, so that the parts of each edit add up to its total; the scale is logarithmic. Returns the axes. SettingsError
     for a screen without in-place scores.
     """
+    from rankcell.report.figures import mark
     from rankcell.report.screens import open_tables
     from rankcell.report.screens_edits import draw_decomposition
 
     tables = open_tables(screen)
-    return draw_decomposition(tables, ax=ax or _axes("decomposition", tables, n), score=score, n=n, min_cells=min_cells)
+    return mark(
+        draw_decomposition(tables, ax=ax or _axes("decomposition", tables, n), score=score, n=n, min_cells=min_cells), tables.model_note
+    )
 
 
 @python_verb()
@@ -228,11 +251,12 @@ def explain_cell(screen: Any, cell: str, *, score: str | None = None, n: int = 1
 
     Returns the axes. CellError when the cell was not screened.
     """
+    from rankcell.report.figures import mark
     from rankcell.report.screens import open_tables
     from rankcell.report.screens_ranks import draw_cell
 
     tables = open_tables(screen)
-    return draw_cell(tables, cell, ax=ax or _axes("explain", tables, n), score=score, n=n)
+    return mark(draw_cell(tables, cell, ax=ax or _axes("explain", tables, n), score=score, n=n), tables.model_note)
 
 
 def _axes(what: str, tables: Any, n: int) -> Any:
@@ -261,6 +285,7 @@ def compare_poolings(table: Any, *, score: str = "knn_accuracy", ax: Any = None)
     """
     from rankcell.errors import SettingsError
     from rankcell.report.assessments import draw_poolings
+    from rankcell.report.figures import mark
 
     if "source" not in table or "over_pca" not in table:
         raise SettingsError("this is not a comparison: give what rc.tl.compare_poolings(adata, label) returns")
@@ -271,7 +296,7 @@ def compare_poolings(table: Any, *, score: str = "knn_accuracy", ax: Any = None)
 
         rows = table["pool"].nunique()
         _, ax = plt.subplots(figsize=(7.2, 1.3 + 0.34 * max(3, rows)), layout="constrained")
-    return draw_poolings(table, ax=ax, score=score)
+    return mark(draw_poolings(table, ax=ax, score=score), table.attrs.get("model_note"))
 
 
 @python_verb()
@@ -290,6 +315,7 @@ def rank_bias(table: Any, *, score: str = "relative_shift", ax: Any = None) -> A
     """
     from rankcell.errors import SettingsError
     from rankcell.report.assessments import draw_rank_bias
+    from rankcell.report.figures import mark
 
     if "between_cells" not in table:
         raise SettingsError("this is not a table of rank biases: give what rc.tl.rank_bias(adata) returns")
@@ -298,4 +324,6 @@ def rank_bias(table: Any, *, score: str = "relative_shift", ax: Any = None) -> A
 
         size = (2.6 + 2.9 * table["how"].nunique(), (3.6 if table["pool"].nunique() <= 6 else 4.6) * table["layer"].nunique())
         ax = plt.figure(figsize=size).add_axes((0, 0, 1, 1))
-    return draw_rank_bias(table, ax=ax, score=score)
+    panels = draw_rank_bias(table, ax=ax, score=score)
+    mark(panels.flat[0], table.attrs.get("model_note"))
+    return panels

@@ -139,3 +139,58 @@ def test_hostile_names_are_text(tmp_path, name):
         more = ["--cell", name] if what == "explain" else []
         for ending in ("svg", "png"):
             assert main(["plot", str(folder), "-o", str(tmp_path / f"{what}.{ending}"), "--what", what, *more]) == 0
+
+
+# What pictures take, and the toy's line above them
+
+
+def test_ranked_edits_are_drawn_from_any_form(standing_out, tmp_path):
+    from matplotlib import pyplot as plt
+
+    folder, symbol = standing_out
+    table = rc.get.screen_df(folder)
+    ranked = rc.tl.rank_edits(str(folder))
+    assert main(["stats", str(folder), "-o", str(tmp_path / "t.csv")]) == 0
+    for source in (folder, str(folder), folder / "screen.parquet", table, ranked, tmp_path / "t.csv"):
+        names = [t.get_text() for t in rc.pl.ranked_genes(source, n=5).get_yticklabels()]
+        assert names[0] == symbol and names == ranked["symbols"][:5].tolist(), source
+        assert symbol in [t.get_text() for t in rc.pl.volcano(source).texts], source
+    plt.close("all")
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), 3, None, pd.DataFrame({"a": [1]}), "nowhere", ["a"]])
+@pytest.mark.parametrize("draw", [rc.pl.ranked_genes, rc.pl.volcano, rc.pl.screen_heatmap, rc.pl.shift_by_rank, rc.pl.decomposition])
+def test_what_is_no_screen_is_one_line(draw, wrong):
+    with pytest.raises(rc.errors.RankcellError) as refused:
+        draw(wrong)
+    assert "\n" not in str(refused.value) and "--" not in str(refused.value)
+
+
+def test_an_anndata_is_named_as_what_it_is():
+    import anndata as ad
+
+    for draw in (rc.pl.ranked_genes, rc.pl.volcano, rc.pl.screen_heatmap):
+        with pytest.raises(rc.errors.InputError, match=r"found AnnData; perturb it first"):
+            draw(ad.AnnData(np.zeros((2, 2), np.float32)))
+
+
+def test_pictures_of_a_toy_say_so_in_their_first_line(standing_out, tmp_path):
+    from matplotlib import pyplot as plt
+
+    folder, _ = standing_out
+    change_manifest(folder, {"model_note": "toy model: 3 genes"})
+    for draw in (rc.pl.ranked_genes, rc.pl.volcano, rc.pl.screen_heatmap, rc.pl.shift_by_rank, rc.pl.decomposition):
+        assert draw(folder).get_title(loc="left").split("\n")[0] == "toy model: 3 genes", draw
+    assert rc.pl.explain_cell(folder, "c0").get_title(loc="left").startswith("toy model: 3 genes\n")
+    plt.close("all")
+    assert main(["plot", str(folder), "-o", str(tmp_path / "v.svg"), "--what", "volcano"]) == 0
+    assert "toy model: 3 genes" in (tmp_path / "v.svg").read_text()
+
+
+@pytest.mark.parametrize("name", ["edits.parquet", "cells.parquet", "affected.parquet"])
+def test_damaged_tables_are_one_line(standing_out, tmp_path, capsys, name):
+    folder, _ = standing_out
+    (folder / name).write_bytes(b"PAR1" + b"\0" * 64 + b"PAR1")
+    assert main(["plot", str(folder), "-o", str(tmp_path / "r.html")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and name in said and not (tmp_path / "r.html").exists()

@@ -6,6 +6,7 @@ from typing import Any
 
 from rankcell.errors import InputError, OutputError, SettingsError
 from rankcell.store import read_json
+from rankcell.wording import option
 
 
 def plot(
@@ -47,13 +48,13 @@ def plot(
     if what != "report":
         picture_of(what)
     _check(out, what, n, min_cells)
-    given = None if statistics is None else _read_statistics(statistics, score)
+    given = None if statistics is None else read_statistics(statistics, score)
     if what == "report":
         from rankcell.report.screen_page import write_page
 
-        unused = [f"--{k}" for k in ("edit", "cell", "groupby") if options[k] is not None]
+        unused = [option(k) for k in ("edit", "cell", "groupby") if options[k] is not None]
         if unused:
-            raise SettingsError(f"a report takes no {unused[0]}: it shows the strongest; name one picture with --what to choose")
+            raise SettingsError(f"a report takes no {unused[0]}: it shows the strongest; name one picture with {option('what')} to choose")
         return write_page(open_tables(source), out, score=score, n=n, min_cells=min_cells, statistics=given, force=force)
     return write_picture(what, open_tables(source), out, force=force, statistics=given, **options)
 
@@ -61,19 +62,26 @@ def plot(
 def _check(out: Path, what: str, n: int | None, min_cells: int | None) -> None:
     is_page = out.suffix.lower() in (".html", ".htm")
     if is_page != (what == "report"):
-        wanted = "an .html file (name a picture with --what)" if what == "report" else "written as .png, .svg or .pdf"
-        raise OutputError(f"{out.name}: --what {what} is {wanted}")
+        wanted = f"an .html file (name a picture with {option('what')})" if what == "report" else "written as .png, .svg or .pdf"
+        raise OutputError(f"{out.name}: {option('what', what)} is {wanted}")
     if n is not None and n < 1:
         raise SettingsError(f"n is {n}; at least 1")
     if min_cells is not None and min_cells < 0:
         raise SettingsError(f"min_cells is {min_cells}; at least 0")
 
 
-def _read_statistics(source: Any, score: str | None) -> Any:
+def read_statistics(source: Any, score: str | None) -> Any:
     """The table of rankcell stats. InputError when it is none."""
     import pandas as pd
 
-    if hasattr(source, "columns"):
+    from rankcell.stats.rows import is_table
+
+    if is_table(source):
+        missing = [c for c in ("edit", "symbols", "effect") if c not in source]
+        if missing:
+            raise SettingsError(
+                f"this is not a ranking (it has no column '{missing[0]}'): give what rc.tl.rank_edits(table) returns, or a screen"
+            )
         return source
     path = Path(source)
     if not path.is_file():
@@ -93,7 +101,9 @@ def _read_statistics(source: Any, score: str | None) -> Any:
         )
     by = table.attrs.get("by")
     if score is not None and by is not None and by != score:
-        raise SettingsError(f"{path} ranks by {by}, and --score is {score}: leave out --score, or make that table with rankcell stats")
+        raise SettingsError(
+            f"{path} ranks by {by}, and {option('score', score)} was given: leave it out, or make that table with rankcell stats"
+        )
     if score is not None:
         table.attrs["by"] = score
     return table

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import SettingsError
+from rankcell.wording import one_line
 
 INK, GREY, UP, DOWN = "#1b2733", "#8a97a3", "#b2432f", "#2b6ca3"
 _PALETTE = [
@@ -36,6 +37,16 @@ def new_figure(width: float, height: float) -> Any:
 
 def save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def mark(ax: Any, note: Any) -> Any:
+    """`note` (that the model is a toy) as the first line above a picture; nothing where there is nothing to say."""
+    if note:
+        note = one_line(str(note))
+        title = ax.get_title(loc="left")
+        size = min(9.0, ax._left_title.get_fontsize()) if title else 9.0
+        ax.set_title(f"{note}\n{title}" if title else str(note), loc="left", fontsize=size, color=INK, parse_math=False)
+    return ax
 
 
 def _plain(ax: Any) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
-from rankcell.perturb import Screen, read_screen
+from rankcell.perturb import Screen
 from rankcell.report.words import PARTS
 from rankcell.stats import effect_of, rank_edits
 from rankcell.stats.affected import gene_symbols
 from rankcell.stats.prediction import Shared, attrs_of
+from rankcell.stats.rows import is_table, screen_of
 from rankcell.stats.rows import least_cells as floor_of
+from rankcell.wording import option
 
 _FAMILIES = ("cos_", "toward_", "euclidean_")
 
@@ -48,6 +50,11 @@ class Tables:
         return int(self.table["cell_id"].nunique())
 
     @property
+    def model_note(self) -> str:
+        """What is to be said of the model first of all: that it is a toy."""
+        return str(self.manifest.get("settings", {}).get("model_note") or self.table.attrs.get("model_note") or "")
+
+    @property
     def has_affected(self) -> bool:
         return self._affected is not None or (self.screen is not None and (self.screen.folder / "affected.parquet").exists())
 
@@ -60,7 +67,9 @@ class Tables:
         """The table of affected genes. OutputError when there is none."""
         if self._affected is None:
             if self.screen is None:
-                raise OutputError("affected genes are kept in the results folder: give the folder, run with --affected")
+                raise OutputError(
+                    f"affected genes are kept in the results folder: give the folder of a screen that was run with {option('affected', True)}"
+                )
             self._affected = self.screen.affected().to_pandas()
         return self._affected
 
@@ -69,7 +78,7 @@ def open_tables(source: Any) -> Tables:
     """The tables of a results folder, a Screen, or a table of rc.tl.perturb and rc.get.screen_df."""
     if isinstance(source, Tables):
         return source
-    if hasattr(source, "columns") and hasattr(source, "attrs"):
+    if is_table(source):
         missing = [c for c in ("cell_id", "edit", "genes", "rank") if c not in source.columns]
         if missing:
             raise InputError(f"this is not a table of a screen (it has no column {missing[0]}): give what rc.tl.perturb returns")
@@ -84,11 +93,9 @@ def open_tables(source: Any) -> Tables:
 
 
 def _read(source: Any) -> Screen:
-    if not isinstance(source, (str, os.PathLike)):
-        raise InputError(f"a screen is a results folder or the table of rc.tl.perturb, and this is {type(source).__name__}")
-    if not Path(source).is_dir():
+    if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         raise InputError(f"no results folder {source}")
-    found = read_screen(source)
+    found = screen_of(source)
     if not (found.folder / "screen.parquet").exists():
         raise InputError(f"{source} holds results of another kind (it has no screen.parquet): name the folder of rankcell perturb")
     return found
@@ -96,10 +103,7 @@ def _read(source: Any) -> Screen:
 
 def _optional(screen: Screen, name: str) -> Any:
     """cells.parquet or edits.parquet; None where an older screen has none."""
-    import pyarrow.parquet as pq
-
-    path = screen.folder / f"{name}.parquet"
-    return pq.read_table(path).to_pandas() if path.exists() else None
+    return screen.read(f"{name}.parquet").to_pandas() if screen.has(f"{name}.parquet") else None
 
 
 # Scores
@@ -167,6 +171,7 @@ def ranking(tables: Tables, score: str, *, min_cells: int | None = None, tested:
         raise SettingsError(
             f"no edit has a value of '{score}'{f' in {min_cells} cells or more' if (min_cells or 0) > 1 else ''}: nothing to draw"
         )
+    ranked.attrs |= {"model_note": note} if (note := tables.model_note) else {}
     return ranked
 
 
@@ -210,12 +215,10 @@ def spearman(effect: Sequence[float], rank: Sequence[float]) -> float:
 
 def one_cell(source: Any, cell_id: str) -> Tables:
     """The tables with the rows of one cell alone, so that a large screen is not read for it; all of them where it has no such cell."""
-    import pyarrow.parquet as pq
-
-    if isinstance(source, Tables) or hasattr(source, "columns"):
+    if isinstance(source, Tables) or is_table(source):
         return open_tables(source)
     screen = source if isinstance(source, Screen) else _read(source)
-    table = pq.read_table(screen.folder / "screen.parquet", filters=[("cell_id", "=", str(cell_id))]).to_pandas()
+    table = screen.read("screen.parquet", filters=[("cell_id", "=", str(cell_id))]).to_pandas()
     if not len(table):
         return open_tables(screen)
     table["rank"] = table["rank"].astype("Int32")

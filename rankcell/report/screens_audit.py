@@ -82,13 +82,10 @@ def _verified(audit: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str
 
 def draw_predicted(tables: Tables, *, ax: Any, score: str) -> Any:
     """Predicted against exact effect of the edits that were run; SettingsError when none of them was predicted."""
-    import pyarrow.parquet as pq
-
-    path = tables.screen.folder / "audit.parquet"
     drawn_in = {True: "sampled_in_place", False: "sampled_whole"}[score.endswith("_in_place")]
-    names = pq.read_schema(path).names
+    names = tables.screen.columns("audit.parquet")
     drawn_in = drawn_in if drawn_in in names else "sampled"
-    table = pq.read_table(path, columns=[score, f"{score}_predicted", drawn_in]).to_pandas()
+    table = tables.screen.read("audit.parquet", [score, f"{score}_predicted", drawn_in]).to_pandas()
     table = table[table[score].notna() & table[f"{score}_predicted"].notna()]
     if not len(table):
         raise SettingsError("every edit was run, and none predicted")

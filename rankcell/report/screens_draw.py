@@ -9,9 +9,10 @@ from typing import Any
 from rankcell.errors import OutputError, SettingsError
 from rankcell.report import screens_edits as edits
 from rankcell.report import screens_ranks as ranks
-from rankcell.report.figures import draw_ranked, new_figure
+from rankcell.report.figures import draw_ranked, mark, new_figure
 from rankcell.report.screens import Tables, choose_score, one_cell, ranking
 from rankcell.store import atomic_path
+from rankcell.wording import option
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -99,12 +100,13 @@ def draw(what: str, tables: Tables, **options: Any) -> Any:
     given = {k: v for k, v in options.items() if v is not None}
     for name in given:
         if name not in picture.options:
-            raise SettingsError(f"the picture '{what}' takes no --{name.replace('_', '-')}; it takes {', '.join(picture.options)}")
+            raise SettingsError(f"the picture '{what}' takes no {option(name)}; it takes {', '.join(picture.options)}")
     for name in picture.needed:
         if name not in given:
-            raise SettingsError(f"the picture '{what}' is of one {name}: name it with --{name}")
+            raise SettingsError(f"the picture '{what}' is of one {name}: name it with {option(name)}")
     figure = new_figure(*size_of(what, tables, given.get("n")))
-    picture.draw(tables, ax=figure.subplots(), **given)
+    picture.draw(tables, ax=(ax := figure.subplots()), **given)
+    mark(ax, tables.model_note)
     return figure
 
 

@@ -21,6 +21,7 @@ from rankcell.report.screens import (
 from rankcell.report.screens_labels import name_points, scaled_axis
 from rankcell.report.words import shorten, words
 from rankcell.stats.summary import LEVEL
+from rankcell.wording import option
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; shapes and places differ too
 LOOKS = {
@@ -173,7 +174,7 @@ def _by_state(tables: Tables, score: str | None) -> tuple[Any, list[str], str]:
     found = [c for c in there if ending and c.endswith(ending)]
     if not found:
         raise SettingsError(
-            "the screen has no movement toward a state: run it with --toward COLUMN=STATE, or group its cells by a column (groupby)"
+            f"the screen has no movement toward a state: run it with {option('toward', placeholder='COLUMN=STATE')}, or group its cells with {option('groupby', placeholder='COLUMN')}"
         )
     means = tables.table.groupby("edit", sort=False)[found].mean()
     readout = "CLS" if "cls" in str(ending) else "cell mean"
@@ -201,7 +202,9 @@ def _groups(tables: Tables, column: str) -> dict[Any, str]:
     found = tables.cells if tables.cells is not None and column in tables.cells else tables.table
     if column not in found or column in ("edit", "genes", "cell_id"):
         there = [] if tables.cells is None else [c for c in tables.cells.columns if c != "cell_id"]
-        have = f"they have {', '.join(there)}" if there else "this screen keeps none: run it again with this version, on tokens with --obs"
+        have = (
+            f"they have {', '.join(there)}" if there else f"this screen keeps none: run it again with {option('obs', placeholder='COLUMN')}"
+        )
         raise CellError(f"the screened cells have no column '{column}' ({have})")
     return dict(zip(found["cell_id"], found[column].astype(str), strict=True))
 
