@@ -107,7 +107,7 @@ def names_in(folder):
 
 
 def one_line(text):
-    lines = [x for x in text.strip().splitlines() if not x.startswith("rankcell: note:")]
+    lines = [x for x in text.strip().splitlines() if not x.startswith(("rankcell: note:", "cells embedded: "))]
     assert len(lines) == 1 and lines[0].startswith("rankcell: "), text
     return lines[0]
 

@@ -168,7 +168,8 @@ def test_from_python(place, tmp_path):
     found = rc.tl.perturb(place / "cells.dataset", place / "model", device="cpu", only=place / "only.txt", out=tmp_path / "s", **WAY)
     assert set(found["cell_id"]) == {"c1", "c3"} and "exact" in found
     assert json.loads((tmp_path / "s" / "manifest.json").read_text())["settings"]["method"] == "fast"
-    assert {"exact", "effect"} & set(rc.tl.rank_edits(tmp_path / "s").columns)
+    with pytest.warns(RankcellWarning, match="no edit is in 5 cells or more: there is no p"):
+        assert {"exact", "effect"} & set(rc.tl.rank_edits(tmp_path / "s").columns)
     with pytest.raises(OutputError, match="has no audit.parquet: it was not run with method='fast'"):
         jobs.perturb(place / "cells.dataset", tmp_path / "t", model=place / "model", device="cpu", cells=1, **SMALL).audit()
 

@@ -180,7 +180,8 @@ def start(given, out, *more, source="x.h5ad", package=ROOT, **changed):
 
 def ended(process):
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and err == "", err
+    lines = [line for line in err.splitlines() if not line.startswith("cells tokenized: ")]  # of a slow machine
+    assert process.returncode == 0 and lines == [], err
     return out
 
 

@@ -136,7 +136,7 @@ def test_special_tokens_of_a_tokenizer(tmp_path, style):
         (25426, "m", {}, "25,426 tokens: Geneformer V1, whose vocabulary is geneformer-v1"),
         (20275, "m", {}, "20,275 tokens: Geneformer V2, whose vocabulary is geneformer-v2"),
         (20300, "Geneformer-V2-104M", {}, "the name Geneformer-V2: Geneformer V2"),
-        (25427, "m", {"_name_or_path": "/home/x/gf-6L-30M-i2048"}, "the name gf-6L-30M-i2048: Geneformer V1"),
+        (25427, "m", {"_name_or_path": "models/gf-6L-30M-i2048"}, "the name gf-6L-30M-i2048: Geneformer V1"),
     ],
 )
 def test_which_geneformer_it_is(tmp_path, known, folder, config, said):

@@ -454,7 +454,7 @@ def test_batches_are_halved(small, scarce, error, midway):
     tried = scarce(30, error, midway)
     made = Embedder(folder, device="cpu", tokens_per_batch=100)
     found, told = told_of(lambda: made.embed(tokens, **how))
-    line = "out of memory with {} tokens a batch: going on with {} (--tokens-per-batch {} starts so)"
+    line = "out of memory with {} tokens a batch: going on with {} (tokens_per_batch={} starts so)"
     first, second = [n for n in tried if n > 30]  # the first batch, and the first half of it
     assert told == [line.format(first, first // 2, first // 2), line.format(second, second // 2, second // 2)]
     assert first <= 100 and second <= first // 2 and made.tokens_per_batch == second // 2
@@ -517,7 +517,7 @@ def test_a_row_that_does_not_fit(small, scarce):
     with pytest.warns(RankcellWarning, match="out of memory with"):
         with pytest.raises(
             ModelError,
-            match=r"the memory of device 'cpu' does not hold one row of 14 tokens: choose another --device, or --precision bf16$",
+            match=r"the memory of device 'cpu' does not hold one row of 14 tokens: choose another device, or precision='bf16'$",
         ):
             made.embed(tokens_of(vocab, BODIES * 3))
     assert not torch.is_inference_mode_enabled()

@@ -366,7 +366,7 @@ def test_bad_parquet_states(cases, tmp_path):
         (dict(start="kind=z"), SettingsError, "no cell has kind = 'z'; there are x, y"),
         (dict(toward=["kind"]), SettingsError, "toward='kind': expected COLUMN=STATE, such as toward='cell_type=B'"),
         (dict(start="=x"), SettingsError, "start='=x': expected COLUMN=STATE"),
-        (dict(start="age=1"), CellError, r"no cell column 'age' \(they have: kind\): tokenize again with --obs age"),
+        (dict(start="age=1"), CellError, r"no cell column 'age' \(they have: kind\): tokenize again with obs='age'"),
         (dict(toward=["kind=x"], readout_compat="gf"), SettingsError, "unknown readout compatibility 'gf'; one of rankcell"),
         (dict(layer=9), SettingsError, "layer 9 is out of range"),
         (dict(tokens_per_batch=0), SettingsError, "tokens_per_batch is 0"),
