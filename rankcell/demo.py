@@ -211,8 +211,11 @@ def _pictures(folder: Path, adata: Any, found: Found) -> None:
 
     titles = {p: f"{words} (kNN accuracy {found.knn[p]:.2f})" for p, words in POOLS.items()}
     umap = figures.draw_embeddings({p: adata.obsm[f"X_umap_{p}"] for p in POOLS}, adata.obs[LABELS].astype(str), titles=titles)
+    note = found.model.get("model_note")
+    umap.suptitle(note or "", fontsize=9, x=0.01, ha="left")
     figures.save(umap, folder / "umap.png")
     both = figures.new_figure(11, 6.4)
     for ax, d in zip(both.subplots(1, 2), DIRECTIONS, strict=True):
         figures.draw_ranked(found.ranked[d.name], n=24, title=f"Genes lost in place by {d.start_words}", ax=ax)
+    both.suptitle(note or "", fontsize=9, x=0.01, ha="left")
     figures.save(both, folder / "ranked_genes.png")

@@ -1,5 +1,6 @@
 """Figures, drawn with matplotlib's object interface: no pyplot, no global state, the same bytes each time."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def save(figure: Any, path: Path) -> None:
 def mark(ax: Any, note: Any) -> Any:
     """`note` (that the model is a toy) as the first line above a picture; nothing where there is nothing to say."""
     if note:
-        note = one_line(str(note))
+        note = textwrap.fill(one_line(str(note)), 60)  # as wide as the narrowest axes
         title = ax.get_title(loc="left")
         size = min(9.0, ax._left_title.get_fontsize()) if title else 9.0
         ax.set_title(f"{note}\n{title}" if title else str(note), loc="left", fontsize=size, color=INK, parse_math=False)
