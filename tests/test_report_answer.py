@@ -194,3 +194,16 @@ def test_damaged_tables_are_one_line(standing_out, tmp_path, capsys, name):
     assert main(["plot", str(folder), "-o", str(tmp_path / "r.html")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and name in said and not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_row_of_a_table_is_a_line_whatever_the_names(tmp_path, ending):
+    table = made_table(12, 6)
+    hostile = ["a\nb", "c\td", "e\r\nf", 'g"h', "i,j", "=1+1", "@k", "\u202ek", "-l"]
+    names = {g: hostile[i] if i < len(hostile) else g for i, g in enumerate(table.attrs["symbols"])}
+    folder = write_screen(tmp_path / "s", table, symbols=names)
+    assert main(["stats", str(folder), "-o", str(tmp_path / f"t.{ending}")]) == 0
+    text = (tmp_path / f"t.{ending}").read_text()
+    assert len(text.splitlines()) == 13 and "\u202e" not in text
+    read = pd.read_csv(tmp_path / f"t.{ending}", sep="\t" if ending == "tsv" else ",")
+    assert {"a\\x0ab", "c\\x09d", 'g"h', "i,j", "=1+1", "@k", "-l"} <= set(read["symbols"]) and len(read) == 12

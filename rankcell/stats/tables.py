@@ -10,6 +10,7 @@ import numpy as np
 
 from rankcell.errors import InputError, OutputError
 from rankcell.store import atomic_path, read_text
+from rankcell.wording import visible
 
 SUFFIXES = (".tsv", ".csv", ".parquet")
 _SEPARATORS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
@@ -55,10 +56,24 @@ def write_ranked(table: Any, path: str | os.PathLike, *, force: bool = False) ->
         if path.suffix == ".parquet":
             table.to_parquet(part, index=False)
         else:
-            table.to_csv(part, sep=_SEPARATORS[path.suffix], index=False)
+            one_line_texts(table).to_csv(part, sep=_SEPARATORS[path.suffix], index=False)
         with atomic_path(beside, force=True) as facts:
             facts.write_text(json.dumps(_plain(table.attrs), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return beside
+
+
+def one_line_texts(table: Any) -> Any:
+    """The table with line ends, tabs and other control characters of its texts and column names written out (`\\x0a`, `\\x09`): a row is
+    a line for every reader. Names that begin with = + - @ stay as they are, since ids must match: in a spreadsheet, import such columns as text.
+    """
+    import pandas as pd
+
+    def written(values: Any) -> Any:
+        texts = values.astype(object)
+        return texts.map(lambda v: visible(v) if isinstance(v, str) else v) if texts.map(lambda v: isinstance(v, str)).any() else values
+
+    changed = {c: written(table[c]) for c in table if not pd.api.types.is_numeric_dtype(table[c])}
+    return table.assign(**changed).rename(columns=lambda c: visible(str(c)))
 
 
 def _plain(value: Any) -> Any:
