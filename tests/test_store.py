@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from rankcell.errors import OutputError
-from rankcell.store import ShardedRun, atomic_path, locked, require_new
+from rankcell.store import LOCK, ShardedRun, atomic_path, locked, require_new
+from rankcell.store.lock import locked_name
 
 
 def test_failure_leaves_what_was_there(tmp_path):
@@ -112,3 +113,21 @@ def test_written_files_follow_the_umask(tmp_path):
         assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
     finally:
         os.umask(before)
+
+
+def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path):
+    victim, out = tmp_path / "victim.txt", tmp_path / "out"
+    victim.write_text("somebody's")
+    (tmp_path / ".out.lock").symlink_to(victim)
+    with pytest.raises(OutputError, match="is a link, which rankcell did not make"), locked_name(out):
+        pass
+    (tmp_path / LOCK).symlink_to(victim)
+    with pytest.raises(OutputError, match="is a link"), locked(tmp_path):
+        pass
+    assert victim.read_text() == "somebody's"
+
+
+def test_a_file_in_place_of_a_lock_keeps_its_bytes(tmp_path):
+    (tmp_path / LOCK).write_text("somebody's")
+    with locked(tmp_path):
+        assert (tmp_path / LOCK).read_text() == "somebody's"

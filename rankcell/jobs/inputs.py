@@ -85,10 +85,10 @@ def tokens_on_disk(source: Any, checkpoint: Any, *, beside: str | os.PathLike, o
     folder = beside.with_name(f".{beside.name}.tokens")
     require_unshared(folder)
     tokenizer, layer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len), how.pop("counts_layer", None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)
+        tokens = tokenizer.write(source, folder, obs=obs, layer=layer, force=True, **how)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)
-            tokens = tokenizer.write(source, folder, obs=obs, layer=layer, force=True, **how)
         warn_of_few_genes(tokens)
         yield tokens
     finally:

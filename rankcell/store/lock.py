@@ -30,7 +30,7 @@ def locked(folder: str | os.PathLike, *, name: str = LOCK, shared: bool = False,
     """
     with contextlib.ExitStack() as stack:
         try:
-            handle = stack.enter_context(open(Path(folder) / name, "a+"))  # shared locks over a network want it readable
+            handle = stack.enter_context(_open(Path(folder) / name))
         except OSError as e:
             raise OutputError(f"{folder} cannot be written to: {e.strerror}") from e
         while not _take_or_wait(handle, folder, shared=shared, wait=wait):
@@ -53,7 +53,7 @@ def locked_name(path: Path) -> Iterator[bool]:
     """The same for an output that is not there yet: `.<name>.lock` beside it, removed afterwards. Yields whether it is locked."""
     lock = path.with_name(f".{path.name}.lock")
     try:
-        handle = open(lock, "w")  # noqa: SIM115 (held open by the with-statement below)
+        handle = _open(lock)
     except OSError as e:
         raise OutputError(f"the folder {path.parent} cannot be written to ({e.strerror})") from e
     with handle:
@@ -68,6 +68,14 @@ def locked_name(path: Path) -> Iterator[bool]:
             except KeyboardInterrupt:
                 lock.unlink(missing_ok=True)
                 raise
+
+
+def _open(lock: Path) -> IO[str]:
+    """The lock's file, which stays empty: what stands there is neither cut short nor, where it is a link, followed."""
+    if lock.is_symlink():
+        raise OutputError(f"{lock} is a link, which rankcell did not make: remove it and run again")
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # shared locks over a network want it readable
+    return os.fdopen(os.open(lock, flags, 0o666), "r+")
 
 
 def _take(handle: IO[str], path: str | os.PathLike, *, shared: bool = False) -> bool:
