@@ -83,6 +83,7 @@ def test_a_long_job_says_something_every_five_minutes(clock, capsys):
 
 
 def test_a_bar_on_a_terminal(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     with shown.progress("pretrain") as tick:
