@@ -176,7 +176,7 @@ def test_a_plain_dataset_and_a_bare_model(tmp_path):
     assert np.isfinite(found.columns["mean_layer-2"]).all() and "18 tokens" in found.meta["vocab_mismatch"]
 
 
-def test_a_screen_of_such_a_model_goes_on_elsewhere(tmp_path):
+def test_a_screen_of_such_a_model_goes_on_elsewhere(one_thread, tmp_path):
     """Parts are run by processes that open the model themselves."""
     vocab = make_vocab()
     perturber = Perturber(model_of(tmp_path / "m", 18), vocab=vocab, vocab_mismatch_ok=True, device="cpu,cpu")

@@ -196,7 +196,7 @@ def test_stats_perturb_and_page_say_one_number(broad, tmp_path, capsys):
     assert main(["plot", str(broad), "-o", str(tmp_path / "p.html")]) == 0
     page = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r'src="data[^"]*"', "", (tmp_path / "p.html").read_text())))
     fdr_line = next(line for line in said.lines if line.startswith("matched_fdr < 0.05"))
-    assert sentence in page and fdr_line in page and f"{ranked.attrs['edits']:,} edits in 8 cells" in page
+    assert sentence in page and re.search(r"of \d+ edits tested", fdr_line)[0] in page
     capsys.readouterr()
 
 

@@ -37,7 +37,7 @@ def _parquet_holds(column: pa.Field) -> bool:
     import pyarrow.parquet as pq
 
     try:
-        pq.write_table(pa.schema([column]).empty_table(), pa.BufferOutputStream())
+        pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([column])).close()
     except pa.ArrowException:
         return False
     return True
