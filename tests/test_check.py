@@ -273,7 +273,7 @@ def test_other_formats(here, capsys):
     assert len(works(capsys, "one.h5", says=["GRCh38: counts", "gene ids"])) == 3
     tenx("two.h5", ["GRCh38", "mm10"])
     assert len(works(capsys, "two.h5", "--layer", "GRCh38", says=["GRCh38: counts"], options="--layer GRCh38")) == 3
-    refused(capsys, "two.h5", "--vocab", "v", message="holds several genomes: name one with --layer")
+    refused(capsys, "two.h5", "--vocab", "v", message="holds several genomes: name one with --genome")
 
 
 # Genes

@@ -370,7 +370,7 @@ def test_tenx_with_several_genomes(tmp_path):
     path = write_tenx(counts, tmp_path / "x.h5", version=2)
     with h5py.File(path, "r+") as f:
         f.copy("GRCh38", "mm10")
-    with pytest.raises(InputError, match="several genomes: name one with --layer: GRCh38, mm10"):
+    with pytest.raises(InputError, match="several genomes: name one with genome: GRCh38, mm10"):
         open_counts(path)
     with pytest.raises(InputError, match="no genome 'hg19'; it has GRCh38, mm10"):
         open_counts(path, layer="hg19")
@@ -438,7 +438,7 @@ def test_mtx_names(tmp_path):
     assert find_inputs(folder).labels == ("GSM1_matrix", "GSM2_matrix")
     plain = write_mtx(counts, tmp_path / "plain", zipped=False)
     assert tokens_of(plain / "matrix.mtx") == expected
-    with pytest.raises(InputError, match="leave out --layer"):
+    with pytest.raises(InputError, match="leave out layer and raw"):
         tokens_of(plain, layer="x")
 
 

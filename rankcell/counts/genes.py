@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankcell.counts.genomes import keep_genome, prefixes, without_genome
+from rankcell.counts.orientation import require_genes_in_columns
 from rankcell.counts.source import CountSource
 from rankcell.errors import GeneError
 from rankcell.vocab import Vocabulary
@@ -61,6 +62,7 @@ def match_genes(
     genes = found[best]
     n_known = int((genes >= 0).sum())
     if n_known < min_known * len(genes) and len(np.unique(genes[genes >= 0])) < min_known * len(vocab):
+        require_genes_in_columns(source, vocab)
         raise GeneError(_unknown(source, vocab, best, candidates[best], genes, list(candidates)))
     known = genes[genes >= 0]
     _, first = np.unique(known, return_index=True)

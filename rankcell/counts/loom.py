@@ -13,8 +13,9 @@ from rankcell.counts.arrays import texts
 from rankcell.counts.hdf5 import holds, loading, open_source
 from rankcell.counts.hdf5dense import dense_dataset
 from rankcell.counts.matrix import Matrix
-from rankcell.counts.source import N_COUNTS, CountSource, X, register
+from rankcell.counts.source import N_COUNTS, CountSource, X, register, turned
 from rankcell.errors import InputError
+from rankcell.wording import option
 
 _CELL_IDS = ("CellID", "obs_names", "cell_id", "barcode", "barcodes", "Barcode", "Barcodes", "cell_names", "index")
 
@@ -27,7 +28,7 @@ class LoomSource(CountSource):
     def __init__(self, path: str | os.PathLike, *, layer: str | None = None, raw: bool = False):
         self.name = str(path)
         if raw:
-            raise InputError(f"{path}: a loom file has no raw matrix: leave out --raw, or name a layer")
+            raise InputError(f"{path}: a loom file has no raw matrix: leave out {option('raw', True)}, or name a layer")
         self._root = open_source(Path(path))
         with loading(self):
             self._load(layer)
@@ -45,6 +46,7 @@ class LoomSource(CountSource):
         self.others = {key: self._opener(w) for key, w in places.items() if w != where}
         self.x = dense_dataset(root[where], transposed=True)
         self._obs = root["col_attrs"]
+        self._require_sides(root["row_attrs"])
         self.obs_columns = _attributes(self._obs)
         self.obs_tables = tuple(n for n in self._obs if n not in self.obs_columns)
         named = next((n for n in _CELL_IDS if n in self.obs_columns), None)
@@ -56,6 +58,13 @@ class LoomSource(CountSource):
                 self.var[name] = elements.names_of(_attribute(root["row_attrs"], name, self.name))
         if not self.var:
             self.var["row number"] = [str(i) for i in range(self.n_genes)]
+
+    def _require_sides(self, genes: Any) -> None:
+        """InputError when the attributes of the rows have the length of the columns, and the other way round."""
+        lengths = [{len(group[name]) for name in _attributes(group)} for group in (self._obs, genes)]
+        if self.n_cells != self.n_genes and lengths == [{self.n_genes}, {self.n_cells}]:
+            n = f"{self.n_genes:,} x {self.n_cells:,}"
+            raise InputError(f"{self.matrix} is {n}, but row_attrs are {self.n_cells:,} long and col_attrs {self.n_genes:,}{turned('cells x genes')}")
 
     def _opener(self, where: str) -> Callable[[], Matrix]:
         return lambda: dense_dataset(self._root[where], transposed=True)

@@ -15,11 +15,12 @@ import pyarrow as pa
 from rankcell.counts.arrays import as_numbers, texts
 from rankcell.counts.features import TYPES, genes_only, left_out
 from rankcell.counts.hdf5 import loading
-from rankcell.counts.source import CountSource, register
+from rankcell.counts.source import CountSource, register, turned
 from rankcell.counts.spill import Entries, SpilledMatrix
 from rankcell.counts.tenx import as_float32
 from rankcell.errors import InputError
 from rankcell.store import read_lines
+from rankcell.wording import option
 
 _MATRIX = ("matrix.mtx", "matrix.mtx.gz")
 _FEATURES = ("features.tsv", "features.tsv.gz", "genes.tsv", "genes.tsv.gz")
@@ -35,7 +36,7 @@ class MtxSource(CountSource):
     def __init__(self, path: str | os.PathLike, *, layer: str | None = None, raw: bool = False):
         self.name = str(path)
         if layer is not None or raw:
-            raise InputError(f"{path}: a 10x matrix folder has one matrix: leave out --layer and --raw")
+            raise InputError(f"{path}: a 10x matrix folder has one matrix: leave out {option('counts_layer')} and {option('raw')}")
         with loading(self):
             self._load(Path(path))
 
@@ -54,6 +55,7 @@ class MtxSource(CountSource):
             raise InputError(
                 f"{matrix} is {text.shape[0]:,} features x {text.shape[1]:,} cells, but {features.name} has {n_features:,} "
                 f"lines and {barcodes.name} {len(self.ids):,}"
+                f"{turned('cells x features') if (len(self.ids), n_features) == text.shape else ''}"
             )
         self.var, number = genes_only(found, self.name)
         self.left_out = left_out(found.get(TYPES))

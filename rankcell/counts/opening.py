@@ -8,6 +8,7 @@ from typing import Any
 from rankcell.counts import loom, tenx, mtx, zarrstore, memory, h5ad  # noqa: F401 # isort: skip
 from rankcell.counts.features import leave_out
 from rankcell.counts.kinds import describe_file, require_file
+from rankcell.counts.orientation import refuse_transposed
 from rankcell.counts.source import FORMATS, CountSource
 from rankcell.errors import InputError
 
@@ -31,6 +32,7 @@ def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> 
             opened.key = layer, raw
             try:
                 opened.check_door()
+                refuse_transposed(opened)
                 leave_out(opened)
             except InputError:
                 opened.close()

@@ -113,7 +113,7 @@ class CountSource:
         if (len(self.ids), n_genes) != self.x.shape:
             raise InputError(
                 f"{self.name}: {self.matrix} is {self.n_cells:,} x {self.n_genes:,}, but there are {len(self.ids):,} cell ids "
-                f"and {n_genes:,} genes"
+                f"and {n_genes:,} genes{turned('genes x cells') if (n_genes, len(self.ids)) == self.x.shape else ''}"
             )
         self._check_ids()
 
@@ -219,6 +219,11 @@ class CountSource:
             f"{self.name}: {self.matrix} holds {shown(data[i])} (cell '{self.ids[start + row]}', gene '{gene}'), a {kind} "
             f"value{looks}, not counts: {way_out}"
         )
+
+
+def turned(found: str) -> str:
+    """The end of a message about a matrix whose two sides have each other's length."""
+    return f": the matrix is {found}, transpose it first"
 
 
 def shown(value: Any) -> str:

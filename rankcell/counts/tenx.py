@@ -18,6 +18,7 @@ from rankcell.counts.kinds import other_layout
 from rankcell.counts.matrix import CsrMatrix, Matrix, Rows
 from rankcell.counts.source import CountSource, register
 from rankcell.errors import CountsError, InputError
+from rankcell.wording import option
 
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
@@ -30,7 +31,7 @@ class TenxSource(CountSource):
     def __init__(self, path: str | os.PathLike, *, layer: str | None = None, raw: bool = False):
         self.name = str(path)
         if raw:
-            raise InputError(f"{path}: a 10x file has no raw matrix: leave out --raw")
+            raise InputError(f"{path}: a 10x file has no raw matrix: leave out {option('raw', True)}")
         self._root = open_source(Path(path))
         with loading(self):
             self._load(layer)
@@ -66,7 +67,7 @@ class TenxSource(CountSource):
         if layer is None and len(genomes) == 1:
             return root[genomes[0]]
         if layer is None:
-            raise InputError(f"{self.name} holds several genomes: name one with --layer: {', '.join(genomes)}")
+            raise InputError(f"{self.name} holds several genomes: name one with {option('genome')}: {', '.join(genomes)}")
         if layer not in genomes:
             raise InputError(f"{self.name} has no genome '{layer}'; it has {', '.join(genomes)}")
         return root[layer]

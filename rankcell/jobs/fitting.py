@@ -6,6 +6,7 @@ from typing import Any
 
 from rankcell.counts import find_inputs, open_at_counts
 from rankcell.counts.genes import n_known_columns
+from rankcell.counts.orientation import require_genes_in_columns
 from rankcell.errors import RankcellError
 from rankcell.vocab import Vocabulary
 from rankcell.vocab.catalog import find_vocabulary, vocabularies_at_hand
@@ -73,8 +74,12 @@ def require_fitting_vocabulary(source: Any, **place: Any) -> Vocabulary:
     place
         `layer`, `raw` and `gene_column` as for `tokenize`.
     """
-    comparison = compare_vocabularies(find_inputs(source).items, **place)
+    items = find_inputs(source).items
+    comparison = compare_vocabularies(items, **place)
     if comparison is None or comparison.known[comparison.best] < LEAST_KNOWN * comparison.n_genes:
+        at = {name: value for name, value in place.items() if name != "gene_column"}
+        with open_at_counts(items[0], **at) as counts:  # what is wrong with the input is said before a vocabulary is asked for
+            require_genes_in_columns(counts)
         return find_vocabulary(None)
     best, n = comparison.best, comparison.known[comparison.best]
     note(

@@ -145,11 +145,13 @@ def _require_same_naming(one: Part, other: Part) -> None:
 
 def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, how: Counts) -> Part:
     from rankcell.counts.features import remarks_of
+    from rankcell.counts.orientation import require_genes_in_columns
     from rankcell.counts.repeats import Listed
     from rankcell.vocab.tally import CellsDigest
 
     digests: list[str] = []
     with how.open(source) as counts:
+        require_genes_in_columns(counts)
         column = choose_gene_column(counts, how.gene_column, table is not None)
         index = next(iter(counts.var))
         symbols = counts.var[index] if column != index and ensembl_share(counts.var[index]) < 0.5 else None
