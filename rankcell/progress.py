@@ -1,10 +1,12 @@
-"""Progress of long jobs, at the command line and in Python: a bar on a terminal or in a notebook, lines in a log, all on stderr.
+"""Progress of long jobs, at the command line and in Python: a bar on a terminal, one line of output in a notebook, lines in a log.
 
 A room is given `tick(done, total)` and calls it whenever some work is done; a counter or a verb makes one with `progress(JOB)`.
+All go to stderr, but for a notebook's: each write there would be one more output of the cell, so one output is written over.
 Rooms that know more (a loss, how many cells) give it as a third argument, which is shown at the end of the line.
 """
 
 import contextlib
+import os
 import shutil
 import sys
 import time
@@ -12,27 +14,29 @@ from collections.abc import Callable, Iterator
 
 from rankcell.config import settings
 
-__all__ = ["JOBS", "Tick", "clear", "progress", "report"]
+__all__ = ["JOBS", "Passes", "Tick", "clear", "progress", "report"]
 
 JOBS = {  # job -> (what is done, the unit of its rate)
     "annotate": ("cells embedded", "cells"),
     "check": ("cells read", "cells"),
-    "compare": ("embeddings scored", "embeddings"),
+    "compare": ("cells embedded", "cells"),
     "demo": ("demo", "%"),
     "embed": ("cells embedded", "cells"),
     "gene_embeddings": ("cells embedded", "cells"),
     "perturb": ("edits screened", "edits"),
     "pretrain": ("training steps", "steps"),
+    "rank_bias": ("edited cells embedded", "cells"),
     "state_embeddings": ("cells embedded", "cells"),
     "tokenize": ("cells tokenized", "cells"),
     "vocab build": ("cells counted, all passes", "cells"),
     "vocab tally": ("cells counted", "cells"),
 }
 _SETTLING = 0.5  # seconds after the first tick in which the finished parts of an earlier run are counted
-_FIRST, _AT_LEAST, _BAR = 2.0, 300.0, 0.1  # seconds before anything is shown, between two lines at most, between two states of a bar
+_FIRST, _AT_LEAST = 2.0, 300.0  # seconds before anything is shown, between two lines at most
+_EVERY, _EVERY_IN_NOTEBOOK, _EVERY_IN_SHELL = 0.1, 1.0, 10.0  # seconds between two states of a bar: on a terminal, in a notebook, of its `!command`
 
 Tick = Callable[..., None]  # (done, total) or (done, total, detail)
-_OPEN: list["_Bar"] = []
+_OPEN: list["_TerminalBar"] = []
 
 
 @contextlib.contextmanager
@@ -43,11 +47,11 @@ def progress(job: str, *, lines: bool | None = None) -> Iterator[Tick | None]:
         Whether lines are written where there is neither terminal nor notebook; None: where `settings.verbosity` is 2.
     """
     lines = settings.verbosity > 1 if lines is None else lines
-    bar = _is_live(sys.stderr)
-    if not settings.verbosity or not (bar or lines):
+    kind = _NotebookBar if _is_notebook(sys.stderr) else _TerminalBar if _is_terminal(sys.stderr) else _Lines if lines else None
+    if not settings.verbosity or kind is None:
         yield None
         return
-    shown = (_Bar if bar else _Lines)(*JOBS[job])
+    shown = kind(*JOBS[job])
     try:
         yield shown
     finally:
@@ -68,13 +72,32 @@ def clear() -> None:
         bar.clear()
 
 
+class Passes:
+    """The progress of one job of several passes, over `total` rows in all, with what is being done (`detail`) at the end of the line."""
+
+    def __init__(self, tick: Tick | None, total: int):
+        self._tick, self._total = tick, total
+        self._before = self._done = 0  # rows of the passes before this one, and of this one too
+        self._detail = ""
+
+    def begin(self, detail: str = "") -> None:
+        """A new pass, or work on what the passes gave."""
+        self._before, self._detail = self._done, detail
+        report(self._tick, self._done, self._total, detail)
+
+    def add(self, done: int, total: int) -> None:
+        """`done` of the `total` rows of this pass: the `progress` of an embedder."""
+        self._done = self._before + done
+        report(self._tick, self._done, self._total, self._detail)
+
+
 class _Shown:
     """What is done, the rate since the job settled, and the time left."""
 
     def __init__(self, what: str, unit: str):
         self.what, self.unit, self.detail = what, unit, ""
         self.began = self.shown_at = time.monotonic()
-        self.first_at = self.settled_at = None  # of the first tick, and of the one that rates are counted from
+        self.first_at = self.settled_at = self.ticked_at = None  # of the first tick, the one that rates are counted from, and the last
         self.settled = self.done = self.total = 0
 
     def __call__(self, done: int, total: int, detail: str = "") -> None:
@@ -83,7 +106,7 @@ class _Shown:
             self.first_at = now
         if now - self.first_at < _SETTLING:
             self.settled_at, self.settled = now, done
-        self.done, self.total, self.detail = done, total, detail
+        self.done, self.total, self.detail, self.ticked_at = done, total, detail, now
         self.show(now)
 
     def text(self, now: float, bar: str = "") -> str:
@@ -118,25 +141,40 @@ class _Lines(_Shown):
             print(self.text(now), file=sys.stderr, flush=True)
 
 
-class _Bar(_Shown):
+class _Live(_Shown):
     """One line that is written over and over; none for a job of two seconds or of one step."""
 
-    _width, _is_begun = 0, False
+    every = 0.0  # seconds between two states of it
+    _is_begun = _is_full = False
+
+    def show(self, now: float) -> None:
+        is_last = self.done >= self.total
+        if not self._is_begun and (is_last or now - self.began < _FIRST):
+            return
+        if now - self.shown_at >= self.every or (is_last and not self._is_full):
+            self.shown_at, self._is_begun, self._is_full = now, True, is_last
+            self.write(self.text(now, self.bar()))
+
+    def bar(self) -> str:
+        filled = min(20, 20 * self.done // max(1, self.total))
+        return f" |{'#' * filled}{'-' * (20 - filled)}|"
+
+    def write(self, text: str) -> None:
+        raise NotImplementedError
+
+
+class _TerminalBar(_Live):
+    """On stderr, after a carriage return."""
+
+    _width = 0
 
     def __init__(self, what: str, unit: str):
         super().__init__(what, unit)
         self.file = sys.stderr
+        self.every = _EVERY_IN_SHELL if "JPY_PARENT_PID" in os.environ else _EVERY  # which a notebook's kernel hands on to its children
         _OPEN.append(self)
 
-    def show(self, now: float) -> None:
-        if not self._is_begun and (self.done >= self.total or now - self.began < _FIRST):
-            return
-        if now - self.shown_at >= _BAR or self.done >= self.total:
-            self.shown_at, self._is_begun = now, True
-            filled = min(20, 20 * self.done // max(1, self.total))
-            self._write(self.text(now, f" |{'#' * filled}{'-' * (20 - filled)}|"))
-
-    def _write(self, text: str) -> None:
+    def write(self, text: str) -> None:
         text = text[: shutil.get_terminal_size((100, 24)).columns - 1]
         self.file.write("\r" + text.ljust(self._width))
         self.file.flush()
@@ -151,9 +189,28 @@ class _Bar(_Shown):
     def close(self) -> None:
         _OPEN.remove(self)
         if self._width:
-            self._write(self.text(self.shown_at, f" |{'#' * 20}|") if self.done >= self.total else self.text(self.shown_at))
+            self.write(self.text(self.ticked_at, self.bar() if self.done >= self.total else ""))
             self.file.write("\n")
             self.file.flush()
+
+
+class _NotebookBar(_Live):
+    """One output of the cell, which each state replaces; a saved notebook keeps the last line."""
+
+    every = _EVERY_IN_NOTEBOOK
+    _output = None
+
+    def write(self, text: str) -> None:
+        if self._output is None:
+            from IPython.display import display
+
+            self._output = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self._output.update({"text/plain": text}, raw=True)
+
+    def close(self) -> None:
+        if self._output is not None:
+            self.write(self.text(self.ticked_at))
 
 
 def rate(per_second: float, unit: str) -> str:
@@ -173,8 +230,9 @@ def duration(seconds: float) -> str:
     return f"{seconds} s"
 
 
-def _is_live(stream: object) -> bool:
-    """Whether what is written to `stream` can be written over: a terminal, or a notebook's."""
-    if getattr(stream, "isatty", bool)():
-        return True
+def _is_terminal(stream: object) -> bool:
+    return bool(getattr(stream, "isatty", bool)())
+
+
+def _is_notebook(stream: object) -> bool:
     return "ipykernel" in sys.modules and type(stream).__module__.startswith("ipykernel")

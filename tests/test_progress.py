@@ -166,6 +166,135 @@ def test_the_counters_show_it(clock, capsys, verbosity, small, monkeypatch, one_
     assert capsys.readouterr().err == ""
 
 
+def test_several_passes_are_one_job(clock, capsys):
+    ticks = []
+    passes = shown.Passes(lambda *ticked: ticks.append(ticked), 30)
+    for rows in (10, 20):
+        passes.begin("a pass")
+        passes.add(rows // 2, rows)
+        passes.add(rows, rows)
+    assert ticks == [(0, 30), (5, 30), (10, 30), (10, 30), (20, 30), (30, 30)]
+    with shown.progress("compare", lines=True) as tick:
+        passes = shown.Passes(tick, 30)
+        for name in ("model", "random weights"):
+            clock[0] += 3
+            passes.begin(name)
+            passes.add(15, 15)
+    assert "50 %, 15 of 30, model\n" in capsys.readouterr().err
+    shown.Passes(None, 1).begin()  # nobody looks
+
+
+@pytest.fixture
+def cells():
+    return make_adata(np.random.default_rng(0).poisson(2, (12, 12)) + 1, kind=list("ab" * 6))
+
+
+SCORES = {"k": 2, "folds": 2, "resolution": (), "device": "cpu", "tokens_per_batch": 32}
+
+
+def test_comparing_poolings_counts_the_cells_of_every_model(small, cells, one_thread):
+    from rankcell.jobs import assess
+
+    ticks = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RankcellWarning)
+        assess.compare(cells, "kind", model=small[1], pool=["mean", "cls"], n_random=2, **SCORES, progress=lambda *t: ticks.append(t))
+    done = [d for d, _ in ticks]
+    assert {t for _, t in ticks} == {36} and done == sorted(done) and done[-1] == 36 and len(set(done)) > 6
+
+
+def test_rank_bias_counts_its_edited_cells(small, cells, one_thread):
+    from rankcell.jobs import assess
+
+    ticks = []
+    assess.rank_bias(
+        cells, small[1], pool="mean", how=("drop", "mask"), n_bins=3, device="cpu", tokens_per_batch=64, progress=lambda *t: ticks.append(t)
+    )
+    done = [d for d, _ in ticks]
+    assert {t for _, t in ticks} == {12 * (1 + 2 * 4)} and done == sorted(done) and done[-1] == 108 and len(set(done)) > 5
+
+
+def test_annotating_counts_the_cells_of_both_inputs(small, cells, one_thread, tmp_path):
+    from rankcell import jobs
+
+    ticks, out = [], tmp_path / "labels.csv"
+    how = {"label": "kind", "model": small[1], "k": 2, "device": "cpu", "tokens_per_batch": 32}
+    jobs.annotate(cells[:4].copy(), cells, out, **how, progress=lambda *t: ticks.append(t))
+    done = [d for d, _ in ticks]
+    assert {t for _, t in ticks} == {16} and done == sorted(done) and done[-1] == 16 and len(set(done)) > 4
+
+
+def test_the_assessments_show_it(clock, capsys, verbosity, small, cells, monkeypatch, one_thread, tmp_path):
+    from rankcell.cli import main
+
+    monkeypatch.setattr(shown.time, "monotonic", lambda: clock.__setitem__(0, clock[0] + 3) or clock[0])
+    rc.settings.verbosity = 2
+    rc.tl.compare_poolings(cells, "kind", small[1], pool="mean", **SCORES)
+    assert "cells embedded: 50 %, 12 of 24, " in capsys.readouterr().err
+    rc.tl.rank_bias(cells, small[1], pool="mean", n_bins=3, device="cpu")
+    assert " of 156, " in capsys.readouterr().err
+    rc.settings.verbosity = 0
+    rc.tl.compare_poolings(cells, "kind", small[1], pool="mean", **SCORES)
+    assert capsys.readouterr().err == ""
+    rc.settings.verbosity = 1
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    words = f"compare {tmp_path}/a.h5ad --label kind --model {small[1]} --pool mean --k 2 --folds 2 --resolution 0 --device cpu"
+    assert main(words.split()) == 0
+    assert "cells embedded: " in capsys.readouterr().err
+
+
+NOTEBOOK = """
+import time
+from rankcell import progress
+
+progress._FIRST, progress._NotebookBar.every = 0.05, 0.1
+with progress.progress({job!r}) as tick:
+    for i in range(1, {stop}):
+        tick and tick(i, 40, "a detail")
+        time.sleep(0.01)
+"""
+
+
+def test_a_saved_notebook_keeps_one_line_of_a_bar():
+    import nbformat
+    from nbclient import NotebookClient
+
+    codes = [
+        NOTEBOOK.format(job="embed", stop=41),
+        NOTEBOOK.format(job="perturb", stop=31) + "print('after')",
+        "print('before')" + NOTEBOOK.format(job="check", stop=41) * 2,
+        NOTEBOOK.format(job="embed", stop=41).replace("0.05", "60"),  # too quick for a bar
+        "import rankcell\nrankcell.settings.verbosity = 0" + NOTEBOOK.format(job="embed", stop=41),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    outputs = [[o.get("text") or o["data"]["text/plain"] for o in cell.outputs] for cell in notebook.cells]
+    assert [len(o) for o in outputs] == [1, 2, 3, 0, 0]
+    assert outputs[0][0].startswith("cells embedded: 100 %, 40 of 40, ") and outputs[0][0].endswith(", a detail")
+    assert outputs[1][0].startswith("edits screened: 75 %, 30 of 40, ") and outputs[1][1] == "after\n"
+    assert not any(c in text for o in outputs for text in o for c in "\r#|") and max(len(o[0]) for o in outputs if o) < 100
+
+
+def test_a_notebooks_bar_is_written_over_once_a_second(clock, monkeypatch):
+    states = []
+    monkeypatch.setattr(shown, "_is_notebook", lambda stream: True)
+    monkeypatch.setattr(shown._NotebookBar, "write", lambda self, text: states.append(text))
+    run(clock, [(0.25, i, 400) for i in range(1, 401)])
+    assert 80 <= len(states) <= 101 and states[-1].startswith("cells embedded: 100 %")
+
+
+def test_a_shell_command_of_a_notebook_writes_rarely(clock, monkeypatch):
+    """It has a terminal of its own, and every write to it is an output of the cell."""
+    for name, least, most in (("JPY_PARENT_PID", 11, 14), ("OTHER", 101, 500)):
+        with monkeypatch.context() as patch:
+            patch.delenv("JPY_PARENT_PID", raising=False)
+            patch.setenv(name, "1")
+            screen = Screen()
+            patch.setattr(sys, "stderr", screen)
+            run(clock, [(0.25, i, 400) for i in range(1, 401)])
+        assert least <= screen.getvalue().count("\r") <= most and screen.getvalue().endswith("400 of 400, 4.0 cells/s\n")
+
+
 def test_tokenizing_in_memory_ticks():
     ticks = []
     tokens = rc.Tokenizer(make_vocab()).tokenize(make_adata(np.ones((5, 12))), progress=lambda done, total: ticks.append((done, total)))

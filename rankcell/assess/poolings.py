@@ -12,6 +12,7 @@ from rankcell.assess.scores import LabelledCells, ScoreSettings, paired_differen
 from rankcell.embed import POOLS, Embedder
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.model.twin import random_twin
+from rankcell.progress import Passes, Tick
 from rankcell.tokens import TokenSet
 
 MODEL, RANDOM, PCA = "model", "random weights", "PCA"
@@ -50,18 +51,26 @@ def compare_poolings(
     settings: ScoreSettings,
     n_random: int,
     options: Mapping[str, Any],
+    progress: Tick | None = None,
 ) -> Any:
-    """See rankcell.tl.compare_poolings. `counts`: cells x genes, for PCA (None: there is none); `options`: how Embedders are made."""
+    """See rankcell.tl.compare_poolings. `counts`: cells x genes, for PCA (None: there is none); `options`: how Embedders are made.
+
+    progress
+        Called with the cells that have been embedded, by all models, and their total.
+    """
     if n_random < 0:
         raise SettingsError(f"n_random is {n_random}; 0 leaves the random models out")
     pool = fitting_pools(embedder, tokens, layer) if pool is None else pool
     embedder.check(tokens, pool, layer)
     rows, right = [], {}
-    for source, seed, columns in _sources(tokens, embedder, pool, layer, settings.seed, n_random, options):
+    passes = Passes(progress, int((tokens.n_genes > 0).sum()) * (1 + n_random))
+    for source, seed, columns in _sources(tokens, embedder, pool, layer, settings.seed, n_random, options, passes):
         for (name, n), x in columns.items():
+            passes.begin(f"{source}: scoring {name}, layer {n}")
             scores, right[source, name, n, seed] = score(x, cells, settings)
             rows.append({"source": source, "pool": name, "layer": n, "seed": seed, "width": x.shape[1]} | scores)
     if counts is not None:
+        passes.begin(f"scoring {PCA}")
         pca = principal_components(counts, seed=settings.seed)
         scores, right[PCA, "", None, None] = score(pca, cells, settings)
         rows.append({"source": PCA, "pool": "", "layer": None, "seed": None, "width": pca.shape[1]} | scores)
@@ -71,20 +80,31 @@ def compare_poolings(
 
 
 def _sources(
-    tokens: TokenSet, embedder: Embedder, pool: Sequence[str], layer: Sequence[int], seed: int, n_random: int, options: Mapping[str, Any]
+    tokens: TokenSet,
+    embedder: Embedder,
+    pool: Sequence[str],
+    layer: Sequence[int],
+    seed: int,
+    n_random: int,
+    options: Mapping[str, Any],
+    passes: Passes,
 ) -> Any:
     """(source, seed, {(pool, layer): [cells, width]}) of the model, then of each random one; one pass each."""
-    yield MODEL, None, _embedded(embedder, tokens, pool, layer)
+    passes.begin(MODEL)
+    yield MODEL, None, _embedded(embedder, tokens, pool, layer, passes)
     for i in range(seed, seed + n_random):
+        passes.begin(RANDOM)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", RankcellWarning)  # of cells without genes: said for the model itself
             twin = Embedder(random_twin(embedder.checkpoint, Path(folder) / "twin", seed=i), **options)
-            columns = _embedded(twin, tokens, pool, layer)
+            columns = _embedded(twin, tokens, pool, layer, passes)
         yield RANDOM, i, columns
 
 
-def _embedded(embedder: Embedder, tokens: TokenSet, pool: Sequence[str], layer: Sequence[int]) -> dict[tuple[str, int], np.ndarray]:
-    columns = embedder.embed(tokens, pool=list(pool), layer=list(layer)).columns
+def _embedded(
+    embedder: Embedder, tokens: TokenSet, pool: Sequence[str], layer: Sequence[int], passes: Passes
+) -> dict[tuple[str, int], np.ndarray]:
+    columns = embedder.embed(tokens, pool=list(pool), layer=list(layer), progress=passes.add).columns
     return {(p, n): columns[f"{p}_layer{n}"] for n in layer for p in pool}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from rankcell.embed import Embedder
 from rankcell.errors import CellError, SettingsError
+from rankcell.progress import Passes, Tick
 from rankcell.tokens import TokenSet
 from rankcell.wording import note
 
@@ -82,18 +83,29 @@ class _Gathered:
     between: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
 
-def rank_bias(tokens: TokenSet, embedder: Embedder, *, pool: Sequence[str], layer: Sequence[int], settings: BiasSettings) -> Any:
-    """See rankcell.tl.rank_bias."""
+def rank_bias(
+    tokens: TokenSet,
+    embedder: Embedder,
+    *,
+    pool: Sequence[str],
+    layer: Sequence[int],
+    settings: BiasSettings,
+    progress: Tick | None = None,
+) -> Any:
+    """See rankcell.tl.rank_bias. `progress`: called with the rows that have been embedded, edited ones and not, and their total."""
     settings.check(embedder.checkpoint.vocab)
     embedder.check(tokens, pool, layer)
     rows, n_short = chosen_cells(tokens, settings)
     gathered = _Gathered()
+    passes = Passes(progress, len(rows) * (1 + len(settings.how) * (settings.n_bins + 1)))
     for part in (rows[i : i + AT_ONCE] for i in range(0, len(rows), AT_ONCE)):
-        before = _vectors(embedder, tokens.take(part), pool, layer)
+        passes.begin("unedited")
+        before = _vectors(embedder, tokens.take(part), pool, layer, passes)
         for name, x in before.items():
             gathered.between.setdefault(name, []).append(shift(x, np.roll(x, 1, axis=0)) if len(x) > 1 else np.empty(0))
         for how in settings.how:
-            after = _vectors(embedder, _edited(tokens, part, how, embedder.checkpoint.vocab.mask, settings), pool, layer)
+            passes.begin(how)
+            after = _vectors(embedder, _edited(tokens, part, how, embedder.checkpoint.vocab.mask, settings), pool, layer, passes)
             for name, x in before.items():
                 _gather(gathered, name, how, x, after[name].reshape(len(part), settings.n_bins + 1, -1))
     table = _table(gathered, pool, layer, settings)
@@ -131,8 +143,8 @@ def _edited(tokens: TokenSet, rows: np.ndarray, how: str, mask: int | None, sett
     return TokenSet.from_rows(edited(), tokens.spec).known_to_fit(tokens.spec.vocabulary_hash)  # masks among the genes are meant
 
 
-def _vectors(embedder: Embedder, tokens: TokenSet, pool: Sequence[str], layer: Sequence[int]) -> dict[str, np.ndarray]:
-    columns = embedder.embed(tokens, pool=list(pool), layer=list(layer)).columns
+def _vectors(embedder: Embedder, tokens: TokenSet, pool: Sequence[str], layer: Sequence[int], passes: Passes) -> dict[str, np.ndarray]:
+    columns = embedder.embed(tokens, pool=list(pool), layer=list(layer), progress=passes.add).columns
     return {name: x.astype(np.float64) for name, x in columns.items()}
 
 

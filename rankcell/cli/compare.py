@@ -47,8 +47,8 @@ def compare(
     from rankcell import jobs
 
     options |= {"pool": pool or None, "resolution": resolution if resolution != [0] else []}
-    with progress("compare"):
-        made = jobs.compare(**options)
+    with progress("compare") as tick:
+        made = jobs.compare(**options, progress=tick)
     for line in made.lines:
         typer.echo(line)
     if made.path:

@@ -12,7 +12,7 @@ import numpy as np
 from rankcell.counts import open_counts
 from rankcell.errors import CellError, InputError
 from rankcell.jobs.chosen import model_for
-from rankcell.jobs.inputs import is_token_folder, require_there, tokens_of
+from rankcell.jobs.inputs import Progress, is_token_folder, require_there, tokens_of
 from rankcell.store import require_apart, require_new
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
@@ -78,6 +78,7 @@ def compare(
     precision: str = "auto",
     tokens_per_batch: int | None = None,
     force: bool = False,
+    progress: Progress = None,
 ) -> Compared:
     """Every pooling and layer scored against the cell column `label`, beside random weights and PCA: see rankcell.tl.compare_poolings.
 
@@ -114,6 +115,7 @@ def compare(
         settings=settings,
         n_random=n_random,
         options=options,
+        progress=progress,
     )
     said = {"model": embedder.checkpoint.name} | embedder.checkpoint.remarks
     table.attrs = settings_of(settings, label, batch, cells) | said | {"n_random": n_random}
@@ -141,6 +143,7 @@ def rank_bias(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
+    progress: Progress = None,
 ) -> Any:
     """A DataFrame, one row per pooling, layer, kind of edit and decile."""
     from rankcell.assess import rank_bias as bias
@@ -159,7 +162,7 @@ def rank_bias(
     tokens = tokens_of(adata, embedder.checkpoint, **chosen)
     layers = _several(layer)
     pools = fitting_pools(embedder, tokens, layers) if pool is None else pool_names(pool)
-    table = bias(tokens, embedder, pool=pools, layer=layers, settings=settings)
+    table = bias(tokens, embedder, pool=pools, layer=layers, settings=settings, progress=progress)
     table.attrs |= {"model": embedder.checkpoint.name} | embedder.checkpoint.remarks
     return table
 

@@ -15,7 +15,9 @@ from rankcell.errors import CellError, InputError, OutputError, SettingsError
 from rankcell.jobs.assess import embedding, obs_column, require_anndata
 from rankcell.jobs.chosen import model_for
 from rankcell.jobs.inputs import Progress, is_token_folder, require_there, tokens_of
+from rankcell.progress import Passes
 from rankcell.store import atomic_path, require_apart, require_new
+from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
 
@@ -136,10 +138,10 @@ def annotate(
     if missing:
         entry = (known or cells).entry if known or cells else {}
         embedder, outputs = _embedder(model, entry, key, pool, layer, runs)
-        done = {"source": source, "reference": reference}
-        made_now = {
-            which: _embed(done[which], label if which == "reference" else None, embedder, outputs, key, made, progress) for which in missing
-        }
+        inputs = {"source": (source, None), "reference": (reference, label)}
+        tokens = {which: _tokens(*inputs[which], embedder.checkpoint, made) for which in missing}
+        passes = Passes(progress, sum(int((t.n_genes > 0).sum()) for t in tokens.values()))
+        made_now = {which: _embed(tokens[which], inputs[which][1], embedder, outputs, key, passes) for which in missing}
         known, cells = made_now.get("reference", known), made_now.get("source", cells)
     columns = _mapped(cells, known, label, key, k, metric, min_confidence, max_distance, name)
     table = _table(cells.cell_ids, columns)
@@ -230,19 +232,22 @@ def _embedder(
     return Embedder(model, **runs), (pool, layer)
 
 
-def _embed(
-    source: Any, label: str | None, embedder: Any, outputs: tuple[str, int], key: str, made: Mapping[str, Any], progress: Progress
-) -> Embedded:
-    """Embed the cells of a count file, an AnnData or tokens."""
+def _tokens(source: Any, label: str | None, checkpoint: Any, made: Mapping[str, Any]) -> TokenSet:
+    """The tokens of a count file, an AnnData or tokens; CellError where no cell has the label asked for."""
+    require_there(source)
+    tokens = tokens_of(source, checkpoint, obs=[] if label is None else [label], **({} if is_token_folder(source) else made))
+    if label is not None and not tokens.obs_df()[label].notna().any():
+        raise CellError(f"the reference's cell column '{label}' is empty")
+    return tokens
+
+
+def _embed(tokens: TokenSet, label: str | None, embedder: Any, outputs: tuple[str, int], key: str, passes: Passes) -> Embedded:
     from rankcell.embed.stores import uns_entry
 
-    require_there(source)
-    tokens = tokens_of(source, embedder.checkpoint, obs=[] if label is None else [label], **({} if is_token_folder(source) else made))
     pool, layer = outputs
-    embedded = embedder.embed(tokens, pool=pool, layer=layer, progress=progress)
+    passes.begin("the cells" if label is None else "the reference")
+    embedded = embedder.embed(tokens, pool=pool, layer=layer, progress=passes.add)
     labels = None if label is None else tokens.obs_df()[label]
-    if label is not None and not labels.notna().any():
-        raise CellError(f"the reference's cell column '{label}' is empty")
     return Embedded(embedded.cell_ids, next(iter(embedded.columns.values())), labels, uns_entry(embedded.result(), key))
 
 

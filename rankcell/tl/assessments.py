@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from rankcell.progress import progress
 from rankcell.vocab import Vocabulary
 from rankcell.wording import python_verb
 
@@ -112,7 +113,8 @@ def compare_poolings(
     options = {k: v for k, v in locals().items() if k not in ("adata", "label")}
     from rankcell.jobs import assess
 
-    return assess.compare(adata, label, **options).table
+    with progress("compare") as tick:
+        return assess.compare(adata, label, **options, progress=tick).table
 
 
 @python_verb()
@@ -215,4 +217,5 @@ def rank_bias(
     options = {k: v for k, v in locals().items() if k not in ("adata", "model")}
     from rankcell.jobs import assess
 
-    return assess.rank_bias(adata, model, **options)
+    with progress("rank_bias") as tick:
+        return assess.rank_bias(adata, model, **options, progress=tick)
