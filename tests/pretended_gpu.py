@@ -1,0 +1,428 @@
+"""GPUs that are pretended on a machine without one: tensors that hold a processor's numbers and say `cuda:N`.
+
+What a GPU would refuse is refused: operands on two devices, rows that variable-length attention cannot take. What makes a GPU slow
+is counted: kernels, copies either way, and waits of the host for the device. Results are the processor's own.
+
+torch itself takes such a tensor for one of its meta device (which has no kernels, so that nothing passes by the dispatch below), and
+only Python sees a CUDA device. Threads that are started meanwhile pretend too; other processes do not.
+"""
+
+import collections
+import contextlib
+import functools
+import sys
+import threading
+import types
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+# Kernels that operations launch where it is not one
+KERNELS = {"native_layer_norm_backward": 2, "topk": 3, "sort": 4, "segment_reduce": 2, "linalg_qr": 20, "nonzero": 3, "_unique2": 6}
+NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "detach", "alias", "lift_fresh"}
+# Operations whose result has a size, or whose arguments have a check, that the host must know
+WAITS = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal", "is_nonzero", "segment_reduce", "bincount"}
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
+VARLEN = {"_varlen_attn", "_flash_attention_forward"}
+
+
+class Event(NamedTuple):
+    """Something that costs time: its name, the bytes that move, and the line of rankcell that asked for it."""
+
+    name: str
+    n_bytes: int
+    where: str
+
+
+class Launch(NamedTuple):
+    """An operation of torch (without namespace and overload), its kernels, and the shape and type of what it gives."""
+
+    name: str
+    kernels: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+
+
+@dataclass
+class PretendedGpu:
+    """The devices, and what has been seen of them since `reset`."""
+
+    n_devices: int = 2
+    name: str = "NVIDIA H100 80GB HBM3"
+    names: tuple[str, ...] = ()  # where they differ
+    capability: tuple[int, int] = (9, 0)
+    memory: int = 80 * 2**30
+    varlen_runs: bool = True  # whether variable-length attention is there
+    launches: list[Launch] = field(default_factory=list, repr=False)
+    copies_in: list[Event] = field(default_factory=list, repr=False)
+    copies_home: list[Event] = field(default_factory=list, repr=False)
+    waits: list[Event] = field(default_factory=list, repr=False)
+    calls: collections.Counter = field(default_factory=collections.Counter)  # of functions of torch.cuda
+    allocations: int = 0
+    fails_at: int | None = None  # the allocation that fails, counted by `allocations`
+
+    def reset(self) -> None:
+        for seen in (self.launches, self.copies_in, self.copies_home, self.waits, self.calls):
+            seen.clear()
+        self.allocations = 0
+
+    @property
+    def kernels(self) -> int:
+        return sum(launch.kernels for launch in self.launches)
+
+    def operations(self) -> collections.Counter:
+        """{operation: how often}"""
+        return collections.Counter(launch.name for launch in self.launches)
+
+    def name_of(self, device: object = None) -> str:
+        return self.names[_index(device)] if self.names else self.name
+
+    @contextlib.contextmanager
+    def out_of_memory(self, number: int, error: Exception | None = None):
+        """The `number`-th allocation from here on, from 1, fails once."""
+        self.fails_at, self.error = self.allocations + number, error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        try:
+            yield
+        finally:
+            self.fails_at = None
+
+    def allocate(self) -> None:
+        self.allocations += 1
+        if self.allocations == self.fails_at:
+            raise self.error
+
+    def wait(self, name: str, n_bytes: int = 0) -> None:
+        self.waits.append(Event(name, n_bytes, _caller()))
+
+
+class OnGpu(torch.Tensor):
+    """`inner`: the numbers; `device` as it looks from Python."""
+
+    @staticmethod
+    def __new__(cls, gpu: PretendedGpu, inner: torch.Tensor, device: torch.device):
+        how = {"strides": inner.stride(), "storage_offset": inner.storage_offset(), "dtype": inner.dtype, "device": torch.device("meta")}
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, **how)
+        made.gpu, made.inner, made.place = gpu, inner, device
+        return made
+
+    device = property(lambda self: self.place)
+    is_cuda, is_meta = property(lambda self: True), property(lambda self: False)
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types_, args=(), kwargs=None):
+        leaves = tree_flatten((args, kwargs))[0]
+        return _dispatch(next(x.gpu for x in leaves if isinstance(x, OnGpu)), func, args, kwargs or {}, leaves)
+
+    def __repr__(self):
+        return f"OnGpu({tuple(self.shape)}, {self.dtype}, {self.device})"
+
+
+def _caller() -> str:
+    """The innermost line of rankcell on the stack."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if "/rankcell/" in path and "/site-packages/" not in path and "/tests/" not in path:
+            return f"{path.rpartition('/rankcell/')[2]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "?"
+
+
+def _index(device: object) -> int:
+    if isinstance(device, int) or device is None:
+        return device or 0
+    return torch.device(device).index or 0
+
+
+def _whole(device: torch.device) -> torch.device:
+    return torch.device("cuda", device.index or 0)
+
+
+@functools.cache
+def _is_view(func) -> bool:
+    returns = func._schema.returns
+    return bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+
+
+def _dispatch(gpu: PretendedGpu, func, args, kwargs, leaves):
+    """One operation of torch, on a GPU if an operand is there or its result is to be."""
+    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+    there = [x for x in tensors if isinstance(x, OnGpu)]
+    to = kwargs.get("device")
+    if not there and (to is None or torch.device(to).type != "cuda"):
+        return func(*args, **kwargs)
+    name = func._schema.name.partition("::")[2]
+    if name == "_to_copy":
+        return _copied(gpu, args[0], kwargs)
+    if name == "copy_":
+        return _copy_into(gpu, args[0], args[1], non_blocking=bool(kwargs.get("non_blocking") or (args[2:] or [False])[0]))
+    if name == "_local_scalar_dense":
+        gpu.wait("item")
+        return func(args[0].inner)
+    devices = {x.device for x in there} | ({_whole(torch.device(to))} if to is not None and torch.device(to).type == "cuda" else set())
+    if len(devices) > 1:
+        raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, {devices} ({func})")
+    (device,) = devices
+    _check_operands(gpu, name, args, [x for x in tensors if x.dim() and not isinstance(x, OnGpu)], device)
+    if name in VARLEN:
+        return _varlen(gpu, func, args, kwargs, device)
+    if not _is_view(func):
+        gpu.allocate()
+    if name in WAITS or (name == "repeat_interleave" and kwargs.get("output_size") is None):
+        gpu.wait(name)
+    return _run(gpu, func, name, args, kwargs, there, device)
+
+
+def _check_operands(gpu: PretendedGpu, name, args, elsewhere, device) -> None:
+    """Tensors of the processor beside those of a GPU: only as an index, which is then copied and waited for."""
+    if name in INDEXING:
+        indices = [x for x in args[1] if x is not None]
+        if any(x.dtype in (torch.bool, torch.uint8) for x in indices):
+            gpu.wait("index by a mask")
+        for x in (x for x in elsewhere if any(x is i for i in indices)):
+            gpu.copies_in.append(Event("index", x.nbytes, _caller()))
+            gpu.wait("index on the processor", x.nbytes)
+        elsewhere = [x for x in elsewhere if not any(x is i for i in indices)]
+    if elsewhere:
+        raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, {device} and cpu! ({name})")
+
+
+def _run(gpu: PretendedGpu, func, name, args, kwargs, there, device):
+    inner_args, inner_kwargs = tree_map_only(OnGpu, lambda x: x.inner, (args, kwargs))
+    if inner_kwargs.get("device") is not None:
+        inner_kwargs = {**inner_kwargs, "device": torch.device("cpu"), **({"pin_memory": False} if "pin_memory" in inner_kwargs else {})}
+    found = func(*inner_args, **inner_kwargs)
+    _count(gpu, func, name, found)
+    known = {id(x.inner): x for x in there}
+    if any(x.shape != x.inner.shape or x.stride() != x.inner.stride() for x in there):
+        raise NotImplementedError(f"{name} changes the shape of its argument")
+    return tree_map_only(torch.Tensor, lambda x: known[id(x)] if id(x) in known else OnGpu(gpu, x, device), found)
+
+
+def _count(gpu: PretendedGpu, func, name, found, kernels=None) -> None:
+    if name in NO_KERNEL or (func is not None and _is_view(func)):
+        return
+    first = next((x for x in tree_flatten(found)[0] if isinstance(x, torch.Tensor)), None)
+    kernels = KERNELS.get(name, 1) if kernels is None else kernels
+    gpu.launches.append(Launch(name, kernels, *((tuple(first.shape), first.dtype) if first is not None else ((), None))))
+
+
+def _copied(gpu: PretendedGpu, x, kwargs):
+    """To another device or another type; what is on the right device already is converted there."""
+    to, dtype = kwargs.get("device"), kwargs.get("dtype") or x.dtype
+    layout = {"memory_format": kwargs["memory_format"]} if kwargs.get("memory_format") is not None else {}
+    inner = x.inner if isinstance(x, OnGpu) else x
+    made = torch.ops.aten._to_copy.default(inner, dtype=dtype, **layout)
+    if not isinstance(x, OnGpu):
+        _arrives(gpu, x, bool(kwargs.get("non_blocking")))
+        gpu.allocate()
+        return OnGpu(gpu, made, _whole(torch.device(to)))
+    if to is not None and torch.device(to).type == "cpu":
+        _leaves(gpu, x)
+        return made
+    target = _whole(torch.device(to)) if to is not None and torch.device(to).type == "cuda" else x.device
+    gpu.allocate()
+    _count(gpu, None, "_to_copy" if target == x.device else "copy between devices", made)
+    return OnGpu(gpu, made, target)
+
+
+def _copy_into(gpu: PretendedGpu, to, x, *, non_blocking):
+    if isinstance(to, OnGpu):
+        if not isinstance(x, OnGpu) and x.dim():
+            _arrives(gpu, x, non_blocking)
+        to.inner.copy_(x.inner if isinstance(x, OnGpu) else x)
+        _count(gpu, None, "copy_", to)
+        return to
+    _leaves(gpu, x)
+    return to.copy_(x.inner)
+
+
+def _arrives(gpu: PretendedGpu, x, non_blocking) -> None:
+    """A copy to a GPU is waited for unless it is of pinned memory and need not be."""
+    pinned = bool(getattr(x, "is_pretended_pinned", False))
+    gpu.copies_in.append(Event("pinned" if pinned else "pageable", x.nbytes, _caller()))
+    if not (pinned and non_blocking):
+        gpu.wait("copy to the GPU", x.nbytes)
+
+
+def _leaves(gpu: PretendedGpu, x) -> None:
+    gpu.copies_home.append(Event("home", x.inner.nbytes, _caller()))
+    gpu.wait("copy home", x.inner.nbytes)
+
+
+def _varlen(gpu: PretendedGpu, func, args, kwargs, device):
+    """Attention over rows of many lengths, by the rules of flash attention."""
+    if not gpu.varlen_runs:
+        raise RuntimeError("USE_FLASH_ATTENTION was not enabled for build.")
+    given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    q, k, v = given["query"], given["key"], given["value"]
+    ends = [given[n] if n in given else given[n.replace("cu_", "cum_")] for n in ("cu_seq_q", "cu_seq_k")]
+    _check_varlen(q, k, v, ends)
+    starts_q, starts_k = (x.inner.tolist() for x in ends)
+    n_q, n_k = ([b - a for a, b in zip(x, x[1:], strict=False)] for x in (starts_q, starts_k))
+    if len(n_q) != len(n_k) or starts_q[-1] != len(q) or starts_k[-1] != len(k):
+        raise RuntimeError("cu_seqlens: as many rows of queries as of keys, which end at the number of tokens")
+    if given["max_q"] != max(n_q) or given["max_k"] != max(n_k) or min(n_k) < 1:
+        raise RuntimeError("max_q and max_k are the longest rows, and no row is without keys")
+    gpu.allocate()
+    mixed = torch.empty(q.shape, dtype=q.dtype)
+    scale = given.get("scale") or q.shape[-1] ** -0.5
+    for i in range(len(n_q)):
+        rows = zip((q, k, v), (starts_q, starts_k, starts_k), strict=True)
+        a, b, c = (x.inner[s[i] : s[i + 1]].transpose(0, 1).float() for x, s in rows)
+        weights = ((a @ b.transpose(1, 2)) * scale).softmax(-1)
+        mixed[starts_q[i] : starts_q[i + 1]] = (weights.to(q.dtype).float() @ c).transpose(0, 1).to(q.dtype)
+    gpu.launches.append(Launch("varlen", 2, tuple(q.shape), q.dtype))
+    none = torch.empty((q.shape[1], q.shape[0])), torch.zeros(2, dtype=torch.int64), torch.zeros(0), torch.zeros(0)
+    return tuple(OnGpu(gpu, x, device) for x in (mixed, *none[: len(func._schema.returns) - 1]))
+
+
+def _check_varlen(q, k, v, ends) -> None:
+    if not all(isinstance(x, OnGpu) for x in (q, k, v, *ends)):
+        raise RuntimeError("variable-length attention: all of its tensors are on the GPU")
+    if q.dtype not in (torch.float16, torch.bfloat16) or len({q.dtype, k.dtype, v.dtype}) > 1:
+        raise RuntimeError(f"FlashAttention only support fp16 and bf16 data type, and got {q.dtype}, {k.dtype}, {v.dtype}")
+    if any(x.dtype != torch.int32 or not x.is_contiguous() for x in ends):
+        raise RuntimeError("cu_seqlens: contiguous and int32")
+    if q.shape[-1] % 8 or q.shape[-1] > 256:
+        raise RuntimeError(f"head width {q.shape[-1]}: a multiple of 8, at most 256")
+    for x in (q, k, v):
+        strides = [s for s, n in zip(x.stride()[:-1], x.shape[:-1], strict=True) if n > 1]
+        if x.stride(-1) != 1 or any(s % 8 for s in [*strides, x.storage_offset()]):
+            raise RuntimeError(f"rows that do not begin at 16 bytes: strides {x.stride()}, offset {x.storage_offset()}")
+
+
+class _Dispatch(TorchDispatchMode):
+    def __init__(self, gpu: PretendedGpu):
+        super().__init__()
+        self.gpu = gpu
+
+    def __torch_dispatch__(self, func, types_, args=(), kwargs=None):
+        return _dispatch(self.gpu, func, args, kwargs or {}, tree_flatten((args, kwargs))[0])
+
+
+class _Functions(TorchFunctionMode):
+    """What never reaches a dispatch on a build of torch for processors, or not as it does on one for GPUs."""
+
+    def __init__(self, gpu: PretendedGpu):
+        super().__init__()
+        self.gpu = gpu
+
+    def __torch_function__(self, func, types_, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        special = _SPECIAL.get(func)
+        return func(*args, **kwargs) if special is None else special(self.gpu, func, *args, **kwargs)
+
+
+def _to(gpu, func, x, *args, **kwargs):
+    """`Tensor.to`: `cuda` is `cuda:0`, and what is there already stays."""
+    if args and isinstance(args[0], torch.Tensor):
+        args = (args[0].device, args[0].dtype, *args[1:])
+    device, dtype, non_blocking, layout = torch._C._nn._parse_to(*args, **{k: v for k, v in kwargs.items() if k != "copy"})
+    if device is not None and device.type == "cuda":
+        device = _whole(device)
+    how = {"dtype": dtype, "non_blocking": non_blocking, "copy": kwargs.get("copy", False)}
+    how |= {} if layout is None else {"memory_format": layout}
+    return func(x, **how) if device is None or device == x.device else func(x, device=device, **how)
+
+
+def _pin_memory(gpu, func, x, *args):
+    if isinstance(x, OnGpu):
+        raise RuntimeError(f"cannot pin '{x.type()}' only dense CPU tensors can be pinned")
+    made = x.clone()
+    made.is_pretended_pinned = True
+    return made
+
+
+def _tensor(gpu, func, *args, device=None, **kwargs):
+    made = func(*args, **kwargs)
+    return made if device is None else _to(gpu, torch.Tensor.to, made, device)
+
+
+def _set_item(gpu, func, x, at, value):
+    """A number is not made a tensor of the device that torch takes this one to be on."""
+    if isinstance(x, OnGpu) and not isinstance(value, torch.Tensor):
+        value = torch.tensor(value, dtype=x.dtype)
+    return func(x, at, value)
+
+
+def _whole_function(gpu, func, *args, **kwargs):
+    """A function that torch takes apart, or gives numbers as tensors of the device that it takes these to be on."""
+    operands = [x for x in args if isinstance(x, torch.Tensor)]
+    there = [x for x in operands if isinstance(x, OnGpu)]
+    if not there:
+        return func(*args, **kwargs)
+    if len({x.device for x in operands if x.dim()}) > 1:
+        raise RuntimeError(f"Expected all tensors to be on the same device ({func.__name__})")
+    gpu.allocate()
+    with _disable_current_modes():
+        found = func(*(x.inner if isinstance(x, OnGpu) else x for x in args), **kwargs)
+    _count(gpu, None, func.__name__, found)
+    return OnGpu(gpu, found, there[0].device)
+
+
+_SPECIAL = {
+    torch.Tensor.to: _to,
+    torch.Tensor.cuda: lambda gpu, func, x, device=None, **kwargs: _to(gpu, torch.Tensor.to, x, torch.device("cuda", _index(device)), **kwargs),
+    torch.Tensor.pin_memory: _pin_memory,
+    torch.Tensor.tolist: lambda gpu, func, x: (x.cpu() if isinstance(x, OnGpu) else x).tolist(),
+    torch.Tensor.numpy: lambda gpu, func, x, **kwargs: func(x, **kwargs) if not isinstance(x, OnGpu) else _no_numpy(x),
+    torch.tensor: _tensor,
+    torch.as_tensor: _tensor,
+    torch.Tensor.__setitem__: _set_item,
+    torch.nn.functional.scaled_dot_product_attention: _whole_function,
+    torch.where: _whole_function,
+}
+
+
+def _no_numpy(x):
+    raise TypeError(f"can't convert {x.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
+
+
+@contextlib.contextmanager
+def _modes(gpu: PretendedGpu):
+    with _Functions(gpu), _Dispatch(gpu):
+        yield
+
+
+@contextlib.contextmanager
+def pretended(**facts):
+    """Pretend GPUs in this process (facts: the first fields of PretendedGpu); gives the PretendedGpu that sees what happens."""
+    gpu = PretendedGpu(**facts)
+    run = threading.Thread.run
+
+    def run_pretending(thread):
+        with _modes(gpu):
+            run(thread)
+
+    def counted(name, value=None):
+        return lambda *args, **kwargs: gpu.calls.update([name]) or value
+
+    properties = types.SimpleNamespace(total_memory=gpu.memory, name=gpu.name, major=gpu.capability[0], minor=gpu.capability[1], multi_processor_count=132)
+    patches = {
+        "_lazy_init": lambda: None,
+        "is_available": lambda: True,
+        "device_count": lambda: gpu.n_devices,
+        "current_device": lambda: 0,
+        "get_device_name": gpu.name_of,
+        "get_device_capability": lambda device=None: gpu.capability,
+        "get_device_properties": lambda device=None: properties,
+        "mem_get_info": lambda device=None: (gpu.memory, gpu.memory),
+        "empty_cache": counted("empty_cache"),
+        "synchronize": counted("synchronize"),
+        "is_bf16_supported": lambda *args, **kwargs: gpu.capability >= (8, 0),
+    }
+    with contextlib.ExitStack() as stack:
+        for name, value in patches.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        # a view of a tensor that was made outside cannot be made inside inference mode; the numbers are the same without gradients
+        stack.enter_context(mock.patch.object(torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else contextlib.nullcontext()))
+        stack.enter_context(mock.patch.object(threading.Thread, "run", run_pretending))
+        stack.enter_context(_modes(gpu))
+        yield gpu
