@@ -13,7 +13,7 @@ from count_files import Counts, write_mtx, write_tenx
 import rankcell as rc
 from rankcell.cli.main import main
 from rankcell.counts.features import feature_types
-from rankcell.errors import GeneError, InputError, RankcellWarning
+from rankcell.errors import GeneError, InputError, RankcellWarning, SettingsError
 from rankcell.vocab import find_vocabulary
 
 GENES, OTHERS = 6, 3
@@ -278,6 +278,67 @@ def test_check_embed_and_perturb_take_a_genome(tmp_path, capsys):
         assert "has no genome 'rn7'; it has GRCh38, mm10" in capsys.readouterr().err
         assert main([*words, "GRCh38"]) == 0
         assert "left out: 6 columns (genes of mm10)" in capsys.readouterr().err
+
+
+def read_options(genome):
+    return {"genome": genome, "model": "demo", "pool": "mean", "device": "cpu"}
+
+
+SCORED = {"k": 2, "folds": 2, "resolution": (), "n_random": 0}
+
+
+@pytest.fixture
+def two_genomes():
+    """24 cells of two groups; genes of the demo model by turns with mouse genes, which are 40 times as many."""
+    rng = np.random.default_rng(3)
+    x = rng.poisson(2, (24, 60)).astype(np.float32) + 1
+    x[:12, :20] *= 5
+    x[:, 1::2] *= rng.integers(1, 40, (24, 30))
+    names = [g for pair in zip(find_vocabulary("demo").genes[:30], [f"g{i}" for i in range(30)], strict=True) for g in pair]
+    var = pd.DataFrame({"genome": ["GRCh38", "mm10"] * 30}, index=names)
+    return ad.AnnData(x, obs=pd.DataFrame({"kind": list("a" * 12 + "b" * 12)}, index=[f"c{i}" for i in range(24)]), var=var)
+
+
+@pytest.mark.filterwarnings("ignore:left out:rankcell.errors.RankcellWarning")
+@pytest.mark.parametrize("genome", ["GRCh38", None])
+def test_poolings_are_compared_on_one_genome(two_genomes, genome):
+    """PCA too: the mouse genes would be most of it."""
+    with pytest.warns(RankcellWarning):
+        of_both = rc.tl.compare_poolings(two_genomes, "kind", **read_options(genome), **SCORED)
+        alone = rc.tl.compare_poolings(two_genomes[:, ::2].copy(), "kind", **read_options(None), **SCORED)
+    assert of_both.astype(str).equals(alone.astype(str)) and set(of_both["source"]) == {"model", "PCA"}
+
+
+@pytest.mark.filterwarnings("ignore:left out:rankcell.errors.RankcellWarning")
+def test_rank_bias_takes_a_genome(two_genomes):
+    with pytest.warns(RankcellWarning):
+        of_both = rc.tl.rank_bias(two_genomes, **read_options("GRCh38"), n_bins=2)
+        alone = rc.tl.rank_bias(two_genomes[:, ::2].copy(), **read_options(None), n_bins=2)
+    assert of_both.equals(alone)
+
+
+def test_a_genome_that_is_not_there(two_genomes):
+    for verb, how in ((rc.tl.rank_bias, {}), (lambda a, **o: rc.tl.compare_poolings(a, "kind", **o), SCORED)):
+        with pytest.raises(GeneError, match="has no genome 'rn7'; it has GRCh38, mm10"):
+            verb(two_genomes, **read_options("rn7"), **how)
+        with pytest.raises(SettingsError, match="holds tokens: genome is for counts"):
+            verb(rc.pp.tokenize(two_genomes[:, ::2].copy(), "demo", obs=["kind"]), **read_options("GRCh38"), **how)
+
+
+def test_compare_and_annotate_take_a_genome(two_genomes, tmp_path, capsys):
+    two_genomes.write_h5ad(tmp_path / "a.h5ad")
+    two_genomes[:, ::2].copy().write_h5ad(tmp_path / "human.h5ad")
+    words = ["--label", "kind", "--model", "demo", "--device", "cpu", "--k", "2"]
+    annotate = ["annotate", "--reference", str(tmp_path / "a.h5ad"), *words]
+    compare = ["compare", *words, "--pool", "mean", "--folds", "2", "--resolution", "0", "--n-random", "0"]
+    for verb in (annotate, compare):
+        assert main([*verb, str(tmp_path / "a.h5ad"), "-o", str(tmp_path / "out.csv"), "--genome", "rn7"]) == 2
+        assert "has no genome 'rn7'" in capsys.readouterr().err
+    assert main([*annotate, str(tmp_path / "a.h5ad"), "-o", str(tmp_path / "labels.csv"), "--genome", "GRCh38"]) == 0
+    assert list(pd.read_csv(tmp_path / "labels.csv")["kind_mapped"]).count("unsure") < 24
+    assert main([*compare, str(tmp_path / "a.h5ad"), "-o", str(tmp_path / "c.csv"), "--genome", "GRCh38"]) == 0
+    assert main([*compare, str(tmp_path / "human.h5ad"), "-o", str(tmp_path / "d.csv")]) == 0
+    assert (tmp_path / "c.csv").read_text() == (tmp_path / "d.csv").read_text()
 
 
 def test_a_missing_name_is_no_gene_and_the_ids_still_count(tmp_path):

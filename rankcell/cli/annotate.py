@@ -48,6 +48,7 @@ def annotate(
     counts_layer: o.CountsLayer = None,
     raw: o.Raw = False,
     gene_column: o.GeneColumn = None,
+    genome: o.Genome = None,
     allow_non_counts: o.AllowNonCounts = False,
     device: o.Device = "auto",
     precision: o.Precision = "auto",

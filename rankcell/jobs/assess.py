@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.counts import open_counts
+from rankcell.counts import open_at_counts
+from rankcell.counts.genomes import keep_genome
 from rankcell.errors import CellError, InputError
 from rankcell.jobs.chosen import model_for
-from rankcell.jobs.inputs import Progress, is_token_folder, require_there, tokens_of
+from rankcell.jobs.inputs import Progress, is_tokens, require_there, tokens_of
 from rankcell.store import require_apart, require_new
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
@@ -73,6 +74,7 @@ def compare(
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -103,13 +105,13 @@ def compare(
     options = {"device": device, "precision": precision, "tokens_per_batch": tokens_per_batch}
     model = model_for(source, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
     embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, **options)
-    chosen = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
+    chosen = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
     cells, tokens = _cells_and_tokens(source, embedder.checkpoint, label, batch, settings, chosen)
     table = compare_poolings_of(
         tokens,
         embedder,
         cells,
-        counts=None if _is_tokens(source) else _counts(source, counts_layer, raw, allow_non_counts),
+        counts=None if is_tokens(source) else _counts(source, embedder.checkpoint.vocab, **chosen),
         pool=None if pool is None else pool_names(pool),
         layer=_several(layer),
         settings=settings,
@@ -139,6 +141,7 @@ def rank_bias(
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -158,7 +161,7 @@ def rank_bias(
         model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch
     )
     settings.check(embedder.checkpoint.vocab)
-    chosen = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
+    chosen = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
     tokens = tokens_of(adata, embedder.checkpoint, **chosen)
     layers = _several(layer)
     pools = fitting_pools(embedder, tokens, layers) if pool is None else pool_names(pool)
@@ -206,10 +209,6 @@ def labelled(values: Any, batches: Any, label: str, batch: str | None, settings:
     return LabelledCells.of(values, batches, folds=settings.folds, name=label, batch_name=batch or "")
 
 
-def _is_tokens(source: Any) -> bool:
-    return isinstance(source, TokenSet) or is_token_folder(source)
-
-
 def _cells_and_tokens(
     source: Any, checkpoint: Any, label: str, batch: str | None, settings: Any, chosen: Mapping[str, Any]
 ) -> tuple[Any, TokenSet]:
@@ -217,7 +216,7 @@ def _cells_and_tokens(
     if hasattr(source, "obsm"):
         return labelled_cells(source, label, batch, settings), tokens_of(source, checkpoint, **chosen)
     columns = [label] if batch is None else [label, batch]
-    tokens = tokens_of(source, checkpoint, **({"obs": columns} | chosen if not _is_tokens(source) else {}))
+    tokens = tokens_of(source, checkpoint, obs=columns, **chosen)
     values = [pd_missing(tokens.obs(c)) for c in columns]
     return labelled(values[0], values[1] if batch is not None else None, label, batch, settings), tokens
 
@@ -236,11 +235,12 @@ def settings_of(settings: Any, label: str, batch: str | None, cells: Any) -> dic
     return found | {"seed": settings.seed, "small_labels": list(cells.small), "largest_label": cells.largest}
 
 
-def _counts(source: Any, counts_layer: str | None, raw: bool, allow_non_counts: bool) -> Any:
+def _counts(source: Any, vocab: Vocabulary, *, counts_layer: str | None, raw: bool, genome: str | None, allow_non_counts: bool, **_: Any) -> Any:
     """The matrix that the tokens are made from, in memory: scipy csr, cells x genes."""
     import scipy.sparse as sp
 
-    with open_counts(source, layer=counts_layer, raw=raw) as counts:
+    with open_at_counts(source, layer=counts_layer, raw=raw, genome=genome, allow_non_counts=allow_non_counts) as counts:
+        keep_genome(counts, genome, vocab)
         parts = [
             sp.csr_matrix((block.data, block.indices, block.indptr), (len(block), counts.n_genes))
             for block in counts.blocks(allow_non_counts=allow_non_counts)

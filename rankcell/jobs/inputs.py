@@ -32,6 +32,11 @@ def is_token_folder(source: Any) -> bool:
     return isinstance(source, (str, os.PathLike)) and any((Path(source) / name).exists() for name in names)
 
 
+def is_tokens(source: Any) -> bool:
+    """Whether `source` is a TokenSet or the path of a token folder."""
+    return isinstance(source, TokenSet) or is_token_folder(source)
+
+
 def require_no_counts_options(source: Any, **options: Any) -> None:
     """SettingsError when something is named that only counts have."""
     if named := [name for name, value in options.items() if value]:
@@ -52,10 +57,11 @@ def tokens_of(
     keep_uncropped: bool = False,
 ) -> TokenSet:
     """What a model is to be run on: a TokenSet as it is, a token folder, or counts tokenized with the model's vocabulary."""
+    if is_tokens(source):
+        require_no_counts_options(source, counts_layer=counts_layer, raw=raw, gene_column=gene_column, genome=genome)
     if isinstance(source, TokenSet):
         return source
     if is_token_folder(source):
-        require_no_counts_options(source, counts_layer=counts_layer, raw=raw, gene_column=gene_column, genome=genome)
         has_spec = (Path(source) / "rankcell.json").exists()
         tokens = TokenSet.open(source, vocab=None if has_spec else checkpoint.vocab)
         note_cropping(tokens.spec)

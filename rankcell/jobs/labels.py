@@ -14,7 +14,7 @@ import numpy as np
 from rankcell.errors import CellError, InputError, OutputError, SettingsError
 from rankcell.jobs.assess import embedding, obs_column, require_anndata
 from rankcell.jobs.chosen import model_for
-from rankcell.jobs.inputs import Progress, is_token_folder, require_there, tokens_of
+from rankcell.jobs.inputs import Progress, is_tokens, require_there, tokens_of
 from rankcell.progress import Passes
 from rankcell.store import atomic_path, require_apart, require_new
 from rankcell.tokens import TokenSet
@@ -100,6 +100,7 @@ def annotate(
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -125,7 +126,7 @@ def annotate(
     _check(k, metric, min_confidence, max_distance)
     out = _check_out(source, reference, Path(out), force=force)
     name = key_added or f"{label}_mapped"
-    made = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "allow_non_counts": allow_non_counts}
+    made = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
     runs = {
         "vocab": vocab,
         "vocab_mismatch_ok": vocab_mismatch_ok,
@@ -235,7 +236,7 @@ def _embedder(
 def _tokens(source: Any, label: str | None, checkpoint: Any, made: Mapping[str, Any]) -> TokenSet:
     """The tokens of a count file, an AnnData or tokens; CellError where no cell has the label asked for."""
     require_there(source)
-    tokens = tokens_of(source, checkpoint, obs=[] if label is None else [label], **({} if is_token_folder(source) else made))
+    tokens = tokens_of(source, checkpoint, obs=[] if label is None else [label], **({} if is_tokens(source) else made))
     if label is not None and not tokens.obs_df()[label].notna().any():
         raise CellError(f"the reference's cell column '{label}' is empty")
     return tokens

@@ -75,6 +75,7 @@ def compare_poolings(
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -97,7 +98,7 @@ def compare_poolings(
     n_random
         How many models of the same config with random weights (as transformers initialises them; seeds `seed`, `seed` + 1,
         ...) are scored beside it: what these reach is not due to training.
-    counts_layer, raw, gene_column, allow_non_counts
+    counts_layer, raw, gene_column, genome, allow_non_counts
         As for rc.tl.embed.
     device, precision, tokens_per_batch
         Where and how the models run.
@@ -177,6 +178,7 @@ def rank_bias(
     counts_layer: str | None = None,
     raw: bool = False,
     gene_column: str | None = None,
+    genome: str | None = None,
     allow_non_counts: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -203,7 +205,7 @@ def rank_bias(
         warning and in `attrs`.
     cells, seed
         How many cells, drawn with `seed`; None: all. `seed` also draws the shuffles and the random genes.
-    counts_layer, raw, gene_column, allow_non_counts
+    counts_layer, raw, gene_column, genome, allow_non_counts
         As for rc.tl.embed.
     device, precision, tokens_per_batch
         Where and how the model runs; `auto` is fp32 here, because shifts can be smaller than what bf16 rounds off.
