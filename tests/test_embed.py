@@ -261,7 +261,7 @@ def test_an_output_that_exists(small, tmp_path, suffix):
     tokens = tokens_of(vocab, BODIES, FRAMES["framed"])
     out = tmp_path / f"e{suffix}"
     out.write_text("mine")
-    with pytest.raises(OutputError, match="exists: choose another output, or pass --force to replace it"):
+    with pytest.raises(OutputError, match="exists: choose another output, or pass force=True to replace it"):
         jobs.embed(tokens, out, model="no such model: the output is looked at first")
     assert out.read_text() == "mine"
     jobs.embed(tokens, out, model=folder, device="cpu", force=True)

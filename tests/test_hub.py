@@ -247,7 +247,7 @@ def test_fetch_makes_the_vocabulary(hub, recipe, tmp_path, monkeypatch):
     assert {r: f["sha256"] for r, f in facts["imported_from"].items()} == {r: recipe["files"][r]["sha256"] for r in ROLES}
     hub.error = OSError("no network")  # the second time nothing is asked of it
     assert jobs.fetch_vocab("geneformer-v2", tmp_path / "again") == v
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="force=True"):
         jobs.fetch_vocab("geneformer-v2")
     jobs.fetch_vocab("geneformer-v2", force=True)
 

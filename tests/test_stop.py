@@ -361,7 +361,7 @@ def test_the_second_is_refused(given, tmp_path, capsys, force):
     assert "another process is writing to" in one_line(capsys.readouterr().err)
     (tmp_path / "go").touch()
     _, said = first.communicate(timeout=60)
-    assert first.returncode == 0 and said == ""
+    assert first.returncode == 0 and all(line.startswith("cells tokenized: ") for line in said.splitlines())  # it had to wait: there may be lines
     assert len(TokenSet.open(tmp_path / "out")) == 2_500 and sorted(p.name for p in tmp_path.iterdir()) == ["go", "out"]
 
 

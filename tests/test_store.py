@@ -34,7 +34,7 @@ def test_folder_replaces_folder(tmp_path):
 
 def test_refusals(tmp_path):
     (tmp_path / "a").write_text("x")
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="force=True"):
         require_new(tmp_path / "a")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")

@@ -86,3 +86,86 @@ def test_an_option_that_is_switched_off():
     assert option("cls", False) == "cls=False"
     with command_line({"cls": "--cls"}):
         assert option("cls", False) == "--no-cls"
+
+
+def test_what_check_says_names_options_as_the_caller_writes_them(tmp_path, capsys):
+    from conftest import make_adata, make_vocab
+
+    from rankcell import jobs
+    from rankcell.cli.main import main
+
+    make_vocab().save(tmp_path / "v")
+    paths = {}
+    for name in ("scaled", "raw", "in layer", "plain"):
+        adata = make_adata([[1, 2, 0, 4], [3, 0, 1, 1]])
+        if name == "raw":
+            adata.raw = adata
+            adata = adata[:, :2].copy()
+        if name == "in layer":
+            adata.layers["mine"] = adata.X.copy()
+        if name in ("scaled", "in layer"):
+            adata.X = adata.X * 1.5
+        adata.write_h5ad(paths.setdefault(name, tmp_path / f"{name}.h5ad"))
+    both = [paths["in layer"], paths["plain"]]
+    for of, flags, words in (
+        (paths["scaled"], "as they are with --allow-non-counts:", "as they are with allow_non_counts=True:"),
+        (paths["scaled"], "(for --obs and --filter)", "(for obs and filter)"),
+        (paths["raw"], "pass --raw to use them all", "pass raw=True to use them all"),
+        (both, "--layer mine for in layer", "counts_layer='mine' for in layer"),
+    ):
+        listed = of if isinstance(of, list) else [of]
+        page = " ".join(" ".join(jobs.check(listed, vocab=tmp_path / "v").lines()).split())
+        assert words in page and flags not in page
+        main(["check", *map(str, listed), "--vocab", str(tmp_path / "v")])
+        assert flags in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_output_that_is_there_names_force_as_the_caller_writes_it(tmp_path):
+    from rankcell.errors import OutputError
+    from rankcell.store import require_new
+
+    (tmp_path / "a").write_text("x")
+
+    @python_verb()
+    def without(out):
+        require_new(out)
+
+    @python_verb()
+    def with_it(out, force=False):
+        require_new(out, force=force)
+
+    for verb, end in ((with_it, "another output, or pass force=True to replace it"), (without, "choose another output")):
+        with pytest.raises(OutputError) as e:
+            verb(tmp_path / "a")
+        assert str(e.value).endswith(end)
+    with command_line({"force": "--force"}), pytest.raises(OutputError, match="pass --force to replace it"):
+        require_new(tmp_path / "a")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.h5", "tenx"), ("a.loom", "loom"), ("folder", "mtx"), ("a.h5ad", "h5ad")])
+def test_formats_name_options_as_the_caller_writes_them(tmp_path, name, kind):
+    import h5py
+    import numpy as np
+    import scipy.sparse as sp
+    from conftest import make_adata
+    from count_files import Counts, write_loom, write_mtx, write_tenx
+
+    from rankcell.counts import open_counts
+    from rankcell.errors import InputError
+
+    x = sp.csr_matrix(np.array([[1.0, 2.0], [3.0, 0.0]]))
+    path = tmp_path / name
+    if kind == "h5ad":
+        adata = make_adata(x.toarray())
+        adata.layers["mine"] = adata.X.copy()
+        adata.write_h5ad(path)
+        with h5py.File(path, "r+") as f:
+            del f["X"]
+    else:
+        {"tenx": write_tenx, "loom": write_loom, "mtx": write_mtx}[kind](Counts(x), path)
+    how, flag, word = ({}, "--counts-layer mine", "counts_layer='mine'") if kind == "h5ad" else ({"raw": True}, "--raw", "raw")
+    with command_line({"raw": "--raw", "counts_layer": "--counts-layer"}), pytest.raises(InputError, match=flag):
+        open_counts(path, **how)
+    with pytest.raises(InputError, match=word) as e:
+        open_counts(path, **how)
+    assert "--" not in str(e.value).removeprefix(str(path))

@@ -12,6 +12,7 @@ from rankcell.counts.opening import open_counts
 from rankcell.counts.source import RAW, CountSource, Key, X, named_plainly, order
 from rankcell.counts.spill import SpilledMatrix
 from rankcell.errors import InputError
+from rankcell.wording import option
 
 COUNTS, EMPTY, OTHER = "counts", "empty", "other"
 _LOGARITHMS_BELOW = 20
@@ -44,8 +45,13 @@ class Place:
         return self.layer, self.raw
 
     @property
+    def option(self) -> str:
+        """What asks for it, as the caller would write it; "" where nothing need be named."""
+        return option("raw", True) if self.raw else option("counts_layer", self.layer) if self.layer is not None else ""
+
+    @property
     def options(self) -> list[str]:
-        """The options of `rankcell tokenize`."""
+        """The words that ask for it in a `rankcell tokenize` command."""
         return ["--raw"] if self.raw else ["--layer", self.layer] if self.layer is not None else []
 
     @property

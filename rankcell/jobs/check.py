@@ -20,6 +20,7 @@ from rankcell.jobs.inputs import Progress
 from rankcell.store import require_new
 from rankcell.tokens import Tokenizer
 from rankcell.tokens.job import Encoding, Job, Options
+from rankcell.wording import option
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,8 @@ def _agree(opened: Sequence[Looked], layer: str | None, raw: bool) -> tuple[list
         return unnamed, [], []
     needs: dict[str, list[str]] = {}
     for one, place in zip(opened, chosen, strict=True):
-        needs.setdefault(shlex.join(place.options) or "no option", []).append(one.label)
-    ways = "; ".join(f"{option} for {some(labels, 3)}" for option, labels in needs.items())
+        needs.setdefault(place.option or "no option", []).append(one.label)
+    ways = "; ".join(f"{way} for {some(labels, 3)}" for way, labels in needs.items())
     return chosen, chosen[0].options, [f"the inputs hold their counts in different places ({ways}): tokenize those of each kind apart"]
 
 
@@ -229,7 +230,8 @@ def _way_out(one: Looked) -> str:
         return way_to(able.key)
     elsewhere = "no other matrix of the file holds counts either" if len(one.places) > 1 else "there is no other matrix in the file"
     way_out = f"{elsewhere}; take the file from before it was normalised"
-    return f"{way_out} (or rank the values as they are with --allow-non-counts: what is NaN, infinite or not above zero is left out)"
+    anyway = option("allow_non_counts", True)
+    return f"{way_out} (or rank the values as they are with {anyway}: what is NaN, infinite or not above zero is left out)"
 
 
 def _command(source: Any, inputs: Inputs, place_options: list[str], named: dict[str, Any]) -> list[str]:
@@ -240,8 +242,8 @@ def _command(source: Any, inputs: Inputs, place_options: list[str], named: dict[
     words += ["--max-len", str(named["max_len"])] if named["max_len"] is not None else []
     words += ["--cls" if named["cls"] else "--no-cls"] if named["cls"] is not None else []
     words += place_options
-    for option in ("gene_column", "genome", "filter"):
-        words += [f"--{option.replace('_', '-')}", named[option]] if named[option] is not None else []
+    for name in ("gene_column", "genome", "filter"):
+        words += [f"--{name.replace('_', '-')}", named[name]] if named[name] is not None else []
     words += [w for column in named["obs"] for w in ("--obs", column)]
     return [*words, "-o", str(_output(given, inputs))]
 

@@ -12,6 +12,7 @@ from rankcell.counts.places import COUNTS, Place
 from rankcell.counts.source import some
 from rankcell.tokens.cropping import Cropping
 from rankcell.vocab import Vocabulary
+from rankcell.wording import option
 
 WIDTH = 100
 _LABEL = 12
@@ -287,7 +288,7 @@ def _named(columns: dict[str, str]) -> str:
 
 
 def _obs(f: Facts) -> Iterator[Statement]:
-    yield "obs", _named(f.obs) if f.obs else "no columns (for --obs and --filter)"
+    yield "obs", _named(f.obs) if f.obs else f"no columns (for {option('obs')} and {option('filter')})"
 
 
 def _shared_obs(read: Sequence[Facts], labels: Sequence[str]) -> Iterator[Statement]:
@@ -322,7 +323,7 @@ def _filter_pass(f: Facts) -> Iterator[Statement]:
         yield (
             FILTER_PASS,
             f"in obs: {f.n_pass:,} of {f.n_cells:,} cells pass. Geneformer would leave the others out; here all cells are kept "
-            f"unless --filter {FILTER_PASS} is given",
+            f"unless {option('filter', FILTER_PASS)} is given",
         )
 
 
@@ -349,7 +350,7 @@ def _warnings(looked: Looked, rows: Rows) -> Iterator[str]:
     n_columns = f.n_columns + sum(g.left_out.values())
     wider = next((p for p in looked.places if p.raw and p.verdict == COUNTS and p.shape[1] > n_columns), None)
     if wider and not used.raw:
-        yield f"raw holds counts of more genes ({wider.shape[1]:,} columns, {used.name} {n_columns:,}): pass --raw to use them all"
+        yield f"raw holds counts of more genes ({wider.shape[1]:,} columns, {used.name} {n_columns:,}): pass {option('raw', True)} to use them all"
     yield from f.remarks
     if f.totals.n_higher and f.non_count is None:
         yield f"n_counts is below the row sum in {_cells_of(f.totals.n_higher, f)}: was it counted otherwise?"

@@ -114,10 +114,10 @@ def _pooled_rows(table: Mapping[str, Any], layers: Sequence[int]) -> Iterator[tu
     found = [(readout, f"{pool}_layer{n}") for readout, pool in (("cell", "mean"), ("cls", "cls")) for n in layers]
     columns = {readout: table[name] for readout, name in found if name in table}
     if "state" not in table or not columns:
-        how = f" --layer {layers[0]}" if layers else ""
+        at = f" ({wording.option('layer', layers[0])})" if layers else ""
         held = ", ".join(c for c in table if c not in ("state", "n_cells")) or "nothing"
         raise ValueError(
-            f"it holds {held}; a screen reads states pooled with --pool mean or --pool cls at its own layer{how}: embed them so"
+            f"it holds {held}; a screen reads states pooled with {wording.option('pool', 'mean')} or {wording.option('pool', 'cls')} at its own layer{at}: embed them so"
         )
     return ((str(s), readout, v) for readout, vectors in columns.items() for s, v in zip(table["state"], vectors, strict=True))
 

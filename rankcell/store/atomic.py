@@ -15,6 +15,7 @@ from typing import Any
 
 from rankcell.errors import OutputError
 from rankcell.store.lock import locked_name
+from rankcell.wording import offers, option
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG}
@@ -43,9 +44,11 @@ def require_new(path: str | os.PathLike, *, force: bool = False, marker: str | N
     if path.is_symlink() and not path.exists():
         raise OutputError(f"{path} is a link to nothing: remove it, or choose another output")
     if path.exists() and not force:
-        raise OutputError(f"{path} exists: choose another output, or pass --force to replace it")
+        replace = f", or pass {option('force', True)} to replace it" if offers("force") else ""
+        raise OutputError(f"{path} exists: choose another output{replace}")
     if marker and path.is_dir() and not (path / marker).exists() and any(path.iterdir()):
-        raise OutputError(f"{path} holds something else (it has no {marker}), so --force does not replace it: choose another output")
+        why = f", so {option('force')} does not replace it" if offers("force") else ""
+        raise OutputError(f"{path} holds something else (it has no {marker}){why}: choose another output")
     if own and path.is_dir() and not path.is_symlink() and (other := foreign(path, own)) is not None:
         raise OutputError(f"{path} holds {other}, which rankcell did not write there: move it away, or choose another output")
     if not path.parent.is_dir():
@@ -58,7 +61,7 @@ def require_new(path: str | os.PathLike, *, force: bool = False, marker: str | N
 def require_apart(out: str | os.PathLike, inputs: Iterable[Any]) -> None:
     """OutputError when `out` is one of the inputs, lies inside one, or holds one; inputs that are not paths are left alone.
 
-    Links are followed. An output that stands inside an input changes it, and one that holds an input removes it with --force.
+    Links are followed. An output that stands inside an input changes it, and one that holds an input removes it when it is replaced.
     """
     real = Path(os.path.realpath(out))
     for given in inputs:
