@@ -260,6 +260,8 @@ def _varlen(gpu: PretendedGpu, func, args, kwargs, device):
     """Attention over rows of many lengths, by the rules of flash attention."""
     if not gpu.varlen_runs:
         raise RuntimeError("USE_FLASH_ATTENTION was not enabled for build.")
+    if gpu.capability < (8, 0):
+        raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
     given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
     q, k, v = given["query"], given["key"], given["value"]
     ends = [given[n] if n in given else given[n.replace("cu_", "cum_")] for n in ("cu_seq_q", "cu_seq_k")]

@@ -227,8 +227,8 @@ def test_work_of_an_embedding(model, gpu):
     embedder.embed(tokens, pool=["mean", "cls"], layer=-2)
     n_batches = gpu.operations()["varlen"] / (model.n_layers - 1)
     assert n_batches == 5 and gpu.kernels <= 85 * n_batches
-    assert waits_of(gpu) <= collections.Counter({"copy to the GPU": int(2 * (model.n_layers - 1) * n_batches), "copy home": 2})
-    assert sum(copy.name == "pageable" for copy in gpu.copies_in) <= waits_of(gpu)["copy to the GPU"]
+    assert waits_of(gpu) <= collections.Counter({"copy home": 2})  # an output each
+    assert len(gpu.copies_in) <= 4 * n_batches and all(copy.name == "pinned" for copy in gpu.copies_in)
 
 
 def test_work_of_one_gene_in_many_cells(model, gpu):
@@ -240,7 +240,7 @@ def test_work_of_one_gene_in_many_cells(model, gpu):
     gpu.reset()
     assert len(engine.run(rows).target) == len(rows)
     assert gpu.kernels <= 245 * len(rows)
-    assert len(gpu.waits) <= 24
+    assert len(gpu.waits) <= 11
 
 
 def test_work_of_all_deletions_of_a_cell(model, gpu):
@@ -249,7 +249,7 @@ def test_work_of_all_deletions_of_a_cell(model, gpu):
     gpu.reset()
     assert len(engine.run([row]).target) == 298
     assert gpu.operations()["varlen"] == model.n_layers - 1 + 10  # both blocks of the row, and of each batch of deletions the second
-    assert gpu.kernels <= 2_500 and len(gpu.waits) <= 64
+    assert gpu.kernels <= 2_500 and len(gpu.waits) <= 40
     assert waits_of(gpu)["copy home"] <= len(engine.score_names)
 
 
@@ -259,4 +259,4 @@ def test_work_of_a_prediction(model, gpu):
     _ = fast._weights
     gpu.reset()
     fast.run([row])
-    assert gpu.kernels <= 4_900 and len(gpu.waits) <= 55
+    assert gpu.kernels <= 4_900 and len(gpu.waits) <= 51

@@ -6,7 +6,7 @@ more than twice as fast as the library that torch takes by itself: benchmarks/RE
 stay in the caches.
 """
 
-import inspect
+import functools
 import math
 import platform
 from collections.abc import Callable, Sequence
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankcell.errors import ModelError
+from rankcell.model import varlen
 from rankcell.model.batches import Run
+from rankcell.wording import note
 
 _LONG = 256  # keys from which attention on a processor goes row by row and head by head
 SCORES_PER_THREAD = 2**22  # bytes: attention takes as many queries at once as keep their scores in a thread's share of the caches
@@ -22,6 +24,24 @@ _SAFE = 100.0  # powers of two that neither overflow nor vanish in float32 and b
 _BASE2 = math.log2(math.e)
 
 Watch = Callable[[Run, Any], None]
+
+
+class Rows:
+    """The rows of a batch as attention takes them.
+
+    runs
+        Neighbouring rows of equal shape, together.
+    tensor
+        What brings an array to the device.
+    """
+
+    def __init__(self, runs: Sequence[Run], tensor: Callable[[Any], Any]):
+        self.runs, self._tensor = runs, tensor
+
+    @functools.cached_property
+    def ends(self) -> varlen.Ends:
+        """Where each row ends on the device, brought there once for all blocks."""
+        return varlen.Ends.of(self.runs, self._tensor)
 
 
 @dataclass(frozen=True)
@@ -137,19 +157,19 @@ class Block:
         return cls(qkv, out, first, up, down, second, config.num_attention_heads)
 
     def __call__(
-        self, hidden: Any, runs: Sequence[Run], attend: "Attention", *, keys: Any = None, only: Any = None, watch: Watch | None = None
+        self, hidden: Any, rows: Rows, attend: "Attention", *, keys: Any = None, only: Any = None, watch: Watch | None = None
     ) -> Any:
         """Hidden states [tokens, width] -> the same after the block.
 
         keys
             Index of the tokens that may be attended to; None: all.
         only
-            Index of the tokens whose states are wanted; None: all. `runs` counts their queries.
+            Index of the tokens whose states are wanted; None: all. `rows` counts their queries.
         watch
             Called with each run and its attention [rows, heads, queries, keys] (float32).
         """
         q, k, v = self.project(hidden, keys, only)
-        mixed = attend(q, k, v, runs, self.heads, watch)
+        mixed = attend(q, k, v, rows, self.heads, watch)
         return self.after(mixed, hidden if only is None else hidden[only])
 
     def after(self, mixed: Any, own: Any) -> Any:
@@ -176,7 +196,7 @@ class Attention:
     blocked
         Processors with oneDNN: long rows head by head in pieces whose scores stay in the caches, short ones as `sdpa`.
     varlen
-        CUDA, bf16 and fp16: flash attention over all rows of a batch at once.
+        CUDA, bf16 and fp16, where it runs: flash attention over all rows of a batch at once.
     sdpa
         Everywhere: torch's scaled_dot_product_attention, a call per run.
     """
@@ -189,16 +209,21 @@ class Attention:
 
         if onednn:
             return cls("blocked")
-        half = dtype in (torch.bfloat16, torch.float16)
-        return cls("varlen" if half and head_width % 8 == 0 and head_width <= 256 and _has_varlen(device) else "sdpa")
+        if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+            return cls("sdpa")
+        why = varlen.obstacle(device, dtype, head_width)
+        if why is not None:
+            name = torch.cuda.get_device_name(device)
+            note(f"attention takes rows of one length at a time on {name}, which is slower: over all lengths at once it does not run ({why})")
+        return cls("sdpa" if why else "varlen")
 
-    def __call__(self, q: Any, k: Any, v: Any, runs: Sequence[Run], heads: int, watch: Watch | None) -> Any:
+    def __call__(self, q: Any, k: Any, v: Any, rows: Rows, heads: int, watch: Watch | None) -> Any:
         import torch
 
         if watch is None and self.way == "varlen":
-            return _varlen(q, k, v, runs, heads)
+            return varlen.attention(*(x.unflatten(1, (heads, -1)) for x in (q, k, v)), rows.ends, scale=1 / _BASE2).flatten(1)
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        for run in runs:
+        for run in rows.runs:
             parts = [_by_head(x, at, run.rows, n, heads) for x, at, n in ((q, run.q, run.n_q), (k, run.k, run.n_k), (v, run.k, run.n_k))]
             target = out[run.q : run.q + run.rows * run.n_q].view(run.rows, run.n_q, heads, -1)
             if watch is not None:
@@ -257,27 +282,3 @@ def _blocked(q: Any, k: Any, v: Any, out: Any) -> None:
                 total = scores.exp2_().sum(-1, keepdim=True)
                 mixed = product(scores, v_t[r, h], None, "none", [], "")
                 out[r, a : a + step, h] = mixed.div_(total)
-
-
-def _has_varlen(device: Any) -> bool:
-    """Whether torch's attention over rows of many lengths runs on this device (Ampere and later)."""
-    import torch
-
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8:
-        return False
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return False
-    return "scale" in inspect.signature(varlen_attn).parameters  # torch 2.11 and later
-
-
-def _varlen(q: Any, k: Any, v: Any, runs: Sequence[Run], heads: int) -> Any:
-    import torch
-    from torch.nn.attention.varlen import varlen_attn
-
-    n_q = [run.n_q for run in runs for _ in range(run.rows)]
-    n_k = [run.n_k for run in runs for _ in range(run.rows)]
-    ends = [torch.tensor([0, *n], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(q.device, non_blocking=True) for n in (n_q, n_k)]
-    q, k, v = (x.unflatten(1, (heads, -1)) for x in (q, k, v))
-    return varlen_attn(q, k, v, *ends, max(n_q), max(n_k), scale=1 / _BASE2).flatten(1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from rankcell.errors import ModelError, SettingsError
 from rankcell.model.batches import TOKENS_PER_BATCH, Batch
-from rankcell.model.blocks import Attention, Block, has_onednn
+from rankcell.model.blocks import Attention, Block, Rows, has_onednn
 from rankcell.model.checkpoint import Checkpoint
 from rankcell.model.config import shape_of
 from rankcell.model.weights import read_weights
@@ -85,7 +85,8 @@ class Encoder:
         last = wanted[-1]
         keys = None if batch.attend is None else self.tensor(np.flatnonzero(batch.attend))
         picked = None if only is None else self.tensor((batch.starts[:, None] + np.asarray(only)).ravel())
-        runs, short = batch.runs(), None if only is None else batch.runs(len(only))
+        rows = Rows(batch.runs(), self.tensor)
+        short = None if only is None else Rows(batch.runs(len(only)), self.tensor)
         hidden = None
         for n in range(0 if first is None else 1, last + 1):
             trims = picked is not None and n == last
@@ -97,7 +98,7 @@ class Encoder:
                     hidden = hidden[picked] if trims else hidden
                 else:
                     how = {"keys": keys, "only": picked if trims else None, "watch": None if watch is None else _at(watch, n)}
-                    hidden = self._blocks[n - 1](hidden, short if trims else runs, self._attention, **how)
+                    hidden = self._blocks[n - 1](hidden, short if trims else rows, self._attention, **how)
             if n in wanted:
                 yield n, hidden
 
@@ -156,7 +157,11 @@ class _Embeddings:
         )  # RoBERTa counts from the padding's number on
 
     def __call__(self, ids: Any, positions: Any) -> Any:
-        hidden = self._own(input_ids=ids[None], position_ids=positions[None] + self._first)[0]
+        import torch
+
+        # types are given, because transformers before 5 has them for no more tokens than the model has positions
+        where = {"position_ids": positions[None] + self._first, "token_type_ids": torch.zeros_like(ids[None])}
+        hidden = self._own(input_ids=ids[None], **where)[0]
         return (hidden if self._projection is None else self._projection(hidden)).to(self._dtype)
 
 
