@@ -16,7 +16,7 @@ from reference import rank_values, stored_cells
 
 from rankcell.cli import main
 from rankcell.counts import find_inputs
-from rankcell.errors import CellError, InputError, RankcellWarning, SettingsError
+from rankcell.errors import CellError, InputError, RankcellWarning
 from rankcell.tokens import Tokenizer, TokenSet
 from rankcell.tokens import arrow as arrow_files
 
@@ -241,15 +241,6 @@ def test_kept_columns_are_what_geneformers_tools_expect(two, tmp_path):
     loaded.filter(lambda row: row["cell_type"] == "A").flatten_indices().save_to_disk(str(tmp_path / "filtered"))
     again = TokenSet.open(tmp_path / "filtered", vocab=make_vocab())  # without rankcell.json: the frame is read from the rows
     assert again.cell_ids == ["cell0", "cell2", "cell4"] and again.frame == make_vocab().frame
-
-
-def test_own_names_cannot_be_annotations(two):
-    _, a, b = two
-    for name in ("counts", "source", "input_ids_uncropped"):
-        a.obs[name] = b.obs[name] = 1
-        with pytest.raises(SettingsError, match=name):
-            Tokenizer(make_vocab()).tokenize([a, b], obs=[name])
-    assert Tokenizer(make_vocab()).tokenize(a, obs=["source"]).obs("source").tolist() == [1] * len(a)  # one input has no such column of its own
 
 
 # Columns that are no genes

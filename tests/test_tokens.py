@@ -274,8 +274,6 @@ def test_empty_cells_keep_their_row_and_warn_once():
 
 def test_annotations_that_cannot_be_carried():
     adata = make_adata([[1, 1]], length=[1], label=["a"])
-    with pytest.raises(SettingsError, match="'length'"):
-        Tokenizer(make_vocab(2)).tokenize(adata, obs=["length"])
     with pytest.raises(CellError, match=r"'cluster'.*label"):
         Tokenizer(make_vocab(2)).tokenize(adata, obs=["cluster"])
     mixed = make_adata([[1, 1], [1, 0]])

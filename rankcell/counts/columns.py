@@ -1,5 +1,6 @@
-"""A cell column in memory (pandas, numpy, a list) -> arrow."""
+"""A cell column in memory (pandas, numpy, a list) -> arrow; the names under which a table carries cell columns."""
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,17 @@ def arrow_column(values: Any, name: str) -> pa.Array:
         why = "several kinds of values, or such as no table holds" if str(kind) in ("object", "category") else f"{kind} values"
         raise CellError(f"the cell column '{name}' holds {why} ({_first_line(e)}): make it text first, with .astype(str)") from e
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def carried_names(columns: Iterable[str], own: Collection[str]) -> dict[str, str]:
+    """{name in a table: cell column}, for a table with columns of its `own`: `obs_...` for a cell column that is called as one of them."""
+    names: dict[str, str] = {}
+    for column in columns:
+        name = column
+        while name in own or name in names:
+            name = f"obs_{name}"
+        names[name] = column
+    return names
 
 
 def _plain(values: Any) -> Any:

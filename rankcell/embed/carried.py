@@ -22,9 +22,9 @@ def carried_columns(tokens: TokenSet, out: str | os.PathLike, *, named: Sequence
     """
     reasons = reasons_against(out, {c: tokens.table[c] for c in tokens.obs_columns}, source=source)
     for name in named:
-        if name in reasons:
+        if (carried := tokens.obs_name(name)) in reasons:
             raise SettingsError(
-                f"the cell column {name!r} {reasons[name]}, so {out} cannot have it: rename or change it, or write .parquet"
+                f"the cell column {name!r} {reasons[carried]}, so {out} cannot have it: rename or change it, or write .parquet"
             )
     note_left_out(reasons, out)
     return [c for c in tokens.obs_columns if c not in reasons]

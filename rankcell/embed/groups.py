@@ -37,7 +37,7 @@ def groups_of(tokens: TokenSet, column: str) -> Groups:
     known = np.array([v is not None and v == v and str(v) != "" for v in values.tolist()], bool)
     texts = np.array([str(v) for v in values.tolist()], object)
     there = set(texts[known])
-    ordered = [str(c) for c in tokens.spec.categories.get(column, {}).get("categories", [])]
+    ordered = [str(c) for c in tokens.spec.categories.get(tokens.obs_name(column), {}).get("categories", [])]
     names = [c for c in ordered if c in there] or sorted(there)
     if not names:
         raise SettingsError(f"cell column '{column}' says nothing about any cell: name another")

@@ -134,7 +134,7 @@ def columns_to_carry(source: str | os.PathLike, out: str | os.PathLike, *, named
     from rankcell.counts import find_inputs, open_at_counts
     from rankcell.embed.carried import note_left_out
     from rankcell.embed.stores import STORES, reasons_against
-    from rankcell.tokens.job import column_types, is_reserved
+    from rankcell.tokens.job import column_types, names_of_obs
 
     store = STORES[Path(out).suffix.lower()]
     if not store.has_obs or store.copies(Path(source)):
@@ -150,8 +150,8 @@ def columns_to_carry(source: str | os.PathLike, out: str | os.PathLike, *, named
             except (InputError, CellError) as e:
                 reasons[name] = f"cannot be read or carried: {str(e)[:150]}"
         tables = {c: "holds a table or records, not one value a cell" for c in opened[0].obs_tables}
-    reasons |= {c: "has a name that tokens use themselves" for c in columns if is_reserved(c, inputs)}
-    reasons |= reasons_against(out, {c: v for c, v in columns.items() if c not in reasons})
+    names = names_of_obs(columns, several=inputs.several)
+    reasons |= {names[name]: why for name, why in reasons_against(out, {name: columns[c] for name, c in names.items()}).items()}
     note_left_out(tables | {c: reasons[c] for c in opened[0].obs_columns if c in reasons and c not in named}, out)
     return [c for c in columns if c not in reasons]
 

@@ -237,7 +237,7 @@ def _tokens(source: Any, label: str | None, checkpoint: Any, made: Mapping[str, 
     """The tokens of a count file, an AnnData or tokens; CellError where no cell has the label asked for."""
     require_there(source)
     tokens = tokens_of(source, checkpoint, obs=[] if label is None else [label], **({} if is_tokens(source) else made))
-    if label is not None and not tokens.obs_df()[label].notna().any():
+    if label is not None and not tokens.obs_df()[tokens.obs_name(label)].notna().any():
         raise CellError(f"the reference's cell column '{label}' is empty")
     return tokens
 
@@ -248,7 +248,7 @@ def _embed(tokens: TokenSet, label: str | None, embedder: Any, outputs: tuple[st
     pool, layer = outputs
     passes.begin("the cells" if label is None else "the reference")
     embedded = embedder.embed(tokens, pool=pool, layer=layer, progress=passes.add)
-    labels = None if label is None else tokens.obs_df()[label]
+    labels = None if label is None else tokens.obs_df()[tokens.obs_name(label)]
     return Embedded(embedded.cell_ids, next(iter(embedded.columns.values())), labels, uns_entry(embedded.result(), key))
 
 

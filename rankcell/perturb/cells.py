@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from rankcell.counts.columns import carried_names
 from rankcell.store import atomic_path
 from rankcell.tokens.tokenset import TokenSet
 
@@ -17,14 +18,7 @@ def carried_columns(tokens: TokenSet) -> dict[str, str]:
 
     `obs_...` where a column has the name of one of the table's own.
     """
-    columns: dict[str, str] = {}
-    for column in tokens.obs_columns:
-        name = column
-        while name in _OWN or name in columns:
-            name = f"obs_{name}"
-        if _parquet_holds(tokens.table.schema.field(column)):
-            columns[name] = column
-    return columns
+    return carried_names((c for c in tokens.obs_columns if _parquet_holds(tokens.table.schema.field(c))), _OWN)
 
 
 def columns_left_out(tokens: TokenSet) -> dict[str, str]:

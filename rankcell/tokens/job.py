@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +11,15 @@ import pyarrow as pa
 
 from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_genes, open_at_counts, select_rows, values_named
 from rankcell.counts.arrays import numbers, texts
+from rankcell.counts.columns import carried_names
 from rankcell.counts.features import remarks_of
 from rankcell.counts.repeats import Listed, refuse_repeated_cells
 from rankcell.counts.source import said_once, some
-from rankcell.errors import CellError, SettingsError
+from rankcell.errors import CellError
 from rankcell.tokens.arrow import holds
 from rankcell.tokens.cropping import Cropping
 from rankcell.tokens.ranker import RankedRows, Ranker, token_type
-from rankcell.tokens.tokenset import OWN_COLUMNS, plain_obs
+from rankcell.tokens.tokenset import OWN_COLUMNS, RENAMED, plain_obs, renamed
 from rankcell.vocab import Frame, Vocabulary
 
 ROWS_PER_BATCH = 1_000
@@ -67,7 +68,7 @@ class Part:
     def __init__(self, source: CountSource, label: str | None, encoding: Encoding, options: Options):
         self.source, self.label, self.options = source, label, options
         self.genes = match_genes(source, encoding.vocab, gene_column=options.gene_column, genome=options.genome)
-        self.obs = {c: source.require_obs(c) for c in options.obs}
+        self.obs = {name: source.require_obs(c) for name, c in names_of_obs(options.obs, several=label is not None).items()}
         self.mask = select_rows(source, options.filter) if options.filter else None
         self.n_kept = source.n_cells if self.mask is None else int(self.mask.sum())
         self._rank = Ranker(encoding.vocab, encoding.frame, encoding.max_len, self.genes)
@@ -132,9 +133,6 @@ class Job:
     def of(cls, encoding: Encoding, source: Any, options: Options) -> "Job":
         """Look at every source, so that whatever is wrong with one is said before work begins."""
         job = cls(encoding, options, find_inputs(source))
-        reserved = [c for c in options.obs if is_reserved(c, job.inputs)]
-        if reserved:
-            raise SettingsError(f"the cell column '{reserved[0]}' has a name that tokens use themselves: rename it first")
         job.cropping = Cropping(encoding.max_len - len(encoding.frame))
         obs, facts, remarks, listed = [], [], [], []
         held: dict[str, dict[str, None]] = {}  # column -> values, where the filter has kept nothing yet
@@ -161,6 +159,10 @@ class Job:
             raise CellError(f'the filter "{options.filter}" keeps none of the {job.n_cells:,} cells; {said}')
         job.remarks = said_once(remarks, job.inputs.labels)
         job.facts = {"files": [{SOURCE: s} | f for s, f in zip(job.inputs.labels, facts, strict=True)]} if job.inputs.several else facts[0]
+        if others := renamed(names_of_obs(options.obs, several=job.inputs.several)):
+            job.facts |= others
+            words = ", ".join(f"'{column}' as '{name}'" for column, name in others[RENAMED].items())
+            job.remarks.append(f"cell columns that are called as tokens' own are carried under another name: {words}")
         try:
             columns, job.categories = column_types(obs, job.inputs)
         except CellError:
@@ -222,7 +224,7 @@ class Job:
         columns["cell_id"] = _concatenated([_cell_ids(p) for p in pieces], pa.string())
         if self.inputs.several:
             columns[SOURCE] = texts([p.part.label for p in pieces for _ in range(len(p.cells))])
-        for name in o.obs:
+        for name in names_of_obs(o.obs, several=self.inputs.several):
             taken = [plain_obs(p.part.obs[name].take(numbers(p.cells))) for p in pieces]
             columns[name] = _concatenated(taken, self.schema.field(name).type)
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
@@ -239,9 +241,9 @@ def _own_types(o: Options, several: bool, token: np.dtype) -> dict[str, pa.DataT
     }
 
 
-def is_reserved(column: str, inputs: Inputs) -> bool:
-    """Whether a token set of these inputs has a column of its own by that name."""
-    return column in OWN_COLUMNS or (column == SOURCE and inputs.several)
+def names_of_obs(columns: Iterable[str], *, several: bool) -> dict[str, str]:
+    """{name in a token set: cell column}. `several`: the set is made of several inputs, and says of each cell which one it is from."""
+    return carried_names(columns, (*OWN_COLUMNS, SOURCE) if several else OWN_COLUMNS)
 
 
 def column_types(obs: Sequence[dict[str, pa.Array]], inputs: Inputs) -> tuple[dict[str, pa.DataType], dict[str, dict[str, Any]]]:

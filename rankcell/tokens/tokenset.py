@@ -1,6 +1,7 @@
 """TokenSet: token rows with the caller's cell ids, chosen annotations, and the TokenSpec they were made with."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts.arrays import as_numbers
-from rankcell.counts.columns import arrow_column
+from rankcell.counts.columns import arrow_column, carried_names
 from rankcell.errors import CellError, TokensError
 from rankcell.store import atomic_path, content_hash, read_json
 from rankcell.tokens.arrow import DatasetWriter, dataset_files, read_rows
@@ -25,6 +26,7 @@ from rankcell.vocab import Frame, Vocabulary, find_vocabulary
 from rankcell.wording import offers, option, python_verb
 
 SPEC_FILE = "rankcell.json"
+RENAMED = "renamed"  # in TokenSpec.source: {cell column: the name under which it is carried}
 OWN_COLUMNS = (ROWS, "length", COUNTS, UNCROPPED, "length_uncropped", IDS)
 
 
@@ -63,12 +65,18 @@ class TokenSet:
             return [str(i) for i in range(len(self))]
         return self.table["cell_id"].cast(pa.string()).to_pylist()
 
-    def obs(self, column: str) -> np.ndarray:
-        """One annotation, an entry per cell. CellError when the set does not carry it."""
-        if column not in self.obs_columns:
+    def obs_name(self, column: str) -> str:
+        """The name under which the table carries a cell column: `obs_length` for a `length` of the cells'. CellError when it does not."""
+        others = self.spec.source.get(RENAMED)
+        name = others.get(column, column) if isinstance(others, Mapping) else column
+        if name not in self.obs_columns:
             way_out = f"tokenize again with {option('obs', column)}" if offers("obs") else "tokenize again and carry it along"
             raise CellError(f"the tokens carry no cell column '{column}' (they have: {', '.join(self.obs_columns) or 'none'}): {way_out}")
-        return self.table[column].to_numpy()
+        return name
+
+    def obs(self, column: str) -> np.ndarray:
+        """One annotation by its name in the input or the table, an entry per cell. CellError when the set does not carry it."""
+        return self.table[self.obs_name(column)].to_numpy()
 
     def obs_df(self) -> Any:
         """All annotations as a pandas DataFrame with the cell ids as its index; what were categories are so again."""
@@ -182,8 +190,9 @@ class TokenSet:
             raise CellError(f"{len(rows):,} rows and {len(ids):,} cell ids: give one for each row")
         plain_ids(pa.chunked_array([pa.array(ids, pa.string())]), "these rows")
         lengths = np.array([len(r) for r in rows], np.int64)
-        batch = make_batch(np.concatenate([np.empty(0, np.int32), *rows]), lengths, ids, dict(obs or {}))
-        return cls(pa.Table.from_batches([batch]), spec)
+        names = carried_names(obs or {}, OWN_COLUMNS)
+        batch = make_batch(np.concatenate([np.empty(0, np.int32), *rows]), lengths, ids, {name: obs[c] for name, c in names.items()})
+        return cls(pa.Table.from_batches([batch]), dataclasses.replace(spec, source={**spec.source, **renamed(names)}))
 
     def save(self, folder: str | os.PathLike, *, force: bool = False) -> None:
         """Write a `datasets` folder with rankcell.json beside the data, atomically."""
@@ -218,6 +227,12 @@ class TokenSet:
         table = without_padding(table, vocab.pad)
         rows = cls(table, TokenSpec.of(vocab, frame=Frame(), max_len=vocab.max_len))
         return cls(table, spec_of_plain(table, rows._lists(ROWS)[1], vocab, Path(folder))).known_to_fit(vocab.hash)
+
+
+def renamed(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What TokenSpec.source says of cell columns ({name in the set: cell column}) that have another name there; {} where none has."""
+    others = {column: name for name, column in names.items() if name != column}
+    return {RENAMED: others} if others else {}
 
 
 def _read_spec(folder: Path) -> dict[str, Any] | None:
