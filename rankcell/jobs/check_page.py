@@ -18,6 +18,7 @@ WIDTH = 100
 _LABEL = 12
 _MOST_NAMES = 12
 _FEW_GENES, _FEW_COUNTS = 0.3, 0.5  # shares that are known, below which there are doubts
+_MOSTLY = 0.5  # of the gene columns
 
 Statement = tuple[str, str]  # a label and a sentence; a label "" goes on with the one above
 
@@ -98,7 +99,7 @@ def full(looked: Looked, rows: Rows) -> list[Statement]:
         *_matrices(looked),
         ("vocabulary", rows.describe()),
         *_gene_ids(f, f.genes.ids.describe()),
-        *_known(f),
+        *_known(f, rows.vocab),
         ("species", _species(f, rows)),
         ("n_counts", _totals(f)),
         *_cells(f),
@@ -119,7 +120,7 @@ def short(looked: Looked, rows: Rows) -> list[Statement]:
         *_storage(f, looked.used),
         *_matrices(looked),
         *_gene_ids(f, f"{f.genes.ids.describe()}; species {_likely(f)}"),
-        *_known(f),
+        *_known(f, rows.vocab),
         ("n_counts", _totals(f)),
         *(_cells(f) if f.n_kept < f.n_cells or not f.has_cell_ids else ()),
         *_lengths(f, rows),
@@ -202,7 +203,7 @@ def _gene_ids(f: Facts, what: str) -> Iterator[Statement]:
         yield "", f"{is_are(g.n_duplicate_names, 'name comes', 'names come')} again in the index of var"
 
 
-def _known(f: Facts) -> Iterator[Statement]:
+def _known(f: Facts, vocab: Vocabulary) -> Iterator[Statement]:
     g, are_counts = f.genes, f.non_count is None
     columns = f"{g.n_known:,} of {g.n_columns:,} gene columns ({share(g.n_known, g.n_columns)})"
     if not f.n_kept:
@@ -214,7 +215,11 @@ def _known(f: Facts) -> Iterator[Statement]:
         + (f", {share(g.counts_known, g.counts)} of all counts" if are_counts else ""),
     )
     if g.unknown:
-        names = [f"{name} ({share(n, g.counts)})" if are_counts else name for name, n in g.unknown]
+        mostly_known = g.n_known >= _MOSTLY * g.n_columns  # else it is not a name here and there that is misspelt
+        meant = [vocab.suggestion(name, similar=False) if mostly_known else "" for name, _ in g.unknown]
+        sizes = [share(n, g.counts) if are_counts else "" for _, n in g.unknown]
+        notes = ["; ".join(part for part in (size, near.removeprefix("; ")) if part) for size, near in zip(sizes, meant, strict=True)]
+        names = [f"{name} ({note})" if note else name for (name, _), note in zip(g.unknown, notes, strict=True)]
         yield "not known", f"the most abundant: {', '.join(names)}" + (" of all counts" if are_counts else "")
 
 

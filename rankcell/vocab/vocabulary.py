@@ -1,7 +1,6 @@
 """Vocabulary: what each token means, and how a gene's counts are scaled before they are ranked."""
 
 import dataclasses
-import difflib
 import functools
 import math
 import os
@@ -15,6 +14,7 @@ from rankcell.errors import SettingsError, VocabularyError
 from rankcell.store import content_hash
 from rankcell.vocab.folder import load_folder, save_folder
 from rankcell.vocab.frame import Frame
+from rankcell.vocab.near import NearNames
 from rankcell.wording import option
 
 PAD, MASK, CLS, EOS = SPECIALS = ("<pad>", "<mask>", "<cls>", "<eos>")
@@ -168,7 +168,7 @@ class Vocabulary:
         index = int(self.lookup([name])[0])
         if index < 0:
             raise SettingsError(
-                f"gene '{name}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()}){self._meant(name)}"
+                f"gene '{name}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()}){self.suggestion(name)}"
             )
         return index
 
@@ -179,16 +179,22 @@ class Vocabulary:
     def describe_unknown(self, names: Sequence[str], of: int) -> str:
         """For a message: which of `of` names are not known, with those that may be meant."""
         if len(names) == 1:
-            return f"gene '{names[0]}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()}){self._meant(names[0])}"
-        listed = [f"{name}{self._meant(name).replace('; ', ' (').replace('?', '?)')}" for name in names[:_NEAR]] + list(names[_NEAR:_NAMED])
+            return f"gene '{names[0]}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()}){self.suggestion(names[0])}"
+        listed = [f"{name}{self.suggestion(name).replace('; ', ' (').replace('?', '?)')}" for name in names[:_NEAR]] + list(names[_NEAR:_NAMED])
         more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
         return f"{len(names):,} of {of:,} genes are not in vocabulary '{self.name}' ({len(self):,} genes): {', '.join(listed)}{more}"
 
-    def _meant(self, name: str) -> str:
-        """`; did you mean ...?` for a name that is nearly one of the vocabulary's; nothing for an Ensembl id, as its neighbours are other genes."""
-        if ensembl_id(str(name)):
-            return ""
-        near = difflib.get_close_matches(str(name).upper(), [s for s in self._index if s.isupper() and not ensembl_id(s)], n=3, cutoff=0.75)
+    @functools.cached_property
+    def _near(self) -> NearNames:
+        return NearNames(name for name in self._index if not ensembl_id(name))
+
+    def suggestion(self, name: str, *, similar: bool = True) -> str:
+        """`; did you mean ...?` for a name that is nearly one of the vocabulary's; nothing for an Ensembl id, as its neighbours are other genes.
+
+        similar
+            Also names of other letters, as for what somebody typed; a count file's names are right, and those are other genes.
+        """
+        near = [] if ensembl_id(str(name)) else self._near.find(str(name), similar=similar)
         return f"; did you mean {' or '.join(near)}?" if near else ""
 
     def examples(self, n: int = 3) -> str:
