@@ -424,7 +424,7 @@ def test_an_output_that_exists(tmp_path, suffix):
     out = tmp_path / f"e{suffix}"
     write_result(result_of(cells_of(4)), out)
     for refused in (lambda: check_output(out), lambda: write_result(result_of(cells_of()), out)):
-        with pytest.raises(OutputError, match="exists: choose another output, or pass --force to replace it"):
+        with pytest.raises(OutputError, match="exists: choose another output, or pass force=True to replace it"):
             refused()
     write_result(result_of(cells_of()), out, force=True)
     assert read_embeddings(out).cell_ids == IDS

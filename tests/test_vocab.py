@@ -190,7 +190,7 @@ def test_folder_without_a_part(tmp_path, missing):
 
 def test_save_over(tmp_path):
     a_vocabulary().save(tmp_path / "v")
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="force=True"):
         a_vocabulary(medians=[1, 2, 3]).save(tmp_path / "v")
     a_vocabulary(medians=[1, 2, 3], aliases={}).save(tmp_path / "v", force=True)
     assert Vocabulary.load(tmp_path / "v").medians.tolist() == [1, 2, 3]

@@ -423,7 +423,7 @@ def test_writing_tallies(three, monkeypatch):
     with pytest.raises(SettingsError, match=r"out\.tally does not end in \.parquet, .*: name it out\.tally\.parquet"):
         jobs.tally_vocab([three / "a.h5ad"], three / "out.tally")
     jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="force=True"):
         jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
     jobs.tally_vocab([three / "b.h5ad"], three / "a.tally.parquet", force=True)
     assert open_tally(three / "a.tally.parquet").facts["cells"] == 8
