@@ -63,11 +63,13 @@ class PretendedGpu:
     copies_home: list[Event] = field(default_factory=list, repr=False)
     waits: list[Event] = field(default_factory=list, repr=False)
     calls: collections.Counter = field(default_factory=collections.Counter)  # of functions of torch.cuda
+    used: collections.Counter = field(default_factory=collections.Counter)  # {number of a device: operations there}
+    current: int = 0  # the device that `cuda` is
     allocations: int = 0
     fails_at: int | None = None  # the allocation that fails, counted by `allocations`
 
     def reset(self) -> None:
-        for seen in (self.launches, self.copies_in, self.copies_home, self.waits, self.calls):
+        for seen in (self.launches, self.copies_in, self.copies_home, self.waits, self.calls, self.used):
             seen.clear()
         self.allocations = 0
 
@@ -140,8 +142,9 @@ def _index(device: object) -> int:
     return torch.device(device).index or 0
 
 
-def _whole(device: torch.device) -> torch.device:
-    return torch.device("cuda", device.index or 0)
+def _whole(gpu: PretendedGpu, device: object) -> torch.device:
+    index = torch.device(device).index
+    return torch.device("cuda", gpu.current if index is None else index)
 
 
 @functools.cache
@@ -165,7 +168,7 @@ def _dispatch(gpu: PretendedGpu, func, args, kwargs, leaves):
     if name == "_local_scalar_dense":
         gpu.wait("item")
         return func(args[0].inner)
-    devices = {x.device for x in there} | ({_whole(torch.device(to))} if to is not None and torch.device(to).type == "cuda" else set())
+    devices = {x.device for x in there} | ({_whole(gpu, to)} if to is not None and torch.device(to).type == "cuda" else set())
     if len(devices) > 1:
         raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, {devices} ({func})")
     (device,) = devices
@@ -197,6 +200,7 @@ def _run(gpu: PretendedGpu, func, name, args, kwargs, there, device):
     inner_args, inner_kwargs = tree_map_only(OnGpu, lambda x: x.inner, (args, kwargs))
     if inner_kwargs.get("device") is not None:
         inner_kwargs = {**inner_kwargs, "device": torch.device("cpu"), **({"pin_memory": False} if "pin_memory" in inner_kwargs else {})}
+    gpu.used[device.index] += 1
     found = func(*inner_args, **inner_kwargs)
     _count(gpu, func, name, found)
     known = {id(x.inner): x for x in there}
@@ -222,11 +226,11 @@ def _copied(gpu: PretendedGpu, x, kwargs):
     if not isinstance(x, OnGpu):
         _arrives(gpu, x, bool(kwargs.get("non_blocking")))
         gpu.allocate()
-        return OnGpu(gpu, made, _whole(torch.device(to)))
+        return OnGpu(gpu, made, _whole(gpu, to))
     if to is not None and torch.device(to).type == "cpu":
         _leaves(gpu, x)
         return made
-    target = _whole(torch.device(to)) if to is not None and torch.device(to).type == "cuda" else x.device
+    target = _whole(gpu, to) if to is not None and torch.device(to).type == "cuda" else x.device
     gpu.allocate()
     _count(gpu, None, "_to_copy" if target == x.device else "copy between devices", made)
     return OnGpu(gpu, made, target)
@@ -328,7 +332,7 @@ def _to(gpu, func, x, *args, **kwargs):
         args = (args[0].device, args[0].dtype, *args[1:])
     device, dtype, non_blocking, layout = torch._C._nn._parse_to(*args, **{k: v for k, v in kwargs.items() if k != "copy"})
     if device is not None and device.type == "cuda":
-        device = _whole(device)
+        device = _whole(gpu, device)
     how = {"dtype": dtype, "non_blocking": non_blocking, "copy": kwargs.get("copy", False)}
     how |= {} if layout is None else {"memory_format": layout}
     return func(x, **how) if device is None or device == x.device else func(x, device=device, **how)
@@ -355,23 +359,24 @@ def _set_item(gpu, func, x, at, value):
 
 
 def _whole_function(gpu, func, *args, **kwargs):
-    """A function that torch takes apart, or gives numbers as tensors of the device that it takes these to be on."""
-    operands = [x for x in args if isinstance(x, torch.Tensor)]
+    """A function that torch takes apart, or gives numbers as tensors of the device that it takes these to be on; without gradients."""
+    operands = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
     there = [x for x in operands if isinstance(x, OnGpu)]
     if not there:
         return func(*args, **kwargs)
     if len({x.device for x in operands if x.dim()}) > 1:
         raise RuntimeError(f"Expected all tensors to be on the same device ({func.__name__})")
     gpu.allocate()
+    args, kwargs = tree_map_only(OnGpu, lambda x: x.inner, (args, kwargs))
     with _disable_current_modes():
-        found = func(*(x.inner if isinstance(x, OnGpu) else x for x in args), **kwargs)
+        found = func(*args, **kwargs)
     _count(gpu, None, func.__name__, found)
     return OnGpu(gpu, found, there[0].device)
 
 
 _SPECIAL = {
     torch.Tensor.to: _to,
-    torch.Tensor.cuda: lambda gpu, func, x, device=None, **kwargs: _to(gpu, torch.Tensor.to, x, torch.device("cuda", _index(device)), **kwargs),
+    torch.Tensor.cuda: lambda gpu, func, x, device=None, **kwargs: _to(gpu, torch.Tensor.to, x, torch.device("cuda", gpu.current if device is None else _index(device)), **kwargs),
     torch.Tensor.pin_memory: _pin_memory,
     torch.Tensor.tolist: lambda gpu, func, x: (x.cpu() if isinstance(x, OnGpu) else x).tolist(),
     torch.Tensor.numpy: lambda gpu, func, x, **kwargs: func(x, **kwargs) if not isinstance(x, OnGpu) else _no_numpy(x),
@@ -380,6 +385,7 @@ _SPECIAL = {
     torch.Tensor.__setitem__: _set_item,
     torch.nn.functional.scaled_dot_product_attention: _whole_function,
     torch.where: _whole_function,
+    torch.Tensor.where: _whole_function,
 }
 
 
@@ -411,7 +417,12 @@ def pretended(**facts):
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
         "device_count": lambda: gpu.n_devices,
-        "current_device": lambda: 0,
+        "current_device": lambda: gpu.current,
+        "set_device": lambda device: setattr(gpu, "current", _index(device)),
+        "init": lambda: None,
+        "is_initialized": lambda: True,
+        "manual_seed_all": lambda seed: None,
+        "manual_seed": lambda seed: None,
         "get_device_name": gpu.name_of,
         "get_device_capability": lambda device=None: gpu.capability,
         "get_device_properties": lambda device=None: properties,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from rankcell.errors import ModelError, SettingsError, TokensError, VocabularyError
 from rankcell.model import Encoder, blocks, collate, encoder, open_checkpoint, plan_batches
-from rankcell.model.encoder import choose_device
+from rankcell.model.devices import choose_device
 from rankcell.tokens import TokenSpec
 from rankcell.vocab import Frame
 

@@ -13,7 +13,8 @@ from rankcell.embed.tables import CELLS, Result, memory_table
 from rankcell.embed.unit import Unit, UnitResult, Work
 from rankcell.errors import ModelError, SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
-from rankcell.model.encoder import budget_for, choose_device, has_fast_bf16, is_out_of_memory, require_precision
+from rankcell.model.devices import choose_device, has_fast_bf16
+from rankcell.model.encoder import budget_for, is_out_of_memory, require_precision
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option, python_verb

@@ -12,8 +12,9 @@ from rankcell.model.batches import TOKENS_PER_BATCH, Batch
 from rankcell.model.blocks import Attention, Block, Rows, has_onednn
 from rankcell.model.checkpoint import Checkpoint
 from rankcell.model.config import shape_of
+from rankcell.model.devices import choose_device
 from rankcell.model.weights import read_weights
-from rankcell.wording import note, option, shortened
+from rankcell.wording import note, shortened
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _SHARE = 0.5  # of a GPU's memory that the states of a batch may take
@@ -24,7 +25,7 @@ class Encoder:
     """A loaded checkpoint on one device.
 
     device
-        "auto" (the first CUDA device, or the CPU), "cpu", "cuda", "cuda:1", ...
+        "auto" (the first GPU, or the processor), "cpu", "cuda", "cuda:1", ...: see rankcell.model.devices.
     precision
         "fp32", "bf16" or "fp16" for weights and activations; "auto" is fp32.
     """
@@ -187,62 +188,10 @@ def budget_for(checkpoint: Checkpoint, device: str, precision: str) -> int:
     return int(np.clip((memory * _SHARE - weights) / (numbers * size), checkpoint.max_positions, _MOST))
 
 
-def choose_device(device: str) -> Any:
-    """A torch.device; SettingsError when it is not to be had."""
-    import torch
-
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError, ValueError):
-        chosen = None
-    if chosen is None or chosen.type not in _DEVICES:
-        raise SettingsError(f"unknown device {shortened(device)}; one of auto, cpu, cuda, cuda:N, mps, xpu")
-    there = _DEVICES[chosen.type]()
-    if (chosen.index or 0) >= there:
-        kind = chosen.type.upper()
-        raise SettingsError(f"device '{device}' is not there: torch sees {there} {kind} device{'s' * (there != 1)}; pass {option('device', 'cpu')}")
-    return chosen
-
-
-def _cuda_devices() -> int:
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _mps_devices() -> int:
-    import torch
-
-    return int(torch.backends.mps.is_available())
-
-
-def _xpu_devices() -> int:
-    import torch
-
-    return torch.xpu.device_count() if hasattr(torch, "xpu") and torch.xpu.is_available() else 0
-
-
-_DEVICES: dict[str, Callable[[], int]] = {"cpu": lambda: 1, "cuda": _cuda_devices, "mps": _mps_devices, "xpu": _xpu_devices}
-
-
 def require_precision(precision: str) -> None:
     """SettingsError when it is none of PRECISIONS."""
     if precision not in PRECISIONS:
         raise SettingsError(f"unknown precision {shortened(precision)}; one of {', '.join(PRECISIONS)}")
-
-
-def has_fast_bf16(device: Any) -> bool:
-    """Whether bf16 is a matter of hardware here: CUDA devices from Ampere on, processors with AVX-512 BF16 or AMX."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    if device.type != "cpu" or not has_onednn(device):
-        return False
-    asked = (getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(asked)
 
 
 def _load_trunk(checkpoint: Checkpoint) -> Any:

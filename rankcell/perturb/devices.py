@@ -14,30 +14,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rankcell import errors, wording
-from rankcell.errors import ModelError, RankcellError, SettingsError
+from rankcell.errors import ModelError, RankcellError
 from rankcell.perturb.units import Count
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rankcell.perturb.devices import serve; serve(*sys.argv[2:])"
 _PATIENCE = 5  # seconds that a process is given to end
-
-
-def devices_of(device: str) -> list[str]:
-    """The devices that `device` names: several with commas; "auto" is every GPU of the first one's make, or the processor."""
-    names = [name.strip() for name in str(device).split(",")]
-    if not all(names):
-        raise SettingsError(f"device '{device}': expected auto, cpu, cuda, cuda:N, or several of these with commas")
-    if len(names) > 1 and "auto" in names:
-        raise SettingsError(f"device '{device}': auto is all devices already, name it alone")
-    twice = next((n for n in names if n != "cpu" and names.count(n) > 1), None)
-    if twice is not None:
-        raise SettingsError(f"device '{twice}' is named twice: a GPU is used by one process")
-    if names != ["auto"]:
-        return names
-    import torch
-
-    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    alike = [i for i in range(n) if torch.cuda.get_device_name(i) == torch.cuda.get_device_name(0)]
-    return [f"cuda:{i}" for i in alike] if len(alike) > 1 else ["auto"]
 
 
 def run_on(folder: Path, units: Iterable[int], devices: Sequence[str], count: Count) -> None:

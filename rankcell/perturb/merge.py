@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import InputError, OutputError, SettingsError
+from rankcell.model.devices import devices_of
 from rankcell.perturb.audit_tables import join_audit, say_if_short
-from rankcell.perturb.devices import devices_of
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.prepared import OWN, STAGED, TABLES, VOCAB, WORK, check_files, read_plan, read_prepared, remove_work
 from rankcell.perturb.results import AFFECTED, SCREEN, Names, Screen, join_affected, join_tables, read_shard, shard_kinds

@@ -10,10 +10,10 @@ import numpy as np
 from rankcell.embed import Embedder
 from rankcell.errors import SettingsError
 from rankcell.model import Checkpoint, Encoder, open_checkpoint
-from rankcell.model.encoder import choose_device, has_fast_bf16, require_precision
+from rankcell.model.devices import choose_device, devices_of, has_fast_bf16
+from rankcell.model.encoder import require_precision
 from rankcell.perturb import precision as precisions
 from rankcell.perturb.asked import TOKENS_PER_UNIT, Asked
-from rankcell.perturb.devices import devices_of
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import READOUTS, Engine
 from rankcell.perturb.estimate import Estimate
@@ -58,8 +58,6 @@ class Perturber:
         self.devices = devices_of(device)
         if any(d.startswith("mps") for d in self.devices):
             raise SettingsError(f"device '{device}': screens need numbers of 64 bits, which it has not: choose {option('device', 'cpu')}")
-        for name in self.devices:
-            choose_device(name)
         self.checkpoint = open_checkpoint(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
         self.layer, self.n_blocks = layer, self.checkpoint.resolve_layer(layer)
         self.precision, self.asked_tokens_per_batch = precision, tokens_per_batch

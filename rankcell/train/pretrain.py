@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import SettingsError, TokensError
-from rankcell.model.encoder import choose_device
+from rankcell.model.devices import choose_device, one_device
 from rankcell.model.heads import new_masked_lm, save_masked_lm
 from rankcell.store import atomic_path, require_new, write_json
 from rankcell.tokens.tokenset import TokenSet
@@ -78,10 +78,8 @@ def split_cells(tokens: TokenSet, holdout: float, seed: int) -> tuple[np.ndarray
 
 def _train(tokens: TokenSet, vocab: Vocabulary, r: Recipe, device: str, precision: str, progress: Progress) -> _Trained:
     import torch
-    from accelerate import Accelerator
 
-    chosen = choose_device(device)
-    accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision={"bf16": "bf16", "fp16": "fp16"}.get(precision, "no"))
+    accelerator = _accelerator(device, precision)
     rng = np.random.default_rng(r.seed)
     torch.manual_seed(r.seed)
     train, heldout = split_cells(tokens, r.holdout, r.seed)
@@ -107,7 +105,7 @@ def _train(tokens: TokenSet, vocab: Vocabulary, r: Recipe, device: str, precisio
         "ended_by": loop.ended,
         "kept_step": loop.best.point["step"],
         "tokens_hash": tokens.fingerprint,
-        "device": str(accelerator.device),
+        "device": _device_name(accelerator.device),
         "precision": precision,
         "torch": str(torch.__version__),
     }
@@ -117,6 +115,31 @@ def _train(tokens: TokenSet, vocab: Vocabulary, r: Recipe, device: str, precisio
         facts |= final_figures(model, train_rows, heldout_rows, tokens.frame, vocab, r, accelerator.device)
     facts["minutes"] = round((time.perf_counter() - began) / 60, 1)
     return _Trained(model.cpu(), facts, loop.curve, accelerator.is_main_process)
+
+
+def _accelerator(device: str, precision: str) -> Any:
+    """An Accelerator on the device that was asked for; under `accelerate launch` on that of this process."""
+    import torch
+    from accelerate import Accelerator
+
+    chosen = choose_device(one_device(device))
+    if chosen.type == "cuda" and "LOCAL_RANK" not in os.environ:
+        torch.cuda.set_device(chosen)  # accelerate takes the current one
+    try:
+        made = Accelerator(cpu=chosen.type == "cpu", mixed_precision={"bf16": "bf16", "fp16": "fp16"}.get(precision, "no"))
+    except ValueError as e:  # of an earlier training in this process, or a precision that the device has not
+        raise SettingsError(f"training on {chosen} in precision {precision} cannot begin in this process: {e}") from e
+    if made.num_processes > 1 and device != "auto":
+        raise SettingsError(f"{option('device', device)}: accelerate launch gives each process its device, leave it out")
+    if made.device.type != chosen.type:
+        raise SettingsError(f"device '{device}': accelerate trains on {made.device} in this process: name that, or train in a process of its own")
+    return made
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    return str(torch.device("cuda", torch.cuda.current_device())) if str(device) == "cuda" else str(device)
 
 
 def _new_model(tokens: TokenSet, vocab: Vocabulary, r: Recipe, train: list[np.ndarray], *, longest: int, rng: np.random.Generator) -> Any:

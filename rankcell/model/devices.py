@@ -1,0 +1,128 @@
+"""Devices by name: `cpu`, `cuda:N` (AMD's too, in torch's build for ROCm), `mps`, `xpu:N`; several with commas, or "auto"."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from rankcell.errors import SettingsError
+from rankcell.wording import note, option, shortened
+
+_ALL = "auto, cpu, cuda, cuda:N, mps, xpu"
+
+
+def choose_device(device: str) -> Any:
+    """A torch.device, with its number where there may be several of its kind; "auto" is the first GPU of CUDA, or the processor.
+
+    SettingsError when it is not to be had.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda", 0) if _cuda_devices() else torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError, ValueError):
+        chosen = None
+    if chosen is None or chosen.type not in _DEVICES:
+        raise SettingsError(f"unknown device {shortened(device)}; one of {_ALL}{_way(str(device))}")
+    there = _DEVICES[chosen.type]()
+    if (chosen.index or 0) >= there:
+        kind = chosen.type.upper()
+        raise SettingsError(f"device '{device}' is not there: torch sees {there} {kind} device{'s' * (there != 1)}; pass {option('device', 'cpu')}")
+    return torch.device(chosen.type, chosen.index or 0) if chosen.type in ("cuda", "xpu") else torch.device(chosen.type)
+
+
+def _way(device: str) -> str:
+    """What to name in place of a device that has its name elsewhere."""
+    if device.upper().startswith(("MIG-", "GPU-")):
+        return f" (a GPU by its UUID, or an instance of one, is set by CUDA_VISIBLE_DEVICES={device}, and is cuda:0 then)"
+    if device.lower().startswith(("hip", "rocm", "amd")):
+        return " (AMD's GPUs are cuda, cuda:N in torch's build for ROCm)"
+    return ""
+
+
+def devices_of(device: str) -> list[str]:
+    """The devices that `device` names: several with commas; "auto" is every GPU of the first one's make, or the processor.
+
+    Each is there; a GPU is named once, with its number (`cuda` is `cuda:0`).
+    """
+    names = [name.strip() for name in str(device).split(",")]
+    if not all(names):
+        raise SettingsError(f"device '{device}': expected auto, cpu, cuda, cuda:N, or several of these with commas")
+    if len(names) > 1 and "auto" in names:
+        raise SettingsError(f"device '{device}': auto is all devices already, name it alone")
+    if names == ["auto"]:
+        return _all_alike()
+    numbered = [f"{name}:0" if name in ("cuda", "mps", "xpu") else name for name in names]
+    twice = next((n for n in numbered if n != "cpu" and numbered.count(n) > 1), None)
+    if twice is not None:
+        raise SettingsError(f"device '{device}': {twice} is named twice, and a GPU is used by one process")
+    return [str(choose_device(name)) for name in names]
+
+
+def one_device(device: str) -> str:
+    """The name of the one device that `device` names, for work that is not shared out; of "auto" the first."""
+    names = devices_of(device)
+    if len(names) > 1 and device != "auto":
+        raise SettingsError(f"device '{device}': this is not shared out over several devices, name one")
+    return names[0]
+
+
+def _all_alike() -> list[str]:
+    """All GPUs of the first one's make; a note names those that are left out, because their last digits would be others."""
+    import torch
+
+    makes = [torch.cuda.get_device_name(i) for i in range(_cuda_devices())]
+    if not makes:
+        return ["cpu"]
+    others = [f"cuda:{i} ({make})" for i, make in enumerate(makes) if make != makes[0]]
+    if others:
+        note(f"{option('device', 'auto')} takes all of the make of cuda:0 ({makes[0]}), so that numbers do not depend on which is free: left out are {', '.join(others)}")
+    instances = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.startswith("MIG-")]
+    if len(instances) > 1:
+        note(f"CUDA gives a process one instance of a GPU: of the {len(instances)} in CUDA_VISIBLE_DEVICES {instances[0]} is used")
+    return [f"cuda:{i}" for i, make in enumerate(makes) if make == makes[0]]
+
+
+def _cuda_devices() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _mps_devices() -> int:
+    import torch
+
+    return int(torch.backends.mps.is_available())
+
+
+def _xpu_devices() -> int:
+    import torch
+
+    return torch.xpu.device_count() if hasattr(torch, "xpu") and torch.xpu.is_available() else 0
+
+
+_DEVICES: dict[str, Callable[[], int]] = {"cpu": lambda: 1, "cuda": _cuda_devices, "mps": _mps_devices, "xpu": _xpu_devices}
+
+
+def has_float64(device: Any) -> bool:
+    """Whether a device computes in 64 bits: Apple's GPUs and some of Intel's do not."""
+    import torch
+
+    if device.type == "xpu":
+        return bool(getattr(torch.xpu.get_device_properties(device), "has_fp64", True))
+    return device.type != "mps"
+
+
+def has_fast_bf16(device: Any) -> bool:
+    """Whether bf16 is a matter of hardware here: CUDA devices from Ampere on, processors with AVX-512 BF16 or AMX."""
+    import torch
+
+    from rankcell.model.blocks import has_onednn
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type != "cpu" or not has_onednn(device):
+        return False
+    answers = (getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(answers)
