@@ -166,6 +166,7 @@ def detected_genes(tokens: Any, rows: np.ndarray, vocab: Any, least_share: float
 def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps) -> None:
     from rankcell import get, jobs
     from rankcell.stats import rank_edits
+    from rankcell.stats.tables import write_ranked
 
     rows = np.flatnonzero(found.tokens.obs(LABELS).astype(str) == d.start)[:CELLS_PER_STATE]
     genes = detected_genes(found.tokens, rows, found.vocab, LEAST_SHARE)
@@ -182,7 +183,7 @@ def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps
     )
     table = get.screen_df(folder / d.name)
     ranked = rank_edits(table, by=d.score)
-    ranked.to_csv(folder / f"ranked_{d.name}.csv", index=False)
+    write_ranked(ranked, folder / f"ranked_{d.name}.csv")
     found.follows[d.name] = [_follows(table, s) for s in ("cos_genes", d.score.removesuffix("_in_place"))]
     found.ranked[d.name], found.n_genes[d.name], found.n_rows[d.name] = ranked, len(genes), len(table)
 

@@ -49,12 +49,13 @@ def affected_df(folder: str | os.PathLike, *, which: str = "mean") -> Any:
     from rankcell.errors import SettingsError
     from rankcell.perturb import read_screen
     from rankcell.stats.affected import gene_symbols
+    from rankcell.stats.rows import remarks_of
 
     if which not in ("mean", "top", "raw"):
         raise SettingsError(f"which is '{which}'; mean, top or raw")
     screen = read_screen(folder)
     table = screen.affected(which).to_pandas()
-    table.attrs["symbols"] = gene_symbols(screen)
+    table.attrs |= {"symbols": gene_symbols(screen)} | remarks_of(screen)
     return table
 
 

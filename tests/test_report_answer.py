@@ -187,6 +187,60 @@ def test_pictures_of_a_toy_say_so_in_their_first_line(standing_out, tmp_path):
     assert "toy model: 3 genes" in (tmp_path / "v.svg").read_text()
 
 
+@pytest.fixture
+def of_toy(standing_out):
+    change_manifest(standing_out[0], {"model_note": "toy model: 3 genes"})
+    return standing_out[0]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_a_saved_ranking_of_a_toy_says_so_where_it_is_drawn(of_toy, tmp_path, capsys, ending):
+    from matplotlib import pyplot as plt
+
+    saved = tmp_path / f"t.{ending}"
+    assert main(["stats", str(of_toy), "-o", str(saved)]) == 0
+    assert capsys.readouterr().err == "rankcell: note: toy model: 3 genes\n"
+    assert json.loads((tmp_path / f"t.{ending}.json").read_text())["model_note"] == "toy model: 3 genes"
+    for draw in (rc.pl.ranked_genes, rc.pl.volcano):
+        assert draw(saved).get_title(loc="left").split("\n")[0] == "toy model: 3 genes"
+    plt.close("all")
+    assert main(["plot", str(of_toy), "-o", str(tmp_path / "v.svg"), "--what", "volcano", "--statistics", str(saved)]) == 0
+    assert "toy model: 3 genes" in (tmp_path / "v.svg").read_text()
+    body = page_of(of_toy, tmp_path, "--statistics", str(saved)).split("<main>")[1]
+    assert body.startswith('<div class="note">Toy model: 3 genes.</div>') and "Toy model: 3 genes." in section(body, "Before you believe it")
+
+
+def test_every_table_of_a_toys_screen_says_so(of_toy):
+    table = rc.get.screen_df(of_toy)
+    assert table.attrs["model_note"] == "toy model: 3 genes"
+    for source in (of_toy, rc.get.screen_df(of_toy), table[table["n_tokens"] > 0]):
+        assert rc.tl.rank_edits(source).attrs["model_note"] == "toy model: 3 genes"
+    assert rc.pl.shift_by_rank(table).get_title(loc="left").startswith("toy model: 3 genes")
+    assert rc.pl.ranked_genes(rc.tl.rank_edits(table)).get_title(loc="left").startswith("toy model: 3 genes")
+
+
+def test_affected_genes_of_a_toy_say_so(of_toy):
+    n = 30
+    pairs = {"edit": [f"e{i}" for i in range(n)], "genes": [f"e{i}" for i in range(n)], "affected": ["A"] * n, "n": [9] * n}
+    table = pd.DataFrame(pairs | {"mean_cos": 1 - np.linspace(0.1, 0.2, n), "sd_cos": [0.01] * n})
+    table.attrs["model_note"] = "toy model: 3 genes"
+    assert rc.tl.rank_affected(table).attrs["model_note"] == "toy model: 3 genes"
+
+
+def test_geneformers_tables_of_a_toy_say_so(of_toy, tmp_path, capsys):
+    assert main(["stats", str(of_toy), "-o", str(tmp_path / "t.csv"), "--compat", "geneformer", "--mode", "mixture_model"]) == 0
+    assert "toy model: 3 genes" in capsys.readouterr().err
+    assert json.loads((tmp_path / "t.csv.json").read_text())["model_note"] == "toy model: 3 genes"
+
+
+def test_of_another_model_nothing_is_said(standing_out, tmp_path, capsys):
+    assert main(["stats", str(standing_out[0]), "-o", str(tmp_path / "t.csv")]) == 0
+    assert capsys.readouterr().err == "" and "model_note" not in json.loads((tmp_path / "t.csv.json").read_text())
+    assert rc.pl.ranked_genes(tmp_path / "t.csv").get_title(loc="left").count("\n") == 0
+    page = page_of(standing_out[0], tmp_path, "--statistics", str(tmp_path / "t.csv"))
+    assert not page.split("<main>")[1].startswith('<div class="note">')
+
+
 @pytest.mark.parametrize("name", ["edits.parquet", "cells.parquet", "affected.parquet"])
 def test_damaged_tables_are_one_line(standing_out, tmp_path, capsys, name):
     folder, _ = standing_out

@@ -66,6 +66,7 @@ def test_demo_writes_what_it_says(demo):
     assert names == {
         "pbmc68k.h5ad", "vocabulary", "tokens.dataset", "embeddings.h5ad", "b_to_monocyte", "monocyte_to_b",
         "ranked_b_to_monocyte.csv", "ranked_monocyte_to_b.csv", "umap.png", "ranked_genes.png", "report.html",
+        "ranked_b_to_monocyte.csv.json", "ranked_monocyte_to_b.csv.json",
     }  # fmt: skip
     assert Vocabulary.load(demo / "vocabulary") == find_vocabulary("demo")
     assert len(TokenSet.open(demo / "tokens.dataset")) == 700
@@ -74,6 +75,22 @@ def test_demo_writes_what_it_says(demo):
     adata = ad.read_h5ad(demo / "embeddings.h5ad")
     for pool in ("mean", "cls", "first"):
         assert np.isfinite(adata.obsm[f"X_rankcell_{pool}_layer-2"]).all() and adata.obsm[f"X_umap_{pool}"].shape == (700, 2)
+
+
+def test_demo_writes_its_rankings_as_stats_does(demo, tmp_path):
+    """The table, and beside it what the table cannot say."""
+    import json
+
+    import rankcell as rc
+
+    score = "toward_CD14+ Monocyte_cell_in_place"
+    rc.jobs.stats(demo / "b_to_monocyte", tmp_path / "t.csv", score=score)
+    saved = demo / "ranked_b_to_monocyte.csv"
+    assert saved.read_text() == (tmp_path / "t.csv").read_text()
+    beside = [json.loads((p.parent / f"{p.name}.json").read_text()) for p in (saved, tmp_path / "t.csv")]
+    assert beside[1].pop("screen").endswith("b_to_monocyte") and beside[0] == beside[1]
+    assert beside[0]["by"] == score and "toy" in beside[0]["model_note"]
+    assert "toy" in rc.pl.ranked_genes(saved).get_title(loc="left").split("\n")[0]
 
 
 def test_demo_screens_are_the_cells_and_genes_that_the_page_names(demo):

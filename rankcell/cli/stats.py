@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rankcell.cli import options as o
+from rankcell.cli.verb import say_remarks
 
 
 def stats(
@@ -41,6 +42,7 @@ def stats(
     from rankcell import jobs
 
     found = jobs.stats(**options)
+    say_remarks(found.table.attrs)
     for line in found.lines:
         typer.echo(line)
     typer.echo(f"{found.path}: {len(found.table):,} rows; {found.path}.json: settings and correlations")

@@ -108,7 +108,7 @@ def _compat(source: Path, modes: Sequence[str], score: str | None, against: str 
     from rankcell.perturb import read_screen
     from rankcell.stats import geneformer as g
     from rankcell.stats.prediction import is_fast
-    from rankcell.stats.rows import goal_score, read_rows
+    from rankcell.stats.rows import goal_score, read_rows, remarks_of
 
     if len(modes) != 1 or modes[0] not in COMPAT_MODES:
         raise SettingsError(f"{option('compat', 'geneformer')} takes one mode of {', '.join(COMPAT_MODES)}; it got {', '.join(modes)}")
@@ -120,7 +120,7 @@ def _compat(source: Path, modes: Sequence[str], score: str | None, against: str 
         goal = _goal(screen, columns, score, goal_score)
         alternatives = _alternatives(columns, goal)
         table = g.goal_state_shift(read_rows(screen, [goal, *alternatives.values()]), goal, alternatives)
-        table.attrs = {"mode": [mode], "compat": "geneformer", "by": goal}
+        table.attrs = {"mode": [mode], "compat": "geneformer", "by": goal} | remarks_of(screen)
         return table
     used = g.cell_score(columns, score)
     rows = read_rows(screen, [used])
@@ -133,7 +133,7 @@ def _compat(source: Path, modes: Sequence[str], score: str | None, against: str 
         table = g.aggregate_gene_shifts(rows, used, screen.affected().to_pandas(), screen.symbols())
     else:
         table = {"mixture_model": g.mixture_model, "aggregate_data": g.aggregate_data}[mode](rows, used)
-    table.attrs = {"mode": [mode], "compat": "geneformer", "by": used}
+    table.attrs = {"mode": [mode], "compat": "geneformer", "by": used} | remarks_of(screen)
     return table
 
 

@@ -154,9 +154,9 @@ def _toward(state: str, table: Any) -> str:
 
 def caveats(tables: Tables, ranked: Any, score: str) -> list[str]:
     """Reasons for doubt that this screen gives, the gravest first."""
-    settings, manifest, lines = tables.manifest.get("settings", {}), tables.manifest, []
-    if settings.get("model_note"):
-        lines.append(f"{settings['model_note'][:1].upper()}{settings['model_note'][1:]}.")
+    manifest, lines = tables.manifest, []
+    if note := tables.model_note:
+        lines.append(f"{note[:1].upper()}{note[1:]}.")
     follows = ranked.attrs.get("rank_spearman", float("nan"))
     plain = ranked.attrs.get("plain_rank_spearman")
     if abs(follows) > TOO_CLOSE:

@@ -87,7 +87,7 @@ def screen_page(
         question(tables),
         *[part for part in parts if part],
         footer=f"rankcell {settings.get('version', __version__)}{model}, page drawn by rankcell {__version__}.",
-        first=toy_line(settings.get("model_note")),
+        first=toy_line(tables.model_note),
     )
 
 

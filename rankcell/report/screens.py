@@ -52,7 +52,7 @@ class Tables:
     @property
     def model_note(self) -> str:
         """What is to be said of the model first of all: that it is a toy."""
-        return str(self.manifest.get("settings", {}).get("model_note") or self.table.attrs.get("model_note") or "")
+        return str(self.table.attrs.get("model_note") or "")
 
     @property
     def has_affected(self) -> bool:
@@ -171,7 +171,6 @@ def ranking(tables: Tables, score: str, *, min_cells: int | None = None, tested:
         raise SettingsError(
             f"no edit has a value of '{score}'{f' in {min_cells} cells or more' if (min_cells or 0) > 1 else ''}: nothing to draw"
         )
-    ranked.attrs |= {"model_note": note} if (note := tables.model_note) else {}
     return ranked
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rankcell.errors import InputError, SettingsError
 from rankcell.stats.matched import LEAST, from_neighbours, log_size
-from rankcell.stats.rows import is_table, mean_ranks, screen_of
+from rankcell.stats.rows import is_table, mean_ranks, remarks_of, screen_of
 from rankcell.wording import option
 
 COLUMNS = ("edit", "genes", "affected", "n", "mean_cos", "sd_cos")
@@ -25,7 +25,7 @@ def rank_affected(
     if direction not in DIRECTIONS:
         raise SettingsError(f"direction is '{direction}'; one of {', '.join(DIRECTIONS)}")
     table, edits = _opened(table, edits)
-    symbols = table.attrs.get("symbols", {}) if symbols is None else symbols
+    symbols, remarks = table.attrs.get("symbols", {}) if symbols is None else symbols, remarks_of(table)
     in_place = "mean_cos_in_place" in table
     cos, sd_cos = (f"{c}_in_place" if in_place else c for c in ("mean_cos", "sd_cos"))
     least = LEAST_CELLS if min_cells is None else min_cells
@@ -46,7 +46,7 @@ def rank_affected(
     wanted = np.isnan(z) | (direction == "both") | (ranked["direction"] == direction).to_numpy(bool)
     ranked = ranked.iloc[np.lexsort((ranked["affected"], ranked["edit"], -ranked["effect"], order))]  # without z: last
     ranked = ranked[wanted[ranked.index]].reset_index(drop=True)
-    ranked.attrs = {"mode": ["affected"], "by": cos, "direction": direction, "min_cells": least, "pairs": n_pairs}
+    ranked.attrs = {"mode": ["affected"], "by": cos, "direction": direction, "min_cells": least, "pairs": n_pairs} | remarks
     return ranked
 
 
@@ -55,7 +55,7 @@ def _opened(table: Any, edits: Any) -> tuple[Any, Any]:
     if not is_table(table):
         screen = screen_of(table)
         table = screen.affected().to_pandas()
-        table.attrs["symbols"] = gene_symbols(screen)
+        table.attrs |= {"symbols": gene_symbols(screen)} | remarks_of(screen)
         edits = mean_ranks(screen) if edits is None else edits
     missing = [c for c in COLUMNS if c not in table]
     if missing:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import InputError, SettingsError
-from rankcell.stats.rows import Rows, effect_of, facts_of, is_size, is_table, score_names
+from rankcell.stats.rows import Rows, effect_of, facts_of, is_size, is_table, remarks_of, score_names
 
 LEAST_TWICE = 20  # edits audited in two cells or more below which the whole error counts as common
 _BINS, _LEAST_IN_BIN = 20, 10
@@ -241,12 +241,14 @@ class Shared(dict):
 
 
 def attrs_of(screen: Any) -> dict[str, Any]:
-    """What the table of a screen must carry in `attrs` so that it is ranked as its folder is: `facts`, and of a fast one `prediction`."""
+    """What the table of a screen must carry in `attrs` so that it is ranked as its folder is: `facts`, of a fast one `prediction`, and
+    what is to be said of the model.
+    """
     from rankcell.perturb.results import AUDIT, SCREEN
 
     counts = screen.read(SCREEN, ["edit"], read_dictionary=["edit"])["edit"].value_counts()
     rows, names = counts.field("counts").to_numpy(), counts.field("values").to_pylist()
-    attrs: dict[str, Any] = {"facts": Shared(facts_of(screen, rows, names))}
+    attrs: dict[str, Any] = {"facts": Shared(facts_of(screen, rows, names))} | remarks_of(screen)
     if is_fast(screen.columns()) and screen.has(AUDIT):
         attrs["prediction"] = Shared({score: asdict(error) for score, error in read_errors(screen).items()})
     return attrs

@@ -9,7 +9,7 @@ import numpy as np
 from rankcell.errors import SettingsError
 from rankcell.stats.prediction import carried
 from rankcell.stats.predictors import TOO_CLOSE, follows_rank, partial_spearman
-from rankcell.stats.rows import Rows, choose_score, goal_score, is_table, least_cells, read_rows, rows_of, screen_of
+from rankcell.stats.rows import Rows, choose_score, goal_score, is_table, least_cells, read_rows, remarks_of, rows_of, screen_of
 from rankcell.stats.units import LEAST_REPLICATES, Donors, donors_of, fdr, interval, warn_few
 from rankcell.stats.work import MODES, Work, check_modes, common_error, means_over
 from rankcell.wording import note, option
@@ -70,7 +70,7 @@ def rank_edits(
         ranked.attrs |= {"method": "fast", "prediction": rows.predicted[by].facts}
     if donors is not None:
         ranked.attrs |= {"donor": donor, "donors": list(donors.names), "few_donors": few}
-    ranked.attrs["without_p"] = _without_p(ranked)
+    ranked.attrs |= {"without_p": _without_p(ranked)} | remarks_of(source)
     _warn_position(ranked.attrs, by, columns)
     return ranked
 

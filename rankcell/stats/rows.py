@@ -219,6 +219,14 @@ def is_table(source: Any) -> bool:
     return hasattr(source, "columns") and hasattr(source, "attrs")
 
 
+def remarks_of(source: Any) -> dict[str, Any]:
+    """What all results of the screen's model are to say of it (that it is a toy, that its vocabulary differs), as far as there is something
+    to say: of a Screen or of a table of one.
+    """
+    said = source.attrs if is_table(source) else source.manifest.get("settings", {})
+    return {key: said[key] for key in ("model_note", "vocab_mismatch") if said.get(key)}
+
+
 def screen_of(source: Any) -> Any:
     """The rankcell.perturb.Screen of a results folder, of the screen.parquet in it, or as it is. InputError for anything else."""
     from rankcell.perturb import Screen, read_screen
