@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import SettingsError
+from rankcell.counts.source import some
+from rankcell.errors import InputError, SettingsError
 from rankcell.stats import effect_of
 from rankcell.stats.rows import DEFAULT_SCORES
 
@@ -147,7 +148,8 @@ def ranking(ranked: Any, *, column: str, names: str) -> Any:
     """See rankcell.get.ranking."""
     missing = [c for c in (column, names) if c not in ranked]
     if missing:
-        raise SettingsError(f"the ranking has no column '{missing[0]}'; it has {', '.join(map(str, ranked.columns))}")
+        way = "this is the table of a screen: rank it with rc.tl.rank_edits" if {"cell_id", "edit"} <= set(ranked) else ""
+        raise SettingsError(f"the ranking has no column '{missing[0]}'; {way or 'it has ' + some([str(c) for c in ranked.columns], 30)}")
     values = ranked[column]
     if values.dtype.kind not in "fiu":
         raise SettingsError(f"the column '{column}' does not hold numbers")
@@ -161,7 +163,15 @@ def ranking(ranked: Any, *, column: str, names: str) -> Any:
 
 
 def open_screen(folder: str | os.PathLike | Any) -> Any:
-    """A Screen as it is, or read from its folder."""
-    from rankcell.stats.rows import screen_of
+    """A Screen as it is, or read from its folder. InputError for anything else: a table in memory has no files beside it."""
+    from rankcell.perturb import Screen
+    from rankcell.stats.rows import is_table, screen_of
 
-    return screen_of(folder)
+    if isinstance(folder, (str, os.PathLike, Screen)):
+        return screen_of(folder)
+    way = ""
+    if hasattr(folder, "obs") and hasattr(folder, "var"):
+        way = "; perturb it first: rc.tl.perturb(adata, ..., out=FOLDER)"
+    elif is_table(folder):
+        way = "; a table of rc.tl.perturb is one already: rank it with rc.tl.rank_edits, or perturb with out=FOLDER"
+    raise InputError(f"expected the results folder of a screen, or a Screen, found {type(folder).__name__}{way}")

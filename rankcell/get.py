@@ -11,20 +11,22 @@ __all__ = ["affected_df", "ranking", "read_embeddings", "screen_adata", "screen_
 
 
 @python_verb()
-def screen_df(folder: str | os.PathLike, *, obs: bool = False) -> Any:
+def screen_df(folder: Any, *, obs: bool = False) -> Any:
     """The table of a finished screen (one row per cell and edit); `attrs["symbols"]` maps `genes` to symbols, `attrs["facts"]` holds
     what the rows do not say (the number of screened cells, the edits that no cell has): with it the table is ranked as its folder is.
 
     Of a fast screen, `exact` and `exact_in_place` say which values were run, and `attrs["prediction"]` holds for every score what
     the audit says of the others.
 
+    folder
+        The results folder, or a Screen.
     obs
         Also the cell columns that the screen carries (donor, cell type, ...) and `n_genes`, joined by `cell_id`.
     """
-    from rankcell.perturb import read_screen
+    from rankcell.export import open_screen
     from rankcell.stats.prediction import attrs_of
 
-    screen = read_screen(folder)
+    screen = open_screen(folder)
     table = screen.table().to_pandas()
     table["rank"] = table["rank"].astype("Int32")
     if obs:
@@ -36,9 +38,11 @@ def screen_df(folder: str | os.PathLike, *, obs: bool = False) -> Any:
 
 
 @python_verb()
-def affected_df(folder: str | os.PathLike, *, which: str = "mean") -> Any:
+def affected_df(folder: Any, *, which: str = "mean") -> Any:
     """The affected genes of a finished screen.
 
+    folder
+        The results folder, or a Screen.
     which
         `mean`: per perturbed target and affected gene, over cells: `edit`, `genes`, `affected`, `n`, `mean_cos`, `sd_cos`; of a deletion
         also `mean_cos_in_place`, `sd_cos_in_place`, without the shift of positions.
@@ -47,13 +51,13 @@ def affected_df(folder: str | os.PathLike, *, which: str = "mean") -> Any:
     `attrs["symbols"]` maps the ids of genes to symbols.
     """
     from rankcell.errors import SettingsError
-    from rankcell.perturb import read_screen
+    from rankcell.export import open_screen
     from rankcell.stats.affected import gene_symbols
     from rankcell.stats.rows import remarks_of
 
     if which not in ("mean", "top", "raw"):
         raise SettingsError(f"which is '{which}'; mean, top or raw")
-    screen = read_screen(folder)
+    screen = open_screen(folder)
     table = screen.affected(which).to_pandas()
     table.attrs |= {"symbols": gene_symbols(screen)} | remarks_of(screen)
     return table
@@ -92,7 +96,7 @@ def ranking(ranked: Any, *, column: str = "effect", names: str = "symbols") -> A
     """The ranking that enrichment tools take: a Series of numbers by gene symbol, greatest first, each symbol once.
 
     ranked
-        What rc.tl.rank_edits gives, or the table of `rankcell stats`.
+        What rc.tl.rank_edits gives, or the table of `rankcell stats` or its path.
     column
         The numbers; edits without one are left out.
     names
@@ -101,8 +105,10 @@ def ranking(ranked: Any, *, column: str = "effect", names: str = "symbols") -> A
     gseapy.prerank takes it as it is, decoupler its frame of one row: `ranking.to_frame().T`.
     """
     from rankcell.export import ranking as series
+    from rankcell.jobs.plots import read_statistics
+    from rankcell.stats.rows import is_table
 
-    return series(ranked, column=column, names=names)
+    return series(ranked if is_table(ranked) else read_statistics(ranked, None), column=column, names=names)
 
 
 @python_verb()

@@ -83,7 +83,12 @@ def read_statistics(source: Any, score: str | None) -> Any:
                 f"this is not a ranking (it has no column '{missing[0]}'): give what rc.tl.rank_edits(table) returns, or a screen"
             )
         return source
+    wanted = "a ranking (what rc.tl.rank_edits gives, or the table of rankcell stats)"
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(f"expected {wanted}, found {type(source).__name__}")
     path = Path(source)
+    if path.is_dir():
+        raise InputError(f"expected {wanted}, found the folder {path}: rank a screen first, with rc.tl.rank_edits or rankcell stats")
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     try:

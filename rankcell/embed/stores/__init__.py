@@ -107,7 +107,9 @@ def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = No
     InputError when it is not there, is broken, or was not written by rankcell; SettingsError for an unknown suffix.
     """
     out = Path(out)
-    store = _store_of(out)
+    store = STORES.get(out.suffix.lower())
+    if store is None:
+        raise SettingsError(f"{out}: embeddings end in {', '.join(STORES)}; give the path that rankcell embed wrote")
     if not out.exists():
         raise InputError(f"{out} does not exist")
     if out.is_dir() != store.is_folder:
