@@ -34,11 +34,10 @@ def counted():
 def test_unsure_where_neighbours_disagree_or_are_far():
     reference = placed([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]], kind=["a", "a", "a", "b", "b", "b"])
     adata = placed([[0.9], [2.5], [40.0]])
-    with pytest.warns(RankcellWarning, match="1 of 3 cells are 'unsure': fewer than 50% of the neighbours"):
-        rc.tl.map_labels(adata, reference, "kind", k=2, metric="euclidean")
+    rc.tl.map_labels(adata, reference, "kind", k=2, metric="euclidean")  # few are unsure: no note
     assert adata.obs.kind_mapped.tolist() == ["a", "b", "unsure"] or adata.obs.kind_mapped.tolist() == ["a", "a", "unsure"]
     assert adata.obs.kind_mapped_confidence.tolist() == [1, 0.5, 1] and adata.obs.kind_mapped_distance.iloc[2] == 1
-    with pytest.warns(RankcellWarning, match="2 of 3"):
+    with pytest.warns(RankcellWarning, match=r"2 of 3 cells \(67%\) are 'unsure': fewer than 60% .*min_confidence=0 and max_distance=1"):
         rc.tl.map_labels(adata, reference, "kind", k=2, metric="euclidean", min_confidence=0.6)
     assert adata.obs.kind_mapped.tolist() == ["a", "unsure", "unsure"] and adata.obs.kind_mapped.cat.categories.tolist() == [
         "a",
@@ -58,9 +57,35 @@ def test_shares_are_shares(wrong):
 def test_a_label_called_unsure_and_numbers_as_labels():
     reference = placed([[0.0], [1.0], [9.0]], kind=[1, 1, 2])
     adata = placed([[0.5], [500.0]])
-    with pytest.warns(RankcellWarning, match="1 of 2"):
-        rc.tl.map_labels(adata, reference, "kind", k=2, metric="euclidean")
+    rc.tl.map_labels(adata, reference, "kind", k=2, metric="euclidean")
     assert adata.obs.kind_mapped.astype(str).tolist() == ["1", "unsure"]
+
+
+def test_a_note_where_more_than_half_are_unsure():
+    """Of the cells that have an embedding."""
+    reference = placed([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]], kind=["a", "a", "a", "b", "b", "b"])
+    far, near, without = [90.0], [0.9], [np.nan]
+    how = {"k": 2, "metric": "euclidean"}
+    rc.tl.map_labels(placed([far, near, far, near]), reference, "kind", **how)  # a half: no note
+    for cells, says in (([far, near, far], "2 of 3 cells .67%"), ([far, without, without], "1 of 1 cells .100%")):
+        with pytest.warns(RankcellWarning, match=f"{says}. are 'unsure'"):
+            rc.tl.map_labels(placed(cells), reference, "kind", **how)
+    rc.tl.map_labels(placed([far, far]), reference, "kind", **how, min_confidence=0, max_distance=1)  # none is unsure
+
+
+def test_annotate_notes_it_too(files, counted, small, capsys):
+    from rankcell.cli import main
+
+    words = ["annotate", files / "cells.h5ad", "--reference", files / "reference.h5ad", "--label", "kind", "--model", small[1], "--k", 5]
+    words += ["--device", "cpu", "-o"]
+    assert main([str(w) for w in [*words, files / "few.csv"]]) == 0
+    out, err = capsys.readouterr()
+    n = (pd.read_csv(files / "few.csv").kind_mapped == "unsure").sum()
+    assert 0 <= n <= 15 and f"{n} unsure\n" in out and "unsure" not in err
+    assert main([str(w) for w in [*words, files / "many.csv", "--max-distance", 0.01, "--min-confidence", 1]]) == 0
+    out, err = capsys.readouterr()
+    n = (pd.read_csv(files / "many.csv").kind_mapped == "unsure").sum()
+    assert n > 15 and f"{n} unsure\n" in out and f"{n} of 30 cells" in err and "--min-confidence 0 and --max-distance 1 label every cell" in err
 
 
 @pytest.fixture()

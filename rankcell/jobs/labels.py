@@ -75,9 +75,6 @@ def map_labels(
     columns = _mapped(cells, known, label, key, k, metric, min_confidence, max_distance, name)
     for column, values in columns.items():
         adata.obs[column] = values
-    n = int((columns[name] == UNSURE).sum())
-    if n:
-        note(f"{n:,} of {len(cells.x):,} cells are '{UNSURE}': {_rule(min_confidence, max_distance)}")
 
 
 def annotate(
@@ -151,7 +148,7 @@ def annotate(
         n: said[n] for n in ("model", "model_hash", "model_note") if n in said
     }
     _write(table, source, out, force=force)
-    return Annotated(table, out, tuple(_lines(table, name, known, min_confidence, max_distance)))
+    return Annotated(table, out, tuple(_lines(table, name, known)))
 
 
 # The rule
@@ -167,10 +164,14 @@ def _check(k: int, metric: str, min_confidence: float, max_distance: float) -> N
             raise SettingsError(f"{name} is {value}; a share, 0 to 1")
 
 
-def _rule(min_confidence: float, max_distance: float) -> str:
-    return (
-        f"fewer than {min_confidence:.0%} of the neighbours agree, or the cell is farther from the reference than {max_distance:.0%} of its cells "
-        f"are from each other ({option('min_confidence', 0)} and {option('max_distance', 1)} label every cell)"
+def _note_unsure(n: int, of: int, min_confidence: float, max_distance: float) -> None:
+    """A note where more than half of the cells with an embedding are unsure: then the reference is in doubt, not the cells."""
+    if 2 * n <= of:
+        return
+    note(
+        f"{n:,} of {of:,} cells ({n / of:.0%}) are '{UNSURE}': fewer than {min_confidence:.0%} of the neighbours agree, or the cell is farther from "
+        f"the reference than {max_distance:.0%} of its cells are from each other; does the reference hold their kinds? "
+        f"({option('min_confidence', 0)} and {option('max_distance', 1)} label every cell)"
     )
 
 
@@ -192,6 +193,7 @@ def _mapped(
     votes = vote(cells.x, Reference(known.x[good], labels.codes[good], len(labels.categories)), k=k, metric=metric)
     mapped = pd.Categorical.from_codes(votes.code, dtype=labels.dtype)
     unsure = (votes.code >= 0) & ((votes.confidence < min_confidence) | (votes.distance > max_distance))
+    _note_unsure(int(unsure.sum()), int((votes.code >= 0).sum()), min_confidence, max_distance)
     if unsure.any():
         names = np.array([*map(str, labels.categories), UNSURE], object)
         code = np.where(unsure, len(names) - 1, votes.code)
@@ -345,7 +347,7 @@ def _write(table: Any, source: Any, out: Path, *, force: bool) -> None:
             obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
 
 
-def _lines(table: Any, name: str, known: Embedded, min_confidence: float, max_distance: float) -> list[str]:
+def _lines(table: Any, name: str, known: Embedded) -> list[str]:
     """How many cells got which label, and how many none."""
     n, counts = len(table), table[name].value_counts()
     unsure, missing = int(counts.get(UNSURE, 0)), int(table[name].isna().sum())
@@ -354,5 +356,5 @@ def _lines(table: Any, name: str, known: Embedded, min_confidence: float, max_di
     lines = [
         f"{n - unsure - missing:,} of {n:,} cells labelled from {len(known.x):,} reference cells: {top}{', ...' if (sure > 0).sum() > 6 else ''}"
     ]
-    lines.append(f"{unsure:,} unsure: {_rule(min_confidence, max_distance)}")
+    lines.append(f"{unsure:,} {UNSURE}")
     return lines + ([f"{missing:,} without a known gene, and without a label"] if missing else [])

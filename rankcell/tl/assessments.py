@@ -149,7 +149,7 @@ def map_labels(
     key_added
         Name in obs; None: `<label>_mapped`.
 
-    Returns None, and warns with the number of unsure cells. Sets `adata.obs[key_added]` (categorical: 'unsure', or the label with
+    Returns None, and warns with their number where more than half of the cells are unsure. Sets `adata.obs[key_added]` (categorical: 'unsure', or the label with
     the most votes among the `k` nearest reference cells, of equal ones the nearer), `adata.obs["<key_added>_confidence"]` (the share of the votes that it has, each neighbour
     one vote) and `adata.obs["<key_added>_distance"]`: the share of reference cells that are nearer to their own `k` neighbours,
     on average, than this cell is to its. It is even over 0 to 1 for cells like the reference; at 1 the cell is farther from the
