@@ -3,11 +3,12 @@
 import contextlib
 import hashlib
 import os
+import secrets
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import IO, Any
 
 import numba
 from numba.core.caching import IndexDataCacheFile
@@ -33,6 +34,7 @@ def _make_safe(kernel: Any) -> None:
     """Let a kernel be kept and compiled in ways that bear several processes, damage and Ctrl-C."""
     kernel._compile_for_args = _aside(kernel._compile_for_args)
     if kernel._cache.cache_path:
+        _close_new(kernel._cache.cache_path)
         impl = kernel._cache._impl
         kernel._cache._cache_file = _OneFileEach(kernel._cache.cache_path, impl.filename_base, impl.locator.get_source_stamp())
 
@@ -56,8 +58,22 @@ def _aside(compile: Callable) -> Callable:
     return run
 
 
-def _is_trusted(path: str) -> bool:
-    """Whether only this user, root, or whoever owns this package can have put there what stands at `path`: no link, not writable by all."""
+_FILE_MODE = 0o644  # of what is kept, less what the umask takes: what is loaded is run, so that nobody else may write it
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def _close_new(folder: str) -> None:
+    """Take from others the right to write into a folder that was just made (it is empty), whatever the umask says."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(folder)
+        is_new = stat.S_ISDIR(found.st_mode) and hasattr(os, "geteuid") and found.st_uid == os.geteuid() and not os.listdir(folder)
+        if is_new and found.st_mode & _OTHERS_WRITE:
+            os.chmod(folder, stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)
+
+
+def _is_trusted(path: str, writers: int = stat.S_IWOTH) -> bool:
+    """Whether only this user, root, or whoever owns this package can have put there what stands at `path`: no link, not writable by
+    any of `writers`."""
     if not hasattr(os, "geteuid"):
         return True
     try:
@@ -65,7 +81,7 @@ def _is_trusted(path: str) -> bool:
     except OSError:
         return False
     owners = {os.geteuid(), 0, os.stat(__file__).st_uid}
-    return not stat.S_ISLNK(found.st_mode) and found.st_uid in owners and not found.st_mode & stat.S_IWOTH
+    return not stat.S_ISLNK(found.st_mode) and found.st_uid in owners and not found.st_mode & writers
 
 
 class _OneFileEach(IndexDataCacheFile):
@@ -79,7 +95,7 @@ class _OneFileEach(IndexDataCacheFile):
 
     def load(self, key: Any) -> Any:
         name = self._name(key)
-        if not (_is_trusted(self._cache_path) and _is_trusted(self._data_path(name))):
+        if not (_is_trusted(self._cache_path) and _is_trusted(self._data_path(name), _OTHERS_WRITE)):
             return None  # what is loaded is run
         try:
             return self._load_data(name)
@@ -91,6 +107,20 @@ class _OneFileEach(IndexDataCacheFile):
             return
         with contextlib.suppress(OSError):
             self._save_data(self._name(key), data)
+
+    @contextlib.contextmanager
+    def _open_for_write(self, filepath: str) -> Iterator[IO[bytes]]:
+        """A new file of a name that cannot be foretold, which then takes the place of `filepath`."""
+        aside = f"{filepath}.tmp.{secrets.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            with os.fdopen(os.open(aside, flags, _FILE_MODE), "wb") as f:
+                yield f
+            os.replace(aside, filepath)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+            raise
 
     def flush(self) -> None:
         """There is no index to empty."""

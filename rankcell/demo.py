@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.store import atomic_path, require_new
+from rankcell.store import RUN_FILES, Own, atomic_path, inside, require_new
 
 POOLS = {"mean": "mean over genes", "cls": "CLS token", "first": "first gene"}
 LABELS, PAGE = "bulk_labels", "report.html"
+COUNTS, EMBEDDINGS, UMAP, RANKED = "pbmc68k.h5ad", "embeddings.h5ad", "umap.png", "ranked_genes.png"
+VOCABULARY, TOKENS = "vocabulary", "tokens.dataset"
 CELLS_PER_STATE, LEAST_SHARE = 25, 0.2
 
 
@@ -25,6 +27,11 @@ class Direction:
     goal: str
     start_words: str
     goal_words: str
+
+    @property
+    def table(self) -> str:
+        """The file of the ranked genes."""
+        return f"ranked_{self.name}.csv"
 
     @property
     def score(self) -> str:
@@ -69,11 +76,12 @@ def run_demo(
     """
     import time
 
-    require_new(out, force=force, marker=PAGE)
+    own = _own()
+    require_new(out, force=force, marker=PAGE, own=own)
     began = time.perf_counter()
     steps = _Steps(progress)
     found = Found()
-    with atomic_path(out, force=force, marker=PAGE) as folder:
+    with atomic_path(out, force=force, marker=PAGE, own=own) as folder:
         folder.mkdir()
         adata = _cells_to_tokens(folder, found, steps)
         _embed(folder, adata, found, device, steps)
@@ -88,6 +96,17 @@ def run_demo(
         (folder / PAGE).write_text(demo_page(folder, found), encoding="utf-8")
         steps.reach(100)
     return Path(out) / PAGE
+
+
+def _own() -> tuple[Own, ...]:
+    """All that the folder holds."""
+    from rankcell.perturb.prepared import OWN
+    from rankcell.tokens.tokenset import DATASET_FILES
+    from rankcell.vocab.folder import FILES
+
+    files = (PAGE, COUNTS, EMBEDDINGS, UMAP, RANKED, *(f"{d.table}{end}" for d in DIRECTIONS for end in ("", ".json")))
+    screens = [name for d in DIRECTIONS for name in inside(d.name, (*RUN_FILES, *OWN))]
+    return (*files, *inside(VOCABULARY, FILES), *inside(TOKENS, DATASET_FILES), *screens)
 
 
 class _Steps:
@@ -116,11 +135,11 @@ def _cells_to_tokens(folder: Path, found: Found, steps: _Steps) -> Any:
 
     adata = datasets.pbmc68k()
     steps.reach(8)
-    adata.write_h5ad(folder / "pbmc68k.h5ad")
+    adata.write_h5ad(folder / COUNTS)
     ids = dictionaries() / "pbmc68k.symbols.tsv"
-    found.vocab = jobs.build_vocab([folder / "pbmc68k.h5ad"], folder / "vocabulary", ids=ids, name="pbmc68k", species="human")
+    found.vocab = jobs.build_vocab([folder / COUNTS], folder / VOCABULARY, ids=ids, name="pbmc68k", species="human")
     steps.reach(12)
-    found.tokens = jobs.tokenize(folder / "pbmc68k.h5ad", folder / "tokens.dataset", vocab=found.vocab, obs=[LABELS])
+    found.tokens = jobs.tokenize(folder / COUNTS, folder / TOKENS, vocab=found.vocab, obs=[LABELS])
     steps.reach(16)
     return adata
 
@@ -133,7 +152,7 @@ def _embed(folder: Path, adata: Any, found: Found, device: str, steps: _Steps) -
     from rankcell.assess import knn_accuracy
     from rankcell.embed.stores import uns_entry
 
-    embeddings = jobs.embed(folder / "tokens.dataset", model="demo", pool=list(POOLS), device=device, progress=steps.part(24))
+    embeddings = jobs.embed(folder / TOKENS, model="demo", pool=list(POOLS), device=device, progress=steps.part(24))
     found.model = embeddings.meta
     adata.obsm.update(embeddings.obsm())
     adata.uns["rankcell"] = uns_entry(embeddings.result())
@@ -152,7 +171,7 @@ def _embed(folder: Path, adata: Any, found: Found, device: str, steps: _Steps) -
             sc.tl.umap(adata, random_state=0)
             adata.obsm[f"X_umap_{pool}"] = adata.obsm.pop("X_umap").astype(np.float32)
             steps.reach(28 + 6 * (i + 1))
-    adata.write_h5ad(folder / "embeddings.h5ad")
+    adata.write_h5ad(folder / EMBEDDINGS)
 
 
 def detected_genes(tokens: Any, rows: np.ndarray, vocab: Any, least_share: float) -> list[str]:
@@ -183,7 +202,7 @@ def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps
     )
     table = get.screen_df(folder / d.name)
     ranked = rank_edits(table, by=d.score)
-    write_ranked(ranked, folder / f"ranked_{d.name}.csv")
+    write_ranked(ranked, folder / d.table)
     found.follows[d.name] = [_follows(table, s) for s in ("cos_genes", d.score.removesuffix("_in_place"))]
     found.ranked[d.name], found.n_genes[d.name], found.n_rows[d.name] = ranked, len(genes), len(table)
 
@@ -214,9 +233,9 @@ def _pictures(folder: Path, adata: Any, found: Found) -> None:
     umap = figures.draw_embeddings({p: adata.obsm[f"X_umap_{p}"] for p in POOLS}, adata.obs[LABELS].astype(str), titles=titles)
     note = found.model.get("model_note")
     umap.suptitle(note or "", fontsize=9, x=0.01, ha="left")
-    figures.save(umap, folder / "umap.png")
+    figures.save(umap, folder / UMAP)
     both = figures.new_figure(11, 6.4)
     for ax, d in zip(both.subplots(1, 2), DIRECTIONS, strict=True):
         figures.draw_ranked(found.ranked[d.name], n=24, title=f"Genes lost in place by {d.start_words}", ax=ax)
     both.suptitle(note or "", fontsize=9, x=0.01, ha="left")
-    figures.save(both, folder / "ranked_genes.png")
+    figures.save(both, folder / RANKED)

@@ -730,12 +730,12 @@ def test_killed_at_every_step_of_the_writing(place, tmp_path, name):
     """From the first byte of the output on to the end, tidying up included: the same command finishes, or says that it is there."""
     more = [] if name.endswith(".npy") else ["--include", "cell,state", "--by", "kind"]
     script = STEPS.replace("range(int(seed), most + 1)", "range(most - int(seed), most + 1)").replace("= 12, 0", "= 60, 0")
-    args = [str(tmp_path), name, "20", *command(place, "OUT", *more)]
+    args = [str(tmp_path), name, "40", *command(place, "OUT", *more)]
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, *args], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = list(map(json.loads, done.stdout.splitlines()))[1:]
     expected = bytes_in(tmp_path / "run0")
-    assert len(found) == 21
+    assert len(found) == 41
     codes = [one["codes"][0] for one in found]
     assert 0 in codes and 2 in codes and codes == sorted(codes)  # finished first, then only said to be there
     for one in found:

@@ -252,7 +252,7 @@ def test_a_read_only_installation_of_a_user_without_a_home(given, expected, tmp_
 
 
 @posix
-@pytest.mark.parametrize("how", ["mine", "world", "link", "file world", "file link", "gone", "another's"])
+@pytest.mark.parametrize("how", ["mine", "world", "link", "file world", "file group", "file link", "gone", "another's"])
 def test_only_what_nobody_else_can_have_written_is_loaded(tmp_path, monkeypatch, how):
     """Compiled code is a pickle, and what is loaded is run."""
     from rankcell import compiled
@@ -270,6 +270,8 @@ def test_only_what_nobody_else_can_have_written_is_loaded(tmp_path, monkeypatch,
         folder.symlink_to(tmp_path / "real")
     elif how == "file world":
         kept.chmod(0o666)
+    elif how == "file group":
+        kept.chmod(0o664)
     elif how == "file link":
         kept.rename(tmp_path / "real")
         kept.symlink_to(tmp_path / "real")
@@ -283,3 +285,15 @@ def test_only_what_nobody_else_can_have_written_is_loaded(tmp_path, monkeypatch,
     if how in ("world", "link", "another's"):
         cache.save("other", 3)
         assert len([p for p in folder.iterdir()]) == 1
+
+
+@posix
+@pytest.mark.parametrize("mask", [0, 0o002, 0o027, 0o077])
+def test_nobody_else_may_write_what_is_kept(small, mask):
+    before = os.umask(mask)
+    try:
+        assert small.result() == (10, 0) and small.result() == (10, 1)
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in small.files()} == {0o644 & ~mask}
+    assert not any(p.parent.stat().st_mode & 0o022 for p in small.files())

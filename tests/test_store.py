@@ -12,6 +12,7 @@ import pytest
 from rankcell.errors import OutputError
 from rankcell.store import LOCK, ShardedRun, atomic_path, locked, require_new
 from rankcell.store.lock import locked_name
+from rankcell.store.own import foreign, remove_own
 
 
 def test_failure_leaves_what_was_there(tmp_path):
@@ -131,3 +132,87 @@ def test_a_file_in_place_of_a_lock_keeps_its_bytes(tmp_path):
     (tmp_path / LOCK).write_text("somebody's")
     with locked(tmp_path):
         assert (tmp_path / LOCK).read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_what_is_being_written_is_where_nobody_else_may_enter(tmp_path, is_folder):
+    """And its name cannot be foretold, so that no link can wait there."""
+    homes = set()
+    for _ in range(2):
+        with atomic_path(tmp_path / "out", force=True, marker="mark" if is_folder else None) as part:
+            state = os.lstat(part.parent)
+            assert state.st_mode & 0o777 == 0o700 and state.st_uid == os.getuid() and part.parent.parent == tmp_path
+            homes.add(part.parent.name.rpartition("-")[2])
+            if is_folder:
+                part.mkdir(mode=0o777)
+            (part / "mark" if is_folder else part).write_text("x")
+            os.chmod(part, 0o700 if is_folder else 0o600)  # some libraries do
+    assert len(homes) == 2 and all(len(name) >= 16 for name in homes)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "new").mkdir()
+    assert (tmp_path / "out").stat().st_mode & 0o777 == (tmp_path / "new").stat().st_mode & (0o777 if is_folder else 0o666)
+
+
+@pytest.mark.parametrize("kind", ["link", "old link", "another's", "old of another", "other name"])
+def test_what_somebody_left_under_a_temporary_name_stays(tmp_path, monkeypatch, kind):
+    """It is neither removed nor taken for an output that was moved aside."""
+    from rankcell.store import own
+
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").write_text("x")
+    name = f".out.part-{platform.node() or 'here'}-{os.getpid()}-abcdef0123456789"
+    left = tmp_path / {"old link": f"{name}.old", "old of another": f"{name}.old", "other name": f"{name}.mine"}.get(kind, name)
+    if "link" in kind:
+        left.symlink_to(tmp_path / "victim")
+    else:
+        left.mkdir()
+    real = os.lstat
+    if "another" in kind:
+
+        def lstat(path, **how):
+            state = real(path, **how)
+            return os.stat_result((*state[:4], os.getuid() + 1, *state[5:])) if str(path) == str(left) else state
+
+        monkeypatch.setattr(own.os, "lstat", lstat)
+    with atomic_path(tmp_path / "out", exclusive=True) as part:
+        part.write_text("x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([left.name, "out", "victim"]) and (tmp_path / "out").read_text() == "x"
+    assert (tmp_path / "victim" / "file").read_text() == "x"
+
+
+def test_an_empty_folder_of_somebody_else_stays(tmp_path):
+    """So does a link to nothing, and a file of a name that only begins as one of ours."""
+    for name in ("drafts", "sub/drafts"):
+        out = tmp_path / name.replace("/", "_")
+        (out / name).mkdir(parents=True)
+        (out / "mark").touch()
+        with (
+            pytest.raises(OutputError, match=f"holds {name}, which"),
+            atomic_path(out, force=True, marker="mark", own=("mark", "sub/*.txt")),
+        ):
+            raise AssertionError
+        assert (out / name).is_dir()
+    run = tmp_path / "run"
+    run.mkdir()
+    ShardedRun.open(run, {})
+    for name in ("shards/screen-000001.parquet.bak", "shards/notes-1.parquet", ".lock.mine", ".mine.part-x"):
+        (run / name).write_text("mine")
+        with pytest.raises(OutputError, match=f"holds {re.escape(name)}, which"):
+            ShardedRun.open(run, {"a": 1}, force=True)
+        (run / name).unlink()
+    ShardedRun.open(run, {"a": 1}, force=True)
+
+
+def test_what_a_killed_process_left_in_a_folder_is_rankcells(tmp_path):
+    """Whatever is in a temporary folder; a name that only looks like one is somebody's."""
+    own, name = ("mark", "sub/a.txt"), "part-vm-1-abcdef0123456789"
+    for left in (f".mark.{name}/a", f".mark.{name}/mark", f"sub/.a.txt.{name}/x/y", f".sub.{name}/a.txt"):
+        (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / left).touch()
+    (tmp_path / f".mark.{name}" / "empty").mkdir()
+    assert foreign(tmp_path, own) is None
+    (tmp_path / ".mine.part-x").mkdir()
+    assert foreign(tmp_path, own) == ".mine.part-x"
+    (tmp_path / ".mine.part-x").rmdir()
+    remove_own(tmp_path, own)
+    assert list(tmp_path.iterdir()) == []

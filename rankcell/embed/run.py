@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,14 +22,14 @@ from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, Block, Colum
 from rankcell.embed.unit import UnitResult, Work
 from rankcell.errors import SettingsError
 from rankcell.model.encoder import threads_as
-from rankcell.store import ShardedRun, atomic_path, locked, require_unshared, result_folder
-from rankcell.store.run import MANIFEST
+from rankcell.store import LOCK, ShardedRun, atomic_path, locked, remove_file, remove_run, require_unshared, result_folder
+from rankcell.store.run import MANIFEST, SHARDS
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.wording import option
 
 INCLUDE = {"cell": CELLS, "gene": GENES, "gene_mean": GENE_MEANS, "state": STATES}
 _RUN = ".run"  # ends the name of the folder beside an output that holds its shards
-_SUMS, _LOCK = "gene_sums.npz", ".lock"
+_SUMS = "gene_sums.npz"
 _SECONDS = 30  # between two savings of the sums over genes
 _GENE_BYTES = 2**26  # of a unit whose genes' states are kept
 _NEW, _OVER = "new", "over"  # what a run notes when it begins to write its output: whether one stood there
@@ -99,7 +98,7 @@ def check_store(out: str | os.PathLike, asked: Asked, *, force: bool) -> Path:
     is_whole = left.get("complete") or left.get("writing") == _NEW
     if os.path.exists(out) and (is_whole or _holds_nothing(folder)):
         with locked(folder):
-            _remove(folder)
+            remove_run(folder, (_SUMS,))
     began = "writing" in left and not os.path.exists(out)  # the files beside it may be there already
     return _check_files(out, asked, force=force or began)
 
@@ -111,8 +110,9 @@ def _check_files(out: str | os.PathLike, asked: Asked, *, force: bool) -> Path:
 def _clear_begun(run: ShardedRun, out: Path, asked: Asked) -> None:
     """Remove the files beside `out` that an earlier start of this run had written when it was killed before `out` itself."""
     if "writing" in run.manifest and not out.exists():
-        for path in STORES[out.suffix.lower()].files(out, asked.tables):
-            path.unlink(missing_ok=True)
+        store = STORES[out.suffix.lower()]
+        for path in store.files(out, asked.tables):
+            remove_file(path, store.wrote)
 
 
 def run_folder(out: str | os.PathLike) -> Path:
@@ -154,7 +154,7 @@ def embed_to_store(
         run.note(writing=_OVER if out.exists() else _NEW)
         paths = write_result(result, out, source=source, force=force)
         run.finish()
-        _remove(run.folder)
+        remove_run(run.folder, (_SUMS,))
     widths = {t.name: {c.name: c.width for c in t.vectors} for t in result.tables.values()}
     return Written(paths, {t.name: t.n_rows for t in result.tables.values()}, widths, result.meta)
 
@@ -162,13 +162,15 @@ def embed_to_store(
 @contextlib.contextmanager
 def _kept_when_useful(folder: Path) -> Iterator[None]:
     """Hold the lock of a run's folder; when it is stopped before its first shard is whole, nothing is left of it."""
-    with locked(result_folder(folder)):
+    result_folder(folder)
+    require_unshared(folder)  # somebody may have made it just before
+    with locked(folder):
         try:
             yield
         except BaseException:
-            if not any((p.suffix == ".arrow" or p.name == _SUMS) and not p.name.startswith(".") for p in folder.rglob("*")):
+            if not (folder / _SUMS).exists() and not any((folder / SHARDS).glob("[!.]*.arrow")):
                 with contextlib.suppress(OSError):
-                    _remove(folder)
+                    remove_run(folder, (_SUMS,))
             raise
 
 
@@ -177,18 +179,8 @@ def _threads_of(folder: Path) -> int | None:
     return ShardedRun.read(folder).manifest.get("settings", {}).get("threads") if (folder / MANIFEST).is_file() else None
 
 
-def _remove(folder: Path) -> None:
-    """Remove a run's folder, its manifest after all that is done: killed meanwhile, it is still known for what it is."""
-    for item in folder.iterdir():
-        if item.is_dir():
-            shutil.rmtree(item)
-        elif item.name not in (MANIFEST, _LOCK):
-            item.unlink()
-    shutil.rmtree(folder)
-
-
 def _holds_nothing(folder: Path) -> bool:
-    return folder.is_dir() and all(p.name == _LOCK for p in folder.iterdir())
+    return folder.is_dir() and all(p.name == LOCK for p in folder.iterdir())
 
 
 def _require_genes(tokens: TokenSet, asked: Asked, groups: Groups | None) -> None:

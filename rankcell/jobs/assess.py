@@ -14,7 +14,7 @@ from rankcell.counts.genomes import keep_genome
 from rankcell.errors import CellError, InputError
 from rankcell.jobs.chosen import model_for
 from rankcell.jobs.inputs import Progress, is_tokens, require_there, tokens_of
-from rankcell.store import require_apart, require_new
+from rankcell.store import require_apart
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
 
@@ -94,12 +94,11 @@ def compare(
     from rankcell.assess.comparison import summary
     from rankcell.assess.poolings import pool_names
     from rankcell.embed import Embedder
-    from rankcell.stats.tables import check_suffix, write_ranked
+    from rankcell.stats.tables import check_out, write_ranked
 
     if out is not None:
-        check_suffix(out)
         require_apart(out, [source])
-        require_new(out, force=force)
+        check_out(out, force=force)
     require_there(source)
     settings = ScoreSettings(k, folds, tuple(resolution), seed)
     options = {"device": device, "precision": precision, "tokens_per_batch": tokens_per_batch}

@@ -4,7 +4,6 @@ import contextlib
 import json
 import numbers
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from rankcell.errors import CellError, InputError, RankcellWarning, SettingsError
-from rankcell.store import read_lines, read_text, require_unshared
+from rankcell.store import read_lines, read_text, remove_folder, require_unshared
 from rankcell.tokens import Tokenizer, TokenSet
 from rankcell.tokens.cropping import note_cropping
+from rankcell.tokens.tokenset import DATASET_FILES
 from rankcell.wording import note, option
 
 _NO_GENE = "[0-9,]+ of [0-9,]+ cells have no gene"
@@ -98,7 +98,7 @@ def tokens_on_disk(source: Any, checkpoint: Any, *, beside: str | os.PathLike, o
         warn_of_few_genes(tokens)
         yield tokens
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder, DATASET_FILES)
 
 
 def warn_of_few_genes(tokens: TokenSet) -> None:

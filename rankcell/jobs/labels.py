@@ -314,7 +314,12 @@ def _check_out(source: Any, reference: Any, out: Path, *, force: bool) -> Path:
     for given in (source, reference):
         require_there(given)
     require_apart(out, [source, reference])
-    return require_new(out, force=force)
+    if suffix == ".h5ad":
+        return require_new(out, force=force)
+    from rankcell.stats.tables import check_out
+
+    check_out(out, force=force)
+    return out
 
 
 def _table(cell_ids: list[str], columns: Mapping[str, Any]) -> Any:

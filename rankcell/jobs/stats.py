@@ -8,7 +8,7 @@ from typing import Any
 
 from rankcell.errors import SettingsError
 from rankcell.jobs.inputs import named_genes
-from rankcell.store import require_apart, require_new
+from rankcell.store import require_apart
 from rankcell.wording import note, option
 
 COMPAT_MODES = ("goal_state_shift", "vs_null", "mixture_model", "aggregate_data", "aggregate_gene_shifts")
@@ -40,11 +40,10 @@ def stats(
     force: bool = False,
 ) -> Ranked:
     """Rank the edits of the screen in `source`, test them as `mode` says, and write OUT (tsv, csv or parquet) and OUT.json."""
-    from rankcell.stats.tables import check_suffix, write_ranked
+    from rankcell.stats.tables import check_out, write_ranked
 
     modes = [m.strip() for part in ([mode] if isinstance(mode, str) else mode) for m in part.split(",") if m.strip()]
-    check_suffix(out)
-    require_new(out, force=force)
+    check_out(out, force=force)
     require_apart(out, [source, *([against] if against is not None else [])])
     if not modes:
         raise SettingsError(f"{option('mode')}: name a mode")

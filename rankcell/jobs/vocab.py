@@ -41,9 +41,9 @@ def build_vocab(
     (unless `allow_repeated_cells`).
     """
     from rankcell.store import require_new
-    from rankcell.vocab.folder import HEAD
+    from rankcell.vocab.folder import FILES, HEAD
 
-    require_new(out, force=force, marker=HEAD)
+    require_new(out, force=force, marker=HEAD, own=FILES)
     if min_cells < 1:
         raise SettingsError(f"min_cells is {min_cells}: at least 1, as a gene that no cell shows has no median")
     counts = Counts(layer, raw, gene_column, genome, allow_non_counts, allow_repeated_cells)
@@ -146,9 +146,9 @@ def import_vocab(
 ) -> Vocabulary:
     """Geneformer's dictionary pickles -> a vocabulary folder `out`."""
     from rankcell.store import require_new
-    from rankcell.vocab.folder import HEAD
+    from rankcell.vocab.folder import FILES, HEAD
 
-    require_new(out, force=force, marker=HEAD)
+    require_new(out, force=force, marker=HEAD, own=FILES)
     vocab = import_geneformer(tokens, medians, mapping=mapping, symbols=symbols, name=name or Path(out).name, max_len=max_len)
     vocab.save(out, force=force)
     return vocab
@@ -167,12 +167,12 @@ def fetch_vocab(
     from any folder; see rankcell.vocab.fetch_vocabulary."""
     from rankcell.store import require_new
     from rankcell.vocab.catalog import keep_fetched
-    from rankcell.vocab.folder import HEAD
+    from rankcell.vocab.folder import FILES, HEAD
     from rankcell.vocab.recipes import fetch_vocabulary, read_recipe
 
     read_recipe(name)
     out = Path(name) if out is None else Path(out)
-    require_new(out, force=force, marker=HEAD)
+    require_new(out, force=force, marker=HEAD, own=FILES)
     vocab = dataclasses.replace(fetch_vocabulary(name, files=files, cache=cache, out=out, progress=progress), name=out.name)
     vocab.save(out, force=force)
     keep_fetched(vocab, name)

@@ -8,11 +8,11 @@ from rankcell.hub import HubName, fetch_file, find_file
 from rankcell.model.config import CONFIG
 from rankcell.model.seal import SEAL
 from rankcell.model.weights import INDEX, PICKLED, WEIGHT_FILES, WEIGHTS, names_in_index
+from rankcell.vocab.folder import FILES
 from rankcell.vocab.recipes import PublishedModel, published_models
 from rankcell.wording import option
 
 VOCABULARY = "vocabulary"
-_VOCABULARY_FILES = ("vocabulary.json", "genes.tsv", "aliases.tsv")  # the first is there when there is a vocabulary at all
 
 
 def download_checkpoint(name: HubName) -> Path:
@@ -50,7 +50,7 @@ class _Download:
         return config.parent
 
     def _bring_vocabulary(self) -> None:
-        head, genes, aliases = (f"{VOCABULARY}/{file}" for file in _VOCABULARY_FILES)
+        head, genes, aliases = (f"{VOCABULARY}/{file}" for file in FILES)
         if self._find(head):
             self._need(genes)
             self._find(aliases)

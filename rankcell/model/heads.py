@@ -1,16 +1,26 @@
 """Masked-language models: a new one, one from a checkpoint, and saving one with its vocabulary."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rankcell.errors import SettingsError
 from rankcell.model.checkpoint import VOCABULARY, Checkpoint
-from rankcell.model.config import require_activation
-from rankcell.model.seal import write_seal
+from rankcell.model.config import CONFIG, require_activation
+from rankcell.model.seal import SEAL, write_seal
+from rankcell.model.weights import INDEX, WEIGHTS
+from rankcell.store import inside
 from rankcell.vocab import Vocabulary
+from rankcell.vocab.folder import FILES
 from rankcell.wording import option
+
+_SHARDS = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+CHECKPOINT_FILES = (  # all that save_masked_lm writes
+    *(CONFIG, "generation_config.json", WEIGHTS, f"{WEIGHTS}{INDEX}", _SHARDS, SEAL),
+    *inside(VOCABULARY, FILES),
+)
 
 
 def new_masked_lm(
@@ -52,10 +62,7 @@ def save_masked_lm(model: Any, folder: Path, vocab: Vocabulary) -> None:
     """Write weights (safetensors) with their sha256, config and vocabulary into a new folder."""
     with _quiet():
         model.save_pretrained(folder)
-    files = sorted(folder.glob("*.safetensors"))
-    for file in files:
-        file.chmod(0o644)  # safetensors writes files that only their owner can read
-    write_seal(folder, files)
+    write_seal(folder, sorted(folder.glob("*.safetensors")))
     vocab.save(folder / VOCABULARY)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from rankcell.perturb.prepared import OWN, STAGED, TABLES, VOCAB, WORK, check_fi
 from rankcell.perturb.results import AFFECTED, SCREEN, Names, Screen, join_affected, join_tables, read_shard, shard_kinds
 from rankcell.perturb.units import Worker, is_fast, threads_as_begun
 from rankcell.perturb.verify import by_unit, verify_screen
-from rankcell.store import ShardedRun, atomic_path, check_result_folder, locked, publish, require_apart, result_folder, writing
+from rankcell.store import ShardedRun, atomic_path, check_result_folder, locked, publish, remove_run, require_apart, result_folder, writing
 from rankcell.store.run import SHARDS, differences
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
@@ -110,7 +109,7 @@ def _gone_unless_useful(out: Path) -> Iterator[None]:
         yield
     except BaseException:
         if is_new and not any((out / SHARDS).glob("*.parquet")):
-            shutil.rmtree(out, ignore_errors=True)
+            remove_run(out, OWN)
         raise
 
 

@@ -38,20 +38,23 @@ from rankcell.store import (
     content_hash,
     damage,
     file_facts,
+    inside,
     read_sealed_json,
     remove_own,
     write_sealed_json,
     writing,
 )
-from rankcell.store.run import SHARDS
-from rankcell.tokens.tokenset import TokenSet, dataset_folder
+from rankcell.store.run import SHARD_FILES
+from rankcell.tokens.tokenset import DATASET_FILES, TokenSet, dataset_folder
+from rankcell.vocab.folder import FILES
 from rankcell.wording import note, option
 
 WORK, TOKENS, VOCAB, PLAN, ROWS = "work", "tokens", "vocabulary", "plan.json", "rows.npy"
 STAGED = "tables"  # in WORK: the tables of a screen until all of them are written
 TABLES = (CELLS, EDITS, STATES)
-_WORK = tuple(f"{WORK}/{name}" for name in (PLAN, ROWS, f"{STAGED}/*", f"{VOCAB}/*", f"{TOKENS}/*"))
-OWN = (*TABLES, SCREEN, AUDIT, AUDIT_CELLS, SHORT, EPISTASIS, *AFFECTED.values(), "explain-*.png", *_WORK)  # what a screen writes
+_RESULTS = (SCREEN, AUDIT, AUDIT_CELLS, SHORT, EPISTASIS, *AFFECTED.values())
+_WORK = inside(WORK, (PLAN, ROWS, *inside(STAGED, _RESULTS), *inside(VOCAB, FILES), *inside(TOKENS, DATASET_FILES)))
+OWN = (*TABLES, *_RESULTS, "explain-*.png", *_WORK)  # what a screen writes
 _AT_ONCE = 10_000  # cells whose tokens are copied at once
 
 
@@ -228,4 +231,4 @@ def _require_same(found: str, wanted: str, what: str) -> None:
 
 def remove_work(folder: Path) -> None:
     """Remove what only an unfinished screen needs."""
-    remove_own(folder, (f"{SHARDS}/*.parquet", *_WORK))
+    remove_own(folder, (*SHARD_FILES, *_WORK))

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import InputError, OutputError
-from rankcell.store import atomic_path, read_text
+from rankcell.store import atomic_path, read_json, read_text, require_new
 from rankcell.wording import visible
 
 SUFFIXES = (".tsv", ".csv", ".parquet")
+_BY = "written_by"  # the key in PATH.json that tells it from somebody else's
 _SEPARATORS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
 
 
@@ -43,22 +44,43 @@ def read_table(path: str | os.PathLike) -> Any:
     )
 
 
-def check_suffix(path: str | os.PathLike) -> None:
+def check_out(path: str | os.PathLike, *, force: bool = False) -> None:
+    """Whether `write_ranked` can write there. OutputError for another suffix, and see rankcell.store.require_new."""
     if Path(path).suffix not in SUFFIXES:
         raise OutputError(f"{path}: the suffix says how the table is written, one of {', '.join(SUFFIXES)}")
+    require_new(path, force=force)
+    require_new(_beside(Path(path)), force=True, wrote=_is_facts)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _is_facts(path: Path) -> bool:
+    """Whether rankcell wrote this file beside a table."""
+    try:
+        return str(read_json(path)[_BY]).startswith("rankcell")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_ranked(table: Any, path: str | os.PathLike, *, force: bool = False) -> Path:
-    """Write a table, and its attrs beside it as PATH.json: each whole or not at all, the table last."""
+    """Write a table, and its attrs beside it as PATH.json: each whole or not at all, the table last.
+
+    A file PATH.json that rankcell did not write is never replaced: OutputError.
+    """
+    from rankcell import __version__
+
     path = Path(path)
-    beside = path.with_name(f"{path.name}.json")
+    beside = _beside(path)
     with atomic_path(path, force=force) as part:
         if path.suffix == ".parquet":
             table.to_parquet(part, index=False)
         else:
             one_line_texts(table).to_csv(part, sep=_SEPARATORS[path.suffix], index=False)
-        with atomic_path(beside, force=True) as facts:
-            facts.write_text(json.dumps(_plain(table.attrs), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with atomic_path(beside, force=True, wrote=_is_facts) as part:
+            facts = _plain(table.attrs) | {_BY: f"rankcell {__version__}"}
+            part.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return beside
 
 

@@ -58,16 +58,27 @@ def locked_name(path: Path) -> Iterator[bool]:
         raise OutputError(f"the folder {path.parent} cannot be written to ({e.strerror})") from e
     with handle:
         is_held = _take(handle, path)
-        if not lock.exists() or not os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
+        if not _is_at(handle, lock):
             raise OutputError(f"another process has just written {path}: look at it, or run again")
         try:
             yield is_held
         finally:
             try:
-                lock.unlink(missing_ok=True)
+                _unlink(handle, lock)
             except KeyboardInterrupt:
-                lock.unlink(missing_ok=True)
+                _unlink(handle, lock)
                 raise
+
+
+def _is_at(handle: IO[str], lock: Path) -> bool:
+    """Whether the open file is the one that stands at `lock`."""
+    return os.path.lexists(lock) and os.path.samestat(os.fstat(handle.fileno()), os.lstat(lock))
+
+
+def _unlink(handle: IO[str], lock: Path) -> None:
+    """Remove the lock's file, which is empty; one that holds something was there before."""
+    if _is_at(handle, lock) and not os.fstat(handle.fileno()).st_size:
+        lock.unlink(missing_ok=True)
 
 
 def _open(lock: Path) -> IO[str]:

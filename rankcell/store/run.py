@@ -1,22 +1,25 @@
 """A long job in a folder: a manifest that says what it is, and shards that are each either whole or absent."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rankcell.errors import OutputError
-from rankcell.store.atomic import foreign, remove_own, remove_parts, require_unlinked, writing
+from rankcell.store.atomic import remove_parts, writing
 from rankcell.store.jsonio import HASH, content_hash, read_sealed_json, write_sealed_json
 from rankcell.store.lock import LOCK
+from rankcell.store.own import Own, part_of, remove_folder, remove_own, require_own, require_unlinked
 from rankcell.store.whole import damage, file_facts
 from rankcell.wording import option
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
 _EMPTIED = ""
-_LOCKS = f"{LOCK}*"
-_OWN = (MANIFEST, _LOCKS, f"{SHARDS}/*-[0-9][0-9][0-9][0-9][0-9][0-9]*.*")
+_LOCKS = re.compile(rf"{re.escape(LOCK)}(-[\w-]+)?")
+SHARD_FILES = (f"{SHARDS}/", re.compile(rf"{SHARDS}/[a-z_]+-\d{{6,}}\.(parquet|arrow)"))
+RUN_FILES = (MANIFEST, _LOCKS, *SHARD_FILES)
 _TYPES = {"fingerprint": str, "settings": dict, "complete": bool, "files": dict}
 
 
@@ -44,7 +47,7 @@ class ShardedRun:
         force: bool = False,
         resume: bool = False,
         shared: bool = False,
-        own: Sequence[str] = (),
+        own: Sequence[Own] = (),
     ) -> "ShardedRun":
         """Start or go on with the job that `settings` (plain JSON values) describe; the folder's lock must be held.
 
@@ -53,6 +56,7 @@ class ShardedRun:
         never emptied.
         """
         folder = result_folder(folder)
+        require_unlinked(folder / SHARDS)
         if not shared:
             remove_parts(folder)
             remove_parts(folder / SHARDS)
@@ -67,7 +71,7 @@ class ShardedRun:
                     f"{folder} holds another run ({differences(there.manifest['settings'], settings)}): "
                     f"choose another output, or pass {option('force', True)} to replace it"
                 )
-        _empty(folder, (*_OWN, *own))
+        _empty(folder, own)
         manifest = {"fingerprint": content_hash(settings), "settings": settings, "complete": False}
         with writing(folder):
             (folder / SHARDS).mkdir(exist_ok=True)
@@ -149,21 +153,27 @@ def result_folder(path: str | os.PathLike) -> Path:
 
 def _is_ours(name: str) -> bool:
     """Whether a run killed before its manifest was written may have left this."""
-    return name.startswith(LOCK) or name.startswith(f".{MANIFEST}.part-")
+    part = part_of(name)
+    return _LOCKS.fullmatch(name) is not None or (part is not None and part["name"] == MANIFEST)
 
 
-def _empty(folder: Path, own: Sequence[str]) -> None:
+def _empty(folder: Path, own: Sequence[Own]) -> None:
     """Remove what a run put into `folder`. The manifest goes first to one that says so: killed here, it can be started anew.
 
     OutputError when something else is there, or the folder is reached by a link.
     """
     if (folder / MANIFEST).exists():
         require_unlinked(folder)
-    other = foreign(folder, own)
-    if other is not None:
-        raise OutputError(f"{folder} holds {other}, which rankcell did not write there: move it away, or choose another output")
+    require_own(folder, (*RUN_FILES, *own))
     write_sealed_json(folder / MANIFEST, {"fingerprint": _EMPTIED, "settings": {}, "complete": False})
-    remove_own(folder, [pattern for pattern in own if pattern not in (MANIFEST, _LOCKS)])
+    remove_own(folder, (*SHARD_FILES, *own))
+
+
+def remove_run(folder: Path, own: Sequence[Own] = ()) -> None:
+    """Remove a run's folder, its manifest after all else: killed meanwhile, it is still known for what it is. What is not the run's stays."""
+    if not folder.is_symlink():
+        remove_own(folder, (*SHARD_FILES, *own))
+        remove_folder(folder, RUN_FILES)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], there: Any = "there", now: Any = "now") -> str:

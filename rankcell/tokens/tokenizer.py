@@ -13,7 +13,7 @@ from rankcell.store import require_apart, require_new
 from rankcell.tokens.cropping import note_cropping
 from rankcell.tokens.job import Encoding, Job, Options
 from rankcell.tokens.spec import TokenSpec
-from rankcell.tokens.tokenset import SPEC_FILE, TokenSet, dataset_folder
+from rankcell.tokens.tokenset import DATASET_FILES, SPEC_FILE, TokenSet, dataset_folder
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.wording import note, python_verb
 
@@ -119,7 +119,8 @@ class Tokenizer:
     ) -> TokenSet:
         """The same into a folder, batch by batch, and open it. `progress(cells_done, cells)` is called after each batch."""
         options = {k: v for k, v in locals().items() if k not in ("self", "source", "out", "force", "progress")}
-        require_new(out, force=force, marker=SPEC_FILE)
+        require_apart(out, source if isinstance(source, (list, tuple)) else [source])
+        require_new(out, force=force, marker=SPEC_FILE, own=DATASET_FILES)
         with closing(self._job(source, options)) as job:
             require_apart(out, job.inputs.items)
             with dataset_folder(out, job.schema, force=force) as sink:

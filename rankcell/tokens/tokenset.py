@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rankcell.errors import CellError, TokensError
 from rankcell.store import atomic_path, content_hash, read_json
 from rankcell.tokens.arrow import DatasetWriter, dataset_files, read_rows
 from rankcell.tokens.plain import check_rows, spec_of_plain
-from rankcell.tokens.rows import COUNTS, IDS, ROWS, UNCROPPED, plain_ids, plain_rows, row_number, row_numbers, without_padding
+from rankcell.tokens.rows import COUNTS, IDS, ROWS, UNCROPPED, plain_ids, plain_rows, without_padding
 from rankcell.tokens.seal import check_seal, sealed
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Frame, Vocabulary, find_vocabulary
@@ -27,6 +28,11 @@ from rankcell.wording import offers, option, python_verb
 
 SPEC_FILE = "rankcell.json"
 RENAMED = "renamed"  # in TokenSpec.source: {cell column: the name under which it is carried}
+DATASET_FILES = (  # all that a token folder holds; the last are what the datasets library keeps there of its own steps
+    *(SPEC_FILE, "dataset_info.json", "state.json"),
+    re.compile(r"data-\d{5,}(-of-\d{5,})?\.arrow"),
+    re.compile(r"cache-[0-9a-f]{16}(_\d{5,}_of_\d{5,})?\.arrow"),
+)
 OWN_COLUMNS = (ROWS, "length", COUNTS, UNCROPPED, "length_uncropped", IDS)
 
 
@@ -95,7 +101,7 @@ class TokenSet:
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
 
     def row(self, i: int) -> np.ndarray:
-        """The tokens of cell `i` (int32), special tokens included. `i` is a row number from 0, as everywhere here; CellError for any other."""
+        """The tokens of cell `i` (int32), special tokens included."""
         return self._entry(ROWS, i).astype(np.int32)
 
     def genes(self, i: int) -> np.ndarray:
@@ -121,7 +127,6 @@ class TokenSet:
         return self._entry(COUNTS, i)
 
     def _entry(self, column: str, i: int) -> np.ndarray:
-        i = row_number(i, len(self))
         start, flat = self._lists(column)
         chunk = int(np.searchsorted(start, i, side="right")) - 1
         offsets, values = flat[chunk]
@@ -145,8 +150,8 @@ class TokenSet:
         return self.lengths - len(self.frame)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "TokenSet":
-        """The cells at `rows` (row numbers from 0), in that order. CellError for what are no rows of the set."""
-        rows = pa.array(row_numbers(rows, len(self)))
+        """The cells at `rows`, in that order."""
+        rows = pa.array(np.asarray(rows, np.int64))
         return TokenSet(self.table.take(rows).combine_chunks(), self.spec).known_to_fit(self._checked)
 
     def known_to_fit(self, vocabulary_hash: str) -> "TokenSet":
@@ -285,8 +290,7 @@ def plain_obs(values: Any, name: str = "") -> pa.Array:
 @contextlib.contextmanager
 def dataset_folder(folder: str | os.PathLike, schema: pa.Schema, *, force: bool = False) -> Iterator[DatasetWriter]:
     """A DatasetWriter on a temporary folder that becomes `folder` when all went well. Set its `spec` before leaving."""
-    own = (SPEC_FILE, "dataset_info.json", "state.json", "data-*.arrow", "cache-*.arrow")  # the last are of the datasets library
-    with atomic_path(folder, force=force, marker=SPEC_FILE, own=own, exclusive=True) as part:
+    with atomic_path(folder, force=force, marker=SPEC_FILE, own=DATASET_FILES, exclusive=True) as part:
         sink = DatasetWriter(part, schema)
         try:
             yield sink

@@ -10,7 +10,7 @@ import numpy as np
 
 from rankcell.errors import SettingsError, TokensError
 from rankcell.model.devices import choose_device, one_device
-from rankcell.model.heads import new_masked_lm, save_masked_lm
+from rankcell.model.heads import CHECKPOINT_FILES, new_masked_lm, save_masked_lm
 from rankcell.store import atomic_path, require_new, write_json
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, questions
@@ -20,7 +20,8 @@ from rankcell.train.recipe import Recipe
 from rankcell.vocab import Frame, Vocabulary
 from rankcell.wording import option
 
-FACTS = "training.json"
+FACTS, LOSS, CURVE = "training.json", "loss.csv", "loss.png"
+OWN = (FACTS, LOSS, CURVE, *CHECKPOINT_FILES)  # all that the folder holds
 MASKED_IN_CHECKS, MASKED_AT_LAST = 4_000, 20_000  # genes: a proportion of 0.5 is known to 0.008 and 0.0035 (standard error)
 
 
@@ -43,13 +44,13 @@ def pretrain(
     the cells of a batch are shared out among the processes.
     """
     recipe.check()
-    require_new(out, force=force, marker=FACTS)
+    require_new(out, force=force, marker=FACTS, own=OWN)
     tokens.spec.require(vocab, what=option("vocab"))
     if vocab.mask is None:
         raise SettingsError(f"vocabulary '{vocab.name}' has no <mask> token: it cannot be used for masked-language modelling")
     trained = _train(tokens, vocab, recipe, device, precision, progress)
     if trained.is_main:
-        with atomic_path(out, force=force, marker=FACTS) as part:
+        with atomic_path(out, force=force, marker=FACTS, own=OWN) as part:
             save_masked_lm(trained.model, part, vocab)
             write_json(part / FACTS, trained.facts)
             _write_curve(trained.curve, part)
@@ -181,8 +182,8 @@ def _write_curve(curve: list[dict[str, float]], folder: Path) -> None:
 
     from rankcell.report.figures import draw_curve
 
-    with open(folder / "loss.csv", "w", newline="") as f:
+    with open(folder / LOSS, "w", newline="") as f:
         writer = csv.DictWriter(f, list(curve[0]))
         writer.writeheader()
         writer.writerows({k: round(v, 6) for k, v in row.items()} for row in curve)
-    draw_curve(curve, folder / "loss.png")
+    draw_curve(curve, folder / CURVE)

@@ -12,7 +12,8 @@ from rankcell.errors import InputError, VocabularyError
 from rankcell.store import atomic_path, read_json, read_lines
 from rankcell.wording import shortened
 
-HEAD, GENES = "vocabulary.json", "genes.tsv"
+HEAD, GENES, ALIASES = "vocabulary.json", "genes.tsv", "aliases.tsv"
+FILES = (HEAD, GENES, ALIASES)  # all that such a folder holds
 _COLUMNS = ["token", "ensembl_id", "symbol", "median"]
 
 
@@ -34,12 +35,12 @@ def save_folder(v: Any, folder: str | os.PathLike, *, force: bool = False) -> No
     for gene, symbol, token, median in zip(v.genes, v.symbols, v.tokens.tolist(), v.medians.tolist(), strict=True):
         ensembl = "" if gene == symbol else gene
         rows.append((token, ensembl, symbol, repr(median)))
-    with atomic_path(folder, force=force, marker=HEAD, own=(HEAD, GENES, "aliases.tsv")) as part:
+    with atomic_path(folder, force=force, marker=HEAD, own=FILES) as part:
         part.mkdir()
         (part / HEAD).write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_tsv(part / GENES, _COLUMNS, rows)
         if v.aliases:
-            _write_tsv(part / "aliases.tsv", ["alias", "gene"], sorted(v.aliases.items()))
+            _write_tsv(part / ALIASES, ["alias", "gene"], sorted(v.aliases.items()))
 
 
 def load_folder(folder: str | os.PathLike, make: Callable[..., Any]) -> Any:
@@ -48,7 +49,7 @@ def load_folder(folder: str | os.PathLike, make: Callable[..., Any]) -> Any:
     try:
         head = _head(folder / HEAD)
         rows = read_tsv(folder / GENES, _COLUMNS)
-        aliases = folder / "aliases.tsv"
+        aliases = folder / ALIASES
         v = make(
             name=head["name"],
             species=head.get("species", ""),

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,7 +13,7 @@ from rankcell.embed.stores.base import Store, Stored, tables_of
 from rankcell.embed.stores.layout import uns_entry
 from rankcell.embed.tables import CELLS, Result
 from rankcell.errors import CellError, InputError, RankcellError, SettingsError
-from rankcell.store import atomic_path, require_new, writing
+from rankcell.store import atomic_path, remove_file, require_new, writing
 
 __all__ = ["STORES", "Store", "Stored", "check_output", "read_embeddings", "reasons_against", "require_texts", "uns_entry", "write_result"]
 
@@ -39,8 +40,13 @@ def check_output(out: str | os.PathLike, *, force: bool = False, n_vectors: int 
     store = _store_of(out)
     store.require(out, n_vectors, tables)
     for path in store.files(out, tables or ()):
-        require_new(path, force=force, marker=store.marker)
+        require_new(path, force=force, **_replaced(store, path, out))
     return out
+
+
+def _replaced(store: Store, path: Path, out: Path) -> dict[str, Any]:
+    """For require_new: what may be replaced where `out` or a file beside it is to be written."""
+    return {"marker": store.marker, "own": store.own} if path == out else {"wrote": store.wrote}
 
 
 def reasons_against(out: str | os.PathLike, columns: Mapping[str, pa.ChunkedArray], *, source: Path | None = None) -> dict[str, str]:
@@ -93,11 +99,11 @@ def write_result(result: Result, out: str | os.PathLike, *, source: str | os.Pat
     if CELLS in result.tables:
         require_texts(out, pa.chunked_array([result.tables[CELLS].read("cell_id")], pa.string()))
     with contextlib.ExitStack() as stack:
-        parts = [stack.enter_context(atomic_path(path, force=force, marker=store.marker)) for path in files]
+        parts = [stack.enter_context(atomic_path(path, force=force, **_replaced(store, path, out))) for path in files]
         with writing(out):
             store.write(parts, result, None if source is None else Path(source))
     for path in store.leftovers(out, names) if force else ():
-        path.unlink(missing_ok=True)
+        remove_file(path, store.wrote)
     return files
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table
+from rankcell.store import Own
 
 TABLES = (CELLS, GENES, GENE_MEANS, STATES)
 _TEXT_BYTES = 32  # what a text is taken to need when rows are counted out
@@ -44,6 +45,10 @@ def _nothing(out: Path, tables: Sequence[str]) -> list[Path]:
 
 def _anything(out: Path, n_vectors: int | None, tables: Sequence[str] | None) -> None:
     return None
+
+
+def _none_of_ours(path: Path) -> bool:
+    return False
 
 
 def _any_column(name: str, values: pa.ChunkedArray) -> str:
@@ -83,8 +88,10 @@ class Store:
         Whether the cells' annotations are written at all.
     copies
         `copies(source)`: whether an output is a copy of this count file, cell columns and all.
-    marker
-        For a format that is a folder: what in it shows that an embedding stands there.
+    marker, own
+        For a format that is a folder: what in it shows that an embedding stands there, and patterns of all that it holds.
+    wrote
+        `wrote(path)`: whether rankcell wrote the file that stands beside an output under the name of one of `files`.
     """
 
     suffix: str
@@ -97,6 +104,8 @@ class Store:
     can_hold: Callable[[str, pa.ChunkedArray], str] = _any_column
     copies: Callable[[Path | None], bool] = _no_copy
     marker: str | None = None
+    own: Sequence[Own] = ()
+    wrote: Callable[[Path], bool] = _none_of_ours
 
     @property
     def is_folder(self) -> bool:

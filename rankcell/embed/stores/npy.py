@@ -64,9 +64,18 @@ def read(out: Path, tables: Sequence[str] | None) -> Stored:
     return Stored(names, {stored["column"]: values}, found)
 
 
+def wrote(path: Path) -> bool:
+    """Whether it is the meta file of an array, or the ids beside one: the ids, which bear no mark, are the first to go and the last to come."""
+    stem = path.name.removesuffix(_IDS).removesuffix(_META)
+    try:
+        return "n_cells" in json.loads(path.with_name(stem + _META).read_text(encoding="utf-8"))[_STORED]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def can_hold(name: str, values: pa.ChunkedArray) -> str:
     """The ids stand in a file of lines: none may hold what any program takes for the end of one."""
     return "holds a line break, which a list of lines cannot hold" if name == "cell_id" and matches(values, _BREAKS) else ""
 
 
-STORE = Store(".npy", write, read, files=files, require=require, can_hold=can_hold)
+STORE = Store(".npy", write, read, files=files, require=require, can_hold=can_hold, wrote=wrote)

@@ -44,13 +44,22 @@ def leftovers(out: Path, tables: Sequence[str]) -> list[Path]:
 
 
 def _is_side(path: Path) -> bool:
+    said = _said(path)
+    return _TABLE in said and _ALL not in said
+
+
+def wrote(path: Path) -> bool:
+    return _META in _said(path)
+
+
+def _said(path: Path) -> dict[bytes, bytes]:
+    """The metadata of a file; empty where it is no parquet."""
     import pyarrow.parquet as pq
 
     try:
-        said = pq.read_schema(path).metadata or {}
+        return pq.read_schema(path).metadata or {}
     except (OSError, pa.ArrowInvalid):
-        return False
-    return _TABLE in said and _ALL not in said
+        return {}
 
 
 def write(parts: list[Path], result: Result, source: Path | None) -> None:
@@ -123,4 +132,4 @@ def _values(column: pa.ChunkedArray, kind: pa.DataType) -> Any:
     return found
 
 
-STORE = Store(".parquet", write, read, files=files, leftovers=leftovers)
+STORE = Store(".parquet", write, read, files=files, leftovers=leftovers, wrote=wrote)

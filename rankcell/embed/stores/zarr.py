@@ -1,6 +1,7 @@
 """OUT.zarr, a folder: a copy of the count store with the embeddings added; without such a store, an AnnData of the cells alone."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ import pyarrow as pa
 from rankcell.embed.stores import layout
 from rankcell.embed.stores.base import Store, Stored, number_type, rechunk, row_bytes, rows_within, walk
 from rankcell.embed.tables import Block, Column, Result, Table
+from rankcell.errors import InputError
 
 _CHUNK = 4 * 2**20  # bytes of the widest column's chunks
+_FILES = re.compile(r"(.+/)?(\.zarray|\.zattrs|\.zgroup|\.zmetadata|zarr\.json|c|\d+(\.\d+)*)", re.DOTALL)  # the last two are chunks
 _ROOTS = (".zgroup", "zarr.json")
 
 
@@ -30,7 +33,7 @@ def write(parts: list[Path], result: Result, source: Path | None) -> None:
     is_copy = copies(source)
     if is_copy:
         layout.require_cells(_open(source, "r"), result, str(source))
-        shutil.copytree(source, part)
+        _copy(source, part)
         root = _open(part, "r+")
     else:
         root = _open(part, "w")
@@ -38,6 +41,20 @@ def write(parts: list[Path], result: Result, source: Path | None) -> None:
     layout.add(root, result, _create, _blocks)
     if not is_copy or _is_consolidated(part):
         _consolidate(part)
+
+
+def _copy(source: Path, to: Path, above: tuple[Path, ...] = ()) -> None:
+    """A copy of the store's files; what lies there beside them is left out. InputError when a link leads back to a folder around it."""
+    if (real := source.resolve()) in above:
+        raise InputError(f"{source} is a link to a folder around it: remove it, or write .parquet")
+    to.mkdir()
+    for item in sorted(source.iterdir()):
+        if item.is_dir():
+            _copy(item, to / item.name, (*above, real))
+        elif _FILES.fullmatch(item.name) and item.is_file():
+            shutil.copyfile(item, to / item.name)
+    if above and not any(to.iterdir()):
+        to.rmdir()
 
 
 def _has_v3() -> bool:
@@ -96,4 +113,4 @@ def read(out: Path, tables: Sequence[str] | None) -> Stored:
     return layout.read(_open(out, "r"), str(out), tables)
 
 
-STORE = Store(".zarr", write, read, has_obs=True, can_hold=can_hold, copies=copies, marker=layout.MARKER)
+STORE = Store(".zarr", write, read, has_obs=True, can_hold=can_hold, copies=copies, marker=layout.MARKER, own=(_FILES,))
