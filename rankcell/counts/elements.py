@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from rankcell.counts.arrays import as_numbers, numbers, texts, utf8
 from rankcell.counts.hdf5 import require_filters
+from rankcell.counts.room import require_all_stored, require_room
 from rankcell.errors import InputError
 
 
@@ -36,6 +37,7 @@ class RecordTable:
 
     def __init__(self, node: Any, uns: Any):
         self.name = node.name
+        require_room(node)
         self._records, self._uns = node[:], uns
         names = list(self._records.dtype.names or ())
         if not names:
@@ -112,6 +114,7 @@ def _plain(node: Any) -> pa.Array:
     if node.ndim != 1:
         raise InputError(f"it has {node.ndim} dimensions, not 1")
     if hasattr(node, "asstr") and node.dtype.kind in "OS":  # h5py: strings of variable or fixed length
+        require_room(node)
         require_filters(node)
         return utf8(np.atleast_1d(node[:]).tolist())
     values = _array(node)
@@ -127,6 +130,7 @@ def _plain(node: Any) -> pa.Array:
 
 
 def _array(node: Any) -> np.ndarray:
+    require_room(node)
     if hasattr(node, "asstr"):
         require_filters(node)
     return np.asarray(node[:])
@@ -160,7 +164,14 @@ def index_name(group: Any) -> str:
 
 def index(group: Any, *, where: str) -> pa.StringArray:
     """The index of a stored data frame, as text; a missing name is null."""
-    return column(group, _index_key(group), where=where).cast(pa.string())
+    key = _index_key(group)
+    if not isinstance(group, RecordTable) and hasattr(group.get(key), "shape"):
+        try:
+            require_room(group[key])
+            require_all_stored(group[key])
+        except InputError as e:
+            raise InputError(f"{where}: {e}") from e
+    return column(group, key, where=where).cast(pa.string())
 
 
 def _index_key(group: Any) -> str:

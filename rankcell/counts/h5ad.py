@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rankcell.counts import elements
 from rankcell.counts.hdf5 import Hdf5Vector, is_hdf5, loading, open_source
 from rankcell.counts.hdf5dense import dense_dataset
 from rankcell.counts.kinds import other_layout
 from rankcell.counts.matrix import CsrMatrix, DenseMatrix, Matrix, Vector
+from rankcell.counts.room import require_room
 from rankcell.counts.source import RAW, CountSource, X, register
 from rankcell.counts.spill import csc_matrix
 from rankcell.errors import InputError
@@ -51,7 +50,7 @@ class StoredAnnData(CountSource):
         self.ids = elements.index(self._obs, where=self.name)
         self.obs_columns = elements.column_names(self._obs)
         self.var = self._names(elements.table(f["raw/var"] if raw else f["var"], f.get("uns")))
-        self.x = self._matrix(where)
+        self.x = self._matrix(where, (len(self.ids), len(next(iter(self.var.values())))))
 
     def _table_of_genes(self, root: Any) -> Any:
         """The root of an AnnData; of a MuData or SpatialData the part that holds the genes, with a note."""
@@ -86,21 +85,25 @@ class StoredAnnData(CountSource):
     def _opener(self, where: str) -> Callable[[], Matrix]:
         return lambda: self._matrix(where)
 
-    def _matrix(self, where: str) -> Matrix:
+    def _matrix(self, where: str, names: tuple[int, int] | None = None) -> Matrix:
+        """The matrix that is stored there. `names`: how many cells and genes are named, which its shape must be before anything of it is read."""
         node = self._root[where]
         if hasattr(node, "shape"):
             if len(node.shape) != 2:
                 raise InputError(f"{self.name}: {where} has {len(node.shape)} dimensions, not 2")
+            self.require_names(tuple(node.shape), names)
             return self._dense(node)
         kind = str(elements.attribute(node, "encoding-type") or elements.attribute(node, "h5sparse_format"))[:3]
         if kind not in ("csr", "csc"):
             encoding = elements.attribute(node, "encoding-type", "an unknown group")
             raise InputError(f"{self.name}: {where} is stored as '{encoding}', not a matrix")
         n_cells, n_genes = (int(n) for n in (node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"]))
-        indptr = _whole(self._vector(node["indptr"]))
-        if len(indptr) != (n_cells if kind == "csr" else n_genes) + 1:
-            raise InputError(f"{self.name}: {where} has {len(indptr):,} pointers for {n_cells:,} cells x {n_genes:,} genes")
-        indices, data = self._vector(node["indices"]), self._vector(node["data"])
+        pointers = self._vector(node["indptr"])
+        if len(pointers) != (n_cells if kind == "csr" else n_genes) + 1:
+            raise InputError(f"{self.name}: {where} has {len(pointers):,} pointers for {n_cells:,} cells x {n_genes:,} genes")
+        self.require_names((n_cells, n_genes), names)
+        require_room(node["indptr"])
+        indptr, indices, data = pointers.read(0, len(pointers)), self._vector(node["indices"]), self._vector(node["data"])
         return CsrMatrix(indptr, indices, data, n_genes) if kind == "csr" else csc_matrix(indptr, indices, data, n_cells)
 
     def _dense(self, node: Any) -> Matrix:
@@ -126,10 +129,6 @@ def other_places(layers: Sequence[str], has_raw: bool) -> str:
     """The way out of an input without X, for a message."""
     places = [option("counts_layer", name) for name in layers[:5]] + ([option("raw", True)] if has_raw else [])
     return f"name one of its matrices with {', '.join(places)}" if places else "it has no layers and no raw matrix either, so there are no counts in it"
-
-
-def _whole(vector: Vector) -> np.ndarray:
-    return vector.read(0, len(vector))
 
 
 class H5adSource(StoredAnnData):

@@ -6,6 +6,7 @@ are plain, deflated or shuffled and deflated), they are read and inflated here, 
 """
 
 import contextlib
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.counts.hdf5index import chunk_index
+from rankcell.counts.hdf5links import require_plain_sources
 from rankcell.counts.heaps import require_walkable_heaps
 from rankcell.counts.kinds import describe_file, require_file
 from rankcell.counts.matrix import plain_dtype
@@ -23,6 +25,7 @@ from rankcell.errors import InputError
 _SMALL = 32_768  # bytes
 _DEFLATE, _SHUFFLE = 1, 2  # numbers of HDF5's own filters
 _PLAIN = ((), (_DEFLATE,), (_SHUFFLE, _DEFLATE))
+_MOST_CHUNKS = 2**26  # of a dataset whose chunks are listed here: one that claims more is left to HDF5
 _RUN = 64  # chunks that are read at once at most
 
 
@@ -57,6 +60,7 @@ def open_source(path: Path) -> Any:
     root = open_hdf5(path)
     try:
         require_walkable_heaps(path)
+        require_plain_sources(root, path)
     except BaseException:
         root.close()
         raise
@@ -238,6 +242,8 @@ def chunks_of(dataset: Any) -> Chunks | None:
     """Its chunks, when they can be read without HDF5; else None."""
     fd, filters = _plain_file(dataset), _filters(dataset)
     if fd is None or dataset.chunks is None or filters not in _PLAIN or not hasattr(dataset.id, "chunk_iter"):
+        return None
+    if math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)) > _MOST_CHUNKS:
         return None
     found = Chunks(dataset, fd, filters)
     return found if found.whole else None

@@ -24,7 +24,7 @@ def chunk_index(dataset: Any, fd: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
         grid = tuple(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
         if len(found) != np.prod(grid) and len(found) != dataset.id.get_num_chunks():  # counting is slow
             return None
-    except (OSError, ValueError, struct.error, RuntimeError, AttributeError):
+    except (OSError, ValueError, struct.error, RuntimeError, AttributeError, OverflowError):
         return None
     if found["mask"].any() or found["element"].any():
         return None

@@ -13,6 +13,7 @@ from rankcell.counts.arrays import texts
 from rankcell.counts.hdf5 import holds, loading, open_source
 from rankcell.counts.hdf5dense import dense_dataset
 from rankcell.counts.matrix import Matrix
+from rankcell.counts.room import row_numbers
 from rankcell.counts.source import N_COUNTS, CountSource, X, register, turned
 from rankcell.errors import InputError
 from rankcell.wording import option
@@ -51,17 +52,20 @@ class LoomSource(CountSource):
         self.obs_tables = tuple(n for n in self._obs if n not in self.obs_columns)
         named = next((n for n in _CELL_IDS if n in self.obs_columns), None)
         self.has_cell_ids = named is not None
-        self.ids = self.obs(named).cast(pa.string()) if named else texts([str(i) for i in range(self.n_cells)])
+        self.ids = self.obs(named).cast(pa.string()) if named else texts(row_numbers(self.n_cells, "cells"))
         self.var = {}
         for name in _attributes(root["row_attrs"]):
             if root["row_attrs"][name].ndim == 1 and root["row_attrs"][name].dtype.kind in "OS":
                 self.var[name] = elements.names_of(_attribute(root["row_attrs"], name, self.name))
         if not self.var:
-            self.var["row number"] = [str(i) for i in range(self.n_genes)]
+            self.var["row number"] = row_numbers(self.n_genes, "genes")
 
     def _require_sides(self, genes: Any) -> None:
-        """InputError when the attributes of the rows have the length of the columns, and the other way round."""
+        """InputError when no attribute has the length of its side of the matrix, or those of the rows have that of the columns."""
         lengths = [{len(group[name]) for name in _attributes(group)} for group in (self._obs, genes)]
+        for name, of, n in (("col_attrs", lengths[0], self.n_cells), ("row_attrs", lengths[1], self.n_genes)):
+            if of and n not in of and lengths != [{self.n_genes}, {self.n_cells}]:
+                raise InputError(f"{self.matrix} is {self.n_genes:,} x {self.n_cells:,}, but {name} are {max(of):,} long")
         if self.n_cells != self.n_genes and lengths == [{self.n_genes}, {self.n_cells}]:
             n = f"{self.n_genes:,} x {self.n_cells:,}"
             raise InputError(f"{self.matrix} is {n}, but row_attrs are {self.n_cells:,} long and col_attrs {self.n_genes:,}{turned('cells x genes')}")

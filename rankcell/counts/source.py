@@ -109,13 +109,16 @@ class CountSource:
             raise InputError(f"{self.name}: {self.matrix} is empty ({self.n_cells:,} cells x {self.n_genes:,} genes)")
         if self.dtype.kind not in "biuf":
             raise CountsError(f"{self.name}: {self.matrix} holds {self.dtype}, not numbers")
-        n_genes = len(next(iter(self.var.values())))
-        if (len(self.ids), n_genes) != self.x.shape:
-            raise InputError(
-                f"{self.name}: {self.matrix} is {self.n_cells:,} x {self.n_genes:,}, but there are {len(self.ids):,} cell ids "
-                f"and {n_genes:,} genes{turned('genes x cells') if (n_genes, len(self.ids)) == self.x.shape else ''}"
-            )
+        self.require_names(self.x.shape, (len(self.ids), len(next(iter(self.var.values())))))
         self._check_ids()
+
+    def require_names(self, shape: tuple[int, int], names: tuple[int, int] | None) -> None:
+        """InputError when a matrix has another shape than there are names of cells and genes (None: not known yet)."""
+        if names is not None and shape != names:
+            across = turned("genes x cells") if shape == names[::-1] else ""
+            raise InputError(
+                f"{self.name}: {self.matrix} is {shape[0]:,} x {shape[1]:,}, but there are {names[0]:,} cell ids and {names[1]:,} genes{across}"
+            )
 
     def _check_ids(self) -> None:
         import pyarrow.compute as pc
@@ -245,7 +248,7 @@ class _Reading:
         where = f"{self.source.name}: {self.source.matrix}"
         if isinstance(e, InputError) and self.source.name not in str(e):
             raise type(e)(f"{where}: {e}") from e
-        if isinstance(e, (OSError, KeyError, ValueError, RuntimeError, EOFError)) and not isinstance(e, NotImplementedError):
+        if isinstance(e, (OSError, KeyError, ValueError, RuntimeError, EOFError, MemoryError)) and not isinstance(e, NotImplementedError):
             text = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
             raise InputError(f"{where} could not be read to its end: {text}") from e
 

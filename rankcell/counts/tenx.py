@@ -47,14 +47,13 @@ class TenxSource(CountSource):
         self.left_out = left_out(features.get(TYPES))
         shape = group["shape"][:].tolist() if group["shape"].dtype.kind in "iu" else [0, 0]
         pointers = Hdf5Vector(group["indptr"])
-        indptr = pointers.read(0, len(pointers))
         found = [len(next(iter(features.values()))), len(self.ids)]
-        if shape != found or len(indptr) != found[1] + 1:
+        if shape != found or len(pointers) != found[1] + 1:
             raise InputError(
-                f"{self.name}: the matrix is {shape[0]:,} features x {shape[-1]:,} cells with {len(indptr):,} pointers, but there "
+                f"{self.name}: the matrix is {shape[0]:,} features x {shape[-1]:,} cells with {len(pointers):,} pointers, but there "
                 f"are {found[0]:,} features and {found[1]:,} barcodes"
             )
-        inner = CsrMatrix(indptr, Hdf5Vector(group["indices"]), Hdf5Vector(group["data"]), found[0])
+        inner = CsrMatrix(pointers.read(0, len(pointers)), Hdf5Vector(group["indices"]), Hdf5Vector(group["data"]), found[0])
         self.x = GeneExpression(inner, columns)
 
     def _group(self, layer: str | None) -> Any:

@@ -1,7 +1,7 @@
 """zarr stores, version 2 and 3, in folders and .zip files, with AnnData's layout. Opened read-only."""
 
-import contextlib
 import os
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ import numpy as np
 from rankcell.counts.h5ad import StoredAnnData
 from rankcell.counts.hdf5 import first_line, loading
 from rankcell.counts.matrix import ArrayVector, Matrix
+from rankcell.counts.room import require_room
 from rankcell.counts.source import register
 from rankcell.counts.spill import dense_matrix
+from rankcell.counts.zarropen import MARKS, open_zarr, require_sound
 from rankcell.errors import InputError
-
-_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs", ".zarray")
 
 
 class ZarrSource(StoredAnnData):
@@ -25,12 +25,19 @@ class ZarrSource(StoredAnnData):
 
     def __init__(self, path: str | os.PathLike, *, layer: str | None = None, raw: bool = False):
         self.name = str(path)
-        self._store, root = _open(Path(path))
+        self._store, root = open_zarr(Path(path))
         with loading(self):
-            if not any({"obs", "var"} <= set(root) or group in root for group in ("mod", "tables")):
-                found = ", ".join(sorted(root)) or "nothing"
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Object at .* is not recognized")  # such as .DS_Store; what is missing is said below
+                names = set(root)
+            require_sound(self._store)
+            if not any({"obs", "var"} <= names or group in root for group in ("mod", "tables")):
+                found = ", ".join(sorted(names)) or "nothing"
                 raise InputError(f"{path} is a zarr store but not an AnnData, which has obs and var: it holds {found}")
-        super().__init__(root, self.name, lambda node: ArrayVector(_Slices(node)), layer=layer, raw=raw)
+        try:
+            super().__init__(root, self.name, lambda node: ArrayVector(_Slices(node)), layer=layer, raw=raw)
+        finally:  # a part that is passed over is the cause of what it lacks
+            require_sound(self._store)
 
     def _dense(self, node: Any) -> Matrix:
         return dense_matrix(_Slices(node), getattr(node, "shards", None) or node.chunks)
@@ -47,6 +54,7 @@ class _Slices:
     def __init__(self, node: Any):
         if not hasattr(node, "shape"):
             raise InputError(f"{node.name} is not a list of numbers")
+        require_room(node, whole=False)
         self._node, self.shape, self.dtype = node, node.shape, node.dtype
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -56,34 +64,19 @@ class _Slices:
             raise OSError(f"{self._node.name}: {first_line(e)}") from e
 
 
-def _open(path: Path) -> tuple[Any, Any]:
-    """(store, root group). InputError when it is none."""
-    import zarr
-
-    store: Any = None
-    try:
-        store = zarr.storage.LocalStore(path, read_only=True) if path.is_dir() else zarr.storage.ZipStore(path, mode="r")
-        return store, zarr.open_group(store, mode="r")
-    except Exception as e:  # zarr, zipfile and json have their own
-        if store is not None:
-            with contextlib.suppress(Exception):  # a .zip that could not be opened cannot be closed
-                store.close()
-        raise InputError(f"{path} is not a readable zarr store ({type(e).__name__}: {first_line(e)})") from e
-
-
 def _is_zarr(source: Any) -> bool:
     if not isinstance(source, (str, os.PathLike)):
         return False
     path = Path(source)
     if path.is_dir():
-        return path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in _MARKS)
+        return path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in MARKS)
     if path.suffix.lower() != ".zip" or not path.is_file():
         return False
     if path.name.lower().endswith(".zarr.zip"):
         return True
     try:
         with zipfile.ZipFile(path) as z:
-            return not {*_MARKS}.isdisjoint(z.namelist())
+            return not {*MARKS}.isdisjoint(z.namelist())
     except (OSError, zipfile.BadZipFile):
         return False
 
