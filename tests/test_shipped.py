@@ -82,9 +82,10 @@ def test_demo_writes_its_rankings_as_stats_does(demo, tmp_path):
     import json
 
     import rankcell as rc
+    from rankcell import jobs
 
     score = "toward_CD14+ Monocyte_cell_in_place"
-    rc.jobs.stats(demo / "b_to_monocyte", tmp_path / "t.csv", score=score)
+    jobs.stats(demo / "b_to_monocyte", tmp_path / "t.csv", score=score)
     saved = demo / "ranked_b_to_monocyte.csv"
     assert saved.read_text() == (tmp_path / "t.csv").read_text()
     beside = [json.loads((p.parent / f"{p.name}.json").read_text()) for p in (saved, tmp_path / "t.csv")]
