@@ -14,6 +14,7 @@ import numpy as np
 from rankcell.errors import CellError, SettingsError, TokensError, VocabularyError
 from rankcell.report.figures import DOWN, GREY, INK, UP, _plain
 from rankcell.tokens import TokenSet
+from rankcell.tokens.rows import row_number
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.catalog import find_by_hash
 
@@ -44,7 +45,7 @@ def opened(tokens: Any, vocab: str | os.PathLike | Vocabulary | None) -> tuple[T
     return tokens, found
 
 
-def row_number(tokens: TokenSet, cell: str | int) -> int:
+def cell_row(tokens: TokenSet, cell: str | int) -> int:
     """The row of a cell id or row number; CellError when there is none."""
     if isinstance(cell, str):
         if cell in tokens.cell_ids:
@@ -54,9 +55,7 @@ def row_number(tokens: TokenSet, cell: str | int) -> int:
         )
     if not isinstance(cell, numbers.Integral) or isinstance(cell, bool):
         raise CellError(f"a cell is named by its id (str) or its row number (int), and this is {type(cell).__name__}")
-    if not 0 <= cell < len(tokens):
-        raise CellError(f"there is no row {cell}: the tokens have {len(tokens):,} cells, counted from 0")
-    return int(cell)
+    return row_number(cell, len(tokens))
 
 
 def _near(tokens: TokenSet, cell: str) -> str:
@@ -71,7 +70,7 @@ def encoding_table(tokens: TokenSet, vocab: Vocabulary, cell: str | int) -> Any:
     """See rankcell.get.tokens_df."""
     import pandas as pd
 
-    i = row_number(tokens, cell)
+    i = cell_row(tokens, cell)
     row = tokens.row(i)
     first, last = tokens.frame.span(len(row))
     at = np.arange(len(row))

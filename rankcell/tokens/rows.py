@@ -1,6 +1,8 @@
 """Token rows as other programs save them -> the column that a TokenSet walks: lists of whole numbers without holes."""
 
+import operator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,10 +10,38 @@ import pyarrow.compute as pc
 
 from rankcell.counts.arrays import as_numbers
 from rankcell.errors import CellError, TokensError
-from rankcell.wording import note
+from rankcell.wording import note, shortened
 
 ROWS, COUNTS, UNCROPPED, IDS = "input_ids", "counts", "input_ids_uncropped", "cell_id"
 _FEW = 3
+
+
+def row_number(i: Any, n: int) -> int:
+    """`i` as the number of one of `n` rows, counted from 0; CellError for any other, negative ones included."""
+    try:
+        number = operator.index(i)
+    except TypeError:
+        number = None
+    if number is None or i is True or i is False:
+        raise CellError(f"a row is named by its number, a whole number from 0, and this is {shortened(i)}")
+    if not 0 <= number < n:
+        raise CellError(f"there is no row {number}: the tokens have {n:,} cells, counted from 0")
+    return number
+
+
+def row_numbers(rows: Any, n: int) -> np.ndarray:
+    """Several of them, int64."""
+    try:
+        numbers = np.asarray(rows)
+    except ValueError:
+        numbers = np.empty((0, 0))
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        way_out = ": np.flatnonzero(mask) gives the numbers of a mask's rows" if numbers.dtype == bool else ""
+        raise CellError(f"rows are named by a list of whole numbers from 0, and this is {shortened(rows)}{way_out}")
+    wrong = numbers[(numbers < 0) | (numbers >= n)]
+    if len(wrong):
+        row_number(wrong[0], n)
+    return numbers.astype(np.int64)
 
 
 def plain_rows(table: pa.Table, where: str | Path) -> pa.Table:

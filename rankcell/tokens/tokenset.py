@@ -20,7 +20,7 @@ from rankcell.errors import CellError, TokensError
 from rankcell.store import atomic_path, content_hash, read_json
 from rankcell.tokens.arrow import DatasetWriter, dataset_files, read_rows
 from rankcell.tokens.plain import check_rows, spec_of_plain
-from rankcell.tokens.rows import COUNTS, IDS, ROWS, UNCROPPED, plain_ids, plain_rows, without_padding
+from rankcell.tokens.rows import COUNTS, IDS, ROWS, UNCROPPED, plain_ids, plain_rows, row_number, row_numbers, without_padding
 from rankcell.tokens.seal import check_seal, sealed
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Frame, Vocabulary, find_vocabulary
@@ -101,7 +101,7 @@ class TokenSet:
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
 
     def row(self, i: int) -> np.ndarray:
-        """The tokens of cell `i` (int32), special tokens included."""
+        """The tokens of cell `i` (int32), special tokens included. `i` is a row number from 0, as everywhere here; CellError for any other."""
         return self._entry(ROWS, i).astype(np.int32)
 
     def genes(self, i: int) -> np.ndarray:
@@ -127,6 +127,7 @@ class TokenSet:
         return self._entry(COUNTS, i)
 
     def _entry(self, column: str, i: int) -> np.ndarray:
+        i = row_number(i, len(self))
         start, flat = self._lists(column)
         chunk = int(np.searchsorted(start, i, side="right")) - 1
         offsets, values = flat[chunk]
@@ -150,8 +151,8 @@ class TokenSet:
         return self.lengths - len(self.frame)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "TokenSet":
-        """The cells at `rows`, in that order."""
-        rows = pa.array(np.asarray(rows, np.int64))
+        """The cells at `rows` (row numbers from 0), in that order. CellError for what are no rows of the set."""
+        rows = pa.array(row_numbers(rows, len(self)))
         return TokenSet(self.table.take(rows).combine_chunks(), self.spec).known_to_fit(self._checked)
 
     def known_to_fit(self, vocabulary_hash: str) -> "TokenSet":

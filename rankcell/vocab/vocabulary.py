@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import SettingsError, VocabularyError
+from rankcell.errors import GeneError, SettingsError, VocabularyError
 from rankcell.store import content_hash
 from rankcell.vocab.folder import load_folder, save_folder
 from rankcell.vocab.frame import Frame
@@ -128,7 +128,9 @@ class Vocabulary:
         return index
 
     def label(self, index: int) -> str:
-        """What to call gene `index` in a picture or a sentence: its symbol, or its id where it has none."""
+        """What to call gene `index` in a picture or a sentence: its symbol, or its id where it has none. GeneError for no index of a gene, such as the -1 of `lookup`."""
+        if not 0 <= index < len(self):
+            raise GeneError(f"there is no gene {index}: vocabulary '{self.name}' has {len(self):,}, counted from 0")
         return self.symbols[index] or self.genes[index]
 
     def describe_token(self, token: int) -> str:
