@@ -1,6 +1,7 @@
 """The engine against the slow reference: every kind of edit, every score, affected genes; in batches of any size."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -374,11 +375,11 @@ def test_a_precision_is_kept_when_it_keeps_the_shifts(cases, noise, kept):
             }
             return dataclasses.replace(found, scores=off)
 
-    found = precision.settle(lambda p: exact if p == "fp32" else Off(), rows)
-    assert found["precision"] == kept and found["score"].startswith("cos_")
-    assert (found["relative_error"] < 0.05) == (kept == "bf16")
-    few = precision.settle(lambda p: exact, [rows[0][:4]])
-    assert few["score"] is None and few["precision"] == "fp32"
+    check = precision.settle(lambda p: exact if p == "fp32" else Off(), ["bf16"], rows)
+    assert check["precision"] == kept and check["tried"][0]["score"].startswith("cos_")
+    assert (check["tried"][0]["relative_error"] < 0.05) == (kept == "bf16")
+    few = precision.settle(lambda p: exact, ["bf16"], [rows[0][:4]])
+    assert few == {"precision": "fp32", "tried": []}
     with pytest.warns(RankcellWarning, match="precision fp32: the cells that were tried have fewer than 10 edits each"):
         precision.say(few)
 
@@ -389,10 +390,51 @@ def test_true_bf16_is_judged(cases):
     plan = EditPlan.make(case.vocab, kind="delete", frame=case.frame, max_len=20)
     encoders = {p: Encoder(case.checkpoint, device="cpu", precision=p) for p in ("fp32", "bf16")}
     n_blocks = case.checkpoint.resolve_layer(-2)
-    found = precision.settle(lambda p: Engine(encoders[p], plan, n_blocks, StateEmbeddings({}), 99), rows)
-    assert 0 < found["relative_error"] < 1 and 0.5 < found["spearman"] <= 1
-    with pytest.warns(RankcellWarning, match=f"precision {found['precision']}.* '{found['score']}' has Spearman 0.9"):
-        precision.say(found)
+    check = precision.settle(lambda p: Engine(encoders[p], plan, n_blocks, StateEmbeddings({}), 99), ["bf16"], rows)
+    (tried,) = check["tried"]
+    assert 0 < tried["relative_error"] < 1 and 0.9 < tried["spearman"] <= 1
+    with pytest.warns(RankcellWarning, match=f"precision {check['precision']}.*in bf16 '{tried['score']}' has Spearman (0.9|1)"):
+        precision.say(check)
+
+
+@pytest.mark.parametrize(("bad", "kept"), [((), "fp16"), (("fp16",), "bf16"), (("fp16", "bf16"), "tf32"), (("fp16", "bf16", "tf32"), "fp32")])
+def test_faster_precisions_are_tried_in_order(cases, bad, kept):
+    """Of those that overflow none is kept, and none is loaded after the one that is."""
+    case, asked = cases("bare"), []
+    rows = [np.array(case.tokens(range(12)), np.int32)]
+    exact = case.engine(EditPlan.make(case.vocab, kind="delete", frame=case.frame, max_len=20))
+
+    class Overflows:
+        def run(self, *args, **how):
+            scored = exact.run(*args, **how)
+            return dataclasses.replace(scored, scores={n: np.where(np.arange(len(v)) == 3, np.nan, v) for n, v in scored.scores.items()})
+
+    def engine_of(name):
+        asked.append(name)
+        return Overflows() if name in bad else exact
+
+    check = precision.settle(engine_of, ["fp16", "bf16", "tf32"], rows)
+    order = ["fp32", "fp16", "bf16", "tf32"]
+    assert check["precision"] == kept and asked == (order if kept == "fp32" else order[: order.index(kept) + 1])
+    assert [t["relative_error"] for t in check["tried"] if t["precision"] in bad] == [None] * len(bad)
+    json.dumps(check, allow_nan=False)
+    with pytest.warns(RankcellWarning, match=f"precision {kept}"):
+        precision.say(check)
+
+
+def test_derived_scores_are_not_judged(cases):
+    """What a score owes to positions is a difference, whose relative error says nothing of the score."""
+    case = cases("bare")
+    rows = [np.array(case.tokens(range(12)), np.int32)]
+    exact = case.engine(EditPlan.make(case.vocab, kind="delete", frame=case.frame, max_len=20))
+
+    class Off:
+        def run(self, *args, **how):
+            scored = exact.run(*args, **how)
+            return dataclasses.replace(scored, scores={n: -v if n.endswith("_position") else v for n, v in scored.scores.items()})
+
+    assert any(n.endswith("_position") for n in exact.score_names)
+    assert precision.settle(lambda p: exact if p == "fp32" else Off(), ["fp16"], rows)["precision"] == "fp16"
 
 
 def test_probed_cells():

@@ -225,9 +225,9 @@ def test_the_last_block_computes_only_what_is_wanted(small, batch, monkeypatch):
     call, plus = blocks.Linear.__call__, blocks.Linear.plus
 
     def counted(function):
-        def run(self, x, *rest):
+        def run(self, x, *rest, **how):
             sizes.append((len(x), *self.weight.shape))
-            return function(self, x, *rest)
+            return function(self, x, *rest, **how)
 
         return run
 
@@ -276,7 +276,7 @@ def test_precision(small, batch):
         error = (half - full).abs().max()  # states are layer-normed (about 1); bfloat16 keeps 8 bits, float16 11
         assert least < error < most
     assert encoder_of(small[1]).precision == "fp32"
-    with pytest.raises(SettingsError, match="unknown precision 'fp8'; one of auto, fp32, bf16, fp16"):
+    with pytest.raises(SettingsError, match="unknown precision 'fp8'; one of auto, fp32, tf32, bf16, fp16"):
         encoder_of(small[1], precision="fp8")
 
 
@@ -359,7 +359,7 @@ def test_other_kinds_and_activations(small, rows, batch, tmp_path, monkeypatch, 
 def test_description(small):
     said = encoder_of(small[1], precision="bf16").description
     assert said.pop("attention") in ("blocked", "sdpa")
-    assert said == {"device": "cpu", "precision": "bf16", "threads": torch.get_num_threads(), "torch": torch.__version__}
+    assert said == {"device": "cpu", "precision": "bf16", "products": "ieee", "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_a_damaged_seal(folder, held):
 def test_precisions_that_are_none(folder, verb, precision):
     import rankcell as rc
 
-    with pytest.raises(RankcellError, match="unknown precision .*; one of auto, fp32, bf16, fp16"):
+    with pytest.raises(RankcellError, match="unknown precision .*; one of auto, fp32, tf32, bf16, fp16"):
         getattr(rc, verb)(folder, precision=precision)
 
 

@@ -350,8 +350,7 @@ def test_half_precision_of_long_rows(long):
 
 @pytest.fixture
 def fast_bf16(monkeypatch):
-    monkeypatch.setattr(embedder, "has_fast_bf16", lambda device: True)
-    monkeypatch.setattr(embedder, "_WIDE_ENOUGH", 64)
+    monkeypatch.setattr(embedder, "faster_precisions", lambda device, width: ["bf16"] if width >= 64 else [])
 
 
 def automatic(folder, tokens, **how):
@@ -389,7 +388,7 @@ def test_auto_is_fp32_for_narrow_models_and_slow_processors(wide, small, fast_bf
     vocab, folder = small
     _, found = automatic(folder, tokens_of(vocab, BODIES))
     assert found.meta["precision"] == "fp32" and "precision_check" not in found.meta
-    monkeypatch.setattr(embedder, "has_fast_bf16", lambda device: False)
+    monkeypatch.setattr(embedder, "faster_precisions", lambda device, width: [])
     _, found = automatic(*wide[1:])
     assert found.meta["precision"] == "fp32" and "precision_check" not in found.meta
 

@@ -76,7 +76,7 @@ def embed(
     check = written.meta.get("precision_check")
     if check:
         typer.echo(
-            f"precision {check['kept']}: on {check['cells']:,} cells the smallest cosine of bf16 with fp32 was {check['least_cosine']:.6f} ({check['output']})"
+            f"precision {check['kept']}: on {check['cells']:,} cells the smallest cosine of {check['tried']} with fp32 was {check['least_cosine']:.6f} ({check['output']})"
         )
     for table, columns in written.columns.items():
         shapes = ", ".join(f"{name} ({width} wide)" for name, width in columns.items())

@@ -39,7 +39,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[
     str,
     typer.Option(
-        help="fp32, bf16, fp16, or auto: bf16 where it is faster and agrees with fp32 (perturb: on shifts), else fp32; training takes fp32."
+        help="fp32, tf32 (CUDA), bf16, fp16, or auto: the fastest that agrees with fp32 (perturb: on shifts); training takes fp32."
     ),
 ]
 TokensPerBatch = Annotated[

@@ -13,8 +13,9 @@ from rankcell.embed.tables import CELLS, Result, memory_table
 from rankcell.embed.unit import Unit, UnitResult, Work
 from rankcell.errors import ModelError, SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
-from rankcell.model.devices import choose_device, has_fast_bf16
-from rankcell.model.encoder import budget_for, is_out_of_memory, require_precision
+from rankcell.model.devices import choose_device
+from rankcell.model.encoder import budget_for, is_out_of_memory
+from rankcell.model.precisions import faster_precisions, precision_on
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option, python_verb
@@ -22,7 +23,6 @@ from rankcell.wording import note, option, python_verb
 TOKENS_PER_UNIT = 500_000  # what is computed before anything is brought home
 LEAST_COSINE = 0.9999  # of a cell's embedding in bf16 with the same in fp32, for `auto` to keep bf16
 _PROBE = 16_384  # tokens, at least, that "auto" looks at
-_WIDE_ENOUGH = 192  # narrower models gain nothing from bf16
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Embedder:
     device
         See rankcell.model.Encoder.
     precision
-        "fp32", "bf16", "fp16"; "auto" takes bf16 where device and model gain from it and the first cells' embeddings keep a
-        cosine of 0.9999 with fp32's, else fp32 (`meta["precision_check"]` says what was found).
+        "fp32", "tf32", "bf16", "fp16"; "auto" takes the fastest that the device and the model gain from and with which the first
+        cells' embeddings keep a cosine of 0.9999 with fp32's, else fp32 (`meta["precision_check"]` says which and why).
     tokens_per_batch
         Most tokens that the model is given at once; None: 4,096 on a processor, what fits the memory on a GPU.
     """
@@ -76,8 +76,7 @@ class Embedder:
         precision: str = "auto",
         tokens_per_batch: int | None = None,
     ):
-        require_precision(precision)
-        choose_device(device)
+        precision_on(precision, choose_device(device))
         self.checkpoint = open_checkpoint(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise SettingsError(f"tokens_per_batch is {tokens_per_batch}; at least 1")
@@ -142,23 +141,28 @@ class Embedder:
         return Embeddings(tokens.cell_ids, columns, self.meta(tokens, work.outputs), tokens.obs_df)
 
     def settle_precision(self, tokens: TokenSet, outputs: list[Output]) -> None:
-        """Decide what "auto" means for these tokens, once: bf16 is kept when the first cells' embeddings agree with fp32's."""
+        """Decide what "auto" means for these tokens, once: the first faster precision whose embeddings of the first cells agree with fp32's."""
         if self._precision != "auto" or self._encoder is not None or not outputs:
             return
-        if self.checkpoint.width < _WIDE_ENOUGH or not has_fast_bf16(choose_device(self._device)):
-            return
-        rows = _probe_rows(tokens, max(_PROBE, self.tokens_per_batch))
+        faster = faster_precisions(choose_device(self._device), self.checkpoint.width)
+        rows = _probe_rows(tokens, max(_PROBE, self.tokens_per_batch)) if faster else ()
         if not len(rows):
             return
-        exact, fast = (Encoder(self.checkpoint, device=self._device, precision=p) for p in ("fp32", "bf16"))
-        found = []
-        for encoder in (exact, fast):
-            self._encoder = encoder
-            found.append(self.run(tokens, rows, Work(outputs)).cells)
-        worst, name = min((float(_cosines(found[0][o.name], found[1][o.name]).min()), o.name) for o in outputs)
-        kept = "bf16" if worst >= LEAST_COSINE else "fp32"
-        self._encoder = fast if kept == "bf16" else exact
-        self._checked = {"kept": kept, "cells": len(rows), "least_cosine": worst, "output": name}
+
+        def embeddings(precision: str) -> tuple[Encoder, dict[str, np.ndarray]]:
+            self._encoder = Encoder(self.checkpoint, device=self._device, precision=precision)
+            return self._encoder, self.run(tokens, rows, Work(outputs)).cells
+
+        exact_encoder, exact = embeddings("fp32")
+        for precision in faster:
+            encoder, lower = embeddings(precision)
+            worst, name = min((_least_cosine(exact[o.name], lower[o.name]), o.name) for o in outputs)
+            is_kept = worst >= LEAST_COSINE
+            self._encoder = encoder if is_kept else exact_encoder
+            kept = precision if is_kept else "fp32"
+            self._checked = {"kept": kept, "tried": precision, "cells": len(rows), "least_cosine": worst, "output": name}
+            if is_kept:
+                return
 
     def run(self, tokens: TokenSet, rows: np.ndarray, work: Work, *, tick: Callable[[int], None] | None = None) -> UnitResult:
         """All that `work` asks for of the cells at `rows`, in their order. NaN for cells without genes. `tick(cells)` per batch."""
@@ -167,7 +171,7 @@ class Embedder:
         unit = Unit(self.encoder, tokens, rows, work)
         filled = rows[tokens.n_genes[rows] > 0]
         plan = [filled[at] for at in plan_batches(tokens.lengths[filled], tokens_per_batch=self.tokens_per_batch)]
-        with torch.inference_mode(), ThreadPoolExecutor(1) as ahead:
+        with torch.inference_mode(), self.encoder.pinned(), ThreadPoolExecutor(1) as ahead:
             for batch in _prepared(ahead, tokens, plan):
                 self._run_batch(unit, batch)
                 if tick:
@@ -275,6 +279,11 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = a.astype(np.float64), b.astype(np.float64)
     size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
     return np.where(size > 0, (a * b).sum(1) / np.where(size > 0, size, 1), (a == b).all(1))
+
+
+def _least_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The smallest cosine of rows; -1 where one is no number."""
+    return float(np.nan_to_num(_cosines(a, b), nan=-1.0).min())
 
 
 def _several(value: Any) -> list[Any]:

@@ -4,6 +4,10 @@ Nothing is padded: what is the same for every token (the linear layers) runs ove
 attention over runs of rows of equal length. On processors, matrix products go through oneDNN where torch has it (on some it is
 more than twice as fast as the library that torch takes by itself: benchmarks/RESULTS.md), and long rows through an attention whose scores
 stay in the caches.
+
+In half precision the products are half and the residual stream is not: states between blocks, sums with the residual and norms
+are float32. A shift is a small difference of two runs, and what rounds it off is the residual, block after block
+(benchmarks/bench_precision.py measures what is left).
 """
 
 import functools
@@ -46,7 +50,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Linear:
-    """x @ weight.T + bias, then `activation` ("relu", "gelu" or another as a function)."""
+    """x @ weight.T + bias in the weight's precision, then `activation` ("relu", "gelu" or another as a function)."""
 
     weight: Any
     bias: Any
@@ -56,14 +60,17 @@ class Linear:
     def __call__(self, x: Any) -> Any:
         import torch.nn.functional as F
 
+        x = x.to(self.weight.dtype)
         if self.onednn:
             fused = {None: "none", "relu": "relu"}.get(self.activation)
             out = onednn_linear()(x, self.weight, self.bias, fused or "none", [], "")
             return out if fused else _activate(out, self.activation)
         return _activate(F.linear(x, self.weight, self.bias), self.activation)
 
-    def plus(self, x: Any, other: Any) -> Any:
-        """The same with `other` added."""
+    def plus(self, x: Any, other: Any, *, into: bool = False) -> Any:
+        """The same with `other` added, in the precision of `other`, whose place it may take with `into`."""
+        if other.dtype != self.weight.dtype:
+            return other.add_(self(x)) if into else other + self(x)
         if self.onednn:
             return onednn_linear().binary(x, other, self.weight, self.bias, "add")
         import torch.nn.functional as F
@@ -129,7 +136,7 @@ class Block:
 
     @classmethod
     def of(cls, layer: Any, config: Any, *, dtype: Any, device: Any, onednn: bool) -> "Block":
-        """From a block of transformers' BertModel (or one that is built alike), its weights converted and moved."""
+        """From a block of transformers' BertModel (or one that is built alike), its weights moved, those of products as `dtype`."""
         import torch
 
         try:
@@ -144,14 +151,14 @@ class Block:
         except AttributeError as e:
             raise ModelError(f"a block of this {config.model_type} model is not built like BERT's ({e})") from None
 
-        def moved(t: Any) -> Any:
+        def moved(t: Any, dtype: Any) -> Any:
             return t.detach().to(device, dtype).contiguous()
 
         def linear(part: Any, activation: Any = None) -> Linear:
             weight, bias = part if isinstance(part, tuple) else (part.weight, part.bias)
-            return Linear(moved(weight), moved(bias), activation, onednn)
+            return Linear(moved(weight, dtype), moved(bias, dtype), activation, onednn)
 
-        first, second = (Norm(moved(n.weight), moved(n.bias), n.eps) for n in norms)
+        first, second = (Norm(moved(n.weight, torch.float32), moved(n.bias, torch.float32), n.eps) for n in norms)
         act = "relu" if config.hidden_act == "relu" else act
         qkv, out, up, down = (linear(p, act if i == 2 else None) for i, p in enumerate(parts))
         return cls(qkv, out, first, up, down, second, config.num_attention_heads)
@@ -175,7 +182,7 @@ class Block:
     def after(self, mixed: Any, own: Any) -> Any:
         """What attention gives and the states before the block -> the states after it, all [tokens, width]."""
         hidden = self.out_norm(self.out.plus(mixed, own))
-        return self.down_norm(self.down.plus(self.up(hidden), hidden))
+        return self.down_norm(self.down.plus(self.up(hidden), hidden, into=True))
 
     def project(self, hidden: Any, keys: Any = None, only: Any = None) -> tuple[Any, Any, Any]:
         """Queries, keys and values, each [tokens, width]."""

@@ -112,17 +112,3 @@ def has_float64(device: Any) -> bool:
     if device.type == "xpu":
         return bool(getattr(torch.xpu.get_device_properties(device), "has_fp64", True))
     return device.type != "mps"
-
-
-def has_fast_bf16(device: Any) -> bool:
-    """Whether bf16 is a matter of hardware here: CUDA devices from Ampere on, processors with AVX-512 BF16 or AMX."""
-    import torch
-
-    from rankcell.model.blocks import has_onednn
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    if device.type != "cpu" or not has_onednn(device):
-        return False
-    answers = (getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(answers)

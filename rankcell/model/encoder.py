@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import ModelError, SettingsError
+from rankcell.errors import ModelError
 from rankcell.model.batches import TOKENS_PER_BATCH, Batch
 from rankcell.model.blocks import Attention, Block, Rows, has_onednn
 from rankcell.model.checkpoint import Checkpoint
 from rankcell.model.config import shape_of
 from rankcell.model.devices import choose_device
+from rankcell.model.precisions import dtype_of, pinned, precision_on
 from rankcell.model.weights import read_weights
-from rankcell.wording import note, shortened
+from rankcell.wording import note
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _SHARE = 0.5  # of a GPU's memory that the states of a batch may take
 _MOST = 262_144  # tokens: beyond that nothing is gained
 
@@ -27,22 +27,20 @@ class Encoder:
     device
         "auto" (the first GPU, or the processor), "cpu", "cuda", "cuda:1", ...: see rankcell.model.devices.
     precision
-        "fp32", "bf16" or "fp16" for weights and activations; "auto" is fp32.
+        "fp32", "tf32" (CUDA), "bf16" or "fp16": what matrix products are computed in; "auto" is fp32. Embeddings, residual sums,
+        norms and the states that come out are float32 in all of them.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "auto", precision: str = "auto"):
-        import torch
-
         self.checkpoint = checkpoint
         self.device = choose_device(device)
-        require_precision(precision)
-        self.precision = "fp32" if precision == "auto" else precision
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        self.precision = precision_on(precision, self.device)
+        self.dtype = dtype_of(self.precision)
         onednn = has_onednn(self.device) and self.precision != "fp16"
         trunk = _load_trunk(checkpoint)
         config = trunk.config
         self._blocks = [Block.of(b, config, dtype=self.dtype, device=self.device, onednn=onednn) for b in trunk.encoder.layer]
-        self._embeddings = _Embeddings(trunk, self.device, self.dtype)
+        self._embeddings = _Embeddings(trunk, self.device)
         self._attention = Attention.choose(self.device, self.dtype, config.hidden_size // config.num_attention_heads, onednn=onednn)
 
     @property
@@ -54,6 +52,7 @@ class Encoder:
         threads = torch.get_num_threads() if kind == "cpu" else 0
         name = torch.cuda.get_device_name(self.device) if kind == "cuda" else "cpu"
         held = {"device": name, "precision": self.precision, "attention": self._attention.way, "threads": threads}
+        held |= {"products": "tf32" if self.precision == "tf32" else "ieee"}
         return held | {"torch": str(torch.__version__)}
 
     def walk(
@@ -78,7 +77,7 @@ class Encoder:
             Where they are known: what the first block's attention gives, and the states before it, both [tokens, width]. Then
             0 cannot be among `layers`, and the first block cannot be one with `only`.
 
-        States are of the encoder's precision, on its device.
+        States are float32, on the encoder's device.
         """
         import torch
 
@@ -102,6 +101,10 @@ class Encoder:
                     hidden = self._blocks[n - 1](hidden, short if trims else rows, self._attention, **how)
             if n in wanted:
                 yield n, hidden
+
+    def pinned(self) -> contextlib.AbstractContextManager[None]:
+        """For all that this encoder computes: torch's switches as its precision says."""
+        return pinned(self.precision)
 
     def embedded(self, ids: np.ndarray, positions: np.ndarray) -> Any:
         """States before the first block [tokens, width]."""
@@ -147,10 +150,10 @@ def _at(watch: Callable[[int, Any, Any], None], n: int) -> Callable[[Any, Any], 
 class _Embeddings:
     """Token, position and type embeddings with their norm, for packed rows."""
 
-    def __init__(self, trunk: Any, device: Any, dtype: Any):
-        own = trunk.embeddings.to(device).eval()  # in float32, whatever the blocks run in
+    def __init__(self, trunk: Any, device: Any):
+        own = trunk.embeddings.to(device).eval()
         projection = getattr(trunk, "embeddings_project", None)  # ELECTRA's, where embeddings are narrower than states
-        self._own, self._dtype = own, dtype
+        self._own = own
         self._projection = None if projection is None else projection.to(device).eval()
         first = getattr(own, "padding_idx", None) if trunk.config.model_type != "bert" else None
         self._first = (
@@ -163,7 +166,7 @@ class _Embeddings:
         # types are given, because transformers before 5 has them for no more tokens than the model has positions
         where = {"position_ids": positions[None] + self._first, "token_type_ids": torch.zeros_like(ids[None])}
         hidden = self._own(input_ids=ids[None], **where)[0]
-        return (hidden if self._projection is None else self._projection(hidden)).to(self._dtype)
+        return hidden if self._projection is None else self._projection(hidden)
 
 
 def is_out_of_memory(e: Exception) -> bool:
@@ -182,16 +185,12 @@ def budget_for(checkpoint: Checkpoint, device: str, precision: str) -> int:
         return TOKENS_PER_BATCH
     config = checkpoint.config
     numbers = 10 * checkpoint.width + 2 * int(config.get("intermediate_size", 4 * checkpoint.width))  # alive at once, a token
-    size = 4 if precision == "fp32" else 2
+    size = 3 if precision in ("bf16", "fp16") else 4  # bytes: products are half, the residual stream is not
     weights = 4 * checkpoint.n_layers * (4 * checkpoint.width**2 + 2 * checkpoint.width * int(config.get("intermediate_size", 0)))
     memory = torch.cuda.get_device_properties(chosen).total_memory
     return int(np.clip((memory * _SHARE - weights) / (numbers * size), checkpoint.max_positions, _MOST))
 
 
-def require_precision(precision: str) -> None:
-    """SettingsError when it is none of PRECISIONS."""
-    if precision not in PRECISIONS:
-        raise SettingsError(f"unknown precision {shortened(precision)}; one of {', '.join(PRECISIONS)}")
 
 
 def _load_trunk(checkpoint: Checkpoint) -> Any:

@@ -80,7 +80,7 @@ class Tape:
         self.n = len(embedded)
         self._bias = None
         if attend is not None and not bool(attend.all()):
-            self._bias = torch.zeros(self.n, dtype=embedded.dtype, device=embedded.device).masked_fill_(~attend, -torch.inf)
+            self._bias = torch.zeros(self.n, dtype=weights[0].qkv.dtype, device=embedded.device).masked_fill_(~attend, -torch.inf)
         size = embedded.element_size() * self.n * sum(7 * embedded.shape[1] + w.up.shape[1] for w in weights)
         keeps = size <= KEPT.get(embedded.device.type, KEPT["cpu"])
         with torch.no_grad():
@@ -205,13 +205,13 @@ class Tape:
         block = w.block
         dy = _norm_back(dy, kept.norms[1], block.down_norm)
         inner = _product(dy.flatten(0, 1), w.down).view(*dy.shape[:2], -1).mul_(kept.slope)
-        dy = _product(inner.flatten(0, 1), w.up).view(dy.shape).add_(dy)
+        dy = dy + _product(inner.flatten(0, 1), w.up).view(dy.shape)
         dy = _norm_back(dy, kept.norms[0], block.out_norm)
         mixed = _product(dy.flatten(0, 1), w.out).view(dy.shape)
-        qkv = torch.empty((*dy.shape[:2], 3 * dy.shape[2]), dtype=dy.dtype, device=dy.device)
+        qkv = torch.empty((*dy.shape[:2], 3 * dy.shape[2]), dtype=w.qkv.dtype, device=dy.device)
         for number, h in enumerate(_heads(kept.q, block.heads)):
             self._back_head(kept, number, h, mixed[..., h], qkv, replaced, found)
-        return _product(qkv.flatten(0, 1), w.qkv).view(dy.shape).add_(dy)
+        return dy + _product(qkv.flatten(0, 1), w.qkv).view(dy.shape)
 
     def _back_head(self, kept: _Kept, number: int, h: slice, d_out: Any, qkv: Any, replaced: tuple[Any, Any] | None, found: Any) -> None:
         """One head: fills its columns of `qkv` [functions, tokens, 3 widths] and adds to the effects."""
@@ -304,7 +304,8 @@ def _uses_onednn(x: Any) -> bool:
 
 
 def _product(x: Any, w: Any) -> Any:
-    """x [rows, inner] @ w.T [inner, columns]"""
+    """x [rows, inner] @ w.T [inner, columns], in the precision of w"""
+    x = x.to(w.dtype)
     return onednn_linear()(x, w, None, "none", [], "") if _uses_onednn(x) else x @ w.t()
 
 

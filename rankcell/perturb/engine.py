@@ -134,8 +134,9 @@ class Engine:
         counts = np.array([len(e) for e in edits], np.int64)
         unit = _Unit(self, rows, edits, np.cumsum(counts) - counts, self.plan.passes if passes is None else passes, sums, progress)
         there = np.flatnonzero(counts)
-        for group in plan_batches([len(rows[i]) for i in there], tokens_per_batch=self.tokens_per_batch):
-            unit.run_cells(there[group])
+        with self.encoder.pinned():
+            for group in plan_batches([len(rows[i]) for i in there], tokens_per_batch=self.tokens_per_batch):
+                unit.run_cells(there[group])
         cell = np.repeat(np.arange(len(rows)), counts)
         target, rank = (np.concatenate([np.empty(0, np.int64), *(getattr(e, name) for e in edits)]) for name in ("target", "rank"))
         n_tokens = np.array([len(r) for r in rows], np.int64)[cell]

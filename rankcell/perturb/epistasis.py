@@ -63,7 +63,8 @@ def interactions(
     verify
         So many pairs of each cell, those with the largest predicted interaction of `fast.verify_by`, are run.
     """
-    found = [_of_cell(fast, row, np.asarray(s), n, verify, progress) for row, s in zip(rows, scores, strict=True)]
+    with fast.engine.encoder.pinned():
+        found = [_of_cell(fast, row, np.asarray(s), n, verify, progress) for row, s in zip(rows, scores, strict=True)]
     names = [name for part in fast.names.values() for name in part]
 
     def joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:

@@ -1,11 +1,11 @@
 """Which precision keeps the shifts of a screen: judged on shifts, because most are a thousandth and less of a state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from rankcell.perturb.engine import Engine, Scored
+from rankcell.perturb.engine import UNFILLED, Engine, Scored
 from rankcell.wording import note, option
 
 LEAST_SPEARMAN = 0.99  # of the edits of a probed cell, by their shifts in the lower precision and in fp32
@@ -14,45 +14,65 @@ _EDITS = 32  # of a probed cell
 FEW = 10  # edits of a cell below which an order says nothing
 
 
-def settle(engine_of: Callable[[str], Engine], rows: Sequence[np.ndarray], longer: Sequence[np.ndarray] | None = None) -> dict[str, Any]:
-    """Try bf16 on some edits of a few cells and say whether it is kept: plain JSON.
+def settle(
+    engine_of: Callable[[str], Engine],
+    faster: Sequence[str],
+    rows: Sequence[np.ndarray],
+    longer: Sequence[np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Try faster precisions on some edits of a few cells, until one keeps order and size of every score: plain JSON.
 
     engine_of
-        "fp32" or "bf16" -> the engine in that precision.
+        precision -> the engine in it.
+    faster
+        What is tried, in this order.
     rows, longer
         The cells to probe, as for Engine.run.
 
-    Returns `precision` ("bf16" where every score keeps order and size, else "fp32"), and of the score that fares worst its
-    name, the smallest Spearman over cells and the relative error.
+    Returns `precision` (the first that is kept, else "fp32") and `tried`: of each precision the score that fares worst, its smallest
+    Spearman over cells and its relative error (None: not all numbers are finite). What a score owes to positions and refill (`shift_..._position`) is a difference of
+    two scores and is not judged. `tried` is empty where no cell has FEW edits.
     """
-    worst = {"precision": "fp32", "score": None, "spearman": None, "relative_error": None}
-    plan = engine_of("fp32").plan
-    if max((plan.count(row) for row in rows), default=0) < FEW:
-        return worst  # too little to judge by
-    exact, low = (engine_of(p).run(rows, longer, most=_EDITS) for p in ("fp32", "bf16"))
-    kept, found = True, []
-    for name in exact.scores:
-        spearman, error = compare(exact, low, name)
-        if spearman is None:
-            continue
-        kept &= spearman >= LEAST_SPEARMAN and error <= MOST_ERROR
-        found.append((spearman, error, name))
-    if not found:
-        return worst
-    spearman, error, name = min(found, key=lambda f: (f[0] >= LEAST_SPEARMAN and f[1] <= MOST_ERROR, f[0]))
-    return {"precision": "bf16" if kept else "fp32", "score": name, "spearman": round(spearman, 6), "relative_error": round(error, 6)}
+    exact_engine = engine_of("fp32")
+    if max((exact_engine.plan.count(row) for row in rows), default=0) < FEW:
+        return {"precision": "fp32", "tried": []}
+    names = [n + which for which in exact_engine.plan.passes if which != UNFILLED for n in exact_engine.plain_names]
+    exact, tried = exact_engine.run(rows, longer, most=_EDITS), []
+    for precision in faster:
+        lower = engine_of(precision).run(rows, longer, most=_EDITS)
+        judged = [(*compare(exact, lower, name), name) for name in names]
+        judged = [(rho, error, name) for rho, error, name in judged if rho is not None]
+        if not judged:
+            break
+        rho, error, name = min(judged, key=lambda j: (_is_kept(*j[:2]), j[0]))
+        worst = {"spearman": round(rho, 6), "relative_error": round(error, 6) if np.isfinite(error) else None}
+        tried.append({"precision": precision, "score": name, **worst})
+        if _is_kept(rho, error):
+            return {"precision": precision, "tried": tried}
+    return {"precision": "fp32", "tried": tried}
 
 
-def say(found: dict[str, Any]) -> None:
+def _is_kept(rho: float, error: float) -> bool:
+    return rho >= LEAST_SPEARMAN and error <= MOST_ERROR
+
+
+def say(check: Mapping[str, Any]) -> None:
     """The same as one note."""
-    if found["score"] is None:
-        note(
-            f"precision fp32: the cells that were tried have fewer than {FEW} edits each, too few to judge bf16 by ({option('precision', 'bf16')} takes it)",
-        )
+    if not check["tried"]:
+        note(f"precision fp32: the cells that were tried have fewer than {FEW} edits each, too few to judge others by ({option('precision')})")
         return
-    what = f"'{found['score']}' has Spearman {found['spearman']:.4f} with fp32 and a relative error of {found['relative_error']:.2%}"
-    kept = "precision bf16 keeps the shifts" if found["precision"] == "bf16" else "precision fp32, because bf16 would not keep the shifts"
-    note(f"{kept}: in the cells that were tried {what}")
+    each = "; ".join(
+        f"in {t['precision']} '{t['score']}' "
+        + (
+            "is not a finite number in all edits"
+            if t["relative_error"] is None
+            else f"has Spearman {t['spearman']:.4f} with fp32 and a relative error of {t['relative_error']:.2%}"
+        )
+        for t in check["tried"]
+    )
+    last = check["tried"][-1]["precision"]
+    why = f"precision {last} keeps the shifts" if check["precision"] == last else "precision fp32, because no faster one keeps the shifts"
+    note(f"{why}: in the cells that were tried, {each}")
 
 
 def compare(exact: Scored, low: Scored, name: str) -> tuple[float | None, float]:

@@ -10,8 +10,8 @@ import numpy as np
 from rankcell.embed import Embedder
 from rankcell.errors import SettingsError
 from rankcell.model import Checkpoint, Encoder, open_checkpoint
-from rankcell.model.devices import choose_device, devices_of, has_fast_bf16
-from rankcell.model.encoder import require_precision
+from rankcell.model.devices import choose_device, devices_of
+from rankcell.model.precisions import faster_precisions, precision_on
 from rankcell.perturb import precision as precisions
 from rankcell.perturb.asked import TOKENS_PER_UNIT, Asked
 from rankcell.perturb.edits import EditPlan
@@ -26,8 +26,6 @@ from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import option
 
-_WIDE_ENOUGH = 192  # narrower models gain nothing from bf16
-
 
 class Perturber:
     """Runs in-silico perturbation screens with one checkpoint.
@@ -39,8 +37,8 @@ class Perturber:
     device
         As for rankcell.Embedder; several with commas (`cuda:0,cuda:1`) share the work, and "auto" is all GPUs that there are.
     precision
-        "fp32", "bf16" or "fp16"; "auto" takes bf16 where device and model gain from it and it keeps order and size of the
-        shifts of some edits of the screen, else fp32.
+        "fp32", "tf32", "bf16" or "fp16"; "auto" takes the fastest that device and model gain from and that keeps order and size of
+        the shifts of some edits of the screen, else fp32.
     """
 
     def __init__(
@@ -54,10 +52,11 @@ class Perturber:
         precision: str = "auto",
         tokens_per_batch: int | None = None,
     ):
-        require_precision(precision)
         self.devices = devices_of(device)
         if any(d.startswith("mps") for d in self.devices):
             raise SettingsError(f"device '{device}': screens need numbers of 64 bits, which it has not: choose {option('device', 'cpu')}")
+        for name in self.devices:
+            precision_on(precision, choose_device(name))
         self.checkpoint = open_checkpoint(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
         self.layer, self.n_blocks = layer, self.checkpoint.resolve_layer(layer)
         self.precision, self.asked_tokens_per_batch = precision, tokens_per_batch
@@ -204,13 +203,19 @@ class Perturber:
         self, engine_of: Callable[[Encoder], Engine], rows: Sequence[np.ndarray], longer: Sequence[np.ndarray] | None
     ) -> dict[str, Any] | None:
         """What "auto" means for a screen: the one place where that is decided. None where there is nothing to decide."""
-        if self.precision != "auto" or self.checkpoint.width < _WIDE_ENOUGH or not has_fast_bf16(choose_device(self.devices[0])):
+        faster = [] if self.precision != "auto" else faster_precisions(choose_device(self.devices[0]), self.checkpoint.width)
+        if not faster:
             return None
-        embedders = {p: self._embedder(p) for p in ("fp32", "bf16")}
-        found = precisions.settle(lambda p: engine_of(embedders[p].encoder), rows, longer)
-        self.embedder = embedders[found["precision"]]
-        precisions.say(found)
-        return found
+        embedders = {}
+
+        def engine(precision: str) -> Engine:
+            embedders[precision] = self._embedder(precision)
+            return engine_of(embedders[precision].encoder)
+
+        check = precisions.settle(engine, faster, rows, longer)
+        self.embedder = embedders[check["precision"]]
+        precisions.say(check)
+        return check
 
     def _embedder(self, precision: str) -> Embedder:
         how = {"device": self.devices[0], "precision": precision, "tokens_per_batch": self.asked_tokens_per_batch}

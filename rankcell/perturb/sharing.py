@@ -133,4 +133,4 @@ class FirstBlock:
         if bool((total < _LEAST).any()):
             raise Vanished
         mixed = (rest[..., :-1] + w @ values).div_(total)
-        return mixed.permute(1, 2, 0, 3).flatten(2).flatten(0, 1).to(self.hidden.dtype)
+        return mixed.permute(1, 2, 0, 3).flatten(2).flatten(0, 1).to(self.encoder.dtype)

@@ -53,8 +53,8 @@ def embed(
     counts_layer, raw, gene_column, genome, allow_non_counts
         As for rc.pp.tokenize (`counts_layer` is its `layer`).
     device, precision, tokens_per_batch
-        Where and how the model runs. Precision "auto" is bf16 where that is faster and the embeddings of some cells keep a
-        cosine of 0.9999 with fp32's, else fp32; `uns["rankcell"]["precision_check"]` says what was found.
+        Where and how the model runs. Precision "auto" is the fastest with which the embeddings of some cells keep a
+        cosine of 0.9999 with fp32's; `uns["rankcell"]["precision_check"]` says which was tried, and the smallest cosine.
 
     Sets `adata.obsm[key_added]` (float32 [cells, width]; NaN for cells without a known gene) and `adata.uns["rankcell"]` (model,
     vocabulary and its hash, and pooling and layer of each output, with the columns of each part) and returns None. Of a TokenSet or a
