@@ -404,6 +404,7 @@ def test_missing_rows_on_either_side(tmp_path):
     queried = x.copy()
     queried[2] = np.nan
     adata = in_adata(queried)
+    adata.obs_names = [f"queried {c}" for c in adata.obs_names]
     with pytest.warns(RankcellWarning, match="2 of 120 reference cells lack a label 'kind' or an embedding"):
         rc.tl.map_labels(adata, tmp_path / "reference.h5ad", "kind", key_added="guess", **EVERY)
     assert adata.obs.guess.isna().sum() == 1 and adata.obs.guess.isna().iloc[2]
@@ -434,6 +435,7 @@ def origin(**changed):
 def test_embeddings_of_different_origin_never_meet(changed, line):
     x, labels = blobs()
     adata, reference = in_adata(x), in_adata(x, kind=labels)
+    adata.obs_names = [f"other {c}" for c in adata.obs_names]
     adata.uns["rankcell"], reference.uns["rankcell"] = origin(), origin(**changed)
     with pytest.raises(SettingsError, match=line):
         rc.tl.map_labels(adata, reference, "kind")

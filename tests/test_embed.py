@@ -357,7 +357,7 @@ def test_an_earlier_embedding_keeps_its_origin(small, tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (dict(key_added=""), "key_added is empty"),
+        (dict(key_added=""), "key_added is ''; a name that is not empty"),
         (dict(layer=-1.0), "layer is -1.0; a whole number"),
         (dict(layer="-1"), "layer is '-1'; a whole number"),
         (dict(layer=[-1, None]), "layer is None; a whole number"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankcell.errors import SettingsError
+from rankcell.wording import option
 
 AT_MOST = 10_000  # reference cells, evenly spaced, whose own distances make the scale
 _BLOCK = 4_096
@@ -28,14 +29,19 @@ class Mapped:
     distance: np.ndarray
 
 
+def require_enough(n: int, k: int) -> None:
+    """SettingsError unless each of `n` reference cells has `k` others."""
+    if n < 2:
+        raise SettingsError(f"the reference has {n} cell{'' if n == 1 else 's'} with a label and an embedding: at least 2 are needed, and more than k ({k})")
+    if not 1 <= k < n:
+        raise SettingsError(f"k is {k} and the reference has {n:,} cells with a label and an embedding: {option('k')} is at least 1 and at most {n - 1:,}")
+
+
 def map_labels(x: np.ndarray, reference: Reference, *, k: int = 15, metric: str = "cosine") -> Mapped:
     """See rankcell.tl.map_labels."""
     from sklearn.neighbors import NearestNeighbors
 
-    if not 1 <= k < len(reference.x):
-        raise SettingsError(
-            f"k is {k} and the reference has {len(reference.x):,} cells with a label and an embedding: k must be 1 to one less"
-        )
+    require_enough(len(reference.x), k)
     near = NearestNeighbors(n_neighbors=k, metric=metric).fit(reference.x)
     scale = np.sort(_own_distances(near, reference.x, k))
     found = Mapped(np.full(len(x), -1), np.zeros(len(x)), np.full(len(x), np.nan))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.embed.pools import Output, choose_outputs
-from rankcell.embed.tables import CELLS, Result, memory_table
+from rankcell.embed.tables import CELLS, Result, memory_table, obsm_keys
 from rankcell.embed.unit import Unit, UnitResult, Work
 from rankcell.errors import ModelError, SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
@@ -39,9 +39,7 @@ class Embeddings:
 
     def obsm(self, key: str = "X_rankcell") -> dict[str, np.ndarray]:
         """The columns under their AnnData names: `key` when there is one, `<key>_<pool>_layer<n>` when there are several."""
-        if len(self.columns) == 1:
-            return {key: next(iter(self.columns.values()))}
-        return {f"{key}_{name}": values for name, values in self.columns.items()}
+        return {k: self.columns[name] for k, name in obsm_keys(list(self.columns), key).items()}
 
     def result(self) -> Result:
         """The same as what a store is given."""

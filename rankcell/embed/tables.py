@@ -81,8 +81,12 @@ class Result:
 
     def obsm_keys(self, key: str = "X_rankcell") -> dict[str, str]:
         """{AnnData key: column} of the cells: `key` alone when there is one output, `<key>_<pool>_layer<n>` when several."""
-        names = [c.name for c in self.tables[CELLS].vectors]
-        return {key: names[0]} if len(names) == 1 else {f"{key}_{name}": name for name in names}
+        return obsm_keys([c.name for c in self.tables[CELLS].vectors], key)
+
+
+def obsm_keys(names: Sequence[str], key: str) -> dict[str, str]:
+    """{AnnData key: output} of outputs by their names `<pool>_layer<n>`."""
+    return {key: names[0]} if len(names) == 1 else {f"{key}_{name}": name for name in names}
 
 
 def check_dtype(dtype: str) -> str:

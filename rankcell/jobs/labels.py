@@ -2,8 +2,7 @@
 
 import json
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,19 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import CellError, InputError, OutputError, SettingsError
+from rankcell.errors import CellError, InputError, SettingsError
+from rankcell.jobs.added import added_name, foreign_columns, label_columns, require_free
 from rankcell.jobs.assess import embedding, obs_column, require_anndata
 from rankcell.jobs.chosen import model_for
 from rankcell.jobs.inputs import Progress, is_tokens, require_there, tokens_of
+from rankcell.jobs.labels_out import UNSURE, check_out, label_lines, write_labels
 from rankcell.progress import Passes
-from rankcell.store import atomic_path, require_apart, require_new
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
 
-UNSURE = "unsure"
+KEY = "X_rankcell"
+_SAME = 1e-3  # of its length: two embeddings of one cell differ by less, whatever batches and precision they were made in
 MIN_CONFIDENCE, MAX_DISTANCE = 0.5, 0.95  # at 0.95 about 5 % of cells like the reference are unsure for their distance
-_TABLES = (".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def map_labels(
     reference: Any,
     label: str,
     *,
-    key: str = "X_rankcell",
+    key: str = KEY,
     k: int = 15,
     metric: str = "cosine",
     min_confidence: float = MIN_CONFIDENCE,
@@ -64,15 +64,15 @@ def map_labels(
     """Writes the labels of the reference, their confidence and the distance into `adata.obs`."""
     _check(k, metric, min_confidence, max_distance)
     require_anndata(adata, "rc.tl.map_labels")
+    name = added_name(key_added, f"{label}_mapped")
+    require_free(label_columns(name), foreign_columns(label_columns(name), list(adata.obs)), "adata.obs")
     if isinstance(reference, (str, os.PathLike)):
         reference = _read(reference)
     require_anndata(reference, "rc.tl.map_labels", what="reference")
-    cells = Embedded([], embedding(adata, key), None, _uns(adata))
-    known = Embedded(
-        [], embedding(reference, key, where="the reference"), obs_column(reference, label, where="the reference"), _uns(reference)
-    )
-    name = key_added or f"{label}_mapped"
-    columns = _mapped(cells, known, label, key, k, metric, min_confidence, max_distance, name)
+    cells = Embedded(_ids(adata), embedding(adata, key), None, _uns(adata))
+    labels = obs_column(reference, label, where="the reference")
+    known = _labelled(Embedded(_ids(reference), embedding(reference, key, where="the reference"), labels, _uns(reference)), label)
+    columns = _mapped(cells, known, key, k, metric, min_confidence, max_distance, name)
     for column, values in columns.items():
         adata.obs[column] = values
 
@@ -86,7 +86,7 @@ def annotate(
     model: Any = None,
     vocab: str | os.PathLike | Vocabulary | None = None,
     vocab_mismatch_ok: bool = False,
-    key: str = "X_rankcell",
+    key: str = KEY,
     pool: str | None = None,
     layer: int | None = None,
     k: int = 15,
@@ -120,9 +120,11 @@ def annotate(
     min_confidence, max_distance
         See rankcell.tl.map_labels: cells below or beyond are 'unsure'.
     """
+    import pandas as pd
+
     _check(k, metric, min_confidence, max_distance)
-    out = _check_out(source, reference, Path(out), force=force)
-    name = key_added or f"{label}_mapped"
+    name = added_name(key_added, f"{label}_mapped")
+    out = check_out(source, reference, Path(out), label_columns(name), force=force)
     made = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
     runs = {
         "vocab": vocab,
@@ -133,22 +135,26 @@ def annotate(
     }
     known, cells = (None if model is not None else _stored(s, key, column) for s, column in ((reference, label), (source, None)))
     missing = [which for which, there in (("reference", known), ("source", cells)) if there is None]
+    _check_used(model, key, missing, {"pool": pool, "layer": layer, "vocab": vocab, **made})
     if missing:
         entry = (known or cells).entry if known or cells else {}
         embedder, outputs = _embedder(model, entry, key, pool, layer, runs)
         inputs = {"source": (source, None), "reference": (reference, label)}
         tokens = {which: _tokens(*inputs[which], embedder.checkpoint, made) for which in missing}
+        if "reference" in missing:
+            _require_labelled(tokens["reference"], label, k)
         passes = Passes(progress, sum(int((t.n_genes > 0).sum()) for t in tokens.values()))
         made_now = {which: _embed(tokens[which], inputs[which][1], embedder, outputs, key, passes) for which in missing}
         known, cells = made_now.get("reference", known), made_now.get("source", cells)
-    columns = _mapped(cells, known, label, key, k, metric, min_confidence, max_distance, name)
-    table = _table(cells.cell_ids, columns)
+    known = _labelled(known, label)
+    columns = _mapped(cells, known, key, k, metric, min_confidence, max_distance, name)
+    table = pd.DataFrame({"cell_id": cells.cell_ids, **columns})
     said = cells.entry or known.entry
     table.attrs = {"label": label, "k": k, "metric": metric, "min_confidence": min_confidence, "max_distance": max_distance} | {
         n: said[n] for n in ("model", "model_hash", "model_note") if n in said
     }
-    _write(table, source, out, force=force)
-    return Annotated(table, out, tuple(_lines(table, name, known)))
+    write_labels(table, source, out, force=force)
+    return Annotated(table, out, tuple(label_lines(table, name, len(known.x))))
 
 
 # The rule
@@ -175,8 +181,49 @@ def _note_unsure(n: int, of: int, min_confidence: float, max_distance: float) ->
     )
 
 
+def _check_used(model: Any, key: str, missing: Sequence[str], options: Mapping[str, Any]) -> None:
+    """SettingsError for an option that would be ignored: `key` beside a model, those of a model where nothing is embedded."""
+    if model is not None and key != KEY:
+        raise SettingsError(
+            f"{option('key', key)} names an embedding that is there, and {option('model')} makes new ones: leave one of them out"
+        )
+    if not missing and (named := [option(name) for name, value in options.items() if value not in (None, False)]):
+        raise SettingsError(
+            f"both inputs hold the embedding '{key}', which is taken as it is: leave out {named[0]}, or name {option('model')} to embed anew"
+        )
+
+
+def _labelled(known: Embedded, label: str) -> Embedded:
+    """The reference cells with a label and an embedding; a note counts the others."""
+    import pandas as pd
+
+    labels = pd.Categorical(known.labels)
+    good = np.isfinite(known.x).all(1) & (labels.codes >= 0)
+    if not good.all():
+        n = int((~good).sum())
+        note(f"{n:,} of {len(good):,} reference cells lack a label '{label}' or an embedding: they are left out")
+    ids = [i for i, is_good in zip(known.cell_ids, good, strict=True) if is_good]
+    return Embedded(ids, known.x[good], labels[good].remove_unused_categories(), known.entry)
+
+
+def _note_same_cells(cells: Embedded, known: Embedded) -> None:
+    """A note when cells are in the reference too: of the same id and embedding."""
+    import pandas as pd
+
+    here = pd.Index(cells.cell_ids)
+    at = pd.Index(known.cell_ids).get_indexer(here) if here.is_unique and len(set(known.cell_ids)) == len(known.cell_ids) else np.array([])
+    rows = np.flatnonzero(at >= 0)
+    own, other = cells.x[rows].astype(float), known.x[at[rows]].astype(float)
+    n = int((np.linalg.norm(own - other, axis=1) <= _SAME * np.linalg.norm(own, axis=1)).sum())
+    if n:
+        note(
+            f"{n:,} of {len(here):,} cells are in the reference too, where each is its own nearest neighbour and votes for its own label: "
+            "leave them out of the reference to see how well labels are carried over"
+        )
+
+
 def _mapped(
-    cells: Embedded, known: Embedded, label: str, key: str, k: int, metric: str, min_confidence: float, max_distance: float, name: str
+    cells: Embedded, known: Embedded, key: str, k: int, metric: str, min_confidence: float, max_distance: float, name: str
 ) -> dict[str, Any]:
     """{obs column: values}: the label as a Categorical, its confidence, the distance."""
     import pandas as pd
@@ -185,12 +232,9 @@ def _mapped(
     from rankcell.assess import map_labels as vote
 
     require_same_origin(cells.entry, known.entry, key, cells.x.shape[1], known.x.shape[1])
-    labels = pd.Categorical(known.labels).remove_unused_categories()
-    good = np.isfinite(known.x).all(1) & (labels.codes >= 0)
-    if not good.all():
-        n = int((~good).sum())
-        note(f"{n:,} of {len(good):,} reference cells lack a label '{label}' or an embedding: they are left out")
-    votes = vote(cells.x, Reference(known.x[good], labels.codes[good], len(labels.categories)), k=k, metric=metric)
+    labels = known.labels
+    votes = vote(cells.x, Reference(known.x, labels.codes, len(labels.categories)), k=k, metric=metric)
+    _note_same_cells(cells, known)
     mapped = pd.Categorical.from_codes(votes.code, dtype=labels.dtype)
     unsure = (votes.code >= 0) & ((votes.confidence < min_confidence) | (votes.distance > max_distance))
     _note_unsure(int(unsure.sum()), int((votes.code >= 0).sum()), min_confidence, max_distance)
@@ -198,10 +242,14 @@ def _mapped(
         names = np.array([*map(str, labels.categories), UNSURE], object)
         code = np.where(unsure, len(names) - 1, votes.code)
         mapped = pd.Categorical(np.where(code >= 0, names[code], None), list(dict.fromkeys(names)))
-    return {name: mapped, f"{name}_confidence": votes.confidence, f"{name}_distance": votes.distance}
+    return dict(zip(label_columns(name), (mapped, votes.confidence, votes.distance), strict=True))
 
 
 # Embeddings
+
+
+def _ids(adata: Any) -> list[str]:
+    return [str(c) for c in adata.obs_names]
 
 
 def _uns(adata: Any) -> Mapping[str, Any]:
@@ -218,7 +266,7 @@ def _stored(source: Any, key: str, label: str | None) -> Embedded | None:
     if not hasattr(source, "obsm") or key not in source.obsm:
         return None
     labels = None if label is None else obs_column(source, label, where="the reference")
-    return Embedded([str(c) for c in source.obs_names], embedding(source, key), labels, _uns(source))
+    return Embedded(_ids(source), embedding(source, key), labels, _uns(source))
 
 
 def _embedder(
@@ -239,9 +287,19 @@ def _tokens(source: Any, label: str | None, checkpoint: Any, made: Mapping[str, 
     """The tokens of a count file, an AnnData or tokens; CellError where no cell has the label asked for."""
     require_there(source)
     tokens = tokens_of(source, checkpoint, obs=[] if label is None else [label], **({} if is_tokens(source) else made))
-    if label is not None and not tokens.obs_df()[tokens.obs_name(label)].notna().any():
-        raise CellError(f"the reference's cell column '{label}' is empty")
+    if label is not None:
+        tokens.obs_name(label)
     return tokens
+
+
+def _require_labelled(tokens: TokenSet, label: str, k: int) -> None:
+    """Before the model runs: enough cells of the reference have a label and genes."""
+    from rankcell.assess.mapping import require_enough
+
+    labels = tokens.obs_df()[tokens.obs_name(label)]
+    if not labels.notna().any():
+        raise CellError(f"the reference's cell column '{label}' is empty")
+    require_enough(int((labels.notna().to_numpy() & (tokens.n_genes > 0)).sum()), k)
 
 
 def _embed(tokens: TokenSet, label: str | None, embedder: Any, outputs: tuple[str, int], key: str, passes: Passes) -> Embedded:
@@ -298,68 +356,3 @@ def _read(path: str | os.PathLike, *, lightly: bool = False) -> Any:
         return ad.AnnData(**parts)
     except (OSError, KeyError, ValueError, TypeError) as e:
         raise InputError(f"{path} cannot be read as h5ad: {e}") from e
-
-
-# The output
-
-
-def _check_out(source: Any, reference: Any, out: Path, *, force: bool) -> Path:
-    """`out` when it can be written; raised before any work is done."""
-    suffix = out.suffix
-    if suffix not in (*_TABLES, ".h5ad"):
-        raise OutputError(f"{out}: the suffix says how the labels are written, one of {', '.join((*_TABLES, '.h5ad'))}")
-    is_h5ad = isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == ".h5ad"
-    if suffix == ".h5ad" and not is_h5ad:
-        raise OutputError(f"{out}: an h5ad is written as a copy of an h5ad input, and this input is none: write a .csv, .tsv or .parquet")
-    for given in (source, reference):
-        require_there(given)
-    require_apart(out, [source, reference])
-    if suffix == ".h5ad":
-        return require_new(out, force=force)
-    from rankcell.stats.tables import check_out
-
-    check_out(out, force=force)
-    return out
-
-
-def _table(cell_ids: list[str], columns: Mapping[str, Any]) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame({"cell_id": cell_ids, **columns})
-
-
-def _write(table: Any, source: Any, out: Path, *, force: bool) -> None:
-    if out.suffix != ".h5ad":
-        from rankcell.stats.tables import write_ranked
-
-        write_ranked(table, out, force=force)
-        return
-    import h5py
-    from anndata.io import write_elem
-
-    with atomic_path(out, force=force) as part:
-        shutil.copyfile(source, part)
-        with h5py.File(part, "r+") as f:
-            obs = f["obs"]
-            if "column-order" not in obs.attrs:
-                raise InputError(f"{source} was written by an anndata before 0.7: write a .csv, .tsv or .parquet")
-            order = [str(c) for c in obs.attrs["column-order"]]
-            for name in table.columns[1:]:
-                if name in obs:
-                    del obs[name]
-                write_elem(obs, name, table[name].to_numpy() if table[name].dtype.kind == "f" else table[name].array)
-            order = list(dict.fromkeys([*order, *table.columns[1:]]))
-            obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
-
-
-def _lines(table: Any, name: str, known: Embedded) -> list[str]:
-    """How many cells got which label, and how many none."""
-    n, counts = len(table), table[name].value_counts()
-    unsure, missing = int(counts.get(UNSURE, 0)), int(table[name].isna().sum())
-    sure = counts.drop(UNSURE, errors="ignore")
-    top = ", ".join(f"{label} {count:,}" for label, count in sure[sure > 0].head(6).items()) or "none"
-    lines = [
-        f"{n - unsure - missing:,} of {n:,} cells labelled from {len(known.x):,} reference cells: {top}{', ...' if (sure > 0).sum() > 6 else ''}"
-    ]
-    lines.append(f"{unsure:,} {UNSURE}")
-    return lines + ([f"{missing:,} without a known gene, and without a label"] if missing else [])

@@ -147,7 +147,7 @@ def map_labels(
         it is of a kind that the reference lacks. 0 and 1 label every cell. At a distance of 0.95 about 5 % of the cells like those of
         the reference are unsure too.
     key_added
-        Name in obs; None: `<label>_mapped`.
+        Name in obs; None: `<label>_mapped`. Columns that no earlier run of that name wrote are never replaced (CellError).
 
     Returns None, and warns with their number where more than half of the cells are unsure. Sets `adata.obs[key_added]` (categorical: 'unsure', or the label with
     the most votes among the `k` nearest reference cells, of equal ones the nearer), `adata.obs["<key_added>_confidence"]` (the share of the votes that it has, each neighbour

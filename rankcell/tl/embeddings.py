@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankcell import jobs
-from rankcell.errors import InputError, SettingsError
+from rankcell.embed.tables import obsm_keys
+from rankcell.errors import InputError
+from rankcell.jobs.added import added_name, foreign_keys, require_free
+from rankcell.jobs.inputs import whole_layers
 from rankcell.progress import progress
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
@@ -46,7 +49,8 @@ def embed(
         Model layer, or several: -1 the output of the last block, 0 the embedding layer. (Geneformer's `emb_layer` 0
         and -1 are -1 and -2 here.)
     key_added
-        Name in obsm; with several outputs each is `<key_added>_<pool>_layer<n>`.
+        Name in obsm; with several outputs each is `<key_added>_<pool>_layer<n>`. A key of obsm that is no embedding by rankcell is
+        never replaced (CellError).
     vocab, vocab_mismatch_ok
         Completes a checkpoint that carries no vocabulary; whether it may have fewer tokens than the model has, or other special
         tokens (`uns["rankcell"]["vocab_mismatch"]` then says so).
@@ -69,8 +73,11 @@ def embed(
         raise InputError(
             "this is a view of an AnnData in a file, which cannot be written into: give its .to_memory(), or the whole AnnData"
         )
-    if not key_added:
-        raise SettingsError("key_added is empty: the embedding needs a name in obsm")
+    added_name(key_added, "X_rankcell")
+    if is_anndata:
+        pools = [pool] if isinstance(pool, str) else dict.fromkeys(pool)
+        keys = obsm_keys([f"{p}_layer{n}" for n in whole_layers(layer) for p in pools], key_added)
+        require_free(keys, foreign_keys(adata.obsm, adata.uns.get("rankcell"), "X_rankcell"), "adata.obsm")
     with progress("embed") as tick:
         embeddings = jobs.embed(adata, **options, progress=tick)
     if is_anndata:

@@ -58,13 +58,18 @@ def _plain(value: Any) -> Any:
 
 def can_hold(name: str, values: pa.ChunkedArray) -> str:
     """Why obs of an AnnData on disk cannot have this column (Store.can_hold)."""
-    if "/" in name:
-        return "has a slash in its name"
-    if "\0" in name or name in _RESERVED:
-        return "has a name that a file cannot have"
+    if reason := cannot_be_named(name):
+        return reason
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     is_plain = any(f(kind) for f in _OBS_TYPES)
     return "" if is_plain else f"holds {kind}"
+
+
+def cannot_be_named(name: str) -> str:
+    """Why no column of obs on disk can have this name, in words that follow it; "" where one can."""
+    if "/" in name:
+        return "has a slash in its name"
+    return "has a name that a file cannot have" if "\0" in name or name in _RESERVED else ""
 
 
 _RESERVED = ("", ".", "..", "_index", "__categories")
