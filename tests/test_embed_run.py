@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import rankcell as rc
 from rankcell.cli import main
-from rankcell.embed import Embedder, gene_sums, run
+from rankcell.embed import Embedder, gene_sums, run, units
 from rankcell.embed.stores import STORES, read_embeddings
 from rankcell.embed.unit import Work
 from rankcell.errors import RankcellWarning, SettingsError
@@ -485,7 +485,7 @@ def stops(monkeypatch):
     """`stops(n, error)`: the run raises at its n-th batch. Units of one or two cells."""
     walk = Encoder.walk
     monkeypatch.setattr(run, "TOKENS_PER_UNIT", 12)
-    monkeypatch.setattr(run, "_SECONDS", 0)
+    monkeypatch.setattr(units, "_SECONDS", 0)
 
     def at(n, error=KeyboardInterrupt):
         left = [n]
@@ -617,10 +617,10 @@ import json, os, random, shutil, signal, sys
 import torch
 torch.set_num_threads(1)
 from rankcell.cli import main
-from rankcell.embed import run
+from rankcell.embed import run, units
 
 base, name, seed, *command = sys.argv[1:]
-run.TOKENS_PER_UNIT, run._SECONDS = 12, 0
+run.TOKENS_PER_UNIT, units._SECONDS = 12, 0
 os.fsync = lambda fd: None  # a process that is killed loses nothing that the system has
 chance = random.Random(int(seed))
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")

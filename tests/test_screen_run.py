@@ -22,8 +22,8 @@ from rankcell.cli import main
 from rankcell.errors import InputError, OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.perturb import Estimate, PartDone, Perturber, merge, read_screen, results, run_unit
 from rankcell.perturb.engine import Engine
-from rankcell.perturb.units import Part
 from rankcell.store import locked
+from rankcell.store.parts import Part
 from rankcell.tokens import TokenSet, TokenSpec
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

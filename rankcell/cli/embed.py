@@ -51,9 +51,13 @@ def embed(
     gene_column: o.GeneColumn = None,
     genome: o.Genome = None,
     allow_non_counts: o.AllowNonCounts = False,
-    device: o.Device = "auto",
+    device: o.Devices = "auto",
     precision: o.Precision = "auto",
     tokens_per_batch: o.TokensPerBatch = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only the I-th of N parts, for several machines; the same command without it puts them together."),
+    ] = None,
     force: o.Force = False,
 ) -> None:
     """Counts or tokens to one vector per cell (and per gene, and per state), in the order and with the ids of the input.
@@ -72,6 +76,9 @@ def embed(
 
     with progress("embed", stopped=kept) as tick:
         written = jobs.embed(**options, progress=tick)
+    if shard is not None:
+        typer.echo(f"{written.folder}: part {written.part} is done, {written.done:,} of {written.n_units:,} units are there; when all parts are done: the same command without --shard")
+        return
     say_remarks(written.meta)
     check = written.meta.get("precision_check")
     if check:

@@ -36,6 +36,9 @@ AllowRepeatedCells = Annotated[
     bool, typer.Option("--allow-repeated-cells", help="Take several inputs that hold the same cells, which count twice then.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Devices = Annotated[
+    str, typer.Option(help="auto (all GPUs, or the processor), cpu, cuda, cuda:N; several with commas share the work.")
+]
 Precision = Annotated[
     str,
     typer.Option(

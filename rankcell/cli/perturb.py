@@ -116,9 +116,7 @@ def perturb(
     gene_column: o.GeneColumn = None,
     genome: o.Genome = None,
     allow_non_counts: o.AllowNonCounts = False,
-    device: Annotated[
-        str, typer.Option(help="auto (all GPUs, or the processor), cpu, cuda, cuda:N; several with commas share the work.")
-    ] = "auto",
+    device: o.Devices = "auto",
     precision: o.Precision = "auto",
     tokens_per_batch: o.TokensPerBatch = None,
     tokens_per_unit: Annotated[int, typer.Option(help="Save whenever whole cells of about so many edited tokens are done.")] = 250_000,

@@ -1,5 +1,6 @@
 """Embedder: token rows -> cell embeddings, in the caller's order with the caller's cell ids."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from rankcell.embed.tables import CELLS, Result, memory_table, obsm_keys
 from rankcell.embed.unit import Unit, UnitResult, Work
 from rankcell.errors import ModelError, SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
-from rankcell.model.devices import choose_device
+from rankcell.model.devices import choose_device, devices_of, one_device
 from rankcell.model.encoder import budget_for, is_out_of_memory
 from rankcell.model.precisions import faster_precisions, precision_on
 from rankcell.tokens.tokenset import TokenSet
@@ -56,7 +57,7 @@ class Embedder:
     vocab_mismatch_ok
         Take a vocabulary with fewer tokens than the model has, or other special tokens; `meta["vocab_mismatch"]` then says so.
     device
-        See rankcell.model.Encoder.
+        See rankcell.model.Encoder; several with commas (`cuda:0,cuda:1`, "auto": all GPUs alike) share what is written to a store.
     precision
         "fp32", "tf32", "bf16", "fp16"; "auto" takes the fastest that the device and the model gain from and with which the first
         cells' embeddings keep a cosine of 0.9999 with fp32's, else fp32 (`meta["precision_check"]` says which and why).
@@ -74,13 +75,17 @@ class Embedder:
         precision: str = "auto",
         tokens_per_batch: int | None = None,
     ):
-        precision_on(precision, choose_device(device))
+        self.devices = devices_of(device)
+        precision_on(precision, choose_device(self.devices[0]))
         self.checkpoint = open_checkpoint(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
+        is_name = isinstance(model, str) and not os.path.isdir(model)  # `demo`, or a name on the hub
+        self.model = model if is_name else str(self.checkpoint.folder.resolve())  # how any process opens it
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise SettingsError(f"tokens_per_batch is {tokens_per_batch}; at least 1")
         self._budget = self.asked_tokens_per_batch = tokens_per_batch
-        self._device, self._precision = device, precision
+        self._named, self._device, self._precision = device, self.devices[0], precision
         self._encoder: Encoder | None = None
+        self._description: dict[str, Any] | None = None
         self._checked: dict[str, Any] | None = None
 
     @property
@@ -98,8 +103,26 @@ class Embedder:
     def encoder(self) -> Encoder:
         """The loaded model; loaded when first asked for, so that settings are checked before. Without a check, "auto" is fp32."""
         if self._encoder is None:
-            self._encoder = Encoder(self.checkpoint, device=self._device, precision=self._precision)
+            settled = self._precision if self._description is None else self._description["precision"]
+            self._encoder = Encoder(self.checkpoint, device=self._device, precision=settled)
         return self._encoder
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Encoder.description, also once the model is released."""
+        if self._encoder is not None or self._description is None:
+            self._description = self.encoder.description
+        return self._description
+
+    def release(self) -> None:
+        """Let go of the loaded model and of its device's memory; it is loaded again when it is asked for."""
+        _ = self.description
+        device, self._encoder = self._encoder.device if self._encoder else None, None
+        if device is not None and device.type == "cuda":
+            import torch
+
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def check(self, tokens: TokenSet, pool: str | Sequence[str], layer: int | Sequence[int]) -> list[Output]:
         """The outputs; raises when tokens, pools or layers do not fit the model."""
@@ -128,6 +151,7 @@ class Embedder:
         Columns are named `<pool>_layer<n>` with the layer as typed (-1: output of the last block; 0: embedding layer).
         Cells without genes get NaN and are counted in one RankcellWarning. `progress(cells_done, cells)` per batch.
         """
+        one_device(self._named)
         work = Work(self.check(tokens, pool, layer))
         self.settle_precision(tokens, work.outputs)
         warn_of_empty(tokens)
@@ -218,7 +242,7 @@ class Embedder:
             "outputs": {o.name: o.describe(self.checkpoint.width) for o in outputs},
             "n_cells_without_genes": int((tokens.n_genes <= 0).sum()),
             "version": tokens.spec.version,
-        } | self.encoder.description
+        } | self.description
         held |= {"cropping": dict(tokens.spec.cropping)} if tokens.spec.cropping.get("cropped") else {}
         return held | ({"precision_check": self._checked} if self._checked else {})
 
@@ -226,9 +250,9 @@ class Embedder:
 class Ticker:
     """Cells done, of those that have genes."""
 
-    def __init__(self, tokens: TokenSet, progress: Callable[[int, int], None] | None):
+    def __init__(self, tokens: TokenSet, progress: Callable[[int, int], None] | None, *, cells: int | None = None):
         self._progress, self._done = progress, 0
-        self._all = int((tokens.n_genes > 0).sum())
+        self._all = int((tokens.n_genes > 0).sum()) if cells is None else cells
 
     def add(self, cells: int) -> None:
         self._done += cells

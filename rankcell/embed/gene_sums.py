@@ -20,6 +20,8 @@ class GeneSums:
         {layer as typed: number of blocks}.
     groups
         The group of each cell of the TokenSet as a number, -1 for none; None: one group of all.
+    units
+        The units of a run that are in the sums, for whoever saves them.
 
     Memory: n_tokens x width x 16 bytes per group met and layer, whatever the number of cells.
     """
@@ -30,6 +32,7 @@ class GeneSums:
     groups: np.ndarray | None = None
     counts: dict[int, np.ndarray] = field(default_factory=dict)
     sums: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    units: set[int] = field(default_factory=set)
 
     def add(self, ids: np.ndarray, cells: np.ndarray, states: dict[int, Any]) -> None:
         """Gene tokens, the cell of each, and {number of blocks: their states [tokens, width]}.
@@ -59,17 +62,25 @@ class GeneSums:
         mean = total / n[:, None]
         return found, n, mean, np.sqrt(np.maximum(squares / n[:, None] - mean**2, 0))
 
-    def save(self, path: str | os.PathLike, units: int) -> None:
-        """Keep what came of the first `units` units."""
+    def merge(self, other: "GeneSums") -> None:
+        """Add the sums of other units."""
+        for g, n in other.counts.items():
+            self.counts[g] = self.counts[g] + n if g in self.counts else n
+        for key, held in other.sums.items():
+            self.sums[key] = self.sums[key] + held if key in self.sums else held
+        self.units |= other.units
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Keep what came of `units`."""
         arrays = {f"n_{g}": n for g, n in self.counts.items()} | {f"s_{g}_{layer}": s for (g, layer), s in self.sums.items()}
         with atomic_path(path, force=True) as part:
             with open(part, "wb") as f:
-                np.savez(f, units=units, **arrays)
+                np.savez(f, units=np.array(sorted(self.units), np.int64), **arrays)
 
-    def load(self, path: str | os.PathLike) -> int:
-        """Take up what was kept; the number of units in it, 0 when there is nothing."""
+    def load(self, path: str | os.PathLike) -> None:
+        """Take up what was kept, if anything was."""
         if not os.path.exists(path):
-            return 0
+            return
         with np.load(path, allow_pickle=False) as held:
             for key in held.files:
                 kind, *numbers = key.split("_")
@@ -77,7 +88,7 @@ class GeneSums:
                     self.counts[int(numbers[0])] = held[key]
                 elif kind == "s":
                     self.sums[int(numbers[0]), int(numbers[1])] = held[key]
-            return int(held["units"])
+            self.units = set(held["units"].tolist())
 
 
 def _reduced(states: Any, order: np.ndarray, first: Sequence[int]) -> np.ndarray:

@@ -46,16 +46,21 @@ def embed(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
+    shard: str | None = None,
     force: bool = False,
     progress: Progress = None,
 ) -> Any:
     """Counts or tokens -> Embeddings of the cells in memory; with `out` a store, of which a rankcell.embed.run.Written is returned.
 
+    shard
+        `i/n`: only the i-th of n parts of the store is computed (-> rankcell.store.parts.PartDone); the same without it puts them together.
+
     include, by, statistic, dtype
         What the store is to hold: see rankcell.embed.run.Asked.
     """
     from rankcell.embed import Embedder
-    from rankcell.embed.run import Asked, check_store, embed_to_store
+    from rankcell.embed.asked import Asked
+    from rankcell.embed.run import check_store, embed_to_store
 
     pool, include = ([x] if isinstance(x, str) else list(dict.fromkeys(x)) for x in (pool, include))
     layer = whole_layers(layer)
@@ -63,6 +68,8 @@ def embed(
     asked.check()
     if out is None and asked.include != ["cell"]:
         raise SettingsError(f"{', '.join(asked.include)} need an output to be written to")
+    if out is None and shard is not None:
+        raise SettingsError(f"{option('shard', shard)} is of an output that is written: name one")
     if out is not None:
         require_there(source)
         require_apart(out, [source])
@@ -78,7 +85,9 @@ def embed(
     if is_file:
         obs = list(dict.fromkeys([*obs, *columns_to_carry(source, out, named=obs)]))
     with tokens_on_disk(source, embedder.checkpoint, beside=out, obs=obs, **how) as tokens:
-        return embed_to_store(embedder, tokens, out, asked, source=Path(source) if is_file else None, force=force, progress=progress)
+        how = {"shard": shard, "force": force, "progress": progress, "source": Path(source) if is_file else None}
+        is_folder = isinstance(source, (str, os.PathLike)) and not is_file
+        return embed_to_store(embedder, tokens, out, asked, tokens_folder=Path(source) if is_folder else None, **how)
 
 
 def state_embeddings(

@@ -129,13 +129,14 @@ class Encoder:
 
 
 @contextlib.contextmanager
-def threads_as(n: int | None) -> Iterator[None]:
-    """Let torch use `n` threads for a while, where `n` is neither None nor 0."""
+def threads_as(n: int | None, *, quiet: bool = False) -> Iterator[None]:
+    """Let torch use `n` threads for a while, where `n` is neither None nor 0. `quiet`: without a note."""
     import torch
 
     before = torch.get_num_threads()
     if n and n != before:
-        note(f"going on with {n} threads, as this run began, not {before}: to the same numbers")
+        if not quiet:
+            note(f"going on with {n} threads, as this run began, not {before}: to the same numbers")
         torch.set_num_threads(n)
     try:
         yield

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from rankcell.errors import SettingsError
 from rankcell.model import Encoder
 from rankcell.model.batches import TOKENS_PER_BATCH
 from rankcell.model.encoder import threads_as
+from rankcell.model.workers import run_on, warn_of_threads
 from rankcell.perturb import effort
 from rankcell.perturb.asked import AUTO, Asked, rows_hash
 from rankcell.perturb.cells import columns_left_out
-from rankcell.perturb.devices import run_on
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import Engine
 from rankcell.perturb.epistasis import tokens_of_pairs
@@ -31,27 +31,18 @@ from rankcell.perturb.prepared import OWN, Prepared, is_prepared, prepare, read_
 from rankcell.perturb.results import STATES, Screen
 from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state
 from rankcell.perturb.survey import Survey, tokens_of_rows
-from rankcell.perturb.units import Amount, Count, Part, Worker
+from rankcell.perturb.units import Amount, Count, Worker
 from rankcell.perturb.verify import verify_screen
 from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
+from rankcell.store.parts import Part, PartDone, preparing
 from rankcell.store.run import MANIFEST
 from rankcell.tokens.cropping import note_cropping
 from rankcell.tokens.spec import input_facts
 from rankcell.tokens.tokenset import TokenSet
-from rankcell.wording import note, option
+from rankcell.wording import option
 
 Progress = Callable[[int, int], None] | None
-_PREPARING = f"{LOCK}-preparing"
-
-
-@dataclass(frozen=True)
-class PartDone:
-    """A part of a screen is done: `done` of all `n_units` units are in `folder`."""
-
-    folder: Path
-    part: Part
-    done: int
-    n_units: int
+_WORKER = "rankcell.perturb.units:open_worker"
 
 
 @dataclass
@@ -247,7 +238,7 @@ class Job:
         with _kept_when_useful(out), contextlib.ExitStack() as stack:
             if part is None:
                 stack.enter_context(locked(out))
-            with contextlib.nullcontext() if part is None else _preparing(out, force=force):
+            with contextlib.nullcontext() if part is None else preparing(out, force=force):
                 stack.enter_context(threads_as(None if force else _settings_in(out).get("threads")))
                 work = self._open(out, force=force, shared=part is not None)
             if work is None:
@@ -332,26 +323,15 @@ class Job:
                 left.append(unit)
         devices = self.perturber.devices[: len(left)]
         if len(devices) > 1:
-            _warn_of_threads(devices)
-            run_on(work.run.folder, left, devices, count)
+            warn_of_threads(devices)
+            self.perturber.embedder.release()  # the GPU's memory is for whoever works there
+            run_on(_WORKER, work.run.folder, left, devices, count)
             return count
         worker = Worker(work, self.perturber.embedder.encoder) if left else None
         for unit in left:
             worker.run(unit, functools.partial(count.tick, unit))
             count.finish(unit)
         return count
-
-
-def _warn_of_threads(devices: Sequence[str]) -> None:
-    """Each process keeps to the number of threads of the screen, so that its numbers are those of one process."""
-    import torch
-
-    n, threads, there = devices.count("cpu"), torch.get_num_threads(), os.cpu_count() or 1
-    if n > 1 and n * threads > there:
-        note(
-            f"{n} processes of {threads} threads each on {there} processors are in each other's way: start with "
-            f"OMP_NUM_THREADS={max(1, there // n)} (in a folder of its own: the numbers of a screen go with its threads)"
-        )
 
 
 def _states_hash(states: StateEmbeddings) -> str:
@@ -387,10 +367,3 @@ def _kept_when_useful(folder: Path) -> Iterator[None]:
                     lock.unlink()
                 folder.rmdir()
         raise
-
-
-@contextlib.contextmanager
-def _preparing(folder: Path, *, force: bool) -> Iterator[None]:
-    """Parts that start together wait for each other; one that starts anew must be alone."""
-    with locked(folder, shared=not force), locked(folder, name=_PREPARING, wait=True):
-        yield

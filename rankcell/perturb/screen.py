@@ -20,8 +20,8 @@ from rankcell.perturb.estimate import Estimate
 from rankcell.perturb.job import Job, PartDone
 from rankcell.perturb.results import Screen
 from rankcell.perturb.states import StateEmbeddings
-from rankcell.perturb.units import Part
 from rankcell.store import check_result_folder
+from rankcell.store.parts import Part
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import option
@@ -187,7 +187,7 @@ class Perturber:
     @property
     def machine(self) -> dict[str, Any]:
         """Settings that belong to this machine, and the precision."""
-        return {"tokens_per_batch": self.embedder.tokens_per_batch} | self.embedder.encoder.description
+        return {"tokens_per_batch": self.embedder.tokens_per_batch} | self.embedder.description
 
     def hold(self, settings: Mapping[str, Any]) -> bool:
         """Go on with what an earlier start came to, where nothing else is asked for; whether there was one."""

@@ -3,8 +3,6 @@
 import contextlib
 import functools
 import os
-import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from rankcell.errors import OutputError, RankcellWarning, SettingsError
+from rankcell.errors import OutputError, SettingsError
 from rankcell.model import Encoder
 from rankcell.model.encoder import threads_as
 from rankcell.perturb import audit
@@ -31,38 +29,6 @@ from rankcell.store.run import differences
 from rankcell.wording import note, option
 
 Ticks = Callable[[int], None] | None
-
-
-@dataclass(frozen=True)
-class Part:
-    """The `number`-th of `parts` parts of a screen: every unit u with u % parts == number - 1."""
-
-    number: int = 1
-    parts: int = 1
-
-    @classmethod
-    def parse(cls, text: str | None) -> "Part | None":
-        """`i/n` with 1 <= i <= n."""
-        if text is None:
-            return None
-        found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", str(text))
-        number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
-        if not 1 <= number <= parts:
-            raise SettingsError(
-                f"{option('shard', text)}: expected I/N with I from 1 to N, such as {option('shard', '1/4')} for the first of four parts"
-            )
-        return cls(number, parts)
-
-    def has(self, unit: int) -> bool:
-        return unit % self.parts == self.number - 1
-
-    @property
-    def lock(self) -> str:
-        """The name of the lock of whoever runs this part; it stays, and so says later of how many parts a folder was made."""
-        return f".lock-{self.number}of{self.parts}"
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.parts}"
 
 
 def run_unit(folder: str | os.PathLike, unit: int, *, device: str = "auto") -> Path:
@@ -89,11 +55,16 @@ def run_unit(folder: str | os.PathLike, unit: int, *, device: str = "auto") -> P
 @contextlib.contextmanager
 def threads_as_begun(work: Prepared) -> Iterator[None]:
     """As many threads as the run began with, without a word."""
-    with contextlib.ExitStack() as stack:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RankcellWarning)
-            stack.enter_context(threads_as(work.settings["threads"]))
+    with threads_as(work.settings["threads"], quiet=True):
         yield
+
+
+@contextlib.contextmanager
+def open_worker(folder: str, device: str, name: str) -> "Iterator[Worker]":
+    """What a process of one device does its units with (rankcell.model.workers)."""
+    work = read_prepared(folder)
+    with threads_as_begun(work):
+        yield Worker.open(work, device)
 
 
 @functools.lru_cache(1)
@@ -163,6 +134,9 @@ class Worker:
             collected = sums_table(collector, self.work.plan.passes) if is_sum else affected_rows_table(collector, table, self.names)
             write_shard(collected, run, f"affected_{name}", unit)
         return write_shard(table, run, "screen", unit)
+
+    def finish(self) -> None:
+        """Nothing is left once the units are done."""
 
     def _run_fast(self, unit: int, rows: np.ndarray, progress: Ticks) -> Path:
         run, ids = self.work.run, self.work.tokens.cell_ids

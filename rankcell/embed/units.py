@@ -1,0 +1,242 @@
+"""The units of an embedding run: computed into shards, here or by a process of each of several devices, and read again for the store."""
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rankcell.embed.asked import Asked
+from rankcell.embed.contexts import gene_mean_columns, gene_names
+from rankcell.embed.embedder import Embedder, units_of
+from rankcell.embed.gene_sums import GeneSums
+from rankcell.embed.groups import Groups, groups_of, state_vectors
+from rankcell.embed.pools import Output
+from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table, memory_table
+from rankcell.embed.unit import UnitResult, Work
+from rankcell.errors import OutputError
+from rankcell.model import Checkpoint, open_checkpoint
+from rankcell.model.encoder import threads_as
+from rankcell.store import ShardedRun, atomic_path, inside, read_sealed_json, write_sealed_json
+from rankcell.store.run import differences
+from rankcell.tokens.tokenset import DATASET_FILES, TokenSet
+from rankcell.vocab.folder import FILES
+from rankcell.wording import option
+
+_SUMS, WORK, TOKENS, VOCAB = "gene_sums", "work.json", "tokens", "vocabulary"
+OWN = (re.compile(rf"{_SUMS}(-[\w-]+)?\.npz"), WORK, *inside(TOKENS, DATASET_FILES), *inside(VOCAB, FILES))  # what a run's folder holds beside its manifest and shards
+OPENS = "rankcell.embed.units:open_units"
+_SECONDS = 30  # between two savings of the sums over genes
+_GENE_BYTES = 2**26  # of a unit whose genes' states are kept
+
+
+class Units:
+    """The units of one run.
+
+    name
+        Of whoever computes: the sums over genes of several are kept apart, each with the units that are in it.
+    """
+
+    def __init__(
+        self, embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[Output], groups: Groups | None, run: ShardedRun, name: str = ""
+    ):
+        self.embedder, self.tokens, self.asked, self.groups, self.run = embedder, tokens, asked, groups, run
+        self.outputs = outputs if asked.pools else []
+        self.is_alone = not name  # others may be writing into the folder too
+        layers = embedder.layers(asked.layer)
+        self.width = embedder.checkpoint.width
+        self.gene_layers = layers if "gene" in asked.include else {}
+        per_unit = run.manifest["settings"]["tokens_per_unit"]
+        most = _GENE_BYTES // (4 * self.width * len(layers)) if self.gene_layers else per_unit
+        self.units = units_of(tokens.lengths, min(per_unit, most))
+        self.sums, self._saved = None, time.monotonic()
+        self._sums_path = run.folder / f"{_SUMS}{name and '-'}{name}.npz"
+        if "gene_mean" in asked.include:
+            self.sums = GeneSums(embedder.checkpoint.vocab.n_ids, self.width, layers, None if groups is None else groups.codes)
+            self.sums.load(self._sums_path)
+        self._work = Work(self.outputs, self.gene_layers, self.sums)
+
+    def left(self, part: Any = None) -> list[int]:
+        """The units that are not done, of all or of a part."""
+        summed = set(range(len(self.units))) if self.sums is None else self.sums.units.union(*(s.units for s in self._other_sums()))
+        wanted = [u for u in range(len(self.units)) if part is None or part.has(u)]
+        return [u for u in wanted if u not in summed or not all(p.exists() for p in self._shards(u))]
+
+    def cells(self, units: Sequence[int]) -> int:
+        """Cells with genes in some units."""
+        return int(sum((self.tokens.n_genes[a:b] > 0).sum() for a, b in (self.units[u] for u in units)))
+
+    def run_unit(self, unit: int, tick: Callable[[int], None] | None) -> None:
+        """Compute a unit; its shards, and the sums that it is in, may be there already."""
+        a, b = self.units[unit]
+        self._keep(unit, self.embedder.run(self.tokens, np.arange(a, b), self._work, tick=tick))
+        if self.is_alone:
+            self.run.note(tokens_per_batch=self.embedder.tokens_per_batch)
+        if self.sums is not None:
+            self.sums.units.add(unit)
+            if time.monotonic() - self._saved > _SECONDS:
+                self.save_sums()
+
+    def save_sums(self) -> None:
+        if self.sums is not None and self.sums.units:
+            self.sums.save(self._sums_path)
+            self._saved = time.monotonic()
+
+    def _other_sums(self) -> list[GeneSums]:
+        """The sums of whoever else has computed units of this run."""
+        found = []
+        for path in sorted(self.run.folder.glob(f"{_SUMS}*.npz")):
+            if path != self._sums_path:
+                other = GeneSums(self.sums.n_tokens, self.sums.width, self.sums.layers, self.sums.groups)
+                other.load(path)
+                found.append(other)
+        return found
+
+    def _shards(self, unit: int) -> list[Path]:
+        kinds = [GENES] * bool(self.gene_layers) + [CELLS] * bool(self.outputs)
+        return [self.run.shard(kind, unit, ".arrow") for kind in kinds]
+
+    def _keep(self, unit: int, found: UnitResult) -> None:
+        if self.gene_layers:
+            _write_arrow(self.run.shard(GENES, unit, ".arrow"), {f"layer{n}": x for n, x in found.genes.items()}, self.asked.dtype)
+        if self.outputs:
+            _write_arrow(self.run.shard(CELLS, unit, ".arrow"), found.cells, self.asked.dtype)
+
+    def result(self, meta: dict[str, Any], obs_columns: Sequence[str]) -> Result:
+        """All tables, and the cells' annotations of these names."""
+        makers = {CELLS: self._cells, GENES: self._genes, GENE_MEANS: self._gene_means, STATES: self._states}
+        asked = {"include": list(self.asked.include), "dtype": self.asked.dtype}
+        if self.asked.by is not None:
+            asked |= {"by": self.asked.by, "statistic": self.asked.statistic}
+        tables = {name: makers[name]() for name in self.asked.tables}
+        obs = self.tokens.table.select(obs_columns).append_column("cell_id", pa.array(self.tokens.cell_ids, pa.string()))
+        return Result(tables, meta | asked, obs, dict(self.tokens.spec.categories))
+
+    def _vectors(self) -> list[Column]:
+        return [Column(o.name, self.asked.dtype, self.width * len(o.pools)) for o in self.outputs]
+
+    def _cells(self) -> Table:
+        ids = pa.array(self.tokens.cell_ids, pa.string())
+
+        def blocks(names: Sequence[str]) -> Iterator[Block]:
+            for unit, (a, b) in enumerate(self.units):
+                held = _read_arrow(self._shards(unit)[-1], [n for n in names if n != "cell_id"])
+                yield held | ({"cell_id": ids.slice(a, b - a)} if "cell_id" in names else {})
+
+        return Table(CELLS, len(self.tokens), (Column("cell_id", "text"), *self._vectors()), blocks)
+
+    def _genes(self) -> Table:
+        ids, genes = pa.array(self.tokens.cell_ids, pa.string()), gene_names(self.embedder.checkpoint.vocab)
+        n_genes = np.maximum(self.tokens.n_genes, 0)
+
+        def texts(a: int, b: int, names: Sequence[str]) -> Block:
+            n, held = n_genes[a:b], {}
+            if "cell_id" in names:
+                held["cell_id"] = ids.take(pa.array(np.repeat(np.arange(a, b), n)))
+            if "gene" in names:
+                held["gene"] = genes.take(pa.array(np.concatenate([np.empty(0, np.int64), *(self.tokens.genes(i) for i in range(a, b))])))
+            if "rank" in names:
+                held["rank"] = (np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)).astype(np.int32)
+            return held
+
+        def blocks(names: Sequence[str]) -> Iterator[Block]:
+            for unit, (a, b) in enumerate(self.units):
+                yield texts(a, b, names) | _read_arrow(self._shards(unit)[0], [x for x in names if x.startswith("layer")])
+
+        vectors = [Column(f"layer{n}", self.asked.dtype, self.width) for n in self.gene_layers]
+        columns = (Column("cell_id", "text"), Column("gene", "text"), Column("rank", "int32"), *vectors)
+        return Table(GENES, int(n_genes.sum()), columns, blocks)
+
+    def _gene_means(self) -> Table:
+        for other in self._other_sums():
+            self.sums.merge(other)
+        return memory_table(GENE_MEANS, gene_mean_columns(self.sums, self.groups, self.embedder.checkpoint.vocab, self.asked.dtype))
+
+    def _states(self) -> Table:
+        cells, keep = self._cells(), self.tokens.n_genes > 0
+        vectors = {o.name: state_vectors(cells, o.name, self.groups, keep, self.asked.statistic) for o in self.outputs}
+        counts = self.groups.counts(keep)
+        held = {"state": self.groups.names, "n_cells": counts} | {k: v.astype(self.asked.dtype) for k, v in vectors.items()}
+        return memory_table(STATES, held)
+
+
+class _Worker:
+    """What a process of one device does its units with."""
+
+    def __init__(self, units: Units):
+        self._units = units
+
+    def run(self, unit: int, tick: Callable[[int], None]) -> None:
+        self._units.run_unit(unit, tick)
+
+    def finish(self) -> None:
+        self._units.save_sums()
+
+
+def write_work(run: ShardedRun, tokens: TokenSet, checkpoint: Checkpoint, asked: Asked, *, model: str, tokens_folder: Path | None) -> None:
+    """All that another process needs to take part in a run.
+
+    model
+        How any process opens the checkpoint: its folder, or a hub name.
+    tokens_folder
+        Where the tokens are; None: in memory, so that they are saved in the run's folder.
+    """
+    if (run.folder / WORK).exists():
+        return
+    if tokens_folder is None:
+        tokens.save(run.folder / TOKENS, force=True)
+        tokens = TokenSet.open(run.folder / TOKENS)
+    own_vocabulary = not (checkpoint.folder / VOCAB).is_dir()
+    if own_vocabulary:
+        checkpoint.vocab.save(run.folder / VOCAB, force=True)
+    place = {"model": model, "own_vocabulary": own_vocabulary, "tokens": None if tokens_folder is None else str(tokens_folder.resolve())}
+    write_sealed_json(run.folder / WORK, place | {"tokens_hash": tokens.fingerprint, "asked": asdict(asked)})
+
+
+@contextlib.contextmanager
+def open_units(folder: str, device: str, name: str) -> Iterator[_Worker]:
+    """A run that `write_work` has prepared, on one device. OutputError where that would not give the bytes that the run began with."""
+    home, run = Path(folder), ShardedRun.read(folder)
+    settings, held = run.manifest["settings"], read_sealed_json(home / WORK)
+    vocab = home / VOCAB if held["own_vocabulary"] else None
+    checkpoint = open_checkpoint(held["model"], vocab=vocab, vocab_mismatch_ok="vocab_mismatch" in settings)
+    place = Path(held["tokens"] or home / TOKENS)
+    tokens = TokenSet.open(place, vocab=None if (place / "rankcell.json").exists() else checkpoint.vocab)
+    for what, found, wanted in ((held["model"], checkpoint.hash, settings["model_hash"]), (place, tokens.fingerprint, held["tokens_hash"])):
+        if found != wanted:
+            raise OutputError(f"{what} is not what it was when {folder} was begun: bring it back, or start anew with {option('force', True)}")
+    budget = run.manifest.get("tokens_per_batch") or settings["tokens_per_batch"]
+    embedder = Embedder(checkpoint, device=device, precision=settings["precision"], tokens_per_batch=budget)
+    with threads_as(settings["threads"], quiet=True):
+        now = embedder.description
+        if any(settings[k] != v for k, v in now.items()):
+            raise OutputError(f"{folder} began on another machine ({differences({k: settings[k] for k in now}, now)}): give this one an output of its own")
+        asked = Asked(**held["asked"])
+        outputs = embedder.check(tokens, asked.pool, asked.layer)
+        yield _Worker(Units(embedder, tokens, asked, outputs, None if asked.by is None else groups_of(tokens, asked.by), run, name))
+
+
+def _write_arrow(path: Path, columns: dict[str, np.ndarray], dtype: str) -> None:
+    arrays = {k: pa.FixedSizeListArray.from_arrays(pa.array(v.astype(dtype).ravel()), v.shape[1]) for k, v in columns.items()}
+    table = pa.table(arrays)
+    with atomic_path(path, force=True) as part:
+        with pa.OSFile(str(part), "wb") as f, pa.ipc.new_file(f, table.schema) as writer:
+            writer.write_table(table)
+
+
+def _read_arrow(path: Path, names: Sequence[str]) -> Block:
+    if not names:
+        return {}
+    with pa.memory_map(str(path)) as f:
+        table = pa.ipc.open_file(f).read_all()
+        return {n: _matrix(table[n].combine_chunks(), table.schema.field(n).type.list_size) for n in names}
+
+
+def _matrix(column: Any, width: int) -> np.ndarray:
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    return np.asarray(column.flatten()).reshape(-1, width)

@@ -1,0 +1,162 @@
+"""Units of a job on several devices: a process for each, which is told one unit after the other and ends when whoever told it is gone.
+
+A job names how a process opens it: `module:function`, a context manager of (folder, device, name of the worker) whose value has
+`run(unit, tick)`, and `finish()` for what is left once no unit is.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from rankcell import errors, wording
+from rankcell.errors import ModelError, RankcellError
+from rankcell.wording import note
+
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rankcell.model.workers import serve; serve(*sys.argv[2:])"
+_PATIENCE = 5  # seconds that a process is given to end
+
+
+class Count(Protocol):
+    """How far a job is: `n` more of a unit (tokens, cells), and a unit that is done."""
+
+    def tick(self, unit: int, n: int) -> None: ...
+    def finish(self, unit: int) -> None: ...
+
+
+def run_on(task: str, folder: Path, units: Sequence[int], devices: Sequence[str], count: Count, *, prefix: str = "", fixed: bool = False) -> None:
+    """Run units of a job in a folder, each on the first device that is free. The first error ends all.
+
+    task
+        `module:function`, see above.
+    prefix
+        Of the names of the workers, which are numbers from 0.
+    fixed
+        Each device has its own units, the same whenever they are shared out so.
+    """
+    own = [iter(units[n :: len(devices)]) for n in range(len(devices))] if fixed else [iter(units)] * len(devices)
+    said: queue.SimpleQueue = queue.SimpleQueue()
+    with contextlib.ExitStack() as stack:
+        helpers = {n: stack.enter_context(_helper(task, folder, device, prefix, n, said)) for n, device in enumerate(devices)}
+        busy = set(helpers)
+        for n, helper in helpers.items():
+            helper.give(next(own[n], None))
+        while busy:
+            n, word, value = said.get()
+            if word == "tick":
+                count.tick(helpers[n].unit, value)
+            elif word == "done":
+                count.finish(value)
+                helpers[n].give(next(own[n], None))
+            elif word == "finished":
+                busy.discard(n)
+            elif word == "ended" and n not in busy:
+                pass
+            elif word == "error":
+                raise getattr(errors, value["type"], RankcellError)(value["message"])
+            else:
+                raise ModelError(
+                    f"the process on device '{devices[n]}' has ended (exit code {helpers[n].process.wait()}), perhaps for want of memory: "
+                    "what is done is kept, and the same command goes on from there"
+                )
+
+
+@dataclass
+class _Helper:
+    process: subprocess.Popen
+    unit: int = -1
+
+    def give(self, unit: int | None) -> None:
+        """Tell the process its next unit, or that there is none."""
+        self.unit = -1 if unit is None else unit
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which its output says as well
+            print(self.unit, file=self.process.stdin, flush=True)
+
+
+@contextlib.contextmanager
+def _helper(task: str, folder: Path, device: str, prefix: str, number: int, said: queue.SimpleQueue) -> Iterator[_Helper]:
+    """A process of one device; what it says goes to `said` as (number, word, value)."""
+    command = [sys.executable, "-c", _START, json.dumps(sys.path), task, str(folder), device, f"{prefix}{number}", json.dumps(wording.current())]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    with subprocess.Popen(command, **pipes) as process:
+        listener = threading.Thread(target=_listen, args=(process.stdout, number, said), daemon=True)
+        listener.start()
+        try:
+            yield _Helper(process)
+        finally:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            listener.join()
+
+
+def _listen(stream: TextIO, number: int, said: queue.SimpleQueue) -> None:
+    for line in stream:
+        with contextlib.suppress(ValueError):
+            word, value = json.loads(line)
+            said.put((number, word, value))
+    said.put((number, "ended", None))
+
+
+def serve(task: str, folder: str, device: str, name: str, spelling: str) -> None:
+    """What such a process does: read unit numbers from its standard input, say on its standard output how far it is."""
+    import warnings
+
+    for stop in ("SIGINT", "SIGTERM", "SIGHUP"):  # they are for whoever gives the units, after whom this process ends too
+        if hasattr(signal, stop):
+            signal.signal(getattr(signal, stop), signal.SIG_IGN)
+    wording.adopt(json.loads(spelling))
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+    units: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_read_units, args=(units,), daemon=True).start()
+
+    def say(word: str, value: Any) -> None:
+        print(json.dumps([word, value]), file=out, flush=True)
+
+    try:
+        _serve(task, folder, device, name, units, say)
+    except RankcellError as e:
+        say("error", {"type": type(e).__name__, "message": str(e)})
+    os._exit(0)
+
+
+def _serve(task: str, folder: str, device: str, name: str, units: queue.SimpleQueue, say: Any) -> None:
+    module, _, function = task.partition(":")
+    with getattr(importlib.import_module(module), function)(folder, device, name) as worker:
+        while (unit := units.get()) >= 0:
+            worker.run(unit, lambda n: say("tick", n))
+            say("done", unit)
+        worker.finish()
+    say("finished", None)
+
+
+def _read_units(units: queue.SimpleQueue) -> None:
+    for line in sys.stdin:
+        units.put(int(line))
+    os._exit(0)  # whoever gave them is gone, or has no more
+
+
+def warn_of_threads(devices: Sequence[str]) -> None:
+    """Each process keeps to the number of threads of the job, so that its numbers are those of one process."""
+    import torch
+
+    n, threads, there = devices.count("cpu"), torch.get_num_threads(), os.cpu_count() or 1
+    if n > 1 and n * threads > there:
+        note(
+            f"{n} processes of {threads} threads each on {there} processors are in each other's way: start with "
+            f"OMP_NUM_THREADS={max(1, there // n)} (in a folder of its own: the numbers go with the threads)"
+        )
