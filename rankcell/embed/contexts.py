@@ -52,6 +52,7 @@ def gene_states(embedder: Embedder, tokens: TokenSet, layer: int, *, progress: P
 
 def _run(embedder: Embedder, tokens: TokenSet, layer: int, work: Work, progress: Progress) -> list[np.ndarray]:
     """The genes' states unit by unit, where `work` keeps them."""
+    embedder.require_one_device()
     embedder.settle_precision(tokens, embedder.check(tokens, "mean", layer))
     warn_of_empty(tokens)
     tick = Ticker(tokens, progress)

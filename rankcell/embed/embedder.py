@@ -114,6 +114,11 @@ class Embedder:
             self._description = self.encoder.description
         return self._description
 
+    def require_one_device(self) -> None:
+        """SettingsError where several devices were named for work that is not shared out."""
+        if self._named != "auto":
+            one_device(self._named)
+
     def release(self) -> None:
         """Let go of the loaded model and of its device's memory; it is loaded again when it is asked for."""
         _ = self.description
@@ -151,7 +156,7 @@ class Embedder:
         Columns are named `<pool>_layer<n>` with the layer as typed (-1: output of the last block; 0: embedding layer).
         Cells without genes get NaN and are counted in one RankcellWarning. `progress(cells_done, cells)` per batch.
         """
-        one_device(self._named)
+        self.require_one_device()
         work = Work(self.check(tokens, pool, layer))
         self.settle_precision(tokens, work.outputs)
         warn_of_empty(tokens)
