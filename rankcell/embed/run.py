@@ -214,4 +214,4 @@ def _settings(embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[
         "tokens_per_batch": embedder.asked_tokens_per_batch,
         "tokens_per_unit": TOKENS_PER_UNIT,
         "version": __version__,
-    } | embedder.encoder.description
+    } | embedder.description
