@@ -12,6 +12,9 @@ RankcellError               one line on stderr, exit code 2 at the command line
 `-- OutputError             the output exists, is in use, belongs to another run, or the disk is full
 """
 
+import errno
+import re
+
 __all__ = [
     "CellError",
     "CountsError",
@@ -69,3 +72,24 @@ class OutputError(RankcellError):
 
 class RankcellWarning(UserWarning):
     """Something worth a line that does not stop the work (cells without known genes, say)."""
+
+
+_OUT_OF_MEMORY = re.compile(
+    r"\b(CUDA|HIP|ROCm|XPU|MPS)\b[^\n]*out of memory|OUT_OF_(HOST_|DEVICE_)?MEMORY|cudaErrorMemoryAllocation"
+    r"|(CUBLAS|CUBLASLT|CUSOLVER|CUDNN|HIPBLAS|ROCBLAS)\w*_(ALLOC_FAILED|NOT_INITIALIZED)|rocblas_status_memory_error"
+    r"|DefaultCPUAllocator|can't allocate memory|Cannot allocate memory|not enough memory|std::bad_alloc"
+)
+
+
+def is_out_of_memory(e: BaseException) -> bool:
+    """Whether the memory of a GPU or of the processor ran out; most libraries have no type of error for it, only a text.
+
+    cuBLAS says "not initialized" where the memory does not hold its workspace.
+    """
+    if isinstance(e, (RankcellError, Warning)):
+        return False
+    if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError":  # numpy's, Arrow's; torch's
+        return True
+    if isinstance(e, OSError):
+        return e.errno == errno.ENOMEM
+    return isinstance(e, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(e)))

@@ -314,7 +314,7 @@ def test_sums_keep_little_memory(small):
     rng = np.random.default_rng(0)
     for i in range(50):
         ids = rng.permutation(12)[:6] + 4
-        sums.add(ids, np.full(6, i), {3: torch.from_numpy(rng.normal(size=(6, 16)).astype(np.float32))})
+        sums.keep(sums.reduced(ids, np.full(6, i), {3: torch.from_numpy(rng.normal(size=(6, 16)).astype(np.float32))}))
     assert {v.shape for v in sums.sums.values()} == {(2, 16, 16)}
     assert sums.counts[0].sum() == 300
 

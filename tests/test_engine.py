@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from reference_model import Reference
 
 from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import Encoder, open_checkpoint
+from rankcell.model.memory import Memory
 from rankcell.perturb import EditPlan, StateEmbeddings, precision, sharing
 from rankcell.perturb.affected import AffectedRows, AffectedSums
 from rankcell.perturb.engine import Engine, _Unit
@@ -336,14 +338,19 @@ def test_out_of_memory_goes_on_in_halves(cases, monkeypatch):
         return score(self, base, which, piece, came_from, after)
 
     monkeypatch.setattr(_Unit, "_score", full)
-    with pytest.warns(RankcellWarning, match=r"out of memory with [0-9]+ edits at once: going on in halves"):
+    monkeypatch.setattr(case.encoder, "memory", Memory("cpu"))
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
         found = case.run(plan, tokens_per_batch=100, sums=parts)
+    assert 1 <= len(notes) <= 3  # 100 tokens, 50, 25: what was learned is kept
+    assert all(str(w.message).startswith("out of memory with") for w in notes)
     for name, values in expected.scores.items():
         np.testing.assert_allclose(found.scores[name], values, rtol=0, atol=1e-6, err_msg=name)
     for a, b in zip(whole.reduce(), parts.reduce(), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)  # nothing twice
+    assert case.encoder.memory.most["tokens"] < 50
     monkeypatch.setattr(_Unit, "_score", lambda *a: (_ for _ in ()).throw(MemoryError()))
-    with pytest.warns(RankcellWarning), pytest.raises(ModelError, match="the memory does not hold one edited cell"):
+    with pytest.warns(RankcellWarning), pytest.raises(ModelError, match="does not hold one row of [0-9]+ tokens"):
         case.run(plan, tokens_per_batch=100)
 
 

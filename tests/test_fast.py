@@ -1,6 +1,7 @@
 """The fast screen beside the exact one: what is predicted, what is run, and that nothing else is changed."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from conftest import make_checkpoint, make_vocab
 
 from rankcell.errors import ModelError, RankcellWarning, SettingsError
 from rankcell.model import Encoder, open_checkpoint
+from rankcell.model.memory import Memory
 from rankcell.perturb import EditPlan, StateEmbeddings, epistasis, fast
 from rankcell.perturb import predict as predict_module
 from rankcell.perturb.engine import Engine
@@ -285,11 +287,16 @@ def test_out_of_memory(framed, monkeypatch):
         return predict_module.predictors(*args, at_once=at_once, **how)
 
     monkeypatch.setattr(fast, "predictors", hungry)
+    monkeypatch.setattr(framed.encoder, "memory", Memory("cpu"))
     fast_engine = fast_of(framed.engine(), projections=4)
     most = 2
-    with pytest.warns(RankcellWarning, match="out of memory: going on with 2 projections at once"):
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
         assert np.isfinite(fast_engine.run(framed.rows[:1]).scores["cos_cls"]).all()
-    assert tried == [8, 2]
+    assert tried == [8, 4, 2]
+    assert str(notes[-1].message) == "out of memory: going on with 2 projections at once"
+    fast_engine.run(framed.rows[:1])
+    assert tried == [8, 4, 2, 2]  # the lesson is kept
     most = 0
     with pytest.warns(RankcellWarning), pytest.raises(ModelError, match="does not hold the tape of one cell"):
         fast_engine.run(framed.rows[:1])

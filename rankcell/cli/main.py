@@ -11,7 +11,7 @@ from rankcell.cli import annotate, check, compare, demo, embed, perturb, plot, p
 from rankcell.cli.stopping import exit_code, heed_signals, ignore_signals, is_stop
 from rankcell.cli.usage import failed_call, usage_error
 from rankcell.cli.verb import Verb
-from rankcell.errors import RankcellError, RankcellWarning
+from rankcell.errors import RankcellError, RankcellWarning, is_out_of_memory
 from rankcell.wording import one_line
 
 _BROKEN_PIPE = 130
@@ -87,10 +87,11 @@ def _guarded(args: list[str]) -> int:
             return _fail(usage_error(e).removeprefix("rankcell: "))
         if isinstance(e, BrokenPipeError):
             return _BROKEN_PIPE
+        if is_out_of_memory(e):
+            first = (str(e).splitlines() or [""])[0]
+            return _fail(f"there is not enough memory for this{f' ({first})' if first else ''}")
         if isinstance(e, OSError):
             return _fail(failed_call(e))
-        if isinstance(e, MemoryError):
-            return _fail("there is not enough memory for this")
         raise
 
 

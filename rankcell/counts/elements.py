@@ -19,6 +19,8 @@ def column(group: Any, name: str, *, where: str) -> pa.Array:
     """One column; categories as a dictionary array, missing values as nulls. InputError when it cannot be read."""
     try:
         return group.column(name) if isinstance(group, RecordTable) else _read(group[name], group)
+    except MemoryError:
+        raise
     except Exception as e:  # anndata's error for an unknown encoding has no public name
         text = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
         raise InputError(f"{where}: {getattr(group, 'name', '')}/{name} is not readable ({text})") from e

@@ -55,6 +55,8 @@ def _no_matrix(path: Path) -> str:
             return f"no matrix of cells: it holds {', '.join(sorted(root)[:4]) or 'nothing'}"
     except InputError:
         return ""
+    except MemoryError:
+        raise
     except Exception:  # whatever HDF5 says about a damaged file, its reader says it better
         return ""
 

@@ -20,7 +20,7 @@ from rankcell.counts.hdf5links import require_plain_sources
 from rankcell.counts.heaps import require_walkable_heaps
 from rankcell.counts.kinds import describe_file, require_file
 from rankcell.counts.matrix import plain_dtype
-from rankcell.errors import InputError
+from rankcell.errors import InputError, is_out_of_memory
 
 _SMALL = 32_768  # bytes
 _DEFLATE, _SHUFFLE = 1, 2  # numbers of HDF5's own filters
@@ -74,6 +74,8 @@ def holds(source: Any, layout: Callable[[Any], bool]) -> bool:
     try:
         with open_hdf5(Path(source)) as root:
             return layout(root)
+    except MemoryError:
+        raise
     except Exception:  # whatever HDF5 says about a damaged file, its reader says it better
         return False
 
@@ -106,6 +108,8 @@ def loading(source: Any) -> Iterator[None]:
         raise e if source.name in str(e) else type(e)(f"{source.name}: {e}") from e
     except Exception as e:  # HDF5 and zarr raise whatever they like at a damaged file
         source.close()
+        if is_out_of_memory(e):
+            raise
         raise InputError(f"{source.name} is not a readable {source.format} file ({type(e).__name__}: {first_line(e)})") from e
     except BaseException:
         source.close()
@@ -220,6 +224,8 @@ class Chunks:
             try:
                 for k in run:
                     found[k] = inflate(found[k])
+            except MemoryError:
+                raise
             except Exception as e:  # zlib and ISA-L have errors of their own
                 raise OSError(f"a compressed chunk is damaged ({e})") from e
         for k in run:

@@ -28,6 +28,8 @@ def select_rows(source: CountSource, expression: str) -> np.ndarray:
     frame = pd.DataFrame({c: source.obs(c).to_pandas() for c in named})
     try:
         found: Any = frame.eval(expression, engine="python")
+    except MemoryError:
+        raise
     except Exception as e:  # pandas and Python raise what they like at an expression
         raise CellError(
             f'{source.name}: the filter "{expression}" cannot be evaluated ({type(e).__name__}: {e}); cell columns are '

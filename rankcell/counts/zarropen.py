@@ -12,7 +12,7 @@ from typing import Any
 
 from rankcell.counts.hdf5 import first_line
 from rankcell.counts.kinds import require_file
-from rankcell.errors import InputError
+from rankcell.errors import InputError, is_out_of_memory
 
 MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs", ".zarray")
 _MOST, _MOST_TEXT = 2**31, 2**28  # bytes of a chunk or shard, of metadata
@@ -33,7 +33,7 @@ def open_zarr(path: Path) -> tuple[Any, Any]:
         if store is not None:
             with contextlib.suppress(Exception):  # a .zip that could not be opened cannot be closed
                 store.close()
-        if isinstance(e, InputError):
+        if isinstance(e, InputError) or is_out_of_memory(e):
             raise e from None
         raise InputError(f"{path} is not a readable zarr store ({type(e).__name__}: {first_line(e)})") from e
 

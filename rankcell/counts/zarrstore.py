@@ -60,6 +60,8 @@ class _Slices:
     def __getitem__(self, key: Any) -> np.ndarray:
         try:
             return np.asarray(self._node[key])
+        except MemoryError:
+            raise
         except Exception as e:  # every codec has its own
             raise OSError(f"{self._node.name}: {first_line(e)}") from e
 

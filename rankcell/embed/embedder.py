@@ -1,6 +1,6 @@
 """Embedder: token rows -> cell embeddings, in the caller's order with the caller's cell ids."""
 
-import gc
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +11,16 @@ import numpy as np
 
 from rankcell.embed.pools import Output, choose_outputs
 from rankcell.embed.tables import CELLS, Result, memory_table, obsm_keys
-from rankcell.embed.unit import Unit, UnitResult, Work
-from rankcell.errors import ModelError, SettingsError
+from rankcell.embed.unit import BatchResult, Unit, UnitResult, Work
+from rankcell.errors import SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
 from rankcell.model.devices import choose_device, devices_of, one_device
-from rankcell.model.encoder import budget_for, is_out_of_memory
+from rankcell.model.encoder import budget_for
+from rankcell.model.memory import release
 from rankcell.model.precisions import faster_precisions, precision_on
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
-from rankcell.wording import note, option, python_verb
+from rankcell.wording import note, python_verb
 
 TOKENS_PER_UNIT = 500_000  # what is computed before anything is brought home
 LEAST_COSINE = 0.9999  # of a cell's embedding in bf16 with the same in fp32, for `auto` to keep bf16
@@ -90,7 +91,13 @@ class Embedder:
 
     @property
     def tokens_per_batch(self) -> int:
-        """Most tokens that the model is given at once."""
+        """Most tokens that the model is given at once: what was asked for, or less where memory has run out."""
+        planned = self.planned_tokens_per_batch
+        return planned if self._encoder is None else self._encoder.memory.limit("tokens", planned)
+
+    @property
+    def planned_tokens_per_batch(self) -> int:
+        """The same before any memory has run out."""
         if self._budget is None:
             self._budget = budget_for(self.checkpoint, self._device, self._precision)
         return self._budget
@@ -123,11 +130,8 @@ class Embedder:
         """Let go of the loaded model and of its device's memory; it is loaded again when it is asked for."""
         _ = self.description
         device, self._encoder = self._encoder.device if self._encoder else None, None
-        if device is not None and device.type == "cuda":
-            import torch
-
-            gc.collect()
-            torch.cuda.empty_cache()
+        if device is not None and device.type != "cpu":
+            release(device)
 
     def check(self, tokens: TokenSet, pool: str | Sequence[str], layer: int | Sequence[int]) -> list[Output]:
         """The outputs; raises when tokens, pools or layers do not fit the model."""
@@ -142,7 +146,7 @@ class Embedder:
             raise SettingsError("no layer was asked for")
         return found
 
-    @python_verb()
+    @python_verb(**{name: name for name in ("device", "precision", "tokens_per_batch")})  # which are the constructor's
     def embed(
         self,
         tokens: TokenSet,
@@ -200,38 +204,12 @@ class Embedder:
         plan = [filled[at] for at in plan_batches(tokens.lengths[filled], tokens_per_batch=self.tokens_per_batch)]
         with torch.inference_mode(), self.encoder.pinned(), ThreadPoolExecutor(1) as ahead:
             for batch in _prepared(ahead, tokens, plan):
-                self._run_batch(unit, batch)
-                if tick:
-                    tick(len(batch.rows))
+                work_on = functools.partial(_compute, unit, batch)
+                for _, result in self.encoder.memory.batches(batch.lengths, work_on, tokens_per_batch=self.tokens_per_batch):
+                    unit.keep(result)
+                    if tick:
+                        tick(len(result.at))
         return unit.home()
-
-    def _run_batch(self, unit: "Unit", batch: Batch) -> None:
-        """One batch; in halves, and from then on with half the budget, when the device's memory does not hold it."""
-        n = len(batch.input_ids)
-        if n <= self.tokens_per_batch or len(batch.rows) == 1:
-            try:
-                return unit.add(batch)
-            except (RuntimeError, MemoryError) as e:
-                if not is_out_of_memory(e):
-                    raise
-                self._halve(n, len(batch.rows))
-        for at in plan_batches(batch.lengths, tokens_per_batch=self.tokens_per_batch):
-            rows = batch.rows[at]
-            self._run_batch(unit, collate([unit.tokens.row(i) for i in rows], rows))
-
-    def _halve(self, n_tokens: int, n_rows: int) -> None:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if n_rows == 1:
-            raise ModelError(
-                f"the memory of device '{self._device}' does not hold one row of {n_tokens:,} tokens: choose another {option('device')}, or {option('precision', 'bf16')}"
-            ) from None
-        self._budget = max(1, min(self.tokens_per_batch, n_tokens) // 2)
-        note(
-            f"out of memory with {n_tokens:,} tokens a batch: going on with {self._budget:,} ({option('tokens_per_batch', self._budget)} starts so)",
-        )
 
     def meta(self, tokens: TokenSet, outputs: list[Output]) -> dict[str, Any]:
         """What an embedding says of itself: plain JSON."""
@@ -250,6 +228,10 @@ class Embedder:
         } | self.description
         held |= {"cropping": dict(tokens.spec.cropping)} if tokens.spec.cropping.get("cropped") else {}
         return held | ({"precision_check": self._checked} if self._checked else {})
+
+
+def _compute(unit: Unit, batch: Batch, at: np.ndarray) -> BatchResult:
+    return unit.compute(batch.taken(at))
 
 
 class Ticker:

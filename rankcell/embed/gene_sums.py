@@ -34,24 +34,33 @@ class GeneSums:
     sums: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     units: set[int] = field(default_factory=set)
 
-    def add(self, ids: np.ndarray, cells: np.ndarray, states: dict[int, Any]) -> None:
-        """Gene tokens, the cell of each, and {number of blocks: their states [tokens, width]}.
+    def reduced(self, ids: np.ndarray, cells: np.ndarray, states: dict[int, Any]) -> list[tuple[int, np.ndarray, np.ndarray, dict[int, np.ndarray]]]:
+        """What some cells add, for `keep`, of each group met: (group, tokens, n, {layer: sums and sums of squares [2, tokens, width]}).
 
-        Memory that runs out midway leaves the sums as they were, so that the same can be added again in smaller pieces.
+        ids, cells, states
+            Gene tokens, the cell of each, and {number of blocks: their states [tokens, width]}.
         """
         group = np.zeros(len(ids), np.int64) if self.groups is None else self.groups[cells]
-        new = []
+        added = []
         for g in np.unique(group[group >= 0]).tolist():
             mine = np.flatnonzero(group == g)
             order = mine[np.argsort(ids[mine], kind="stable")]
-            found, first = np.unique(ids[order], return_index=True)
+            tokens, first = np.unique(ids[order], return_index=True)
+            sums = {layer: _reduced(states[n], order, first) for layer, n in self.layers.items()}
+            added.append((g, tokens, np.diff([*first, len(order)]), sums))
+        return added
+
+    def keep(self, added: list[tuple[int, np.ndarray, np.ndarray, dict[int, np.ndarray]]]) -> None:
+        """Add what `reduced` gave: all of it, or nothing where memory runs out."""
+        new = []
+        for g, tokens, n, sums in added:
             counts = self.counts.setdefault(g, np.zeros(self.n_tokens, np.int64))
-            new.append((counts[None], found, np.diff([*first, len(order)])))
-            for layer, n in self.layers.items():
-                held = self.sums.setdefault((g, layer), np.zeros((2, self.n_tokens, self.width)))
-                new.append((held, found, _reduced(states[n], order, first)))
-        for held, found, values in new:
-            held[:, found] += values
+            new.append((counts, tokens, counts[tokens] + n))
+            for layer, values in sums.items():
+                total = self.sums.setdefault((g, layer), np.zeros((2, self.n_tokens, self.width)))
+                new += [(total[i], tokens, total[i, tokens] + values[i]) for i in (0, 1)]
+        for total, tokens, values in new:
+            total[tokens] = values
 
     def mean_sd(self, group: int, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(tokens, n, mean [tokens, width], population standard deviation) of the genes met in a group."""

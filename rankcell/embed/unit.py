@@ -1,5 +1,6 @@
 """The cells of one unit: what is to be computed of them, and the results while they come in."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,25 +49,41 @@ class UnitResult:
     genes: dict[int, np.ndarray]
 
 
+@dataclass(frozen=True)
+class BatchResult:
+    """What came of one batch.
+
+    at
+        int64 [rows]: where each row stands among those of the unit.
+    cells
+        {output name: float32 [rows, width]}, on the device.
+    genes
+        {layer: float32 [genes of all rows, width]}.
+    sums
+        What GeneSums.reduced gave.
+    """
+
+    at: np.ndarray
+    cells: dict[str, Any]
+    genes: dict[int, np.ndarray]
+    sums: list[Any]
+
+
 class Unit:
     """The results of some rows while they come in, on the device until they are brought home."""
 
     def __init__(self, encoder: Encoder, tokens: TokenSet, rows: np.ndarray, work: Work):
-        import torch
-
         self.encoder, self.tokens, self.rows, self.work = encoder, tokens, rows, work
         self._only = work.only(tokens.frame)
-        width = encoder.checkpoint.width
-        empty = {"dtype": torch.float32, "device": encoder.device}
-        self._cells = {o.name: torch.full((len(rows), width * len(o.pools)), torch.nan, **empty) for o in work.outputs}
         n_genes = np.maximum(tokens.n_genes[rows], 0)
         self._first_gene = np.cumsum(n_genes) - n_genes
-        self._genes = {n: np.empty((int(n_genes.sum()), width), np.float32) for n in work.gene_layers}
+        self._genes = {n: np.empty((int(n_genes.sum()), encoder.checkpoint.width), np.float32) for n in work.gene_layers}
+        self._order = np.argsort(rows, kind="stable")
+        self._done: list[BatchResult] = []
 
-    def add(self, batch: Batch) -> None:
-        frame, kept = self.tokens.frame, {}
-        at = np.searchsorted(self.rows, batch.rows) if self._is_sorted else [int(np.flatnonzero(self.rows == r)[0]) for r in batch.rows]
-        home = self.encoder.tensor(np.asarray(at, np.int64))
+    def compute(self, batch: Batch) -> BatchResult:
+        """The results of a batch; nothing is kept."""
+        frame, cells, states = self.tokens.frame, {}, {}
         genes = self.encoder.tensor(np.flatnonzero(batch.is_gene(frame))) if self.work.token_blocks else None
         seen = _Attentions() if any(o.needs_attention for o in self.work.outputs) else None
         for n, hidden in self.encoder.walk(batch, self.work.blocks, only=self._only, watch=None if seen is None else seen.add):
@@ -74,39 +91,51 @@ class Unit:
             if self._only is not None and n == self.work.blocks[-1]:
                 picked = hidden.unflatten(0, (len(batch.rows), -1)).float()
                 for o in outputs:
-                    where = [self._only.index(p.position(frame)) for p in o.pools]
-                    self._cells[o.name][home] = picked[:, where].flatten(1)
+                    cells[o.name] = picked[:, [self._only.index(p.position(frame)) for p in o.pools]].flatten(1)
             else:
-                self._pool(batch, hidden, outputs, home, seen)
+                cells |= self._pooled(batch, hidden, outputs, seen)
             if n in self.work.token_blocks:
-                kept[n] = hidden[genes].float()
-        self._keep_genes(batch, at, kept)
+                states[n] = hidden[genes].float()
+        at = self._order[np.searchsorted(self.rows, batch.rows, sorter=self._order)]
+        return BatchResult(at, cells, {layer: states[n].cpu().numpy() for layer, n in self.work.gene_layers.items()}, self._summed(batch, states))
 
-    @property
-    def _is_sorted(self) -> bool:
-        return bool((np.diff(self.rows) > 0).all())
+    def _pooled(self, batch: Batch, hidden: Any, outputs: Sequence[Output], seen: "_Attentions | None") -> dict[str, Any]:
+        import torch
 
-    def _pool(self, batch: Batch, hidden: Any, outputs: list[Output], home: Any, seen: "_Attentions | None") -> None:
-        done = 0
+        parts: dict[str, list[Any]] = {o.name: [] for o in outputs}
         for run in batch.runs() if outputs else []:
             states = hidden[run.q : run.q + run.rows * run.n_q].unflatten(0, (run.rows, run.n_q)).float()
             for o in outputs:
                 attention = seen.of(run) if o.needs_attention else None
-                self._cells[o.name][home[done : done + run.rows]] = o.compute(States(states, self.tokens.frame, attention))
-            done += run.rows
+                parts[o.name].append(o.compute(States(states, self.tokens.frame, attention)))
+        return {name: torch.cat(values) for name, values in parts.items()}
 
-    def _keep_genes(self, batch: Batch, at: Sequence[int], kept: dict[int, Any]) -> None:
-        n_genes = self.tokens.n_genes[batch.rows]
+    def _summed(self, batch: Batch, states: dict[int, Any]) -> list[Any]:
+        sums = self.work.sums
+        if sums is None:
+            return []
+        ids = batch.input_ids[batch.is_gene(self.tokens.frame)]
+        return sums.reduced(ids, np.repeat(batch.rows, self.tokens.n_genes[batch.rows]), {n: states[n] for n in sums.layers.values()})
+
+    def keep(self, result: BatchResult) -> None:
+        """Take the results of a batch in."""
+        n_genes = np.maximum(self.tokens.n_genes[self.rows[result.at]], 0)
         if self._genes:
-            to = np.concatenate([np.arange(self._first_gene[i], self._first_gene[i] + n) for i, n in zip(at, n_genes, strict=True)])
-            for layer, n in self.work.gene_layers.items():
-                self._genes[layer][to] = kept[n].cpu().numpy()
+            first = self._first_gene[result.at]
+            to = np.concatenate([np.arange(a, a + n) for a, n in zip(first, n_genes, strict=True)])
+            for layer, values in result.genes.items():
+                self._genes[layer][to] = values
         if self.work.sums is not None:
-            ids = batch.input_ids[batch.is_gene(self.tokens.frame)]
-            self.work.sums.add(ids, np.repeat(batch.rows, n_genes), {n: kept[n] for n in self.work.sums.layers.values()})
+            self.work.sums.keep(result.sums)
+        self._done.append(dataclasses.replace(result, genes={}, sums=[]))
 
     def home(self) -> UnitResult:
-        return UnitResult({name: values.cpu().numpy() for name, values in self._cells.items()}, self._genes)
+        width = self.encoder.checkpoint.width
+        cells = {o.name: np.full((len(self.rows), width * len(o.pools)), np.nan, np.float32) for o in self.work.outputs}
+        for done in self._done:
+            for name, values in done.cells.items():
+                cells[name][done.at] = values.cpu().numpy()
+        return UnitResult(cells, self._genes)
 
 
 class _Attentions:

@@ -80,6 +80,15 @@ class Batch:
         queries = self.lengths if n_queries is None else np.full(len(self.lengths), n_queries)
         return runs_of(queries, self.n_keys)
 
+    def taken(self, at: np.ndarray) -> "Batch":
+        """The rows `at` of these, in that order."""
+        if np.array_equal(at, np.arange(len(self.lengths))):
+            return self
+        ends = self.starts + self.lengths
+        tokens = np.concatenate([np.empty(0, np.int64), *(np.arange(self.starts[i], ends[i]) for i in at)])
+        attend = None if self.attend is None else self.attend[tokens]
+        return Batch(self.rows[at], self.input_ids[tokens], self.lengths[at], attend)
+
     def padded(self, pad: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows under each other for other models: int64 and bool [rows, longest], tokens and where there are any."""
         here = np.arange(int(self.lengths.max(initial=0))) < self.lengths[:, None]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rankcell.errors import ModelError
+from rankcell.errors import ModelError, is_out_of_memory
 from rankcell.model import varlen
 from rankcell.model.batches import Run
 from rankcell.wording import note
@@ -104,7 +104,9 @@ def has_onednn(device: Any) -> bool:
         return bool((onednn_linear()(x, x, None, "none", [], "") == x).all()) and bool(
             (onednn_linear().binary(x, x, x, None, "add") == 2 * x).all()
         )
-    except (AttributeError, RuntimeError, TypeError):
+    except (AttributeError, RuntimeError, TypeError) as e:
+        if is_out_of_memory(e):
+            raise
         return False
 
 

@@ -13,6 +13,7 @@ from rankcell.model.blocks import Attention, Block, Rows, has_onednn
 from rankcell.model.checkpoint import Checkpoint
 from rankcell.model.config import shape_of
 from rankcell.model.devices import choose_device
+from rankcell.model.memory import Memory
 from rankcell.model.precisions import dtype_of, pinned, precision_on
 from rankcell.model.weights import read_weights
 from rankcell.wording import note
@@ -29,6 +30,8 @@ class Encoder:
     precision
         "fp32", "tf32" (CUDA), "bf16" or "fp16": what matrix products are computed in; "auto" is fp32. Embeddings, residual sums,
         norms and the states that come out are float32 in all of them.
+
+    `memory`: what the device was found to hold beside the model.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "auto", precision: str = "auto"):
@@ -36,8 +39,12 @@ class Encoder:
         self.device = choose_device(device)
         self.precision = precision_on(precision, self.device)
         self.dtype = dtype_of(self.precision)
+        self.memory = Memory(self.device, precision=self.precision)
+        self.memory.hold(self._load, f"model '{checkpoint.name}'")
+
+    def _load(self) -> None:
         onednn = has_onednn(self.device) and self.precision != "fp16"
-        trunk = _load_trunk(checkpoint)
+        trunk = _load_trunk(self.checkpoint)
         config = trunk.config
         self._blocks = [Block.of(b, config, dtype=self.dtype, device=self.device, onednn=onednn) for b in trunk.encoder.layer]
         self._embeddings = _Embeddings(trunk, self.device)
@@ -168,13 +175,6 @@ class _Embeddings:
         where = {"position_ids": positions[None] + self._first, "token_type_ids": torch.zeros_like(ids[None])}
         hidden = self._own(input_ids=ids[None], **where)[0]
         return hidden if self._projection is None else self._projection(hidden)
-
-
-def is_out_of_memory(e: Exception) -> bool:
-    """Of a GPU, or of a processor, for which torch has no error of its own."""
-    import torch
-
-    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e) or "not enough memory" in str(e)
 
 
 def budget_for(checkpoint: Checkpoint, device: str, precision: str) -> int:

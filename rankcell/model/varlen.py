@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.errors import is_out_of_memory
 from rankcell.model.batches import Run
 
 _WIDEST, _STEP = 256, 8  # of heads that flash attention takes: the widest, and of which they are a multiple
@@ -70,6 +71,8 @@ def obstacle(device: Any, dtype: Any, head_width: int) -> str | None:
         ends = Ends.of(runs, lambda x: torch.from_numpy(x).to(device))
         mixed = attention(*(x.to(device) for x in values), ends, scale=head_width**-0.5).float().cpu()
     except (RuntimeError, NotImplementedError, AttributeError, TypeError) as e:
+        if is_out_of_memory(e):
+            raise
         return next(iter(str(e).splitlines()), type(e).__name__)[:120]
     q, k, v = (x.float().transpose(0, 1) for x in values)
     for run in runs:

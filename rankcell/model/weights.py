@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from rankcell.errors import ModelError
+from rankcell.errors import ModelError, is_out_of_memory
 from rankcell.wording import shortened
 
 WEIGHTS, PICKLED = "model.safetensors", "pytorch_model.bin"
@@ -163,6 +163,8 @@ def _unpickled(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as e:  # whatever a broken file provokes in zip, pickle or torch
+        if is_out_of_memory(e):
+            raise
         raise ModelError(_not_plain(path, e)) from e
     for _ in range(len(_NESTS) + 1):
         if not isinstance(held, dict) or any(isinstance(key, str) and is_wanted(key) for key in held):

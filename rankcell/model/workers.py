@@ -13,13 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from rankcell import errors, wording
-from rankcell.errors import ModelError, RankcellError
+from rankcell.errors import ModelError, RankcellError, RankcellWarning, is_out_of_memory
 from rankcell.wording import note
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rankcell.model.workers import serve; serve(*sys.argv[2:])"
@@ -45,6 +46,7 @@ def run_on(task: str, folder: Path, units: Sequence[int], devices: Sequence[str]
     """
     own = [iter(units[n :: len(devices)]) for n in range(len(devices))] if fixed else [iter(units)] * len(devices)
     said: queue.SimpleQueue = queue.SimpleQueue()
+    notes: set[str] = set()
     with contextlib.ExitStack() as stack:
         helpers = {n: stack.enter_context(_helper(task, folder, device, prefix, n, said)) for n, device in enumerate(devices)}
         busy = set(helpers)
@@ -61,13 +63,26 @@ def run_on(task: str, folder: Path, units: Sequence[int], devices: Sequence[str]
                 busy.discard(n)
             elif word == "ended" and n not in busy:
                 pass
+            elif word == "note":
+                if value not in notes:  # of whichever device says it first
+                    note(f"device '{devices[n]}': {value}")
+                notes.add(value)
             elif word == "error":
                 raise getattr(errors, value["type"], RankcellError)(value["message"])
             else:
-                raise ModelError(
-                    f"the process on device '{devices[n]}' has ended (exit code {helpers[n].process.wait()}), perhaps for want of memory: "
-                    "what is done is kept, and the same command goes on from there"
-                )
+                end = value or f"has ended ({_cause(helpers[n].process.wait())})"
+                raise ModelError(f"the process on device '{devices[n]}' {end}: what is done is kept, and the same command goes on from there")
+
+
+def _cause(code: int) -> str:
+    """What an exit code says of the end of a process."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return "killed, possibly by the kernel for want of memory" if name == "SIGKILL" else f"signal {name}"
 
 
 @dataclass
@@ -120,17 +135,29 @@ def serve(task: str, folder: str, device: str, name: str, spelling: str) -> None
     wording.adopt(json.loads(spelling))
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    warnings.simplefilter("ignore")
     units: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_read_units, args=(units,), daemon=True).start()
 
     def say(word: str, value: Any) -> None:
         print(json.dumps([word, value]), file=out, flush=True)
 
+    def pass_on(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        say("note", str(message))
+
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("always", category=RankcellWarning)
+    warnings.showwarning = pass_on
     try:
         _serve(task, folder, device, name, units, say)
     except RankcellError as e:
         say("error", {"type": type(e).__name__, "message": str(e)})
+    except Exception as e:
+        first = (str(e).splitlines() or [""])[0]
+        if is_out_of_memory(e):
+            say("error", {"type": "ModelError", "message": f"there is not enough memory on device '{device}' ({first or 'no more is known'})"})
+        else:
+            traceback.print_exc()
+            say("failed", f"has failed ({type(e).__name__}: {first})")
     os._exit(0)
 
 

@@ -1,4 +1,7 @@
-"""What becomes of the other genes: sums per perturbed target and affected gene, or the shifts themselves."""
+"""What becomes of the other genes: sums per perturbed target and affected gene, or the shifts themselves.
+
+A collector's `collected` makes of a batch what it wants of it, and changes nothing; `keep` takes that in once the batch is complete.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +17,8 @@ class AffectedSums:
     n_tokens: int
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
-    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> None:
-        """Take in edits of one length.
+    def collected(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> Any:
+        """What is wanted of edits of one length, for `keep`; None: nothing.
 
         edit, target
             int64 [edits]: number of each in its unit, and its target in the plan.
@@ -24,8 +27,11 @@ class AffectedSums:
         which
             The pass: "" (the edit as made) or "_in_place".
         """
-        key = (target[:, None] * self.n_tokens + tokens)[here]
-        self.parts.setdefault(which, []).append((key, shifts.cpu().numpy()[here]))
+        return which, ((target[:, None] * self.n_tokens + tokens)[here], shifts.cpu().numpy()[here])
+
+    def keep(self, part: Any) -> None:
+        which, held = part
+        self.parts.setdefault(which, []).append(held)
 
     def reduce(self, which: str = "") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(key, n, sum, sum of squares) of a pass, keys ascending; key = target * n_tokens + affected token.
@@ -48,10 +54,10 @@ class AffectedRows:
     k: int | None = None
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
-    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> None:
-        """As AffectedSums.add; only the edit as made."""
+    def collected(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> Any:
+        """As AffectedSums.collected; only the edit as made."""
         if which:
-            return
+            return None
         if self.k is not None and self.k < here.shape[1]:
             import torch
 
@@ -59,7 +65,11 @@ class AffectedRows:
             shifts, at = shifts.gather(1, at), at.cpu().numpy()
             tokens, here = np.take_along_axis(tokens, at, 1), np.take_along_axis(here, at, 1)
         edits = np.broadcast_to(edit[:, None], here.shape)
-        self.parts.append((edits[here], tokens[here], shifts.cpu().numpy()[here]))
+        return edits[here], tokens[here], shifts.cpu().numpy()[here]
+
+    def keep(self, part: Any) -> None:
+        if part is not None:
+            self.parts.append(part)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(number of the edit in its unit, affected token, shift): by edit, and within one the largest shift first."""

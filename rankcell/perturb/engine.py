@@ -1,5 +1,7 @@
 """The engine: edits of a few cells -> score columns. Baseline states once per cell, edits in batches, reductions on the device."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,19 +9,18 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import ModelError
-from rankcell.model import Batch, Encoder, collate, plan_batches
-from rankcell.model.encoder import is_out_of_memory
+from rankcell.model import Batch, Encoder, collate
 from rankcell.perturb import sharing
 from rankcell.perturb.affected import AffectedRows, AffectedSums
 from rankcell.perturb.edits import EditPlan, RowEdits
-from rankcell.perturb.kinds import Options
+from rankcell.perturb.pieces import UNFILLED, Piece
 from rankcell.perturb.sharing import FirstBlock, Vanished
 from rankcell.perturb.shifts import Compared, readout_scores
 from rankcell.perturb.states import StateEmbeddings
 from rankcell.wording import note, option
 
 READOUTS = ("genes", "cell", "cls")
-UNFILLED = "_unfilled"  # the deletion without refill, which is only run to take the two apart
+_SHARED = "first blocks"  # of rankcell.model.memory.Memory.most
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,8 @@ class Engine:
         """These edits of each of `rows`, and of the plan's passes only these (None: all): what another pass would give is NaN."""
         counts = np.array([len(e) for e in edits], np.int64)
         unit = _Unit(self, rows, edits, np.cumsum(counts) - counts, self.plan.passes if passes is None else passes, sums, progress)
-        there = np.flatnonzero(counts)
         with self.encoder.pinned():
-            for group in plan_batches([len(rows[i]) for i in there], tokens_per_batch=self.tokens_per_batch):
-                unit.run_cells(there[group])
+            unit.run_cells(np.flatnonzero(counts))
         cell = np.repeat(np.arange(len(rows)), counts)
         target, rank = (np.concatenate([np.empty(0, np.int64), *(getattr(e, name) for e in edits)]) for name in ("target", "rank"))
         n_tokens = np.array([len(r) for r in rows], np.int64)[cell]
@@ -170,22 +169,35 @@ class _Unit:
         sums: AffectedSums | AffectedRows | None,
         progress: Callable[[int], None] | None,
     ):
-        import torch
-
         self.engine, self.rows, self.edits, self.first_edit, self.sums, self.progress = engine, rows, edits, first_edit, sums, progress
         self.passes = [which for which in engine.plan.passes if which in passes]
-        total = sum(map(len, edits))
-        device = engine.encoder.device
-        names = [n + which for which in engine.plan.passes for n in engine.plain_names]
-        self.found = {n: torch.full((total,), torch.nan, dtype=torch.float64, device=device) for n in names}
-        self.states = {k: engine.encoder.tensor(v) for k, v in engine.states.vectors.items()}
+        self._done: list[_BatchScores] = []
+        self._batches = functools.partial(engine.encoder.memory.batches, tokens_per_batch=engine.tokens_per_batch)
+
+    @functools.cached_property
+    def states(self) -> dict[tuple[str, str], Any]:
+        """The states' vectors on the device."""
+        return {k: self.engine.encoder.tensor(v) for k, v in self.engine.states.vectors.items()}
 
     def brought_home(self) -> dict[str, np.ndarray]:
-        return {name: values.cpu().numpy() for name, values in self.found.items()}
+        """{score and pass: float64 [edits]}, NaN where nothing was run."""
+        total, names = sum(map(len, self.edits)), self.engine.plain_names
+        found = {n + which: np.full(total, np.nan) for which in self.engine.plan.passes for n in names}
+        for done in self._done:
+            for name, values in zip(names, done.scores.cpu().numpy(), strict=True):
+                found[name + done.which][done.number] = values
+        return found
 
     def run_cells(self, cells: np.ndarray) -> None:
-        """All passes of cells whose rows fit one batch."""
-        base = _Baseline.of(self.engine, [self.rows[i] for i in cells], cells)
+        """All passes of some cells, as many at a time as have their rows in one batch."""
+        for at, base in self._batches([len(self.rows[i]) for i in cells], lambda at: self._baseline(cells[at])):
+            self._run_edits(base, cells[at])
+            del base  # before the next one is made
+
+    def _baseline(self, cells: np.ndarray) -> "_Baseline":
+        return _Baseline.of(self.engine, [self.rows[i] for i in cells], cells)
+
+    def _run_edits(self, base: "_Baseline", cells: np.ndarray) -> None:
         shared: dict[int, FirstBlock | None] = {}
         cell = np.repeat(cells, [len(self.edits[i]) for i in cells])
         edit = np.concatenate([np.arange(len(self.edits[i])) for i in cells])
@@ -194,31 +206,17 @@ class _Unit:
             length = np.concatenate([self.edits[i].length_in(which) for i in cells])
             left = length - np.concatenate([self.edits[i].n_gone for i in cells]) if which == "_in_place" else length
             can_run = order[left[order] > 0]  # a token is left to attend to
-            for chosen in plan_batches(length[can_run], tokens_per_batch=self.engine.tokens_per_batch):
-                at = can_run[chosen]
-                self._run_what_fits(base, which, cell[at], edit[at], shared)
+            run = functools.partial(self._run_batch, base, which, cell[can_run], edit[can_run], shared)
+            for _, done in self._batches(length[can_run], run, give_back=shared.clear):
+                self._keep(done)
 
-    def _run_what_fits(
-        self, base: "_Baseline", which: str, cell: np.ndarray, edit: np.ndarray, shared: dict[int, FirstBlock | None]
-    ) -> None:
-        """A batch; in halves, with a warning, where the memory does not hold it."""
-        import torch
-
-        try:
-            return self._run_batch(base, which, list(self._pieces(cell, edit)), shared)
-        except (RuntimeError, MemoryError) as e:
-            if not is_out_of_memory(e):
-                raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if len(cell) == 1:
-            raise ModelError(
-                f"the memory does not hold one edited cell: choose another {option('device')}, or {option('precision', 'bf16')}"
-            ) from None
-        note(f"out of memory with {len(cell):,} edits at once: going on in halves ({option('tokens_per_batch')} sets less)")
-        half = len(cell) // 2
-        for part in (slice(None, half), slice(half, None)):
-            self._run_what_fits(base, which, cell[part], edit[part], shared)
+    def _keep(self, done: "_BatchScores") -> None:
+        """Take in a batch that is complete."""
+        for part in done.collected:
+            self.sums.keep(part)
+        self._done.append(dataclasses.replace(done, collected=[]))
+        if self.progress:
+            self.progress(done.n_tokens)
 
     def _order(self, cell: np.ndarray) -> np.ndarray:
         """The edits so that neighbours are made and share at once: by cell, genes perturbed and named, and place."""
@@ -228,11 +226,11 @@ class _Unit:
         _, at = np.unique(cell, return_inverse=True)
         return np.lexsort((last, named, gone, at))
 
-    def _pieces(self, cell: np.ndarray, edit: np.ndarray) -> Iterator["_Piece"]:
+    def _pieces(self, cell: np.ndarray, edit: np.ndarray) -> Iterator[Piece]:
         """The edits of a batch cut into those of one cell that are made at once."""
         for part in np.split(np.arange(len(cell)), np.flatnonzero(np.diff(cell)) + 1):
             held = self.edits[cell[part[0]]]
-            yield from (_Piece(int(cell[part[0]]), held, alike) for alike in held.alike(edit[part]))
+            yield from (Piece(int(cell[part[0]]), held, alike) for alike in held.alike(edit[part]))
 
     def _shared(self, cell: int) -> FirstBlock | None:
         """The first block of a cell of which enough single genes are deleted for it to be worth it."""
@@ -242,7 +240,19 @@ class _Unit:
             return None
         return FirstBlock(engine.encoder, edits.row)
 
-    def _first(self, which: str, pieces: list["_Piece"], shared: dict[int, FirstBlock | None]) -> tuple[Any, Any] | None:
+    def _first_that_fits(self, which: str, pieces: list[Piece], shared: dict[int, FirstBlock | None]) -> tuple[Any, Any] | None:
+        """As `_first`; no more of it in this run where the memory does not hold what is shared."""
+        memory = self.engine.encoder.memory
+        if not memory.limit(_SHARED, 1):
+            return None
+        first, lack = memory.attempt(functools.partial(self._first, which, pieces, shared))
+        if lack is not None:
+            shared.clear()
+            memory.most[_SHARED] = 0
+            note("out of memory for what the deletions of a cell share: going on without it, to the same numbers")
+        return first
+
+    def _first(self, which: str, pieces: list[Piece], shared: dict[int, FirstBlock | None]) -> tuple[Any, Any] | None:
         """The first block of a batch, where all of it is shared."""
         import torch
 
@@ -261,30 +271,40 @@ class _Unit:
             return None
         return tuple(torch.cat(x) for x in zip(*found, strict=True))
 
-    def _run_batch(self, base: "_Baseline", which: str, pieces: list["_Piece"], shared: dict[int, FirstBlock | None]) -> None:
+    def _run_batch(
+        self, base: "_Baseline", which: str, cell: np.ndarray, edit: np.ndarray, shared: dict[int, FirstBlock | None], at: np.ndarray
+    ) -> "_BatchScores":
+        """The scores of the edits `at` in one pass; nothing is kept but what cells share, which may go at any time."""
         import torch
 
+        pieces = list(self._pieces(cell[at], edit[at]))
         made = [p.made(which) for p in pieces]
         lengths = np.concatenate([np.full(len(ids), ids.shape[1]) for ids, _, _ in made])
         attend = np.concatenate([a.ravel() for _, _, a in made]) if which == "_in_place" else None
         batch = Batch(np.arange(len(lengths)), np.concatenate([ids.ravel() for ids, _, _ in made]).astype(np.int64), lengths, attend)
-        states = self.engine.states_of(batch, self._first(which, pieces, shared))
-        at, affected = 0, []
+        states = self.engine.states_of(batch, self._first_that_fits(which, pieces, shared))
+        start, scores, collected = 0, [], []
         with torch.inference_mode():
             for piece, (ids, came_from, _) in zip(pieces, made, strict=True):
                 n = len(ids) if self.engine.reads_cls_alone else ids.size
-                after = states[at : at + n].view(len(ids), -1, states.shape[1])
-                affected.append(self._score(base, which, piece, came_from, after))
-                at += n
-        for found in affected:  # once all of the batch is done
-            if found is not None and self.sums is not None and which != UNFILLED:
-                self.sums.add(*found, which)
-        if self.progress:
-            self.progress(batch.input_ids.size)
+                after = states[start : start + n].view(len(ids), -1, states.shape[1])
+                values, affected = self._score(base, which, piece, came_from, after)
+                scores.append(values)
+                if affected is not None and self.sums is not None and which != UNFILLED:
+                    collected.append(self.sums.collected(*affected, which))
+                start += n
+            number = np.concatenate([self.first_edit[p.cell] + p.edit for p in pieces])
+            return _BatchScores(which, number, torch.cat(scores, 1), collected, batch.input_ids.size)
 
-    def _score(self, base: "_Baseline", which: str, piece: "_Piece", came_from: np.ndarray, after: Any) -> tuple | None:
-        """Scores of edits of one cell and one length; `after` [edits, length, width]. What AffectedSums.add takes."""
-        engine, tensor = self.engine, self.engine.encoder.tensor
+    def _score(self, base: "_Baseline", which: str, piece: Piece, came_from: np.ndarray, after: Any) -> tuple[Any, tuple | None]:
+        """Scores of edits of one cell and one length, float64 [scores, edits], and what a collector is given of the affected genes.
+
+        after
+            float32 [edits, length, width].
+        """
+        import torch
+
+        engine = self.engine
         own = base.states[piece.cell]
         scores, shifts, here = {}, None, came_from >= 0
         if not engine.reads_cls_alone:
@@ -292,14 +312,11 @@ class _Unit:
         if "cls" in engine.scored:
             cls = own[:1].double(), after[:, 0].double()
             scores |= readout_scores("cls", cls[0].expand_as(cls[1]), cls[1], self.states, euclidean=engine.euclidean)
-        number = self.first_edit[piece.cell] + piece.edit
-        where = tensor(number)
-        for name in engine.plain_names:
-            self.found[name + which][where] = scores[name]
+        values = torch.stack([scores[name] for name in engine.plain_names])
         if shifts is None:
-            return None
+            return values, None
         tokens = piece.held.row[np.maximum(came_from, 0)].astype(np.int64)
-        return number, piece.held.target[piece.edit], tokens, shifts, here
+        return values, (self.first_edit[piece.cell] + piece.edit, piece.held.target[piece.edit], tokens, shifts, here)
 
     def _score_genes(self, own: Any, which: str, came_from: np.ndarray, here: np.ndarray, after: Any) -> tuple[dict[str, Any], Any]:
         """Scores of the gene and cell readouts, and the shift of each gene."""
@@ -320,26 +337,22 @@ class _Unit:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Edits of one cell that are made at once: `edit` are their numbers among those of the cell."""
+class _BatchScores:
+    """What came of one batch.
 
-    cell: int
-    held: RowEdits
-    edit: np.ndarray
+    which, number, n_tokens
+        The pass, the number of each edit in its unit (int64 [edits]), and the tokens that went through the model.
+    scores
+        float64 [plain scores, edits], on the device.
+    collected
+        What the collector of affected genes made of it.
+    """
 
-    def made(self, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """[edits, length]: tokens, where each gene that is compared stood before (-1: none), and what may be attended to."""
-        if which != "_in_place":
-            ids, came_from = self.held.made(self.edit, Options() if which == UNFILLED else None)
-            return ids, came_from, np.ones(ids.shape, bool)
-        row, frame = self.held.row, self.held.plan.frame
-        first, last = frame.span(len(row))
-        place = np.arange(len(row))
-        ids, came_from = (np.tile(x, (len(self.edit), 1)) for x in (row, np.where((place >= first) & (place < last), place, -1)))
-        attend = np.ones(ids.shape, bool)
-        where = self.held.where[self.edit]
-        np.put_along_axis(attend, where[where >= 0].reshape(len(where), -1), False, axis=1)
-        return ids, np.where(attend, came_from, -1), attend
+    which: str
+    number: np.ndarray
+    scores: Any
+    collected: list[Any]
+    n_tokens: int
 
 
 def _body_mean(states: Any, plan: EditPlan) -> Any:

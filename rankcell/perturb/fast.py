@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import ModelError, SettingsError
-from rankcell.model.encoder import is_out_of_memory
+from rankcell.errors import SettingsError
 from rankcell.model.tape import Tape, Weights, functions_at_once, weights_of
 from rankcell.perturb.edits import EditPlan, RowEdits
 from rankcell.perturb.engine import Engine, Scored
 from rankcell.perturb.predict import Context, Predictors, predictors
 from rankcell.perturb.smooth import corrected
-from rankcell.wording import note, option
+from rankcell.wording import option
 
 AUDIT, SPLITS, PROJECTIONS = 0.02, 16, 32
 _TAPE, _ADJOINT, _SLOPES = 1.4, 3.0, 2.2  # forward passes that a tape, an adjoint with effects, and one without take
@@ -318,7 +317,7 @@ class _Cell:
             ids, _ = self.held.made(at)
             new = (ids == row[place][:, None]).argmax(1)
         context = Context(row, first, last, None, np.ones(len(row), bool), place, new, plan.mask)
-        return _predicted(self.fast, context, rng)
+        return _that_fit(self.fast, rng, functools.partial(_predicted, self.fast, context, rng))
 
     def correct(self) -> None:
         """Predictions, corrected by what was run, into `values` (but for what was run) and `predicted`."""
@@ -360,6 +359,10 @@ def pair_predictors(fast: FastEngine, row: np.ndarray, place: np.ndarray, beside
     This is a difference of gradients along the first gene's whole deletion, where a Hessian times a vector would be along a small
     part of it; the price is the same.
     """
+    return _that_fit(fast, rng, functools.partial(_pair_predictors, fast, row, place, beside, rng))
+
+
+def _pair_predictors(fast: FastEngine, row: np.ndarray, place: np.ndarray, beside: int, rng: np.random.Generator, at_once: int) -> Predictors:
     import torch
 
     plan, encoder, n = fast.engine.plan, fast.engine.encoder, len(row)
@@ -371,27 +374,19 @@ def pair_predictors(fast: FastEngine, row: np.ndarray, place: np.ndarray, beside
     in_place = Context(row, first, last, before, kept, place, gone, plan.mask, shifts=False)
     left = encoder.tensor(np.flatnonzero(kept))
     whole = Context(row[kept], first, last - 1, before[left], np.ones(n - 1, bool), place - (place > beside), gone, plan.mask)
-    return Predictors(_predicted(fast, in_place, rng).in_place, _predicted(fast, whole, rng).whole)
+    return Predictors(_predicted(fast, in_place, rng, at_once).in_place, _predicted(fast, whole, rng, at_once).whole)
 
 
-def _predicted(fast: FastEngine, context: Context, rng: np.random.Generator) -> Predictors:
-    """Predictors; fewer at once, with a warning, where the memory does not hold them."""
-    import torch
+def _predicted(fast: FastEngine, context: Context, rng: np.random.Generator, at_once: int) -> Predictors:
+    return predictors(fast.engine, fast._weights, context, projections=fast.projections, rng=rng, at_once=at_once)
 
-    at_once = functions_at_once(fast.engine.encoder.device)
-    state = rng.bit_generator.state
-    while True:
-        try:
-            rng.bit_generator.state = state
-            return predictors(fast.engine, fast._weights, context, projections=fast.projections, rng=rng, at_once=at_once)
-        except (RuntimeError, MemoryError) as e:
-            if not is_out_of_memory(e):
-                raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if at_once == 1:
-            raise ModelError(
-                f"the memory does not hold the tape of one cell: choose another {option('device')}, or {option('precision', 'bf16')}"
-            ) from None
-        at_once = max(1, at_once // 4)
-        note(f"out of memory: going on with {at_once} projections at once")
+
+def _that_fit(fast: FastEngine, rng: np.random.Generator, work: Callable[[int], Predictors]) -> Predictors:
+    """`work(projections at once)`, with fewer, and the same random numbers, where the memory does not hold them."""
+    encoder, state = fast.engine.encoder, rng.bit_generator.state
+
+    def attempt(at_once: int) -> Predictors:
+        rng.bit_generator.state = state
+        return work(at_once)
+
+    return encoder.memory.at_once("projections", functions_at_once(encoder.device), attempt, of="the tape of one cell")

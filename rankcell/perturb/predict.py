@@ -273,7 +273,8 @@ class _Row:
             unit = reference / size
             for a in range(0, self.projections, step):
                 k = min(step, self.projections - a)
-                drawn = torch.randn((k, *reference.shape), generator=generator).to(reference.device)
+                each = [torch.randn(reference.shape, generator=generator) for _ in range(k)]  # the same, however many are drawn at once
+                drawn = torch.stack(each).to(reference.device)
                 drawn = (drawn - (drawn * unit).sum(-1, keepdim=True) * unit) / size
                 yield 1 / (self.projections * n), drawn * self._genes[:, None]
             return

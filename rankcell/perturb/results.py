@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.errors import InputError, OutputError
+from rankcell.errors import InputError, OutputError, is_out_of_memory
 from rankcell.perturb.affected import AffectedRows, AffectedSums
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import Scored
@@ -225,6 +225,8 @@ class Screen:
         try:
             return pq.read_table(path, columns=columns, **how)
         except (OSError, ValueError, KeyError, pa.ArrowException) as e:
+            if is_out_of_memory(e):
+                raise
             raise self._damaged(name, e) from e
 
     def columns(self, name: str = SCREEN) -> list[str]:
@@ -234,6 +236,8 @@ class Screen:
         try:
             names = pq.read_schema(self.path(name)).names
         except (OSError, ValueError, pa.ArrowException) as e:
+            if is_out_of_memory(e):
+                raise
             raise self._damaged(name, e) from e
         missing = [c for c in _LEAST.get(name, ()) if c not in names]
         if missing:
@@ -336,6 +340,8 @@ def read_shard(run: ShardedRun, kind: str, unit: int, columns: Sequence[str] | N
         try:
             return pq.read_table(path, columns=columns, filters=filters)
         except (OSError, ValueError, KeyError, pa.ArrowException) as e:
+            if is_out_of_memory(e):
+                raise
             said = e
     raise InputError(f"{path} is damaged ({_line(said)}): delete it and give the rankcell perturb command of {run.folder} again")
 

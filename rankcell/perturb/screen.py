@@ -187,7 +187,7 @@ class Perturber:
     @property
     def machine(self) -> dict[str, Any]:
         """Settings that belong to this machine, and the precision."""
-        return {"tokens_per_batch": self.embedder.tokens_per_batch} | self.embedder.description
+        return {"tokens_per_batch": self.embedder.planned_tokens_per_batch} | self.embedder.description
 
     def hold(self, settings: Mapping[str, Any]) -> bool:
         """Go on with what an earlier start came to, where nothing else is asked for; whether there was one."""
@@ -224,7 +224,7 @@ class Perturber:
     def engine(self, encoder: Encoder, *, plan: EditPlan, states: StateEmbeddings, asked: Asked) -> Engine:
         """The engine of a screen, with a loaded model."""
         is_kept, is_euclidean = asked.readout_compat == "geneformer", asked.distance == "euclidean"
-        budget = self.embedder.tokens_per_batch
+        budget = self.embedder.planned_tokens_per_batch
         return Engine(
             encoder, plan, self.n_blocks, states, budget, keep_perturbed=is_kept, euclidean=is_euclidean, readouts=tuple(asked.readouts)
         )

@@ -7,6 +7,7 @@ behind it (moved up), of which both grow by a key from one deletion to the next:
 of the row at a time, so that nothing is ever subtracted.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,25 @@ _KEYS = 512  # taken at once where a segment's sums are made anew
 
 class Vanished(Exception):
     """A query's weights are too small to be kept: all but a trace of them was the deleted gene's."""
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """The keys `a` to `b` of a row and the sums over all others.
+
+    before, behind
+        [heads, queries, head width + 1]: as FirstBlock._sums, over the keys before and behind.
+    here
+        [heads, queries, b - a], once or twice: weights of the segment's own keys, at their positions and moved up.
+    """
+
+    number: int
+    moved: int
+    a: int
+    b: int
+    before: Any
+    behind: Any
+    here: list[Any]
 
 
 class FirstBlock:
@@ -43,7 +63,7 @@ class FirstBlock:
                     self.top = torch.maximum(self.top, self._scores(moved, a, a + _KEYS).amax(-1, keepdim=True))
         self.n, self.encoder = n, encoder
         self.step = max(32, -(-n // _SEGMENTS))
-        self._segment, self._before, self._behind = -1, None, None
+        self._held: _Segment | None = None
 
     def _scores(self, moved: int, a: int, b: int) -> Any:
         """[heads, queries, keys a to b], in powers of two."""
@@ -63,19 +83,19 @@ class FirstBlock:
             total[..., -1] += w.sum(-1)
         return total
 
-    def _enter(self, segment: int, moved: int) -> None:
-        """Hold the sums over the keys before a segment and over those behind it, at their own positions or moved up."""
-        if (segment, moved) == self._segment:
-            return
-        a, b = segment * self.step, min((segment + 1) * self.step, self.n)
-        last = self._segment[0] if self._segment != -1 and self._segment[1] == moved else -1
-        if 0 <= last < segment:
-            self._before = self._before + self._sums(0, last * self.step, a)
+    def _entered(self, number: int, moved: int) -> "_Segment":
+        """The sums beside a segment, the keys behind it at their own positions or moved up; kept for the deletions that follow."""
+        last = self._held
+        if last is not None and (last.number, last.moved) == (number, moved):
+            return last
+        a, b = number * self.step, min((number + 1) * self.step, self.n)
+        if last is not None and last.moved == moved and last.number < number:
+            before = last.before + self._sums(0, last.a, a)
         else:
-            self._before = self._sums(0, 0, a)
-        self._behind = self._sums(moved, b, self.n)
-        self._here = [self._weights(0, a, b), self._weights(moved, a, b)] if moved else [self._weights(0, a, b)]
-        self._segment = segment, moved
+            before = self._sums(0, 0, a)
+        here = [self._weights(m, a, b) for m in range(moved + 1)]
+        self._held = _Segment(number, moved, a, b, before, self._sums(moved, b, self.n), here)
+        return self._held
 
     def run(self, where: np.ndarray, *, in_place: bool) -> tuple[Any, Any]:
         """What the first block's attention gives, and the states before it: both [deletions * tokens, width].
@@ -92,39 +112,31 @@ class FirstBlock:
         parts = []
         with torch.inference_mode():
             for at in np.split(where, np.flatnonzero(np.diff(where // self.step)) + 1):
-                self._enter(int(at[0]) // self.step, 0 if in_place else 1)
-                parts.append(self._in_place(at) if in_place else self._closed_up(at))
+                segment = self._entered(int(at[0]) // self.step, 0 if in_place else 1)
+                parts.append(self._in_place(at, segment) if in_place else self._closed_up(at, segment))
             return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
-    def _keys(self, at: np.ndarray) -> tuple[Any, Any]:
+    def _keys(self, at: np.ndarray, segment: "_Segment") -> tuple[Any, Any]:
         """(position of each gap [deletions, 1], positions of the keys of the segment [1, keys])."""
-        return self.encoder.tensor(at[:, None]), self.encoder.tensor(np.arange(*self._span)[None])
+        return self.encoder.tensor(at[:, None]), self.encoder.tensor(np.arange(segment.a, segment.b)[None])
 
-    @property
-    def _span(self) -> tuple[int, int]:
-        """First key of the segment, and the one after its last."""
-        a = self._segment[0] * self.step
-        return a, min(a + self.step, self.n)
-
-    def _in_place(self, at: np.ndarray) -> tuple[Any, Any]:
-        gap, keys = self._keys(at)
-        w = self._here[0][:, None, : self.n] * (keys != gap)[None, :, None]
-        a, b = self._span
-        values = self.v[0, :, None, a:b]
-        rest = (self._before + self._behind)[:, None, : self.n]
+    def _in_place(self, at: np.ndarray, segment: "_Segment") -> tuple[Any, Any]:
+        gap, keys = self._keys(at, segment)
+        w = segment.here[0][:, None, : self.n] * (keys != gap)[None, :, None]
+        values = self.v[0, :, None, segment.a : segment.b]
+        rest = (segment.before + segment.behind)[:, None, : self.n]
         return self._joined(rest, w, values), self.hidden[: self.n].repeat(len(at), 1)
 
-    def _closed_up(self, at: np.ndarray) -> tuple[Any, Any]:
+    def _closed_up(self, at: np.ndarray, segment: "_Segment") -> tuple[Any, Any]:
         import torch
 
-        gap, keys = self._keys(at)
+        gap, keys = self._keys(at, segment)
         r = torch.arange(self.n - 1, device=gap.device)[None]
         queries = torch.where(r < gap, r, self.n + 1 + r)  # behind the gap: the next token, at its position less one
-        rest = (self._before + self._behind)[:, queries]
+        rest = (segment.before + segment.behind)[:, queries]
         own, moved = ((side[None, :, None]) for side in (keys < gap, keys > gap))
-        w = torch.where(own, self._here[0][:, queries], self._here[1][:, queries] * moved)
-        a, b = self._span
-        values = torch.where(own.transpose(2, 3), self.v[0, :, None, a:b], self.v[1, :, None, a:b])
+        w = torch.where(own, segment.here[0][:, queries], segment.here[1][:, queries] * moved)
+        values = torch.where(own.transpose(2, 3), self.v[0, :, None, segment.a : segment.b], self.v[1, :, None, segment.a : segment.b])
         return self._joined(rest, w, values), self.hidden[queries.flatten()]
 
     def _joined(self, rest: Any, w: Any, values: Any) -> Any:

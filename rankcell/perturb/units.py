@@ -181,9 +181,12 @@ class _Several:
 
     collectors: list[Any]
 
-    def add(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> None:
-        for collector in self.collectors:
-            collector.add(edit, target, tokens, shifts, here, which)
+    def collected(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> Any:
+        return [collector.collected(edit, target, tokens, shifts, here, which) for collector in self.collectors]
+
+    def keep(self, part: Any) -> None:
+        for collector, own in zip(self.collectors, part, strict=True):
+            collector.keep(own)
 
 
 class Amount(NamedTuple):

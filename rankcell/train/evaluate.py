@@ -1,12 +1,14 @@
 """Held-out masked-gene accuracy, beside two baselines that know no cell biology."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rankcell.model import collate, plan_batches
+from rankcell.model import collate
+from rankcell.model.memory import Memory
 from rankcell.train.collate import IGNORE, Masking
 from rankcell.vocab import Frame
 
@@ -44,37 +46,56 @@ def questions(
 
 
 def masked_accuracy(
-    model: Any, asked: Sequence[Question], *, pad: int, device: Any, tokens_per_batch: int = 4_096, exclude_shown: bool = False
+    model: Any,
+    asked: Sequence[Question],
+    *,
+    pad: int,
+    device: Any,
+    tokens_per_batch: int = 4_096,
+    exclude_shown: bool = False,
+    memory: Memory | None = None,
 ) -> dict[str, float]:
     """{"loss", "top1", "top10"} of a masked-language model over all masked genes, in evaluation mode.
 
     exclude_shown
         Tokens that stand in the row are no answers, as a cell shows a gene once.
+    memory
+        What the device was found to hold before.
     """
+    import torch
+
+    memory = memory or Memory(device)
+    score = functools.partial(_score, model, asked, pad, device, exclude_shown)
+    was_training = model.training
+    model.eval()
+    total = np.zeros(4)
+    try:
+        with torch.inference_mode():
+            for _, part in memory.batches([len(q.shown) for q in asked], score, tokens_per_batch=tokens_per_batch):
+                total += part
+    finally:
+        model.train(was_training)
+    loss, top1, top10, n = total.tolist()
+    return {"loss": loss / n, "top1": top1 / n, "top10": top10 / n}
+
+
+def _score(model: Any, asked: Sequence[Question], pad: int, device: Any, exclude_shown: bool, rows: np.ndarray) -> np.ndarray:
+    """Of the masked genes of some questions: the summed loss, how many are the best guess and among the best ten, and their number."""
     import torch
     import torch.nn.functional as F
 
-    was_training = model.training
-    model.eval()
-    loss = top1 = top10 = n = 0.0
-    with torch.inference_mode():
-        for rows in plan_batches([len(q.shown) for q in asked], tokens_per_batch=tokens_per_batch):
-            ids, here = (torch.from_numpy(x).to(device) for x in collate([asked[i].shown for i in rows], rows).padded(pad))
-            hidden_btd = model.bert(input_ids=ids, attention_mask=None if here.all() else here.long()).last_hidden_state
-            line = np.repeat(np.arange(len(rows)), [len(asked[i].where) for i in rows])
-            column = np.concatenate([asked[i].where for i in rows])
-            picked = model.cls(hidden_btd[torch.from_numpy(line).to(device), torch.from_numpy(column).to(device)])
-            if exclude_shown:
-                shown = torch.zeros(len(rows), picked.shape[1], dtype=torch.bool, device=device).scatter_(1, ids, True)
-                picked = picked.masked_fill(shown[torch.from_numpy(line).to(device)], -1e4)
-            answer = torch.from_numpy(np.concatenate([asked[i].answers for i in rows])).long().to(device)
-            best = picked.topk(10, -1).indices
-            loss += F.cross_entropy(picked.float(), answer, reduction="sum").item()
-            top1 += (best[:, 0] == answer).sum().item()
-            top10 += (best == answer[:, None]).any(1).sum().item()
-            n += len(answer)
-    model.train(was_training)
-    return {"loss": loss / n, "top1": top1 / n, "top10": top10 / n}
+    ids, here = (torch.from_numpy(x).to(device) for x in collate([asked[i].shown for i in rows], rows).padded(pad))
+    hidden_btd = model.bert(input_ids=ids, attention_mask=None if here.all() else here.long()).last_hidden_state
+    line = np.repeat(np.arange(len(rows)), [len(asked[i].where) for i in rows])
+    column = np.concatenate([asked[i].where for i in rows])
+    picked = model.cls(hidden_btd[torch.from_numpy(line).to(device), torch.from_numpy(column).to(device)])
+    if exclude_shown:
+        shown = torch.zeros(len(rows), picked.shape[1], dtype=torch.bool, device=device).scatter_(1, ids, True)
+        picked = picked.masked_fill(shown[torch.from_numpy(line).to(device)], -1e4)
+    answer = torch.from_numpy(np.concatenate([asked[i].answers for i in rows])).long().to(device)
+    best = picked.topk(10, -1).indices
+    loss = F.cross_entropy(picked.float(), answer, reduction="sum")
+    return np.array([loss.item(), (best[:, 0] == answer).sum().item(), (best == answer[:, None]).any(1).sum().item(), len(answer)])
 
 
 def baseline_accuracy(train: Sequence[np.ndarray], asked: Sequence[Question], frame: Frame, *, n_ids: int) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.model.memory import Memory
 from rankcell.train.collate import IGNORE, MaskedBatch, Masking, collate_masked, length_groups
 from rankcell.train.evaluate import Question, masked_accuracy
 from rankcell.train.recipe import Recipe
@@ -49,8 +51,11 @@ class Loop:
         import torch
 
         self.model, self.rows, self.frame, self.vocab, self.recipe, self.accelerator = model, rows, frame, vocab, recipe, accelerator
+        self.memory = Memory(accelerator.device)
         optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98))
-        self._objective, self._optimizer = accelerator.prepare(_objective(model, recipe), optimizer)
+        self._objective, self._optimizer = self.memory.hold(
+            lambda: accelerator.prepare(_objective(model, recipe), optimizer), "the model", tries=1, smaller=("width", "layers")
+        )
         self._average = _Average(model, recipe.average)
         self._lengths = np.array([len(row) for row in rows])
         self._masking = Masking(vocab.mask, recipe.mask_rate, recipe.drop, recipe.row_genes)
@@ -88,7 +93,9 @@ class Loop:
     def _step(self, batch: MaskedBatch) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.lr * _rate(min(1.0, self._share(self.n_steps + 1)), self.recipe.warmup)
-        loss = _update(self._objective, self._optimizer, self.accelerator, batch, self.recipe.clip)
+        update = functools.partial(_update, self._objective, self._optimizer, self.accelerator, batch, self.recipe.clip)
+        step = "a training step of {:,} cells, {:,} tokens each".format(*batch.input_ids.shape)
+        loss = self.memory.hold(update, step, tries=1, smaller=("batch_size", "row_genes", "width", "layers"))  # weights may be halfway
         self._losses.append(loss)
         self._recent.append(loss)
         self._average.update(self.model)
@@ -124,7 +131,7 @@ class Loop:
         began = time.perf_counter()
         with self._average.swapped(self.model):
             accuracy = masked_accuracy(
-                self.model, self._asked, pad=self.vocab.pad, device=self.accelerator.device, exclude_shown=True
+                self.model, self._asked, pad=self.vocab.pad, device=self.accelerator.device, exclude_shown=True, memory=self.memory
             )
             point = {"epoch": round(self.n_steps / self.per_epoch, 3), "step": self.n_steps, "train_loss": float(np.mean(self._losses))}
             self.curve.append(point | {f"heldout_{name}": value for name, value in accuracy.items()})

@@ -11,6 +11,7 @@ import numpy as np
 from rankcell.errors import SettingsError, TokensError
 from rankcell.model.devices import choose_device, one_device
 from rankcell.model.heads import CHECKPOINT_FILES, new_masked_lm, save_masked_lm
+from rankcell.model.memory import Memory
 from rankcell.store import atomic_path, require_new, write_json
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, questions
@@ -113,7 +114,7 @@ def _train(tokens: TokenSet, vocab: Vocabulary, r: Recipe, device: str, precisio
     if loop.ended == "interrupt":  # no time for more than what the last check said
         facts |= {"heldout": {name: loop.best.point[f"heldout_{name}"] for name in ("loss", "top1", "top10")}, "baselines": {}}
     else:
-        facts |= final_figures(model, train_rows, heldout_rows, tokens.frame, vocab, r, accelerator.device)
+        facts |= final_figures(model, train_rows, heldout_rows, tokens.frame, vocab, r, loop.memory)
     facts["minutes"] = round((time.perf_counter() - began) / 60, 1)
     return _Trained(model.cpu(), facts, loop.curve, accelerator.is_main_process)
 
@@ -164,15 +165,15 @@ def _new_model(tokens: TokenSet, vocab: Vocabulary, r: Recipe, train: list[np.nd
 
 
 def final_figures(
-    model: Any, train: list[np.ndarray], heldout: list[np.ndarray], frame: Frame, vocab: Vocabulary, r: Recipe, device: Any
+    model: Any, train: list[np.ndarray], heldout: list[np.ndarray], frame: Frame, vocab: Vocabulary, r: Recipe, memory: Memory
 ) -> dict[str, Any]:
     """Held-out masked-gene accuracy of the model and of the baselines: 15 % masked, five draws or MASKED_AT_LAST genes.
 
     Of the model as it answers, and where genes that the row shows are no answers; the baselines never give these.
     """
     asked = questions(heldout, frame, mask=vocab.mask, mask_rate=0.15, draws=5, seed=r.seed + 1, most=MASKED_AT_LAST)
-    accuracy = masked_accuracy(model, asked, pad=vocab.pad, device=device)
-    among_hidden = masked_accuracy(model, asked, pad=vocab.pad, device=device, exclude_shown=True)
+    how = {"pad": vocab.pad, "device": memory.device, "memory": memory}
+    accuracy, among_hidden = (masked_accuracy(model, asked, exclude_shown=excludes, **how) for excludes in (False, True))
     baselines = baseline_accuracy(train, asked, frame, n_ids=vocab.n_ids)
     return {"heldout": accuracy, "heldout_excluding_shown": among_hidden, "baselines": baselines, "n_masked": int(sum(len(q.where) for q in asked))}
 

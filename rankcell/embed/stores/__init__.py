@@ -12,7 +12,7 @@ from rankcell.embed.stores import h5ad, npy, npz, parquet, safetensors, sqlite, 
 from rankcell.embed.stores.base import Store, Stored, tables_of
 from rankcell.embed.stores.layout import uns_entry
 from rankcell.embed.tables import CELLS, Result
-from rankcell.errors import CellError, InputError, RankcellError, SettingsError
+from rankcell.errors import CellError, InputError, RankcellError, SettingsError, is_out_of_memory
 from rankcell.store import atomic_path, remove_file, require_new, writing
 
 __all__ = ["STORES", "Store", "Stored", "check_output", "read_embeddings", "reasons_against", "require_texts", "uns_entry", "write_result"]
@@ -122,8 +122,8 @@ def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = No
         raise InputError(f"{out} is a {'folder' if out.is_dir() else 'file'}; embeddings that end in {store.suffix} are not")
     try:
         return store.read(out, tables)
-    except (RankcellError, MemoryError):
-        raise
     except Exception as e:  # every format has its own errors
+        if isinstance(e, RankcellError) or is_out_of_memory(e):
+            raise
         said = (str(e).splitlines() or [""])[0][:200]
         raise InputError(f"{out} is broken, or rankcell did not write it ({type(e).__name__}: {said}): write it again") from e
