@@ -132,9 +132,10 @@ class Unit:
     def home(self) -> UnitResult:
         width = self.encoder.checkpoint.width
         cells = {o.name: np.full((len(self.rows), width * len(o.pools)), np.nan, np.float32) for o in self.work.outputs}
-        for done in self._done:
-            for name, values in done.cells.items():
-                cells[name][done.at] = values.cpu().numpy()
+        if self._done:
+            at = np.concatenate([done.at for done in self._done])
+            for name, values in cells.items():
+                values[at] = self.encoder.memory.joined([done.cells[name] for done in self._done])
         return UnitResult(cells, self._genes)
 
 

@@ -134,6 +134,13 @@ class Memory:
                 return result
         raise self.too_small(what, lack, smaller)
 
+    def joined(self, parts: Sequence[Any], axis: int = 0) -> np.ndarray:
+        """Tensors as one array in the processor's memory; joined on the device, and so copied at once, where that fits."""
+        import torch
+
+        whole, lack = self.attempt(lambda: torch.cat(list(parts), axis).cpu().numpy())
+        return whole if lack is None else np.concatenate([part.cpu().numpy() for part in parts], axis)
+
     def too_small(self, what: str, lack: str, smaller: Sequence[str] = ()) -> ModelError:
         """The error where nothing is left to be made smaller.
 

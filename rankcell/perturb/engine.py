@@ -183,9 +183,13 @@ class _Unit:
         """{score and pass: float64 [edits]}, NaN where nothing was run."""
         total, names = sum(map(len, self.edits)), self.engine.plain_names
         found = {n + which: np.full(total, np.nan) for which in self.engine.plan.passes for n in names}
-        for done in self._done:
-            for name, values in zip(names, done.scores.cpu().numpy(), strict=True):
-                found[name + done.which][done.number] = values
+        for which in self.passes:
+            batches = [done for done in self._done if done.which == which]
+            if batches:
+                number = np.concatenate([done.number for done in batches])
+                scores = self.engine.encoder.memory.joined([done.scores for done in batches], 1)
+                for name, values in zip(names, scores, strict=True):
+                    found[name + which][number] = values
         return found
 
     def run_cells(self, cells: np.ndarray) -> None:

@@ -91,6 +91,7 @@ def _score(model: Any, asked: Sequence[Question], pad: int, device: Any, exclude
     picked = model.cls(hidden_btd[torch.from_numpy(line).to(device), torch.from_numpy(column).to(device)])
     if exclude_shown:
         shown = torch.zeros(len(rows), picked.shape[1], dtype=torch.bool, device=device).scatter_(1, ids, True)
+        shown[:, pad] = False  # whether there is padding depends on the other rows of the batch
         picked = picked.masked_fill(shown[torch.from_numpy(line).to(device)], -1e4)
     answer = torch.from_numpy(np.concatenate([asked[i].answers for i in rows])).long().to(device)
     best = picked.topk(10, -1).indices
