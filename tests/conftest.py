@@ -119,3 +119,11 @@ def small(tmp_path_factory):
     """A vocabulary of 12 genes with CLS and EOS, and a checkpoint that carries it."""
     vocab = make_vocab()
     return vocab, make_checkpoint(tmp_path_factory.mktemp("models") / "small", vocab)
+
+
+@pytest.fixture(scope="session")
+def screened_model(tmp_path_factory):
+    """330 genes, rows of up to 340 tokens, heads that are eight wide (tests/small_screens.py)."""
+    from rankcell.model import open_checkpoint
+
+    return open_checkpoint(make_checkpoint(tmp_path_factory.mktemp("models") / "screened", make_vocab(330), width=32, positions=340))

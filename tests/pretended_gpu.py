@@ -18,9 +18,11 @@ from typing import NamedTuple
 from unittest import mock
 
 import torch
+from pretended_varlen import varlen_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only
+from unordered import is_unordered
 
 # Kernels that operations launch where it is not one
 KERNELS = {"native_layer_norm_backward": 2, "topk": 3, "sort": 4, "segment_reduce": 2, "linalg_qr": 20, "nonzero": 3, "_unique2": 6}
@@ -65,11 +67,12 @@ class PretendedGpu:
     calls: collections.Counter = field(default_factory=collections.Counter)  # of functions of torch.cuda
     used: collections.Counter = field(default_factory=collections.Counter)  # {number of a device: operations there}
     current: int = 0  # the device that `cuda` is
+    unordered: list[Event] = field(default_factory=list, repr=False)  # what gives other bits each time on a GPU
     allocations: int = 0
     fails_at: int | None = None  # the allocation that fails, counted by `allocations`
 
     def reset(self) -> None:
-        for seen in (self.launches, self.copies_in, self.copies_home, self.waits, self.calls, self.used):
+        for seen in (self.launches, self.copies_in, self.copies_home, self.waits, self.calls, self.used, self.unordered):
             seen.clear()
         self.allocations = 0
 
@@ -201,6 +204,8 @@ def _run(gpu: PretendedGpu, func, name, args, kwargs, there, device):
     if inner_kwargs.get("device") is not None:
         inner_kwargs = {**inner_kwargs, "device": torch.device("cpu"), **({"pin_memory": False} if "pin_memory" in inner_kwargs else {})}
     gpu.used[device.index] += 1
+    if is_unordered(name, inner_args, inner_kwargs):
+        gpu.unordered.append(Event(name, 0, _caller()))
     found = func(*inner_args, **inner_kwargs)
     _count(gpu, func, name, found)
     known = {id(x.inner): x for x in there}
@@ -261,47 +266,14 @@ def _leaves(gpu: PretendedGpu, x) -> None:
 
 
 def _varlen(gpu: PretendedGpu, func, args, kwargs, device):
-    """Attention over rows of many lengths, by the rules of flash attention."""
-    if not gpu.varlen_runs:
-        raise RuntimeError("USE_FLASH_ATTENTION was not enabled for build.")
-    if gpu.capability < (8, 0):
-        raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
     given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-    q, k, v = given["query"], given["key"], given["value"]
-    ends = [given[n] if n in given else given[n.replace("cu_", "cum_")] for n in ("cu_seq_q", "cu_seq_k")]
-    _check_varlen(q, k, v, ends)
-    starts_q, starts_k = (x.inner.tolist() for x in ends)
-    n_q, n_k = ([b - a for a, b in zip(x, x[1:], strict=False)] for x in (starts_q, starts_k))
-    if len(n_q) != len(n_k) or starts_q[-1] != len(q) or starts_k[-1] != len(k):
-        raise RuntimeError("cu_seqlens: as many rows of queries as of keys, which end at the number of tokens")
-    if given["max_q"] != max(n_q) or given["max_k"] != max(n_k) or min(n_k) < 1:
-        raise RuntimeError("max_q and max_k are the longest rows, and no row is without keys")
-    gpu.allocate()
-    mixed = torch.empty(q.shape, dtype=q.dtype)
-    scale = given.get("scale") or q.shape[-1] ** -0.5
-    for i in range(len(n_q)):
-        rows = zip((q, k, v), (starts_q, starts_k, starts_k), strict=True)
-        a, b, c = (x.inner[s[i] : s[i + 1]].transpose(0, 1).float() for x, s in rows)
-        weights = ((a @ b.transpose(1, 2)) * scale).softmax(-1)
-        mixed[starts_q[i] : starts_q[i + 1]] = (weights.to(q.dtype).float() @ c).transpose(0, 1).to(q.dtype)
-    gpu.launches.append(Launch("varlen", 2, tuple(q.shape), q.dtype))
-    none = torch.empty((q.shape[1], q.shape[0])), torch.zeros(2, dtype=torch.int64), torch.zeros(0), torch.zeros(0)
-    return tuple(OnGpu(gpu, x, device) for x in (mixed, *none[: len(func._schema.returns) - 1]))
-
-
-def _check_varlen(q, k, v, ends) -> None:
-    if not all(isinstance(x, OnGpu) for x in (q, k, v, *ends)):
+    if not all(isinstance(given[name], OnGpu) for name in ("query", "key", "value")):
         raise RuntimeError("variable-length attention: all of its tensors are on the GPU")
-    if q.dtype not in (torch.float16, torch.bfloat16) or len({q.dtype, k.dtype, v.dtype}) > 1:
-        raise RuntimeError(f"FlashAttention only support fp16 and bf16 data type, and got {q.dtype}, {k.dtype}, {v.dtype}")
-    if any(x.dtype != torch.int32 or not x.is_contiguous() for x in ends):
-        raise RuntimeError("cu_seqlens: contiguous and int32")
-    if q.shape[-1] % 8 or q.shape[-1] > 256:
-        raise RuntimeError(f"head width {q.shape[-1]}: a multiple of 8, at most 256")
-    for x in (q, k, v):
-        strides = [s for s, n in zip(x.stride()[:-1], x.shape[:-1], strict=True) if n > 1]
-        if x.stride(-1) != 1 or any(s % 8 for s in [*strides, x.storage_offset()]):
-            raise RuntimeError(f"rows that do not begin at 16 bytes: strides {x.stride()}, offset {x.storage_offset()}")
+    gpu.allocate()
+    found = varlen_attention(gpu, given)
+    gpu.launches.append(Launch("varlen", 2, tuple(found.shape), found.dtype))
+    more = torch.empty((found.shape[1], found.shape[0])), torch.zeros(2, dtype=torch.int64), torch.zeros(0), torch.zeros(0)
+    return tuple(OnGpu(gpu, x, device) for x in (found, *more[: len(func._schema.returns) - 1]))
 
 
 class _Dispatch(TorchDispatchMode):

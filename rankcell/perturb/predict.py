@@ -200,7 +200,7 @@ class _Row:
 
     def _summed(self, slopes: Any, step: Any, ends: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """float64 [functions, edits]: slope times step of the tokens that each edit moves."""
-        along = (slopes * step).sum(-1).double().cumsum(1).cpu().numpy()
+        along = (slopes * step).sum(-1).double().cpu().numpy().cumsum(1)  # on the processor: on a GPU its order is not fixed
         along = np.concatenate([np.zeros((len(along), 1)), along], axis=1)
         return np.where(ends[1] > ends[0], along[:, ends[1]] - along[:, np.minimum(ends[0], ends[1])], 0.0)
 
