@@ -82,6 +82,7 @@ def shortened(value: Any, most: int = 60) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of more digits than Python prints, lists in lists
         text = f"a {type(value).__name__}"
+    text = one_line(text) if "\n" in text else text  # arrays, tables
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -211,7 +211,7 @@ def test_missing_batches_are_counted():
         ({"k": 0}, SettingsError, "k is 0"),
         ({"folds": 1}, SettingsError, "folds is 1"),
         ({"k": 100}, SettingsError, "120 cells .* leave 96"),
-        ({"resolution": (0,)}, SettingsError, "resolutions are above 0"),
+        ({"resolution": (0, 1)}, SettingsError, "resolution is 0; a number above 0"),
     ],
 )
 def test_errors_are_one_line(options, error, line):

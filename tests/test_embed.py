@@ -358,9 +358,10 @@ def test_an_earlier_embedding_keeps_its_origin(small, tmp_path):
     ("how", "message"),
     [
         (dict(key_added=""), "key_added is ''; a name that is not empty"),
-        (dict(layer=-1.0), "layer is -1.0; a whole number"),
-        (dict(layer="-1"), "layer is '-1'; a whole number"),
-        (dict(layer=[-1, None]), "layer is None; a whole number"),
+        (dict(layer=-1.5), "layer is -1.5; a whole number"),
+        (dict(layer="last"), "layer is 'last'; a whole number"),
+        (dict(layer=[-1, None]), "layer is .-1, None.; a whole number"),
+        (dict(layer=True), "layer is True; a whole number"),
         (dict(model=None), "no model was named: model takes a checkpoint folder"),
         (dict(model=""), "model is ''; expected a checkpoint folder"),
     ],

@@ -7,26 +7,17 @@ import numpy as np
 from rankcell.errors import SettingsError
 
 
-def knn_accuracy(x: np.ndarray, labels: Sequence[str], *, k: int = 15, folds: int = 5, metric: str = "cosine", seed: int = 0) -> float:
-    """Share of cells whose label is the majority label of their `k` nearest neighbours in the other folds.
+def knn_right(
+    x: np.ndarray, labels: Sequence[str], *, k: int = 15, folds: int = 5, metric: str = "cosine", seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(bool: the label is the majority label of the cell's `k` nearest neighbours in the other folds, int: the cell's own fold), an entry per cell.
 
     x
         [cells, dimensions]; rows with NaN count as wrong.
     labels
-        One per cell; folds are stratified by them and shuffled with `seed`.
+        One per cell, none missing; folds are stratified by them and shuffled with `seed`.
 
-    By scikit-learn's KNeighborsClassifier and StratifiedKFold.
-    """
-    right, _ = knn_right(x, labels, k=k, folds=folds, metric=metric, seed=seed)
-    return int(right.sum()) / len(right)
-
-
-def knn_right(
-    x: np.ndarray, labels: Sequence[str], *, k: int = 15, folds: int = 5, metric: str = "cosine", seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """(bool: the cell's label was found, int: the fold that it was tested in), an entry per cell. See knn_accuracy.
-
-    SettingsError when a fold leaves fewer than `k` cells to look among.
+    By scikit-learn's KNeighborsClassifier and StratifiedKFold. SettingsError when a fold leaves fewer than `k` cells to look among.
     """
     from sklearn.model_selection import StratifiedKFold
     from sklearn.neighbors import KNeighborsClassifier

@@ -1,7 +1,7 @@
 """All scores of one embedding against labels and batches, over the same cells and folds for every embedding."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from rankcell.assess.clusters import cluster_scores, possible
 from rankcell.assess.knn import knn_right
 from rankcell.assess.mixing import batch_mixing, batch_silhouette, silhouette
 from rankcell.errors import CellError, SettingsError
-from rankcell.wording import note
+from rankcell.wording import note, python_verb, shortened
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class ScoreSettings:
 
     k: int = 15
     folds: int = 5
-    resolution: Sequence[float] = (0.2, 0.5, 1.0)
+    resolution: float | Sequence[float] | None = (0.2, 0.5, 1.0)
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.folds < 2:
             raise SettingsError(f"k is {self.k} and folds is {self.folds}: at least 1 neighbour and 2 folds are needed")
-        object.__setattr__(self, "resolution", tuple(possible(self.resolution)))
+        object.__setattr__(self, "resolution", possible(self.resolution))
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,56 @@ def _warn_small(name: str, small: Sequence[str], n: int, folds: int) -> None:
     note(
         f"{n:,} cells have a label '{name}' with fewer than {folds} cells ({shown}): they are left out of the {folds}-fold cross-validation",
     )
+
+
+@python_verb()
+def knn_accuracy(x: Any, labels: Any, *, k: int = 15, folds: int = 5, metric: str = "cosine", seed: int = 0) -> float:
+    """Share of cells whose label is the majority label of their `k` nearest neighbours in the other folds.
+
+    x
+        [cells, dimensions]; rows with NaN count as wrong.
+    labels
+        One per cell. Cells without one (None, NaN, NA) are left out, and, with a warning, those of labels with fewer cells than folds;
+        folds are stratified by them and shuffled with `seed`.
+
+    The `knn_accuracy` of rc.tl.score_embedding, of an array. CellError for labels that are not one per cell.
+    """
+    from sklearn.neighbors import VALID_METRICS
+
+    settings = ScoreSettings(k, folds, (), seed)
+    if metric not in VALID_METRICS["brute"]:
+        raise SettingsError(f"unknown metric {shortened(metric)}; cosine or euclidean")
+    x, values = _numbers(x), _column(labels)
+    if len(values) != len(x):
+        raise CellError(f"there are {len(values):,} labels for {len(x):,} cells: one per cell is wanted")
+    cells = LabelledCells.of(values, folds=settings.folds)
+    used = cells.rows[cells.crossed]
+    right, _ = knn_right(x[used], cells.labels[cells.crossed], k=settings.k, folds=settings.folds, metric=metric, seed=settings.seed)
+    return int(right.sum()) / len(right)
+
+
+def _numbers(x: Any) -> np.ndarray:
+    """An embedding as an array [cells, dimensions]."""
+    try:
+        x = np.asarray(x.toarray() if hasattr(x, "toarray") else x)
+        x = x.astype(float) if x.dtype == object else x
+    except (TypeError, ValueError):
+        x = np.empty(0)
+    if x.ndim != 2 or not x.shape[1] or x.dtype.kind not in "fiu":
+        raise CellError(f"the embedding is {x.dtype} of shape {x.shape}: numbers, [cells, dimensions], are wanted")
+    return x
+
+
+def _column(labels: Any) -> Any:
+    """Labels as a Series, an entry per cell."""
+    import pandas as pd
+
+    try:
+        if isinstance(labels, (str, bytes, Mapping)) or hasattr(labels, "columns"):
+            raise TypeError
+        return pd.Series(labels if hasattr(labels, "dtype") else list(labels)).reset_index(drop=True)
+    except (TypeError, ValueError):
+        raise CellError(f"labels is {shortened(labels)}: a list of one label per cell is wanted") from None
 
 
 def score(x: np.ndarray, cells: LabelledCells, settings: ScoreSettings) -> tuple[dict[str, Any], np.ndarray]:

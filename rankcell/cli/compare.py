@@ -47,7 +47,7 @@ def compare(
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
 
-    options |= {"pool": pool or None, "resolution": resolution if resolution != [0] else []}
+    options |= {"pool": pool or None}
     with progress("compare") as tick:
         made = jobs.compare(**options, progress=tick)
     for line in made.lines:

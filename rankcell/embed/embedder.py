@@ -16,6 +16,7 @@ from rankcell.errors import SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
 from rankcell.model.devices import choose_device, devices_of, one_device
 from rankcell.model.encoder import budget_for
+from rankcell.model.finite import require_finite
 from rankcell.model.memory import release
 from rankcell.model.precisions import faster_precisions, precision_on
 from rankcell.tokens.tokenset import TokenSet
@@ -182,7 +183,7 @@ class Embedder:
 
         def embeddings(precision: str) -> tuple[Encoder, dict[str, np.ndarray]]:
             self._encoder = Encoder(self.checkpoint, device=self._device, precision=precision)
-            return self._encoder, self.run(tokens, rows, Work(outputs)).cells
+            return self._encoder, self._run(tokens, rows, Work(outputs)).cells
 
         exact_encoder, exact = embeddings("fp32")
         for precision in faster:
@@ -196,7 +197,18 @@ class Embedder:
                 return
 
     def run(self, tokens: TokenSet, rows: np.ndarray, work: Work, *, tick: Callable[[int], None] | None = None) -> UnitResult:
-        """All that `work` asks for of the cells at `rows`, in their order. NaN for cells without genes. `tick(cells)` per batch."""
+        """All that `work` asks for of the cells at `rows`, in their order. NaN for cells without genes. `tick(cells)` per batch.
+
+        ModelError where the states of a cell with genes are no finite numbers.
+        """
+        result = self._run(tokens, rows, work, tick=tick)
+        filled = tokens.n_genes[rows] > 0
+        parts = [*(values[filled] for values in result.cells.values()), *result.genes.values()]
+        is_finite = all(np.isfinite(part).all() for part in parts) and (work.sums is None or work.sums.is_finite)
+        require_finite(is_finite, self.encoder.precision)
+        return result
+
+    def _run(self, tokens: TokenSet, rows: np.ndarray, work: Work, *, tick: Callable[[int], None] | None = None) -> UnitResult:
         import torch
 
         unit = Unit(self.encoder, tokens, rows, work)

@@ -22,6 +22,8 @@ class GeneSums:
         The group of each cell of the TokenSet as a number, -1 for none; None: one group of all.
     units
         The units of a run that are in the sums, for whoever saves them.
+    is_finite
+        Whether all states added were finite numbers.
 
     Memory: n_tokens x width x 16 bytes per group met and layer, whatever the number of cells.
     """
@@ -33,6 +35,7 @@ class GeneSums:
     counts: dict[int, np.ndarray] = field(default_factory=dict)
     sums: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     units: set[int] = field(default_factory=set)
+    is_finite: bool = True
 
     def reduced(self, ids: np.ndarray, cells: np.ndarray, states: dict[int, Any]) -> list[tuple[int, np.ndarray, np.ndarray, dict[int, np.ndarray]]]:
         """What some cells add, for `keep`, of each group met: (group, tokens, n, {layer: sums and sums of squares [2, tokens, width]}).
@@ -60,6 +63,7 @@ class GeneSums:
                 total = self.sums.setdefault((g, layer), np.zeros((2, self.n_tokens, self.width)))
                 new += [(total[i], tokens, total[i, tokens] + values[i]) for i in (0, 1)]
         for total, tokens, values in new:
+            self.is_finite = self.is_finite and bool(np.isfinite(values).all())
             total[tokens] = values
 
     def mean_sd(self, group: int, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from rankcell.counts import open_at_counts
 from rankcell.counts.genomes import keep_genome
 from rankcell.errors import CellError, InputError
 from rankcell.jobs.chosen import model_for
-from rankcell.jobs.inputs import Progress, is_tokens, require_there, tokens_of
+from rankcell.jobs.inputs import Progress, is_tokens, require_there, tokens_of, whole_layers
 from rankcell.store import require_apart
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
@@ -27,7 +27,7 @@ def score_embedding(
     batch: str | None = None,
     k: int = 15,
     folds: int = 5,
-    resolution: Sequence[float] = (0.2, 0.5, 1.0),
+    resolution: float | Sequence[float] | None = (0.2, 0.5, 1.0),
     seed: int = 0,
 ) -> Any:
     """A DataFrame, one row of scores per obsm key."""
@@ -36,7 +36,7 @@ def score_embedding(
     from rankcell.assess import ScoreSettings, score
 
     require_anndata(adata, "rc.tl.score_embedding")
-    settings = ScoreSettings(k, folds, tuple(resolution), seed)
+    settings = ScoreSettings(k, folds, resolution, seed)
     keys = [key] if isinstance(key, str) else list(dict.fromkeys(key))
     vectors = {name: embedding(adata, name) for name in keys}
     cells = labelled_cells(adata, label, batch, settings)
@@ -66,7 +66,7 @@ def compare(
     batch: str | None = None,
     k: int = 15,
     folds: int = 5,
-    resolution: Sequence[float] = (0.2, 0.5, 1.0),
+    resolution: float | Sequence[float] | None = (0.2, 0.5, 1.0),
     seed: int = 0,
     n_random: int = 1,
     vocab: str | os.PathLike | Vocabulary | None = None,
@@ -100,7 +100,7 @@ def compare(
         require_apart(out, [source])
         check_out(out, force=force)
     require_there(source)
-    settings = ScoreSettings(k, folds, tuple(resolution), seed)
+    settings = ScoreSettings(k, folds, resolution, seed)
     options = {"device": device, "precision": precision, "tokens_per_batch": tokens_per_batch}
     model = model_for(source, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
     embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, **options)
@@ -112,7 +112,7 @@ def compare(
         cells,
         counts=None if is_tokens(source) else _counts(source, embedder.checkpoint.vocab, **chosen),
         pool=None if pool is None else pool_names(pool),
-        layer=_several(layer),
+        layer=whole_layers(layer),
         settings=settings,
         n_random=n_random,
         options=options,
@@ -162,7 +162,7 @@ def rank_bias(
     settings.check(embedder.checkpoint.vocab)
     chosen = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
     tokens = tokens_of(adata, embedder.checkpoint, **chosen)
-    layers = _several(layer)
+    layers = whole_layers(layer)
     pools = fitting_pools(embedder, tokens, layers) if pool is None else pool_names(pool)
     table = bias(tokens, embedder, pool=pools, layer=layers, settings=settings, progress=progress)
     table.attrs |= {"model": embedder.checkpoint.name} | embedder.checkpoint.remarks

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import numbers
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 from rankcell.errors import CellError, InputError, RankcellWarning, SettingsError
+from rankcell.jobs.arguments import whole_number
 from rankcell.store import read_lines, read_text, remove_folder, require_unshared
 from rankcell.tokens import Tokenizer, TokenSet
 from rankcell.tokens.cropping import note_cropping
 from rankcell.tokens.tokenset import DATASET_FILES
-from rankcell.wording import note, option
+from rankcell.wording import note, option, shortened
 
 _NO_GENE = "[0-9,]+ of [0-9,]+ cells have no gene"
 _IN_MEMORY = 2**29  # bytes of a count file whose tokens are kept in memory
@@ -159,10 +159,13 @@ def columns_to_carry(source: str | os.PathLike, out: str | os.PathLike, *, named
 def whole_layers(layer: Any) -> list[int]:
     """One layer or several -> a list without repeats. SettingsError for what is no whole number."""
     several = [layer] if isinstance(layer, str) or not hasattr(layer, "__iter__") else list(layer)
-    wrong = [n for n in several if isinstance(n, bool) or not isinstance(n, numbers.Integral)]
-    if wrong:
-        raise SettingsError(f"layer is {wrong[0]!r}; a whole number such as -1 (the last block's output) or -2, or a list of them")
-    return list(dict.fromkeys(int(n) for n in several))
+    try:
+        numbers = [whole_number(n, "layer") for n in several]
+    except SettingsError:
+        numbers = [None]
+    if None in numbers:
+        raise SettingsError(f"layer is {shortened(layer)}; a whole number such as -1 (the last block's output) or -2, or a list of them")
+    return list(dict.fromkeys(numbers))
 
 
 def named_genes(genes: str | Sequence[str]) -> str | list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import ModelError
 from rankcell.model import Batch, Encoder, collate
+from rankcell.model.finite import require_finite
 from rankcell.perturb import sharing
 from rankcell.perturb.affected import AffectedRows, AffectedSums
 from rankcell.perturb.edits import EditPlan, RowEdits
@@ -17,7 +17,7 @@ from rankcell.perturb.pieces import UNFILLED, Piece
 from rankcell.perturb.sharing import FirstBlock, Vanished
 from rankcell.perturb.shifts import Compared, readout_scores
 from rankcell.perturb.states import StateEmbeddings
-from rankcell.wording import note, option
+from rankcell.wording import note
 
 READOUTS = ("genes", "cell", "cls")
 _SHARED = "first blocks"  # of rankcell.model.memory.Memory.most
@@ -375,10 +375,7 @@ class _Baseline:
     def of(cls, engine: Engine, rows: list[np.ndarray], cells: np.ndarray) -> "_Baseline":
         batch = collate(rows, cells)
         flat, starts = engine.states_of(batch), batch.starts.tolist()
-        if not bool(flat.isfinite().all()):
-            precision = engine.encoder.precision
-            way = "look at the weights" if precision == "fp32" else f"choose {option('precision', 'fp32')}"
-            raise ModelError(f"the states of a cell are not finite numbers in {precision}: {way}")
+        require_finite(bool(flat.isfinite().all()), engine.encoder.precision)
         if engine.reads_cls_alone:
             return cls({int(c): flat[i : i + 1] for i, c in enumerate(cells)})
         return cls({int(c): flat[a : a + len(r)] for c, a, r in zip(cells, starts, rows, strict=True)})

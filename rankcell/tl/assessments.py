@@ -18,7 +18,7 @@ def score_embedding(
     batch: str | None = None,
     k: int = 15,
     folds: int = 5,
-    resolution: Sequence[float] = (0.2, 0.5, 1.0),
+    resolution: float | Sequence[float] | None = (0.2, 0.5, 1.0),
     seed: int = 0,
 ) -> Any:
     """How well an embedding keeps the labels of cells together and, with `batch`, mixes the batches.
@@ -32,7 +32,7 @@ def score_embedding(
     k, folds
         Neighbours, and folds of the cross-validation.
     resolution
-        Leiden resolutions to try; () leaves `ari` and `nmi` out, which need igraph.
+        A Leiden resolution to try, or several; 0 or () leaves `ari` and `nmi` out, which need igraph.
     seed
         Of the folds, the clusters and the samples.
 
@@ -67,7 +67,7 @@ def compare_poolings(
     batch: str | None = None,
     k: int = 15,
     folds: int = 5,
-    resolution: Sequence[float] = (0.2, 0.5, 1.0),
+    resolution: float | Sequence[float] | None = (0.2, 0.5, 1.0),
     seed: int = 0,
     n_random: int = 1,
     vocab: str | os.PathLike | Vocabulary | None = None,

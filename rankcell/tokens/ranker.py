@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankcell.counts import CountBlock, GeneMap
+from rankcell.errors import CountsError
 from rankcell.vocab import Frame, Vocabulary
 
 
@@ -64,7 +65,9 @@ class Ranker:
         rows = np.arange(len(block)) if rows is None else rows
         kind = product_type(block.data.dtype, block.n_counts.dtype)
         totals = block.n_counts  # the reciprocal is taken in their own type, and only then cast to the product's
-        reciprocal = np.divide(1, totals, out=np.zeros_like(totals), where=totals != 0)
+        with np.errstate(over="ignore"):  # refused below
+            reciprocal = np.divide(1, totals, out=np.zeros_like(totals), where=totals != 0)
+        self._require_in_range(block, rows, reciprocal.astype(kind))
         stored = np.diff(block.indptr)[rows]
         room = int((np.minimum(stored, self.most) + len(self.head) + len(self.tail)).sum())
         out, lengths = np.empty(room, self.type), np.empty(len(rows), np.int64)
@@ -83,6 +86,25 @@ class Ranker:
             scaled[:n] if keep_counts else None,
             uncropped[: n_genes.sum()] if keep_uncropped else None,
         )
+
+    def _require_in_range(self, block: CountBlock, rows: np.ndarray, reciprocal: np.ndarray) -> None:
+        """CountsError when a cell's n_counts is so small or so large that its rank values are no numbers of the type they are computed in."""
+        kind, limits = reciprocal.dtype.type, np.finfo(reciprocal.dtype)
+        scale = self.target_sum * max(1.0, float(self.inv_median.max(initial=0)))
+        least = limits.tiny / 2  # below, digits are lost
+        given = reciprocal[block.n_counts != 0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            largest = float(block.data.max(initial=0))
+            if least <= given.min(initial=1) and largest * float(given.max(initial=0)) * scale <= limits.max:
+                return  # whatever count stands in whatever cell
+            for i in rows[block.n_counts[rows] != 0]:
+                counts = block.data[block.indptr[i] : block.indptr[i + 1]]
+                most = kind(counts[np.isfinite(counts)].max(initial=0)) * reciprocal[i] * kind(self.target_sum)
+                if reciprocal[i] < least or not np.isfinite(most) or not np.isfinite(float(most) * scale / self.target_sum):
+                    raise CountsError(
+                        f"row {block.start + i:,} has n_counts {block.n_counts[i]:.3g} and a largest count of {counts.max(initial=0):.3g}: "
+                        f"count / n_counts is beyond what {reciprocal.dtype} holds; mend obs n_counts, or leave it out (row sums then serve)"
+                    )
 
     def warm_up(self, data: np.dtype, n_counts: np.dtype) -> None:
         """Compile (or load) the kernel for these types before several threads ask for it."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.errors import SettingsError
 from rankcell.model.memory import Memory
 from rankcell.train.collate import IGNORE, MaskedBatch, Masking, collate_masked, length_groups
 from rankcell.train.evaluate import Question, masked_accuracy
@@ -96,6 +97,7 @@ class Loop:
         update = functools.partial(_update, self._objective, self._optimizer, self.accelerator, batch, self.recipe.clip)
         step = "a training step of {:,} cells, {:,} tokens each".format(*batch.input_ids.shape)
         loss = self.memory.hold(update, step, tries=1, smaller=("batch_size", "row_genes", "width", "layers"))  # weights may be halfway
+        self._require_finite(loss)
         self._losses.append(loss)
         self._recent.append(loss)
         self._average.update(self.model)
@@ -104,6 +106,14 @@ class Loop:
             self._announce()
         if self._is_due():
             self._check()
+
+    def _require_finite(self, loss: float) -> None:
+        """SettingsError, with nothing written, where the training has diverged: no later step would mend the weights."""
+        if not math.isfinite(loss):
+            raise SettingsError(
+                f"the training diverged: the loss is {loss} at step {self.n_steps + 1:,} of {self.planned_steps:,}; "
+                f"try a lower {option('lr')} than {self.recipe.lr:g} (nothing is written)"
+            )
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._began
@@ -134,6 +144,7 @@ class Loop:
                 self.model, self._asked, pad=self.vocab.pad, device=self.accelerator.device, exclude_shown=True, memory=self.memory
             )
             point = {"epoch": round(self.n_steps / self.per_epoch, 3), "step": self.n_steps, "train_loss": float(np.mean(self._losses))}
+            self._require_finite(accuracy["loss"])
             self.curve.append(point | {f"heldout_{name}": value for name, value in accuracy.items()})
             self.best.offer(self.curve[-1], self.model)
         self._losses = []

@@ -68,19 +68,24 @@ class Recipe:
 
     def check(self) -> None:
         """SettingsError when a value cannot be."""
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingsError(f"{option(name)} is {value}; a finite number")
         for name in ("layers", "width", "heads", "intermediate", "epochs", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise SettingsError(f"{option(name)} is {getattr(self, name)}; at least 1")
-        if self.row_genes < 0 or (self.max_minutes is not None and not self.max_minutes > 0):
-            raise SettingsError(f"{option('row_genes')} is {self.row_genes} and {option('max_minutes')} {self.max_minutes}; neither is below zero")
+        for name in ("row_genes", "weight_decay", "cell_weight"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{option(name)} is {getattr(self, name)}; at least 0")
+        for name in ("lr", "clip", "max_minutes"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise SettingsError(f"{option(name)} is {getattr(self, name)}; above 0")
         for name in ("mask_rate", "holdout"):
             if not 0 < getattr(self, name) < 1:
                 raise SettingsError(f"{option(name)} is {getattr(self, name)}; above 0 and below 1")
         for name in ("drop", "dropout", "average", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{option(name)} is {getattr(self, name)}; at least 0 and below 1")
-        if self.lr <= 0 or self.cell_weight < 0:
-            raise SettingsError(f"lr is {self.lr} and cell_weight {self.cell_weight}; the first is above zero, the second not below")
         if not -self.layers - 1 <= self.cell_layer <= self.layers:
             raise SettingsError(f"cell_layer {self.cell_layer} is out of range for {self.layers} blocks")
 
