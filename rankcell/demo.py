@@ -76,6 +76,9 @@ def run_demo(
     """
     import time
 
+    from rankcell.model.devices import choose_device
+
+    choose_device(device)
     own = _own()
     require_new(out, force=force, marker=PAGE, own=own)
     began = time.perf_counter()

@@ -63,10 +63,13 @@ def summary(table: Any) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     shown = "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
     note = table.attrs.get("model_note")
-    head = f"model '{table.attrs.get('model', '?')}', label '{table.attrs.get('label', '?')}', {int(table['n_cells'].max()):,} cells"
+    n, rare = int(table["n_cells"].max()), int(table["n_rare_label"].max()) if "n_rare_label" in table else 0
+    cells = f"{n - rare:,} of {n:,} cells" if rare else f"{n:,} cells"
+    head = f"model '{table.attrs.get('model', '?')}', label '{table.attrs.get('label', '?')}', {cells}"
     chance = f"; the most frequent label alone: {table.attrs['largest_label']:.3f}" if "largest_label" in table.attrs else ""
+    no_pca = [] if (table["source"] == "PCA").any() else ["no PCA beside it: tokens hold no counts"]
     return "\n".join(
-        [*([note] if note else []), head + chance, shown, "±: standard error, of accuracies over the folds, of differences over the cells"]
+        [*([note] if note else []), head + chance, shown, *no_pca, "±: standard error, of accuracies over the folds, of differences over the cells"]
     )
 
 

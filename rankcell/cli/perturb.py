@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rankcell.cli import options as o
-from rankcell.cli.progress import progress
+from rankcell.cli.progress import AGAIN, progress
 from rankcell.cli.verb import say_remarks
 from rankcell.wording import one_line
 
@@ -131,7 +131,9 @@ def perturb(
 
     def kept() -> str:
         n = len(list(out.glob("shards/screen-*.parquet")))
-        return f"{n:,} finished parts are kept in {out}, the same command goes on from there"
+        if not n:
+            return AGAIN
+        return f"{n:,} finished part{'s are' if n > 1 else ' is'} kept in {out}, the same command goes on from there"
 
     with progress("perturb", stopped=kept) as tick:
         done = jobs.perturb(**options, progress=tick)

@@ -10,11 +10,11 @@ from rankcell.cli.stopping import exit_code
 from rankcell.progress import Tick
 from rankcell.progress import progress as shown
 
-_AGAIN = "nothing half-written is left, the same command starts again"
+AGAIN = "nothing half-written is left, the same command starts again"
 
 
 @contextlib.contextmanager
-def progress(job: str, *, stopped: Callable[[], str] = lambda: _AGAIN, lines: bool = True) -> Iterator[Tick | None]:
+def progress(job: str, *, stopped: Callable[[], str] = lambda: AGAIN, lines: bool = True) -> Iterator[Tick | None]:
     """`tick(done, total, detail="")` for a job of rankcell.progress.JOBS: a bar on a terminal, with `lines` lines of progress elsewhere.
 
     Ctrl-C or SIGTERM inside it ends the program with its exit code and one line, which `stopped()` completes.

@@ -49,6 +49,11 @@ def first_non_count(data: np.ndarray) -> tuple[int, str] | None:
     return i, kind
 
 
+def value_of_kind(kind: str) -> str:
+    """`kind` of `first_non_count` for a sentence."""
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind} value"
+
+
 def above_zero(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compressed rows without the entries that are NaN, infinite, negative or zero."""
     if data.dtype.kind in "ub":

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.counts.block import first_non_count
+from rankcell.counts.block import first_non_count, value_of_kind
 from rankcell.counts.opening import open_counts
 from rankcell.counts.source import RAW, CountSource, Key, looks_like_counts, named_plainly, shown
 from rankcell.errors import InputError
@@ -77,7 +77,7 @@ def _odd(source: CountSource) -> str | None:
     if head.dtype.kind not in "biuf" or (odd := first_non_count(np.asarray(head))) is None:
         return None
     at, kind = odd
-    return f"{shown(head[at])}, a {kind} value, not counts"
+    return f"{shown(head[at])}, {value_of_kind(kind)}, not counts"
 
 
 def _remark(source: CountSource, why: str) -> CountSource:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts.arrays import as_numbers
-from rankcell.counts.block import CountBlock, above_zero, first_non_count, row_sums, totals_dtype
+from rankcell.counts.block import CountBlock, above_zero, first_non_count, row_sums, totals_dtype, value_of_kind
 from rankcell.counts.matrix import Matrix, Rows
 from rankcell.errors import CellError, CountsError, InputError
 from rankcell.wording import offers, option
@@ -147,7 +147,7 @@ class CountSource:
         given = as_numbers(stored)
         if given is None:
             raise CountsError(
-                f"{self.name}: obs '{N_COUNTS}' holds {stored.type}, not numbers: correct or remove that column; without it the row sum is used"
+                f"{self.name}: obs '{N_COUNTS}' holds {_in_words(stored.type)}, not numbers: correct or remove that column; without it the row sum is used"
             )
         wrong = ~(np.isfinite(given) & (given >= 0)) if given.dtype.kind == "f" else given < 0
         if wrong.any():
@@ -219,9 +219,14 @@ class CountSource:
         if offers("allow_non_counts"):
             way_out += f", or {option('allow_non_counts', True)} to rank it as it is (what is not above zero is left out)"
         raise CountsError(
-            f"{self.name}: {self.matrix} holds {shown(data[i])} (cell '{self.ids[start + row]}', gene '{gene}'), a {kind} "
-            f"value{looks}, not counts: {way_out}"
+            f"{self.name}: {self.matrix} holds {shown(data[i])} (cell '{self.ids[start + row]}', gene '{gene}'), {value_of_kind(kind)}"
+            f"{looks}, not counts: {way_out}"
         )
+
+
+def _in_words(kind: pa.DataType) -> str:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
 
 
 def turned(found: str) -> str:

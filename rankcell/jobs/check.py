@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.counts import Inputs, find_inputs
+from rankcell.counts.block import value_of_kind
 from rankcell.counts.check import Facts, read_facts
 from rankcell.counts.ids import vocabulary_species
 from rankcell.counts.places import COUNTS, EMPTY, Place, choose, find_places, read_unnamed
@@ -218,7 +219,7 @@ def _reasons(one: Looked) -> list[str]:
         )
     if odd is not None:
         found.append(
-            f"{facts.name}: {one.used.name} holds {odd.value:.6g} (cell '{odd.cell}', gene '{odd.gene}'), a {odd.kind} value, "
+            f"{facts.name}: {one.used.name} holds {odd.value:.6g} (cell '{odd.cell}', gene '{odd.gene}'), {value_of_kind(odd.kind)}, "
             f"not a count: {_way_out(one)}"
         )
     return found

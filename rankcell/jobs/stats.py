@@ -173,7 +173,8 @@ def _found(table: Any) -> list[str]:
     keep = f" ({option('min_cells', 0)} keeps them)" if table.attrs["left_out"] else ""
     lines = [f"{len(table):,} edits by mean effect on {by}; largest: {top}", f"{edits_sentence(table.attrs)}{keep}", *_of_predictions(table)]
     for name, (called, tested) in calls(table).items():
-        few = ": ten edits alike in rank and detection are needed to compare with" if not tested and name.startswith("matched") else ""
+        no_peers = name.startswith("matched") and not tested and not table["matched_diff"].notna().any()
+        few = ": ten edits alike in rank and detection are needed to compare with" if no_peers else ""
         lines.append(calls_sentence(name, called, tested) + few)
     if calls(table) and without_p_sentence(table):
         lines.append(without_p_sentence(table))

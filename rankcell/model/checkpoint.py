@@ -98,7 +98,9 @@ class Checkpoint:
             raise SettingsError(
                 f"layer {layer} is out of range: model '{self.name}' has {n} blocks, so layers {-n - 1} to {n} (0: embedding layer)"
             )
-        if n == 1 and layer == -2:  # the default, which means the block before the last
+        noted = self.__dict__.setdefault("_noted", set())  # a run asks more than once
+        if n == 1 and layer == -2 and layer not in noted:  # the default, which means the block before the last
+            noted.add(layer)
             note(
                 f"layer {layer} of model '{self.name}', which has one block, is its embedding layer, where no token has "
                 "seen another: -1 is the output of the last block, 0 says the embedding layer without this note"

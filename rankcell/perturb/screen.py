@@ -20,7 +20,7 @@ from rankcell.perturb.estimate import Estimate
 from rankcell.perturb.job import Job, PartDone
 from rankcell.perturb.results import Screen
 from rankcell.perturb.states import StateEmbeddings
-from rankcell.store import check_result_folder
+from rankcell.store import ShardedRun, check_result_folder
 from rankcell.store.parts import Part
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
@@ -182,6 +182,8 @@ class Perturber:
         if part is not None and dry_run:
             raise SettingsError(f"{option('dry_run', True)} looks at the whole screen: leave out {option('shard')}")
         job = Job.of(self, tokens, asked, states)
+        if dry_run and not force:
+            ShardedRun.require_same(Path(out), job.what)
         return job.estimate() if dry_run else job.run(Path(out), part=part, force=force, progress=progress)
 
     @property

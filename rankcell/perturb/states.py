@@ -46,6 +46,8 @@ class StateEmbeddings:
                 raise SettingsError(f"state '{state}' ({readout}) has {len(v)} numbers; the states of model '{model}' have {width}")
             if not np.isfinite(v).all():
                 raise SettingsError(f"state '{state}' ({readout}) holds NaN or infinite numbers")
+            if not v.any():
+                raise SettingsError(f"state '{state}' ({readout}) is zero throughout: no direction leads toward it")
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a parquet table `state`, `readout`, `embedding`, which `read_states` reads."""
@@ -153,9 +155,11 @@ def cells_of(tokens: TokenSet, text: str, option: str) -> np.ndarray:
     known = np.array([v is not None and v == v for v in held.tolist()], bool)
     values = held.astype(str)
     rows = np.flatnonzero((values == state) & known)
+    if not known.any():
+        raise SettingsError(f"cell column '{column}' says nothing about any of the {len(known):,} cells: name another than {wording.option(option, text)}")
     if not len(rows):
         there = sorted(set(values[known]))
-        unknown = f"; of {int((~known).sum()):,} cells it says nothing" if not known.all() else ""
+        unknown = f"; of {int((~known).sum()):,} of {len(known):,} cells it says nothing" if not known.all() else ""
         said = f"{', '.join(there[:8])}{' ...' if len(there) > 8 else ''}"
         raise SettingsError(f"no cell has {column} = '{state}'; there are {said}{unknown}")
     return rows

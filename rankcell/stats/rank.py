@@ -49,6 +49,8 @@ def rank_edits(
     floor = least_cells(n_cells, min_cells)
     keep = n_cells >= floor
     other = None if against is None else _source(against)
+    if other is not None and (other is source or _folder(other) == _folder(source) != ""):
+        note(f"{option('against')} is this screen itself: every difference is 0")
     work = Work(
         rows=rows,
         score=by,
@@ -193,6 +195,13 @@ def control_edits(rows: Rows, controls: Sequence[str]) -> np.ndarray:
 def _source(source: Any) -> Any:
     """A Screen for what names a results folder, else the table as it is."""
     return source if is_table(source) else screen_of(source)
+
+
+def _folder(source: Any) -> str:
+    """The results folder of a Screen; "" of a table."""
+    import os
+
+    return os.path.realpath(source.folder) if hasattr(source, "folder") else ""
 
 
 def _columns(source: Any) -> list[str]:

@@ -139,7 +139,7 @@ def goal_score(columns: Sequence[str], score: str | None) -> str:
             return score
         near = near_names(str(score), scores)
         meant = f"did you mean {near}? " if near else ""
-        there = f"{meant}The table has {', '.join(scores)}" if scores else f"the table has none: {_screen_toward()}"
+        there = f"{meant}{'The' if meant else 'the'} table has {', '.join(scores)}" if scores else f"the table has none: {_screen_toward()}"
         raise SettingsError(f"'{score}' is no toward score; {there}")
     plain = [c for c in scores if c.startswith("toward_")]
     states = dict.fromkeys(c.removesuffix("_in_place").removeprefix("toward_").rpartition("_")[0] for c in plain)

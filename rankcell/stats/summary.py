@@ -14,7 +14,7 @@ def edits_sentence(counts: Mapping[str, Any]) -> str:
     """How many edits there are, and how many are in enough cells; `counts`: attrs of rank_edits, or `edit_counts`."""
     total, left_out, floor = (counts[k] for k in ("edits", "left_out", "min_cells"))
     if not left_out:
-        return f"{total:,} edits" + (f", all in {floor:,} cells or more" if floor > 1 else "")
+        return f"{total:,} edit{'s' * (total != 1)}" + (f", all in {floor:,} cells or more" if floor > 1 else "")
     none = counts["in_no_cell"]
     where = "" if not none else ", all of them in none" if none == left_out else f", {none:,} of them in none"
     return f"{total - left_out:,} of {total:,} edits are in {floor:,} cell{'s' * (floor != 1)} or more; {left_out:,} in fewer{where} are left out"

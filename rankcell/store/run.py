@@ -1,8 +1,9 @@
 """A long job in a folder: a manifest that says what it is, and shards that are each either whole or absent."""
 
+import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,23 @@ class ShardedRun:
                 if resume or not force:
                     return there
             elif not force and there.manifest["fingerprint"] != _EMPTIED:
-                raise OutputError(
-                    f"{folder} holds another run ({differences(there.manifest['settings'], settings)}): "
-                    f"choose another output, or pass {option('force', True)} to replace it"
-                )
+                raise _another_run(folder, there.manifest["settings"], settings)
         _empty(folder, own)
         manifest = {"fingerprint": content_hash(settings), "settings": settings, "complete": False}
         with writing(folder):
             (folder / SHARDS).mkdir(exist_ok=True)
         write_sealed_json(held, manifest)
         return cls(folder, manifest)
+
+    @classmethod
+    def require_same(cls, folder: Path, settings: Mapping[str, Any]) -> None:
+        """OutputError when `folder` holds a job in which one of `settings` is another."""
+        if (folder / MANIFEST).is_file():
+            there = cls.read(folder).manifest
+            here = json.loads(json.dumps(settings))
+            old = {name: there["settings"].get(name) for name in here}
+            if there["fingerprint"] != _EMPTIED and old != here:
+                raise _another_run(folder, old, here)
 
     @classmethod
     def _to_replace(cls, folder: Path) -> "ShardedRun":
@@ -174,6 +182,11 @@ def remove_run(folder: Path, own: Sequence[Own] = ()) -> None:
     if not folder.is_symlink():
         remove_own(folder, (*SHARD_FILES, *own))
         remove_folder(folder, RUN_FILES)
+
+
+def _another_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> OutputError:
+    way_out = f"choose another output, or pass {option('force', True)} to replace it"
+    return OutputError(f"{folder} holds another run ({differences(old, new)}): {way_out}")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], there: Any = "there", now: Any = "now") -> str:

@@ -64,7 +64,8 @@ def load_folder(folder: str | os.PathLike, make: Callable[..., Any]) -> Any:
             provenance=head.get("provenance", {}),
         )
     except FileNotFoundError as e:
-        raise VocabularyError(f"{folder} is not a vocabulary folder: {Path(e.filename).name} is missing") from None
+        by_name = "" if Path(folder).is_dir() else f"; rankcell.vocab.find_vocabulary('{folder}') takes names"
+        raise VocabularyError(f"{folder} is not a vocabulary folder: {Path(e.filename).name} is missing{by_name}") from None
     except InputError as e:
         raise VocabularyError(str(e)) from e
     except VocabularyError as e:

@@ -38,12 +38,20 @@ def read_plain_pickle(path: str | os.PathLike) -> dict[Any, Any]:
         raise VocabularyError(f"{path} is a git-lfs pointer, not the dictionary: run 'git lfs pull' where it came from")
     try:
         return read_plain_dict(raw)
-    except RefusedError as e:
+    except (RefusedError, ValueError, OverflowError) as e:
+        if _is_table(raw):
+            raise VocabularyError(f"{path} is a table or other text, and no dictionary pickle (a .pkl file of Geneformer, say)") from None
+        if not isinstance(e, RefusedError):
+            raise VocabularyError(f"{path} is not a readable pickle ({' '.join(str(e).split())[:200]})") from None
         raise VocabularyError(
             f"{path} was refused and nothing of it was run: {e}; only a dict of plain strings and numbers is read"
         ) from None
-    except (ValueError, OverflowError) as e:
-        raise VocabularyError(f"{path} is not a readable pickle ({' '.join(str(e).split())[:200]})") from None
+
+
+def _is_table(raw: bytes) -> bool:
+    """Whether this, which is no pickle that can be read, is text of several words or columns a line."""
+    first = raw[:500].splitlines()[0] if raw else b""
+    return first[:1] != b"\x80" and first.decode("utf-8", "replace").isprintable() and any(c in first for c in (b",", b"\t", b" ", b";"))
 
 
 def _dictionary(path: str | os.PathLike, role: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ stack and the memory of the program are bounded: so are the time and the memory 
 import io
 import pickletools
 import re
+import warnings
 from typing import Any, NoReturn
 
 import numpy as np
@@ -83,10 +84,12 @@ def read_plain_dict(raw: bytes) -> dict[Any, Any]:
         raise ValueError("it is empty")
     machine = _Machine()
     stream = io.BytesIO(raw)
-    for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        if step > _MOST_STEPS:
-            raise RefusedError(f"more than {_MOST_STEPS:,} instructions")
-        machine.follow(opcode.name, argument)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of unknown escapes in text of protocol 0
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+            if step > _MOST_STEPS:
+                raise RefusedError(f"more than {_MOST_STEPS:,} instructions")
+            machine.follow(opcode.name, argument)
     if stream.tell() != len(raw):
         raise RefusedError(f"{len(raw) - stream.tell():,} bytes after its end")
     return machine.result()

@@ -209,7 +209,12 @@ class Vocabulary:
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Vocabulary":
-        """Read a vocabulary folder; VocabularyError when a part is missing or its content hash does not agree."""
+        """Read a vocabulary folder; VocabularyError when a part is missing or its content hash does not agree.
+
+        Shipped and fetched vocabularies go by name with rankcell.vocab.find_vocabulary.
+        """
+        if not isinstance(folder, (str, os.PathLike)):
+            raise VocabularyError(f"the folder of a vocabulary is wanted, and this is of type {type(folder).__name__}")
         return load_folder(folder, cls)
 
 
