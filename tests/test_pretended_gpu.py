@@ -235,4 +235,4 @@ def test_work_of_a_prediction(model, gpu):
     _ = fast._weights
     gpu.reset()
     fast.run([row])
-    assert gpu.kernels <= 4_900 and len(gpu.waits) <= 51
+    assert gpu.kernels <= 1_900 and len(gpu.waits) <= 51

@@ -143,6 +143,24 @@ def test_without_onednn_and_in_bf16(model, monkeypatch):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5 * float(a.abs().max()))
 
 
+@pytest.mark.parametrize("scores", [2**12, 2**23])
+@pytest.mark.parametrize("closed", [None, 7])
+def test_all_heads_at_once(model, closed, scores, monkeypatch):
+    """As a GPU takes them."""
+    monkeypatch.setitem(tape.SCORES, "cpu", scores)
+    cotangents = torch.randn((3, *model[2].shape), generator=torch.Generator().manual_seed(4))
+    attend = None if closed is None else torch.arange(N) != closed
+
+    def computed():
+        made = taped(model, attend=attend)
+        return made.states, *made.adjoint(cotangents, made.replaced(model[2].flip(0))), *made.adjoint(cotangents)
+
+    one_by_one = computed()
+    monkeypatch.setattr(tape, "_head_groups", lambda like, heads: [tape._HeadGroup(slice(0, heads), slice(0, like.shape[1]))])
+    for a, b in zip(one_by_one, computed(), strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-5 * float(a.abs().max()))
+
+
 def test_one_token_with_all_the_attention(model):
     """Neither what is left of nothing nor what overflows becomes infinite."""
     weights = weights_of(model[1], 3)

@@ -10,7 +10,8 @@ as they were (`Tape.replaced`). What these changes do to the final states of the
 (backward) pass carries a cotangent to all attentions, and gives all tokens' effects as sums over queries.
 
 The adjoint runs for many cotangents at once, so that weights and attention are computed once for all, and in pieces of queries whose
-scores stay in the caches. Where the tape would not fit the memory, only the states before each block are kept.
+scores stay in the caches. A processor takes one head after the other, a GPU all of them in one product. Where the tape would not fit
+the memory, only the states before each block are kept.
 """
 
 import functools
@@ -91,8 +92,6 @@ class Tape:
         self.states = embedded
 
     def _forward(self, w: Weights, x: Any) -> tuple[_Kept, Any]:
-        import torch
-
         block = w.block
         q, k, v = block.project(x)
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
@@ -102,36 +101,37 @@ class Tape:
         up, slope = _with_slope(block, hidden)
         after = block.down.plus(up, hidden)
         states, *two = _norm(after, block.down_norm)
-        return _Kept(q, k, v, mixed, torch.stack(log_sums), slope, ((before, *one), (after, *two))), states
+        return _Kept(q, k, v, mixed, log_sums, slope, ((before, *one), (after, *two))), states
 
-    def _attention(self, q: Any, k: Any, v: Any, heads: int) -> tuple[Any, list[Any]]:
+    def _attention(self, q: Any, k: Any, v: Any, heads: int) -> tuple[Any, Any]:
+        """What attention gives [tokens, width], and log2 of its sums [heads, tokens]."""
         import torch
 
-        mixed, log_sums = torch.empty_like(q), []
-        for h in _heads(q, heads):
-            kh, vt, sums = k[:, h].contiguous(), v[:, h].t().contiguous(), []
-            for at in self._tiles(1, q):
-                scores = self._scores(q[at, h], kh)
+        mixed, log_sums = torch.empty_like(q), torch.empty((heads, self.n), dtype=torch.float32, device=q.device)
+        for h in _head_groups(q, heads):
+            qh, kh, vt = h.of(q), h.of(k), h.of(v).transpose(1, 2).contiguous()
+            for at in self._tiles(1, qh):
+                scores = self._scores(qh[:, at], kh)
                 top = scores.amax(-1, keepdim=True)
                 p = scores.sub_(top).exp2_()
                 total = p.sum(-1, keepdim=True, dtype=torch.float32)
-                mixed[at, h] = _product(p, vt).div_(total)
-                sums.append((total.log2() + top).squeeze(1))
-            log_sums.append(torch.cat(sums))
+                mixed[at, h.columns] = h.back(_products(p, vt).div_(total))
+                log_sums[h.heads, at] = (total.log2() + top).squeeze(2)
         return mixed, log_sums
 
     def _scores(self, q: Any, k: Any) -> Any:
-        """log2 of attention before its sum, [queries, keys]."""
-        scores = _product(q.contiguous(), k)
+        """log2 of attention before its sum, [heads, queries, keys]."""
+        scores = _products(q.contiguous(), k)
         return scores if self._bias is None else scores.add_(self._bias)
 
     def _tiles(self, n_cotangents: int, like: Any) -> list[slice]:
+        """Queries whose scores, of the heads of `like` [heads, ...] and for so many cotangents, are made at once."""
         room = SCORES.get(like.device.type, SCORES["cpu"])
         if like.device.type == "cpu":
             import torch
 
             room *= torch.get_num_threads()
-        step = max(32, room // (n_cotangents * self.n * like.element_size()))
+        step = max(32, room // (len(like) * n_cotangents * self.n * like.element_size()))
         return [slice(a, min(a + step, self.n)) for a in range(0, self.n, step)]
 
     def replaced(self, embedded: Any) -> list[tuple[Any, Any]]:
@@ -159,17 +159,17 @@ class Tape:
         import torch
 
         mixed = torch.empty_like(q)
-        for h in _heads(q, heads):
-            kh, vt = kept.k[:, h].contiguous(), kept.v[:, h].t().contiguous()
-            for at in self._tiles(1, q):
-                k, v = own[0][at, h], own[1][at, h]
-                scores = self._scores(q[at, h], kh)
+        for h in _head_groups(q, heads):
+            qh, kh, vh = (h.of(x) for x in (q, kept.k, kept.v))
+            own_k, own_v, vt = h.of(own[0]), h.of(own[1]), vh.transpose(1, 2).contiguous()
+            for at in self._tiles(1, qh):
+                scores = self._scores(qh[:, at], kh)
                 here = torch.arange(at.start, at.stop, device=q.device)
-                scores[here - at.start, here] = (q[at, h] * k).sum(-1)
+                scores[:, here - at.start, here] = (qh[:, at] * own_k[:, at]).sum(-1)
                 p = scores.sub_(scores.amax(-1, keepdim=True)).exp2_()
                 p.div_(p.sum(-1, keepdim=True, dtype=torch.float32))
-                itself = p[here - at.start, here].unsqueeze(1)
-                mixed[at, h] = _product(p, vt).add_(itself * (v - kept.v[at, h]))
+                itself = p[:, here - at.start, here].unsqueeze(2)
+                mixed[at, h.columns] = h.back(_products(p, vt).add_(itself * (own_v[:, at] - vh[:, at])))
         return mixed
 
     def _of(self, n: int) -> _Kept:
@@ -209,72 +209,76 @@ class Tape:
         dy = _norm_back(dy, kept.norms[0], block.out_norm)
         mixed = _product(dy.flatten(0, 1), w.out).view(dy.shape)
         qkv = torch.empty((*dy.shape[:2], 3 * dy.shape[2]), dtype=w.qkv.dtype, device=dy.device)
-        for number, h in enumerate(_heads(kept.q, block.heads)):
-            self._back_head(kept, number, h, mixed[..., h], qkv, replaced, found)
+        for h in _head_groups(kept.q, block.heads):
+            self._back_heads(kept, h, h.of(mixed), qkv, replaced, found)
         return dy + _product(qkv.flatten(0, 1), w.qkv).view(dy.shape)
 
-    def _back_head(self, kept: _Kept, number: int, h: slice, d_out: Any, qkv: Any, replaced: tuple[Any, Any] | None, found: Any) -> None:
-        """One head: fills its columns of `qkv` [functions, tokens, 3 widths] and adds to the effects."""
+    def _back_heads(
+        self, kept: _Kept, h: "_HeadGroup", d_out: Any, qkv: Any, replaced: tuple[Any, Any] | None, found: Any
+    ) -> None:
+        """Some heads, d_out [heads, functions, tokens, head width]: fills their columns of `qkv` [functions, tokens, 3 widths] and adds
+        to the effects."""
         import torch
 
-        c, n, width = d_out.shape
+        g, c, n, width = d_out.shape
         total = kept.q.shape[1]
-        q, k, v = (x[:, h].contiguous() for x in (kept.q, kept.k, kept.v))
-        kt = k.t().contiguous()
-        dots = (d_out * kept.mixed[:, h]).sum(-1)  # functions, tokens
-        dkt, dvt = (torch.zeros((c, width, n), dtype=torch.float32, device=q.device) for _ in range(2))
+        q, k, v = (h.of(x) for x in (kept.q, kept.k, kept.v))
+        log_sums = kept.log_sums[h.heads].unsqueeze(2)
+        kt = k.transpose(1, 2).contiguous()
+        dots = (d_out * h.of(kept.mixed).unsqueeze(1)).sum(-1)  # heads, functions, tokens
+        dkt, dvt = (torch.zeros((g, c, width, n), dtype=torch.float32, device=q.device) for _ in range(2))
         sums = _Effects(replaced, h, v, c, n) if found is not None else None
         for at in self._tiles(c, q):
-            part = d_out[:, at].contiguous()
-            p = self._scores(q[at], k).sub_(kept.log_sums[number, at, None].to(q.dtype)).exp2_()
-            ds = _product(part.flatten(0, 1), v).view(c, -1, n).sub_(dots[:, at, None]).mul_(p)
-            qkv[:, at, h.start : h.stop] = _product(ds.flatten(0, 1), kt).view(c, -1, width).mul_(_LN2)
-            dkt += _turned(q[at], ds)
+            part = d_out[:, :, at].contiguous()
+            p = self._scores(q[:, at], k).sub_(log_sums[:, at].to(q.dtype)).exp2_()
+            ds = _products(part.flatten(1, 2), v).view(g, c, -1, n).sub_(dots[:, :, at, None]).mul_(p.unsqueeze(1))
+            qkv[:, at, h.columns] = h.back(_products(ds.flatten(1, 2), kt).view(g, c, -1, width).mul_(_LN2))
+            dkt += _turned(q[:, at], ds)
             dvt += _outer(part, p)
             if sums is not None:
-                sums.add(self, at, q[at], p, kept.log_sums[number, at, None], part, dots[:, at])
-        qkv[:, :, total + h.start : total + h.stop] = dkt.mul_(_LN2).transpose(1, 2)
-        qkv[:, :, 2 * total + h.start : 2 * total + h.stop] = dvt.transpose(1, 2)
+                sums.add(self, at, q[:, at], p, log_sums[:, at], part, dots[:, :, at])
+        for number, gradient in ((1, dkt.mul_(_LN2)), (2, dvt)):
+            qkv[:, :, number * total + h.columns.start : number * total + h.columns.stop] = h.back(gradient.transpose(2, 3))
         if sums is not None:
             found += sums.found()
 
 
 class _Effects:
-    """The effects of one head, gathered over pieces of queries."""
+    """The effects of some heads, gathered over pieces of queries."""
 
-    def __init__(self, replaced: tuple[Any, Any] | None, h: slice, v: Any, c: int, n: int):
+    def __init__(self, replaced: tuple[Any, Any] | None, h: "_HeadGroup", v: Any, c: int, n: int):
         import torch
 
-        self._k, self._new = (None, None) if replaced is None else (x[:, h].contiguous() for x in replaced)
+        self._k, self._new = (None, None) if replaced is None else (h.of(x) for x in replaced)
         self._v, self._c, self._n = v, c, n
-        rows = c * (v.shape[1] + 1)
-        self._gone = torch.zeros((rows, n), dtype=torch.float32, device=v.device)
+        rows = c * (v.shape[2] + 1)
+        self._gone = torch.zeros((len(v), rows, n), dtype=torch.float32, device=v.device)
         self._come = None if replaced is None else torch.zeros_like(self._gone)
 
     def add(self, tape: Tape, at: slice, q: Any, p: Any, log_sums: Any, part: Any, dots: Any) -> None:
-        """part [functions, queries, head width], dots [functions, queries]."""
+        """part [heads, functions, queries, head width], dots [heads, functions, queries]."""
         import torch
 
         left = (1 - p).clamp_(min=_LEAST_LEFT)
-        both = torch.cat([part, dots.to(part.dtype).unsqueeze(2)], 2).transpose(1, 2).flatten(0, 1).contiguous()
+        both = torch.cat([part, dots.to(part.dtype).unsqueeze(3)], 3).transpose(2, 3).flatten(1, 2).contiguous()
         here = torch.arange(at.start, at.stop, device=q.device)
         if self._come is not None:
             w = tape._scores(q, self._k).sub_(log_sums.to(q.dtype)).clamp_(max=_MOST_LOG2).exp2_()
             left += w
-            w.div_(left)[here - at.start, here] = 0
+            w.div_(left)[:, here - at.start, here] = 0
             self._come += _by_weight(both, w)
         p = p.div_(left)
-        p[here - at.start, here] = 0
+        p[:, here - at.start, here] = 0
         self._gone += _by_weight(both, p)
 
     def found(self) -> Any:
-        """float32 [functions, tokens]."""
+        """float32 [functions, tokens], summed over the heads."""
         gone = self._dotted(self._gone, self._v)
         return -gone if self._come is None else self._dotted(self._come, self._new) - gone
 
     def _dotted(self, sums: Any, v: Any) -> Any:
-        sums = sums.view(self._c, -1, self._n)
-        return (sums[:, :-1] * v.t()).sum(1) - sums[:, -1]
+        sums = sums.view(len(sums), self._c, -1, self._n)
+        return ((sums[:, :, :-1] * v.transpose(1, 2).unsqueeze(1)).sum(2) - sums[:, :, -1]).sum(0)
 
 
 def functions_at_once(device: Any) -> int:
@@ -287,9 +291,27 @@ def weights_of(encoder: Encoder, n_blocks: int) -> list[Weights]:
     return [Weights.of(encoder.block(n)) for n in range(n_blocks)]
 
 
-def _heads(q: Any, heads: int) -> list[slice]:
-    width = q.shape[1] // heads
-    return [slice(i * width, (i + 1) * width) for i in range(heads)]
+@dataclass(frozen=True)
+class _HeadGroup:
+    """Heads that are computed at once: their numbers, and their columns among those of all heads."""
+
+    heads: slice
+    columns: slice
+
+    def of(self, x: Any) -> Any:
+        """[..., tokens, width of all heads] -> [these heads, ..., tokens, head width]"""
+        return x[..., self.columns].unflatten(-1, (self.heads.stop - self.heads.start, -1)).movedim(-2, 0).contiguous()
+
+    def back(self, x: Any) -> Any:
+        """[these heads, ..., tokens, head width] -> [..., tokens, their columns]"""
+        return x.movedim(0, -2).flatten(-2)
+
+
+def _head_groups(like: Any, heads: int) -> list[_HeadGroup]:
+    """One by one on a processor, whose caches hold the scores of one; all at once elsewhere."""
+    at_once, width = 1 if like.device.type == "cpu" else heads, like.shape[1] // heads
+    groups = [slice(a, min(a + at_once, heads)) for a in range(0, heads, at_once)]
+    return [_HeadGroup(g, slice(g.start * width, g.stop * width)) for g in groups]
 
 
 @functools.cache
@@ -309,27 +331,32 @@ def _product(x: Any, w: Any) -> Any:
     return onednn_linear()(x, w, None, "none", [], "") if _uses_onednn(x) else x @ w.t()
 
 
+def _products(x: Any, w: Any) -> Any:
+    """x [heads, rows, inner] @ w.T [heads, inner, columns]"""
+    return _product(x[0], w[0])[None] if len(x) == 1 else x @ w.transpose(1, 2)
+
+
 def _by_weight(x: Any, p: Any) -> Any:
-    """x [rows, queries] @ p [queries, keys]"""
+    """x [heads, rows, queries] @ p [heads, queries, keys]"""
     import torch
 
-    return _product(x, p.t()) if x.dtype == torch.float32 else x @ p
+    return _products(x, p.transpose(1, 2)) if x.dtype == torch.float32 else x @ p
 
 
 def _turned(q: Any, ds: Any) -> Any:
-    """[functions, head width, keys]: the queries' transpose times each function's [queries, keys]."""
+    """[heads, functions, head width, keys]: the queries' transpose times each function's [queries, keys]."""
     import torch
 
-    qt = q.t().contiguous()
+    qt = q.transpose(1, 2).contiguous()
     if ds.dtype == torch.float32 and _uses_onednn(ds):
-        return torch.stack([_product(qt, d.t()) for d in ds])
-    return qt @ ds
+        return torch.stack([_products(qt, d.transpose(1, 2)) for d in ds.unbind(1)], 1)
+    return qt.unsqueeze(1) @ ds
 
 
 def _outer(part: Any, p: Any) -> Any:
-    """[functions, head width, keys] of [functions, queries, head width] and [queries, keys]."""
-    rows = part.transpose(1, 2).flatten(0, 1).contiguous()
-    return _by_weight(rows, p).view(part.shape[0], part.shape[2], -1)
+    """[heads, functions, head width, keys] of [heads, functions, queries, head width] and [heads, queries, keys]."""
+    rows = part.transpose(2, 3).flatten(1, 2).contiguous()
+    return _by_weight(rows, p).view(len(p), part.shape[1], part.shape[3], -1)
 
 
 def _norm(x: Any, norm: Any) -> tuple[Any, Any, Any]:
@@ -339,9 +366,13 @@ def _norm(x: Any, norm: Any) -> tuple[Any, Any, Any]:
 
 
 def _norm_back(dy: Any, kept: tuple[Any, Any, Any], norm: Any) -> Any:
+    """One function after the other on a processor, in one kernel each; all at once elsewhere."""
     import torch
 
     x, mean, rstd = kept
+    if dy.device.type != "cpu":
+        unit, dz = (x - mean).mul_(rstd), dy * norm.weight
+        return (dz - dz.mean(-1, keepdim=True)).sub_(unit * (dz * unit).mean(-1, keepdim=True)).mul_(rstd)
     back = torch.ops.aten.native_layer_norm_backward
     return torch.stack([back(d, x, (x.shape[-1],), mean, rstd, norm.weight, norm.bias, [True, False, False])[0] for d in dy])
 
