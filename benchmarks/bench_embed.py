@@ -25,6 +25,7 @@ SHAPES = {
     "v1-10m": dict(layers=6, width=256, heads=4, intermediate=512, positions=2048, genes=25424),
     "v2-narrow": dict(layers=6, width=384, heads=6, intermediate=1536, positions=4096, genes=20271),
     "v2-104m": dict(layers=12, width=768, heads=12, intermediate=3072, positions=4096, genes=20271),
+    "v2-316m": dict(layers=18, width=1152, heads=18, intermediate=4608, positions=4096, genes=20271),
 }
 
 
