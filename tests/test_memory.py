@@ -30,7 +30,7 @@ from rankcell.perturb.units import _Several
 from rankcell.tokens import TokenSet, TokenSpec
 from rankcell.train.evaluate import masked_accuracy, questions
 
-GENES, MOST = 90, 25  # genes of the vocabulary; operations of a run at which memory runs out, in turn
+GENES, MOST = 90, 15  # genes of the vocabulary; operations of a run at which memory runs out, in turn
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -109,13 +109,13 @@ def close(found, expected, hint="", rtol=2e-5, atol=2e-6):
 
 
 class Setting:
-    def __init__(self, folder):
+    def __init__(self, folder, device="cpu", precision="fp32", width=16):
         self.vocab = make_vocab(GENES)
-        self.checkpoint = open_checkpoint(make_checkpoint(folder / "m", self.vocab, positions=100))
-        self.encoder = Encoder(self.checkpoint, device="cpu", precision="fp32")
+        self.checkpoint = open_checkpoint(make_checkpoint(folder / "m", self.vocab, positions=100, width=width))
+        self.encoder = Encoder(self.checkpoint, device=device, precision=precision)
         rng = np.random.default_rng(0)
         self.rows = [np.array([2, *rng.permutation(self.vocab.tokens)[:n], 3]) for n in (80, 40, 40, 15)]
-        self.states = StateEmbeddings({("x", r): rng.normal(size=16) for r in ("cell", "cls")})
+        self.states = StateEmbeddings({("x", r): rng.normal(size=width) for r in ("cell", "cls")})
         spec = TokenSpec.of(self.vocab, frame=self.vocab.frame, max_len=100)
         self.tokens = TokenSet.from_rows([r.tolist() for r in self.rows], spec)
 
@@ -126,7 +126,7 @@ class Setting:
         return Engine(self.encoder, plan, 2, self.states, budget, **how)
 
     def embedder(self):
-        made = Embedder(self.checkpoint, device="cpu", precision="fp32", tokens_per_batch=100)
+        made = Embedder(self.checkpoint, device=str(self.encoder.device), precision="fp32", tokens_per_batch=100)
         self.encoder.memory = Memory(self.encoder.device)
         made._encoder = self.encoder
         return made

@@ -21,7 +21,7 @@ from rankcell.wording import note, offers, option
 
 T = TypeVar("T")
 
-_SIZE = r"[\d.,]+ ?(?:[KMGT]i?B|bytes?)"
+_SIZE = r"[\d.,]+ ?(?:[KMGTPE]i?B|bytes?)"
 _NEEDED = re.compile(rf"(?:tried|trying|unable) to allocate ({_SIZE})", re.IGNORECASE)
 _FREE = re.compile(rf"of which ({_SIZE}) is free")
 
