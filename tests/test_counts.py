@@ -317,5 +317,5 @@ def test_layer_and_raw_together():
 
 @pytest.mark.parametrize("source", [3, None, np.ones((2, 2)), {"X": 1}])
 def test_objects_that_are_no_counts(source):
-    with pytest.raises(InputError, match="not a known format"):
+    with pytest.raises(InputError, match="counts come as an AnnData or as the path of a file .*, and this is of type"):
         open_counts(source)

@@ -628,7 +628,7 @@ def test_cells_that_say_nothing_of_their_state(small, perturber, tmp_path):
     spec = TokenSpec.of(small[0], frame=small[0].frame, max_len=10)
     cells = TokenSet.from_rows([[2, 5, 3], [2, 6, 7, 3], [2, 3]], spec, obs={"kind": [None, "nan", "x"], "age": [float("nan"), 1.5, 2.0]})
     assert perturber.perturb(cells, tmp_path / "a", start="kind=nan").cells()["cell_id"].to_pylist() == ["1"]
-    with pytest.raises(SettingsError, match=r"no cell has age = 'nan'; there are 1.5, 2.0; of 1 cells it says nothing"):
+    with pytest.raises(SettingsError, match=r"no cell has age = 'nan'; there are 1.5, 2.0; of 1 of 3 cells it says nothing"):
         perturber.perturb(cells, tmp_path / "b", start="age=nan")
     with pytest.raises(SettingsError, match="none of the 1 cells to perturb has genes: nothing to do"):
         perturber.perturb(cells, tmp_path / "c", start="kind=x")

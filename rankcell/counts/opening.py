@@ -41,7 +41,7 @@ def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> 
     known = ", ".join(name for name, _, _ in FORMATS)
     if not isinstance(source, (str, os.PathLike)):
         raise InputError(
-            f"counts come as an AnnData or as the path of a file ({known}), and this is of type {type(source).__name__}: "
+            f"counts come as an AnnData or as the path of a file ({known.removesuffix(', AnnData')}), and this is of type {type(source).__name__}: "
             "anndata.AnnData(X, obs=..., var=...) makes one of a matrix or table, cells x genes"
         )
     kind = describe_file(Path(source)) if Path(source).is_file() else ""
