@@ -55,6 +55,7 @@ class PretendedGpu:
     """The devices, and what has been seen of them since `reset`."""
 
     n_devices: int = 2
+    kind: str = "cuda"  # or "mps": Apple's, one of them, without numbers of 64 bits
     name: str = "NVIDIA H100 80GB HBM3"
     names: tuple[str, ...] = ()  # where they differ
     capability: tuple[int, int] = (9, 0)
@@ -116,7 +117,7 @@ class OnGpu(torch.Tensor):
         return made
 
     device = property(lambda self: self.place)
-    is_cuda, is_meta = property(lambda self: True), property(lambda self: False)
+    is_cuda, is_meta = property(lambda self: self.place.type == "cuda"), property(lambda self: False)
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
@@ -147,7 +148,7 @@ def _index(device: object) -> int:
 
 def _whole(gpu: PretendedGpu, device: object) -> torch.device:
     index = torch.device(device).index
-    return torch.device("cuda", gpu.current if index is None else index)
+    return torch.device(gpu.kind, gpu.current if index is None else index)
 
 
 @functools.cache
@@ -161,7 +162,7 @@ def _dispatch(gpu: PretendedGpu, func, args, kwargs, leaves):
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
     there = [x for x in tensors if isinstance(x, OnGpu)]
     to = kwargs.get("device")
-    if not there and (to is None or torch.device(to).type != "cuda"):
+    if not there and (to is None or torch.device(to).type != gpu.kind):
         return func(*args, **kwargs)
     name = func._schema.name.partition("::")[2]
     if name == "_to_copy":
@@ -171,7 +172,7 @@ def _dispatch(gpu: PretendedGpu, func, args, kwargs, leaves):
     if name == "_local_scalar_dense":
         gpu.wait("item")
         return func(args[0].inner)
-    devices = {x.device for x in there} | ({_whole(gpu, to)} if to is not None and torch.device(to).type == "cuda" else set())
+    devices = {x.device for x in there} | ({_whole(gpu, to)} if to is not None and torch.device(to).type == gpu.kind else set())
     if len(devices) > 1:
         raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, {devices} ({func})")
     (device,) = devices
@@ -208,10 +209,16 @@ def _run(gpu: PretendedGpu, func, name, args, kwargs, there, device):
         gpu.unordered.append(Event(name, 0, _caller()))
     found = func(*inner_args, **inner_kwargs)
     _count(gpu, func, name, found)
+    _check_width(gpu, found)
     known = {id(x.inner): x for x in there}
     if any(x.shape != x.inner.shape or x.stride() != x.inner.stride() for x in there):
         raise NotImplementedError(f"{name} changes the shape of its argument")
     return tree_map_only(torch.Tensor, lambda x: known[id(x)] if id(x) in known else OnGpu(gpu, x, device), found)
+
+
+def _check_width(gpu: PretendedGpu, found) -> None:
+    if gpu.kind == "mps" and any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in tree_flatten(found)[0]):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. Please use float32 instead.")
 
 
 def _count(gpu: PretendedGpu, func, name, found, kernels=None) -> None:
@@ -228,6 +235,8 @@ def _copied(gpu: PretendedGpu, x, kwargs):
     layout = {"memory_format": kwargs["memory_format"]} if kwargs.get("memory_format") is not None else {}
     inner = x.inner if isinstance(x, OnGpu) else x
     made = torch.ops.aten._to_copy.default(inner, dtype=dtype, **layout)
+    if to is None or torch.device(to).type != "cpu":
+        _check_width(gpu, made)
     if not isinstance(x, OnGpu):
         _arrives(gpu, x, bool(kwargs.get("non_blocking")))
         gpu.allocate()
@@ -235,7 +244,7 @@ def _copied(gpu: PretendedGpu, x, kwargs):
     if to is not None and torch.device(to).type == "cpu":
         _leaves(gpu, x)
         return made
-    target = _whole(gpu, to) if to is not None and torch.device(to).type == "cuda" else x.device
+    target = _whole(gpu, to) if to is not None and torch.device(to).type == gpu.kind else x.device
     gpu.allocate()
     _count(gpu, None, "_to_copy" if target == x.device else "copy between devices", made)
     return OnGpu(gpu, made, target)
@@ -303,7 +312,7 @@ def _to(gpu, func, x, *args, **kwargs):
     if args and isinstance(args[0], torch.Tensor):
         args = (args[0].device, args[0].dtype, *args[1:])
     device, dtype, non_blocking, layout = torch._C._nn._parse_to(*args, **{k: v for k, v in kwargs.items() if k != "copy"})
-    if device is not None and device.type == "cuda":
+    if device is not None and device.type == gpu.kind:
         device = _whole(gpu, device)
     how = {"dtype": dtype, "non_blocking": non_blocking, "copy": kwargs.get("copy", False)}
     how |= {} if layout is None else {"memory_format": layout}
@@ -404,8 +413,11 @@ def pretended(**facts):
         "is_bf16_supported": lambda *args, **kwargs: gpu.capability >= (8, 0),
     }
     with contextlib.ExitStack() as stack:
-        for name, value in patches.items():
-            stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        if gpu.kind == "mps":
+            stack.enter_context(mock.patch.object(torch.backends.mps, "is_available", lambda: True))
+        else:
+            for name, value in patches.items():
+                stack.enter_context(mock.patch.object(torch.cuda, name, value))
         # a view of a tensor that was made outside cannot be made inside inference mode; the numbers are the same without gradients
         stack.enter_context(mock.patch.object(torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else contextlib.nullcontext()))
         stack.enter_context(mock.patch.object(threading.Thread, "run", run_pretending))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.model.devices import wide
 from rankcell.store import atomic_path
 
 
@@ -108,7 +109,7 @@ def _reduced(states: Any, order: np.ndarray, first: Sequence[int]) -> np.ndarray
     """Sums and sums of squares of neighbouring rows of states[order], float64 [2, genes, width]."""
     import torch
 
-    lengths = torch.from_numpy(np.diff([*first, len(order)])).to(states.device)
-    rows = states[torch.from_numpy(order).to(states.device)].double()
+    rows = wide(states[torch.from_numpy(order).to(states.device)])
+    lengths = torch.from_numpy(np.diff([*first, len(order)])).to(rows.device)
     both = [torch.segment_reduce(x, "sum", lengths=lengths, axis=0) for x in (rows, rows.square())]
     return torch.stack(both).cpu().numpy()

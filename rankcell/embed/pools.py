@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankcell.errors import SettingsError
+from rankcell.model.devices import wide
 from rankcell.vocab import Frame
 
 DAMPING, TOLERANCE, MOST_STEPS = 0.85, 1e-7, 200
@@ -66,6 +67,13 @@ def _median(s: States) -> Any:
     return (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2
 
 
+def _norm(s: States) -> Any:
+    """The Euclidean norm of each dimension over the genes."""
+    import torch
+
+    return torch.linalg.vector_norm(s.genes_btd, dim=1)
+
+
 def _parti(s: States) -> Any:
     """Genes weighted by the PageRank of the attention among them (Pool PaRTI, Tartici et al. 2024).
 
@@ -75,7 +83,7 @@ def _parti(s: States) -> Any:
     import torch
 
     first, last = s.frame.span(s.hidden_btd.shape[1])
-    links = s.attention_btt[:, first:last, first:last].double()
+    links = wide(s.attention_btt[:, first:last, first:last])
     out = links.sum(2, keepdim=True)
     n = links.shape[1]
     links = torch.where(out > 0, links / out, 1 / n).transpose(1, 2)  # a gene that attends to no gene leads everywhere
@@ -85,7 +93,7 @@ def _parti(s: States) -> Any:
         moved, rank = (new - rank).abs().sum(1).max().item(), new
         if moved < TOLERANCE:
             break
-    weight = (rank / rank.sum(1, keepdim=True)).float()
+    weight = (rank / rank.sum(1, keepdim=True)).float().to(s.genes_btd.device)
     return (weight * s.genes_btd).sum(1)
 
 
@@ -110,7 +118,7 @@ POOLS: dict[str, Pool] = {
         Pool("std", lambda s: s.genes_btd.std(1, correction=0)),  # of the population, so 0 for a single gene
         Pool("var", lambda s: s.genes_btd.var(1, correction=0)),
         Pool("median", _median),
-        Pool("norm", lambda s: s.genes_btd.norm(dim=1)),  # Euclidean, of each dimension over the genes
+        Pool("norm", _norm),
         Pool("parti", _parti, needs_attention=True),
     )
 }

@@ -112,3 +112,8 @@ def has_float64(device: Any) -> bool:
     if device.type == "xpu":
         return bool(getattr(torch.xpu.get_device_properties(device), "has_fp64", True))
     return device.type != "mps"
+
+
+def wide(x: Any) -> Any:
+    """A tensor in 64 bits, on the processor where its device has none."""
+    return x.double() if has_float64(x.device) else x.cpu().double()

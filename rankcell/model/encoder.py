@@ -12,7 +12,7 @@ from rankcell.model.batches import TOKENS_PER_BATCH, Batch
 from rankcell.model.blocks import Attention, Block, Rows, has_onednn
 from rankcell.model.checkpoint import Checkpoint
 from rankcell.model.config import shape_of
-from rankcell.model.devices import choose_device
+from rankcell.model.devices import choose_device, has_float64
 from rankcell.model.memory import Memory
 from rankcell.model.precisions import dtype_of, pinned, precision_on
 from rankcell.model.weights import read_weights
@@ -124,6 +124,19 @@ class Encoder:
     def states(self, batch: Batch, layers: Sequence[int]) -> dict[int, Any]:
         """{number of blocks: hidden states [tokens, width]} (float32, on the device)."""
         return {n: hidden.float() for n, hidden in self.walk(batch, layers)}
+
+    @property
+    def wide_device(self) -> Any:
+        """Where numbers of 64 bits are computed: the device, or the processor beside one that has none."""
+        import torch
+
+        return self.device if has_float64(self.device) else torch.device("cpu")
+
+    def wide_tensor(self, array: np.ndarray) -> Any:
+        """`array` there."""
+        import torch
+
+        return self.tensor(array) if has_float64(self.device) else torch.from_numpy(np.ascontiguousarray(array))
 
     def tensor(self, array: np.ndarray) -> Any:
         """`array` on the device."""

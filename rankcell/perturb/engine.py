@@ -97,7 +97,7 @@ class Engine:
         """float32 [tokens, width] of the layer; [rows, width] where only CLS is read."""
         only = [0] if self.reads_cls_alone else None
         ((_, states),) = self.encoder.walk(batch, [self.n_blocks], only=only, first=first)
-        return states.float()
+        return states.float().to(self.encoder.wide_device)
 
     def run(
         self,
@@ -177,7 +177,7 @@ class _Unit:
     @functools.cached_property
     def states(self) -> dict[tuple[str, str], Any]:
         """The states' vectors on the device."""
-        return {k: self.engine.encoder.tensor(v) for k, v in self.engine.states.vectors.items()}
+        return {k: self.engine.encoder.wide_tensor(v) for k, v in self.engine.states.vectors.items()}
 
     def brought_home(self) -> dict[str, np.ndarray]:
         """{score and pass: float64 [edits]}, NaN where nothing was run."""
@@ -324,7 +324,7 @@ class _Unit:
 
     def _score_genes(self, own: Any, which: str, came_from: np.ndarray, here: np.ndarray, after: Any) -> tuple[dict[str, Any], Any]:
         """Scores of the gene and cell readouts, and the shift of each gene."""
-        engine, tensor = self.engine, self.engine.encoder.tensor
+        engine, tensor = self.engine, self.engine.encoder.wide_tensor
         before = own[tensor(np.maximum(came_from, 0))]
         compared = Compared(after - before, before, tensor(here))
         shifts = compared.gene_shifts()

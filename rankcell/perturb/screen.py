@@ -10,8 +10,8 @@ import numpy as np
 from rankcell.embed import Embedder
 from rankcell.errors import SettingsError
 from rankcell.model import Checkpoint, Encoder, open_checkpoint
-from rankcell.model.devices import choose_device, devices_of
-from rankcell.model.precisions import faster_precisions, precision_on
+from rankcell.model.devices import choose_device, devices_of, has_float64
+from rankcell.model.precisions import faster_precisions
 from rankcell.perturb import precision as precisions
 from rankcell.perturb.asked import TOKENS_PER_UNIT, Asked
 from rankcell.perturb.edits import EditPlan
@@ -53,10 +53,6 @@ class Perturber:
         tokens_per_batch: int | None = None,
     ):
         self.devices = devices_of(device)
-        if any(d.startswith("mps") for d in self.devices):
-            raise SettingsError(f"device '{device}': screens need numbers of 64 bits, which it has not: choose {option('device', 'cpu')}")
-        for name in self.devices:
-            precision_on(precision, choose_device(name))
         self.checkpoint = open_checkpoint(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
         self.layer, self.n_blocks = layer, self.checkpoint.resolve_layer(layer)
         self.precision, self.asked_tokens_per_batch = precision, tokens_per_batch
@@ -178,6 +174,9 @@ class Perturber:
         check_result_folder(out)
         asked = Asked(**{k: v for k, v in options.items() if k in Asked.__dataclass_fields__})
         asked.check()
+        narrow = next((d for d in self.devices if not has_float64(choose_device(d))), None)
+        if asked.is_fast and narrow is not None:
+            raise SettingsError(f"device '{narrow}' has no numbers of 64 bits, which {option('method', 'fast')} needs: choose {option('device', 'cpu')}, or {option('method', 'exact')}")
         part = Part.parse(shard)
         if part is not None and dry_run:
             raise SettingsError(f"{option('dry_run', True)} looks at the whole screen: leave out {option('shard')}")
