@@ -489,6 +489,6 @@ def test_empty_cells_are_a_note_and_no_error(folder, capsys):
     assert main(["tokenize", str(folder / "x.h5ad"), "-o", str(folder / "out"), "--vocab", str(folder / "vocab")]) == 0
     out, err = capsys.readouterr()
     assert err.splitlines() == [
-        "rankcell: note: 1 of 2 cells have no gene that vocabulary 'small' knows: they keep their row, and their embedding will be NaN"
+        "rankcell: note: 1 of 2 cells have no gene with a count that vocabulary 'small' knows: they keep their row, and their embedding will be NaN"
     ]
     assert "2 cells" in out

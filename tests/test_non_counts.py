@@ -37,7 +37,7 @@ def genes_in_order(x, n_counts=None):
 
 
 def tokenized(source, vocab, **how):
-    with pytest.warns(RankcellWarning, match="no gene that vocabulary"):
+    with pytest.warns(RankcellWarning, match="no gene with a count that vocabulary"):
         tokens = rc.pp.tokenize(source, vocab, allow_non_counts=True, **how)
     return [[int(t) - 4 for t in tokens.genes(i)] for i in range(len(tokens))]
 

@@ -132,3 +132,15 @@ def test_labels_carried_over_to_tokens_say_the_way(adata):
     cells = ad.AnnData(obs=pd.DataFrame({"kind": ["a", "b"]}, index=["1", "2"]), obsm={"X_rankcell": np.eye(2)})
     with pytest.raises(InputError, match="got TokenSet: rc.tl.embed makes one of tokens"):
         rc.tl.map_labels(cells, rc.pp.tokenize(adata, make_vocab()), "kind")
+
+
+@pytest.mark.parametrize("n_counts", [None, 9.0])
+def test_a_matrix_in_which_nothing_is_counted(tmp_path, capsys, n_counts):
+    nothing = make_adata(np.zeros((5, 12)), **({} if n_counts is None else {"n_counts": [n_counts] * 5}))
+    nothing.write_h5ad(tmp_path / "cells.h5ad")
+    make_vocab().save(tmp_path / "v")
+    assert main(["check", str(tmp_path / "cells.h5ad"), "--vocab", str(tmp_path / "v")]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "nothing is counted: no gene of any cell has a count here" in page and "This will work" not in page and "fine" not in page
+    with pytest.warns(RankcellWarning, match="5 of 5 cells have no gene with a count that vocabulary 'small' knows"):
+        assert rc.pp.tokenize(nothing, make_vocab()).n_genes.tolist() == [0] * 5

@@ -243,6 +243,8 @@ def _totals(f: Facts) -> str:
     used = f"in obs{span} and used as the cells' totals"
     if f.non_count is not None or not f.n_kept:
         return used
+    if not f.genes.counts:
+        return f"{used}; nothing is counted in this matrix"
     if not t.n_lower and not t.n_higher:
         return f"in obs{span}, equal to the row sum"
     lower = f"lower in {_cells_of(t.n_lower, f)} (by up to {share(t.most_lower, 1)})"
@@ -335,6 +337,8 @@ def _filter_pass(f: Facts) -> Iterator[Statement]:
 def doubts(f: Facts) -> list[str]:
     """Why tokens could be made and still say little of the cells: the vocabulary knows few of their genes or counts."""
     g = f.genes
+    if not g.counts and f.n_kept and f.non_count is None:
+        return ["nothing is counted: no gene of any cell has a count here, so that all rows will be without genes. Are the counts in another file or matrix?"]
     few_genes, few_counts = g.n_detected_known < _FEW_GENES * g.n_detected, g.counts_known < _FEW_COUNTS * g.counts
     if f.non_count is not None or not g.counts_known or not (few_genes or few_counts):
         return []

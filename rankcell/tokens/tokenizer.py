@@ -145,6 +145,6 @@ class Tokenizer:
         note_cropping(self._spec(job))
         if job.n_empty:
             note(
-                f"{job.n_empty:,} of {job.n_kept:,} cells have no gene that vocabulary '{self.vocab.name}' knows: "
+                f"{job.n_empty:,} of {job.n_kept:,} cells have no gene with a count that vocabulary '{self.vocab.name}' knows: "
                 "they keep their row, and their embedding will be NaN"
             )
