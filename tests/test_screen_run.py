@@ -760,7 +760,9 @@ def test_cls_alone_needs_a_cls(small, tmp_path):
         bare.perturb(rows, tmp_path / "s", readout="cls")
 
 
-def test_a_folder_of_another_job_is_refused(perturber, tokens, small, tmp_path):
+def test_a_folder_of_another_job_is_refused(perturber, tokens, small, tmp_path, monkeypatch):
+    import torch
+
     from rankcell.store import ShardedRun
 
     (tmp_path / "other").mkdir()
@@ -768,6 +770,7 @@ def test_a_folder_of_another_job_is_refused(perturber, tokens, small, tmp_path):
     for chosen in (perturber, Perturber(small[1], device="cpu", precision="fp32")):
         with pytest.raises(OutputError, match="holds another run"):
             chosen.perturb(tokens, tmp_path / "other")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     with pytest.raises(SettingsError, match="screens need numbers of 64 bits"):
         Perturber(small[1], device="mps")
 
