@@ -193,6 +193,23 @@ def of_toy(standing_out):
     return standing_out[0]
 
 
+def test_the_line_of_a_toy_stands_above_the_legend(standing_out):
+    """Long notes wrap, and a legend above the axes is not written over."""
+    folder, _ = standing_out
+    change_manifest(folder, {"model_note": "toy model: 765 genes, trained on 630 blood cells; for trying the tools, not for biology"})
+    cell = rc.get.screen_df(folder)["cell_id"].iloc[0]
+    n_legends = 0
+    for ax in (rc.pl.explain_cell(folder, cell), rc.pl.decomposition(folder), rc.pl.shift_by_rank(folder)):
+        figure = ax.figure
+        figure.canvas.draw()
+        title, legend = ax._left_title.get_window_extent(), ax.get_legend()
+        assert "toy model" in ax.get_title(loc="left") and title.y0 >= ax.get_window_extent().y1
+        if legend is not None:
+            n_legends += 1
+            assert not title.overlaps(legend.get_window_extent(figure.canvas.get_renderer()))
+    assert n_legends >= 2
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
 def test_a_saved_ranking_of_a_toy_says_so_where_it_is_drawn(of_toy, tmp_path, capsys, ending):
     from matplotlib import pyplot as plt

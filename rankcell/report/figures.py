@@ -41,13 +41,26 @@ def save(figure: Any, path: Path) -> None:
 
 
 def mark(ax: Any, note: Any) -> Any:
-    """`note` (that the model is a toy) as the first line above a picture; nothing where there is nothing to say."""
+    """`note` (that the model is a toy) as the first line above a picture and its legend; nothing where there is nothing to say."""
     if note:
         note = textwrap.fill(one_line(str(note)), 60)  # as wide as the narrowest axes
         title = ax.get_title(loc="left")
         size = min(9.0, ax._left_title.get_fontsize()) if title else 9.0
-        ax.set_title(f"{note}\n{title}" if title else str(note), loc="left", fontsize=size, color=INK, parse_math=False)
+        text = f"{note}\n{title}" if title else note
+        ax.set_title(text, loc="left", fontsize=size, color=INK, parse_math=False, pad=6 + _legend_above(ax))
     return ax
+
+
+def _legend_above(ax: Any) -> float:
+    """Height of a legend that stands above the axes, in points; 0 where there is none."""
+    if ax.get_legend() is None:
+        return 0.0
+    figure = ax.figure.figure
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()  # a layout moves axes only when drawn
+    frame, box = ax.get_window_extent(), ax.get_legend().get_window_extent(figure.canvas.get_renderer())
+    stands_above = box.y0 >= frame.y1 - 1 and box.x0 < frame.x1
+    return (box.y1 - frame.y1) * 72 / figure.dpi if stands_above else 0.0
 
 
 def _plain(ax: Any) -> None:
