@@ -226,6 +226,27 @@ def test_shared_sums_that_fail_midway(setting, monkeypatch):
             close(screened(setting.engine(genes=SOME), setting), expected, f"call {fail}")
 
 
+def test_affected_genes_are_kept_once(setting, monkeypatch):
+    """A batch holds edits of several lengths, each collected by itself: those before the one that fails count once."""
+    plain, calls, how = torch.Tensor.topk, [], {"kind": "overexpress", "genes": ["G0", "G1", "G2"], "budget": 1_000}
+
+    def topk(*args, **named):
+        calls.append(args)
+        if len(calls) == fail:
+            raise RuntimeError("CUDA error: out of memory")
+        return plain(*args, **named)
+
+    monkeypatch.setattr(torch.Tensor, "topk", topk)
+    fail = 0
+    expected = screened(setting.engine(**how), setting)
+    n = len(calls)
+    assert n > 4
+    for fail in range(1, n + 1):
+        calls.clear()
+        with pytest.warns(RankcellWarning, match="out of memory with"):
+            close(screened(setting.engine(**how), setting), expected, f"call {fail} of {n}")
+
+
 def test_the_smaller_budget_is_kept(setting, monkeypatch):
     """A device that holds 100 tokens, budgets of 330: two failures in all, for baselines and edits alike."""
     walk, tried = Encoder.walk, []
