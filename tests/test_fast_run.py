@@ -17,7 +17,7 @@ import rankcell as rc
 from rankcell import jobs
 from rankcell.cli import main
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
-from rankcell.perturb import Estimate, Perturber, effort, epistasis, merge, read_screen, run_unit
+from rankcell.perturb import Estimate, Perturber, effort, epistasis, job, merge, read_screen, run_unit
 from rankcell.perturb import units as units_
 from rankcell.perturb.engine import Engine
 from rankcell.perturb.fast import FastEngine
@@ -346,12 +346,15 @@ def test_parts_are_verified_on_another_machine_with_a_word(perturber, tokens, wh
         run_unit(tmp_path / "s", 0, device="cpu")
 
 
-def test_several_devices_give_the_same_bytes(place, tokens, whole, tmp_path):
-    seen = []
+def test_several_devices_give_the_same_bytes(place, tokens, whole, tmp_path, monkeypatch):
+    """They share the cells, and then what is verified of the whole screen."""
+    seen, tasks, run_on = [], [], job.run_on
+    monkeypatch.setattr(job, "run_on", lambda task, folder, units, *rest: tasks.append((task, len(units))) or run_on(task, folder, units, *rest))
     several = Perturber(place / "model", device="cpu,cpu", tokens_per_batch=500)
     several.perturb(tokens, tmp_path / "s", progress=lambda *at: seen.append(at), **MORE)
     same(tmp_path / "s", whole.folder)
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
+    assert tasks == [("rankcell.perturb.units:open_worker", N), ("rankcell.perturb.verify:open_verification", 7)]
 
 
 # effort

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,20 @@ from rankcell.tokens.tokenset import TokenSet
 from rankcell.wording import option
 
 Progress = Callable[[int, int], None] | None
-_WORKER = "rankcell.perturb.units:open_worker"
+_WORKER, _VERIFIER = "rankcell.perturb.units:open_worker", "rankcell.perturb.verify:open_verification"
+
+
+@dataclass(frozen=True)
+class _Ticks:
+    """A count of tokens alone."""
+
+    tokens: Callable[[int], None]
+
+    def tick(self, unit: int, n: int) -> None:
+        self.tokens(n)
+
+    def finish(self, unit: int) -> None:
+        """All tokens of a unit have been counted by then."""
 
 
 @dataclass
@@ -257,10 +270,21 @@ class Job:
     def _finish(self, work: Prepared, count: Count) -> None:
         sources, last = [work.run] * work.n_units, work.n_units
         worker = lambda: Worker(work, self.perturber.embedder.encoder)  # noqa: E731
-        verified = verify_screen(work.run, sources, worker, functools.partial(count.tick, last))
+        tick = functools.partial(count.tick, last)
+        verified = verify_screen(work.run, sources, worker, tick, share=lambda chunks: self._shared(_VERIFIER, work, chunks, _Ticks(tick)))
         if verified:
             count.finish(last)
         finish(work.run, sources, work.run.folder, verified)
+
+    def _shared(self, task: str, work: Prepared, units: Sequence[int], count: Any) -> bool:
+        """Have units run by a process of each device, where there are several of both; whether they were."""
+        devices = self.perturber.devices[: len(units)]
+        if len(devices) < 2:
+            return False
+        warn_of_threads(devices)
+        self.perturber.embedder.release()  # the GPU's memory is for whoever works there
+        run_on(task, work.run.folder, units, devices, count)
+        return True
 
     def _open(self, out: Path, *, force: bool, shared: bool) -> Prepared | None:
         """The prepared run; None when it is complete."""
@@ -321,11 +345,7 @@ class Job:
                 count.finish(unit)
             else:
                 left.append(unit)
-        devices = self.perturber.devices[: len(left)]
-        if len(devices) > 1:
-            warn_of_threads(devices)
-            self.perturber.embedder.release()  # the GPU's memory is for whoever works there
-            run_on(_WORKER, work.run.folder, left, devices, count)
+        if self._shared(_WORKER, work, left, count):
             return count
         worker = Worker(work, self.perturber.embedder.encoder) if left else None
         for unit in left:

@@ -1,6 +1,9 @@
 """The largest predictions of a whole screen, run exactly once all units are there."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +13,9 @@ from rankcell.perturb import audit
 from rankcell.perturb.audit_tables import set_values
 from rankcell.perturb.edits import RowEdits
 from rankcell.perturb.effort import pass_of
+from rankcell.perturb.prepared import read_prepared
 from rankcell.perturb.results import numbers, read_shard, shard_damage, write_shard
-from rankcell.perturb.units import Worker
+from rankcell.perturb.units import Worker, threads_as_begun
 from rankcell.store import ShardedRun, content_hash
 
 Ticks = Callable[[int], None] | None
@@ -25,7 +29,12 @@ class Chosen(NamedTuple):
 
 
 def verify_screen(
-    run: ShardedRun, sources: Sequence[ShardedRun], open_worker: Callable[[], Worker], progress: Ticks = None
+    run: ShardedRun,
+    sources: Sequence[ShardedRun],
+    open_worker: Callable[[], Worker],
+    progress: Ticks = None,
+    *,
+    share: Callable[[Sequence[int]], bool] | None = None,
 ) -> dict[int, pa.Table]:
     """Run the largest predictions of a fast screen exactly, as far as they are not done: {unit: its rows that were}.
 
@@ -35,28 +44,75 @@ def verify_screen(
         Where the shards of each unit are.
     open_worker
         Gives the screen with its model loaded; called when there is something to run.
+    share
+        Has chunks run by others (`open_verification`), where there are several of both; whether it did.
 
     The rows of a table: `cell` (number in the screen), `row` (in the shard of its unit), and every score. The same rows are chosen
     whenever this is called, and what is chosen is in the names of the shards.
     """
-    settings = run.manifest["settings"]
-    wanted = settings.get("verify_screen", 0)
-    if not wanted:
+    chunks = _Chunks.of(run, sources)
+    left = [n for n in range(chunks.n) if shard_damage(run, chunks.kind, n) is not None]  # damaged or not there yet
+    if left and not (share and share(left)):
+        worker = open_worker()
+        for number in left:
+            chunks.run(worker, number, progress)
+    if not chunks.n:
         return {}
-    chosen = choose(sources, settings["verify_by"], wanted)
-    if not len(chosen.unit):
-        return {}
-    kind = f"verified-{content_hash([chosen.unit.tolist(), chosen.row.tolist()])[:12]}"
-    edges = _edges(chosen, sources, settings["tokens_per_unit"])
-    worker, tables = None, []
-    for number, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        if shard_damage(run, kind, number) is not None:  # damaged or not there yet
-            worker = worker or open_worker()
-            write_shard(_run_chunk(worker, Chosen(chosen.unit[a:b], chosen.row[a:b]), sources, progress), run, kind, number)
-        tables.append(read_shard(run, kind, number))
-    found = pa.concat_tables(tables)
+    found = pa.concat_tables([read_shard(run, chunks.kind, n) for n in range(chunks.n)])
     at = found["unit"].to_numpy()
     return {int(u): found.filter(pa.array(at == u)) for u in np.unique(at)}
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The rows that are verified, in chunks of neighbours: chunk n is rows `edges[n]` to `edges[n + 1]` of `chosen`."""
+
+    home: ShardedRun
+    sources: Sequence[ShardedRun]
+    chosen: Chosen
+    edges: Sequence[int]
+
+    @classmethod
+    def of(cls, run: ShardedRun, sources: Sequence[ShardedRun]) -> "_Chunks":
+        settings = run.manifest["settings"]
+        wanted, none = settings.get("verify_screen", 0), np.empty(0, np.int64)
+        chosen = choose(sources, settings["verify_by"], wanted) if wanted else Chosen(none, none)
+        return cls(run, sources, chosen, _edges(chosen, sources, settings["tokens_per_unit"]) if len(chosen.unit) else [0])
+
+    @property
+    def n(self) -> int:
+        return len(self.edges) - 1
+
+    @functools.cached_property
+    def kind(self) -> str:
+        return f"verified-{content_hash([self.chosen.unit.tolist(), self.chosen.row.tolist()])[:12]}"
+
+    def run(self, worker: Worker, number: int, progress: Ticks) -> None:
+        a, b = self.edges[number], self.edges[number + 1]
+        rows = Chosen(self.chosen.unit[a:b], self.chosen.row[a:b])
+        write_shard(_run_chunk(worker, rows, self.sources, progress), self.home, self.kind, number)
+
+
+@dataclass(frozen=True)
+class _Verifier:
+    """What a process of one device runs chunks with."""
+
+    chunks: _Chunks
+    worker: Worker
+
+    def run(self, number: int, tick: Callable[[int], None]) -> None:
+        self.chunks.run(self.worker, number, tick)
+
+    def finish(self) -> None:
+        """Nothing is left once the chunks are done."""
+
+
+@contextlib.contextmanager
+def open_verification(folder: str, device: str, name: str) -> Iterator[_Verifier]:
+    """The verification of a screen whose units are all in one folder, on one device (rankcell.model.workers)."""
+    work = read_prepared(folder)
+    with threads_as_begun(work):
+        yield _Verifier(_Chunks.of(work.run, [work.run] * work.n_units), Worker.open(work, device))
 
 
 def choose(sources: Sequence[ShardedRun], score: str, wanted: int) -> Chosen:
