@@ -761,7 +761,6 @@ def test_cls_alone_needs_a_cls(small, tmp_path):
 
 
 def test_a_folder_of_another_job_is_refused(perturber, tokens, small, tmp_path):
-    import torch
 
     from rankcell.store import ShardedRun
 
