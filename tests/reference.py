@@ -21,7 +21,7 @@ def rank_values(cell, n_counts, gene_of_column, medians, *, target_sum=10_000.0)
         n_counts = np.float32(total) if single else np.float64(total)
     if n_counts == 0:
         return []
-    reciprocal = 1.0 / n_counts
+    reciprocal = (np.float32(1) if n_counts.dtype == np.float32 else 1.0) / n_counts
     counts = {}
     for column, x in cell:
         gene = gene_of_column[column]
@@ -32,7 +32,7 @@ def rank_values(cell, n_counts, gene_of_column, medians, *, target_sum=10_000.0)
         product = (parts[0] * reciprocal).dtype
         x = parts[0] if len(parts) == 1 else product.type(sum(float(p) for p in parts))
         if x > 0:
-            value = x * reciprocal * target_sum
+            value = x * reciprocal * product.type(target_sum)  # before 2, numpy makes float64 of a float32 and a Python number
             assert value.dtype == product
             out.append((value * (np.float64(1.0) / np.float64(medians[gene])), gene_of_column.index(gene), gene))
     return sorted(out, key=lambda entry: entry[1])

@@ -226,7 +226,11 @@ def ensembl_id(name: str) -> str:
 
 def _frozen(values: Sequence, dtype: Any) -> np.ndarray:
     try:
-        array = np.array(values, dtype)
+        array = np.array(values, np.int64 if np.dtype(dtype).kind == "i" else dtype)
+        if array.dtype != dtype:  # numpy before 2 does not refuse, and wraps round
+            if array.size and not np.iinfo(dtype).min <= array.min() <= array.max() <= np.iinfo(dtype).max:
+                raise OverflowError
+            array = array.astype(dtype)
     except OverflowError:
         raise VocabularyError(f"a vocabulary's number {max(values)} does not fit {np.dtype(dtype)}") from None
     array.setflags(write=False)

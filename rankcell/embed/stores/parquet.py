@@ -124,7 +124,8 @@ def _read_table(path: Path) -> tuple[dict[bytes, bytes], dict[str, Any], int]:
 def _values(column: pa.ChunkedArray, kind: pa.DataType) -> Any:
     if not pa.types.is_fixed_size_list(kind):
         return column.to_pylist() if pa.types.is_string(kind) else column.to_numpy()
-    found = np.empty((len(column), kind.list_size), kind.value_type.to_pandas_dtype())
+    dtype = pa.array([], kind.value_type).to_numpy(zero_copy_only=False).dtype  # pyarrow's own way to it wants pandas in older versions
+    found = np.empty((len(column), kind.list_size), dtype)
     start = 0
     for chunk in column.chunks:
         found[start : start + len(chunk)] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(len(chunk), kind.list_size)
