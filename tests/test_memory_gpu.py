@@ -66,6 +66,7 @@ def test_embeddings_and_sums(gpu, setting):
 
 @pytest.mark.parametrize("name", ["shared", "not shared", "overexpress"])
 def test_exact_screens(gpu, setting, monkeypatch, name):
+    monkeypatch.setattr(sharing, "DEVICES", ("cpu", "cuda"))
     monkeypatch.setattr(sharing, "LEAST_EDITS", 4)
     monkeypatch.setattr(sharing, "LEAST_TOKENS", 30 if name == "shared" else 1_000)
     at_every_allocation(gpu, lambda: screened(setting.engine(**SCREENS[name]), setting))

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.model import Batch, Encoder, collate
-from rankcell.model.finite import require_finite
+from rankcell.model import Batch, Encoder
 from rankcell.perturb import sharing
 from rankcell.perturb.affected import AffectedRows, AffectedSums
+from rankcell.perturb.baseline import Baseline
 from rankcell.perturb.edits import EditPlan, RowEdits
-from rankcell.perturb.pieces import UNFILLED, Piece
+from rankcell.perturb.pieces import UNFILLED, Piece, Sheet, sheets
 from rankcell.perturb.sharing import FirstBlock, Vanished
 from rankcell.perturb.shifts import Compared, readout_scores
 from rankcell.perturb.states import StateEmbeddings
@@ -198,10 +198,10 @@ class _Unit:
             self._run_edits(base, cells[at])
             del base  # before the next one is made
 
-    def _baseline(self, cells: np.ndarray) -> "_Baseline":
-        return _Baseline.of(self.engine, [self.rows[i] for i in cells], cells)
+    def _baseline(self, cells: np.ndarray) -> Baseline:
+        return Baseline.of(self.engine, [self.rows[i] for i in cells], cells)
 
-    def _run_edits(self, base: "_Baseline", cells: np.ndarray) -> None:
+    def _run_edits(self, base: Baseline, cells: np.ndarray) -> None:
         shared: dict[int, FirstBlock | None] = {}
         cell = np.repeat(cells, [len(self.edits[i]) for i in cells])
         edit = np.concatenate([np.arange(len(self.edits[i])) for i in cells])
@@ -237,8 +237,11 @@ class _Unit:
             yield from (Piece(int(cell[part[0]]), held, alike) for alike in held.alike(edit[part]))
 
     def _shared(self, cell: int) -> FirstBlock | None:
-        """The first block of a cell of which enough single genes are deleted for it to be worth it."""
+        """The first block of a cell of which enough single genes are deleted for it to be worth it: never on a GPU, which computes it
+        anew in less time than its sums take."""
         engine, edits = self.engine, self.edits[cell]
+        if engine.encoder.device.type not in sharing.DEVICES:
+            return None
         at_first = engine.n_blocks == 0 or (engine.n_blocks == 1 and engine.reads_cls_alone)
         if engine.plan.kind != "delete" or at_first or len(edits) < sharing.LEAST_EDITS or len(edits.row) < sharing.LEAST_TOKENS:
             return None
@@ -276,7 +279,7 @@ class _Unit:
         return tuple(torch.cat(x) for x in zip(*found, strict=True))
 
     def _run_batch(
-        self, base: "_Baseline", which: str, cell: np.ndarray, edit: np.ndarray, shared: dict[int, FirstBlock | None], at: np.ndarray
+        self, base: Baseline, which: str, cell: np.ndarray, edit: np.ndarray, shared: dict[int, FirstBlock | None], at: np.ndarray
     ) -> "_BatchScores":
         """The scores of the edits `at` in one pass; nothing is kept but what cells share, which may go at any time."""
         import torch
@@ -289,44 +292,51 @@ class _Unit:
         states = self.engine.states_of(batch, self._first_that_fits(which, pieces, shared))
         start, scores, collected = 0, [], []
         with torch.inference_mode():
-            for piece, (ids, came_from, _) in zip(pieces, made, strict=True):
-                n = len(ids) if self.engine.reads_cls_alone else ids.size
-                after = states[start : start + n].view(len(ids), -1, states.shape[1])
-                values, affected = self._score(base, which, piece, came_from, after)
+            for part in sheets(made):
+                sheet = Sheet.of(pieces[part], made[part])
+                n = len(sheet.length) if self.engine.reads_cls_alone else int(sheet.length.sum())
+                after = states[start : start + n]
+                after = after[:, None] if self.engine.reads_cls_alone else self._lines(sheet, after)
+                values, shifts = self._score(base, which, sheet, after)
                 scores.append(values)
-                if affected is not None and self.sums is not None and which != UNFILLED:
-                    collected.append(self.sums.collected(*affected, which))
+                if shifts is not None and self.sums is not None and which != UNFILLED:
+                    collected.append(self._collected(base, which, sheet, shifts))
                 start += n
             number = np.concatenate([self.first_edit[p.cell] + p.edit for p in pieces])
             return _BatchScores(which, number, torch.cat(scores, 1), collected, batch.input_ids.size)
 
-    def _score(self, base: "_Baseline", which: str, piece: Piece, came_from: np.ndarray, after: Any) -> tuple[Any, tuple | None]:
-        """Scores of edits of one cell and one length, float64 [scores, edits], and what a collector is given of the affected genes.
+    def _lines(self, sheet: Sheet, states: Any) -> Any:
+        """States of all tokens of a sheet end to end [tokens, width] -> [edits, longest, width]."""
+        if sheet.is_padded:
+            return states[self.engine.encoder.wide_tensor(sheet.places)]
+        return states.view(len(sheet.length), -1, states.shape[1])
+
+    def _collected(self, base: Baseline, which: str, sheet: Sheet, shifts: Any) -> Any:
+        """What the collector of affected genes makes of a sheet."""
+        tokens = base.ids[base.starts_of(sheet.cell)[:, None] + np.maximum(sheet.came_from, 0)]
+        return self.sums.collected(self.first_edit[sheet.cell] + sheet.edit, sheet.target, tokens, shifts, sheet.came_from >= 0, which)
+
+    def _score(self, base: Baseline, which: str, sheet: Sheet, after: Any) -> tuple[Any, Any]:
+        """Scores of a sheet, float64 [scores, edits], and the shift of each gene, [edits, longest]; None where no gene is read.
 
         after
-            float32 [edits, length, width].
+            float32 [edits, longest, width].
         """
         import torch
 
         engine = self.engine
-        own = base.states[piece.cell]
-        scores, shifts, here = {}, None, came_from >= 0
-        if not engine.reads_cls_alone:
-            scores, shifts = self._score_genes(own, which, came_from, here, after)
+        starts = base.starts_of(sheet.cell)
+        scores, shifts = ({}, None) if engine.reads_cls_alone else self._score_genes(base, starts, which, sheet, after)
         if "cls" in engine.scored:
-            cls = own[:1].double(), after[:, 0].double()
-            scores |= readout_scores("cls", cls[0].expand_as(cls[1]), cls[1], self.states, euclidean=engine.euclidean)
-        values = torch.stack([scores[name] for name in engine.plain_names])
-        if shifts is None:
-            return values, None
-        tokens = piece.held.row[np.maximum(came_from, 0)].astype(np.int64)
-        return values, (self.first_edit[piece.cell] + piece.edit, piece.held.target[piece.edit], tokens, shifts, here)
+            before = base.states[engine.encoder.wide_tensor(starts)]
+            scores |= readout_scores("cls", before.double(), after[:, 0].double(), self.states, euclidean=engine.euclidean)
+        return torch.stack([scores[name] for name in engine.plain_names]), shifts
 
-    def _score_genes(self, own: Any, which: str, came_from: np.ndarray, here: np.ndarray, after: Any) -> tuple[dict[str, Any], Any]:
+    def _score_genes(self, base: Baseline, starts: np.ndarray, which: str, sheet: Sheet, after: Any) -> tuple[dict[str, Any], Any]:
         """Scores of the gene and cell readouts, and the shift of each gene."""
         engine, tensor = self.engine, self.engine.encoder.wide_tensor
-        before = own[tensor(np.maximum(came_from, 0))]
-        compared = Compared(after - before, before, tensor(here))
+        before = base.states[tensor(starts[:, None] + np.maximum(sheet.came_from, 0))]
+        compared = Compared(after - before, before, tensor(sheet.came_from >= 0))
         shifts = compared.gene_shifts()
         scores = {"cos_genes": 1 - compared.mean(shifts)}
         if engine.euclidean:
@@ -334,10 +344,21 @@ class _Unit:
         means = compared.mean_states()
         scores |= readout_scores("cell", *means, self.states, euclidean=engine.euclidean)
         if engine.keep_perturbed:
-            ends = (_body_mean(own[None], engine.plan), means[1] if which == "_in_place" else _body_mean(after, engine.plan))
-            whole = readout_scores("cell", ends[0].expand_as(ends[1]), ends[1], self.states, euclidean=engine.euclidean)
+            ends = (base.body_means(sheet.cell, engine.plan.frame), means[1] if which == "_in_place" else self._body_means(sheet, after))
+            whole = readout_scores("cell", *ends, self.states, euclidean=engine.euclidean)
             scores |= {n: v for n, v in whole.items() if "toward_" in n}
         return scores, shifts
+
+    def _body_means(self, sheet: Sheet, after: Any) -> Any:
+        """float64 [edits, width]: mean over all genes of each edit."""
+        import torch
+
+        first, last = zip(*map(self.engine.plan.frame.span, sheet.length.tolist()), strict=True)
+        if not sheet.is_padded:
+            return after[:, first[0] : last[0]].double().mean(1)
+        place = np.arange(after.shape[1])
+        is_gene = self.engine.encoder.wide_tensor((place >= first[0]) & (place < np.array(last)[:, None]))
+        return torch.where(is_gene[:, :, None], after.double(), 0).sum(1) / is_gene.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -357,25 +378,3 @@ class _BatchScores:
     scores: Any
     collected: list[Any]
     n_tokens: int
-
-
-def _body_mean(states: Any, plan: EditPlan) -> Any:
-    """float64 [edits, width]: mean over all genes of rows [edits, length, width]."""
-    first, last = plan.frame.span(states.shape[1])
-    return states[:, first:last].double().mean(1)
-
-
-@dataclass(frozen=True)
-class _Baseline:
-    """{cell: its states before any edit, float32 [length, width]}."""
-
-    states: dict[int, Any]
-
-    @classmethod
-    def of(cls, engine: Engine, rows: list[np.ndarray], cells: np.ndarray) -> "_Baseline":
-        batch = collate(rows, cells)
-        flat, starts = engine.states_of(batch), batch.starts.tolist()
-        require_finite(bool(flat.isfinite().all()), engine.encoder.precision)
-        if engine.reads_cls_alone:
-            return cls({int(c): flat[i : i + 1] for i, c in enumerate(cells)})
-        return cls({int(c): flat[a : a + len(r)] for c, a, r in zip(cells, starts, rows, strict=True)})

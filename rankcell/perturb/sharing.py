@@ -14,6 +14,7 @@ import numpy as np
 
 from rankcell.model import Encoder
 
+DEVICES = ("cpu",)  # kinds of devices on which sharing gains
 LEAST_EDITS, LEAST_TOKENS = 32, 256  # of a cell, for sharing to gain more than it costs
 _SEGMENTS = 32
 _LEAST = 2.0**-60  # of the largest weight, which may be the deleted gene's
