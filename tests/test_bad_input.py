@@ -366,7 +366,7 @@ def test_output_that_cannot_be(folder, capsys, which):
     refused(folder, capsys, *command, "-o", folder / "file", "--force", message="is a file: this writes a folder")
     refused(folder, capsys, *command, "-o", folder / "no" / "such" / "out", message=["does not exist", "make it first"])
     refused(folder, capsys, *command, "-o", folder / "file" / "out", message="does not exist")
-    refused(folder, capsys, *command, "-o", "/", "--force", message="cannot be replaced")
+    refused(folder, capsys, *command, "-o", "/", "--force", message="would be lost" if which == 0 else "cannot be replaced")
     refused(folder, capsys, *command, "-o", folder / "out", "--force", message=["holds something else", "choose another output"])
     assert (folder / "out" / "mine.txt").read_text() == "kept"
     for _ in range(2):  # an output of its own is replaced
@@ -376,12 +376,12 @@ def test_output_that_cannot_be(folder, capsys, which):
 
 def test_input_is_never_the_output(folder, capsys):
     source = folder / "good.h5ad"
-    refused_file(folder, capsys, source, "is a file: this writes a folder", "-o", source, "--force")
+    refused_file(folder, capsys, source, "is the input, which is never written to", "-o", source, "--force")
 
 
 def test_current_folder_as_output(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
-    refused(folder, capsys, "tokenize", "good.h5ad", "--vocab", "vocab", "-o", ".", "--force", message="cannot be replaced")
+    refused(folder, capsys, "tokenize", "good.h5ad", "--vocab", "vocab", "-o", ".", "--force", message="holds the input good.h5ad, which would be lost")
 
 
 class Full:

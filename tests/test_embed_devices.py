@@ -1,5 +1,6 @@
 """rankcell embed on several devices and in parts: the bytes of one process, whoever computes; and the GPU is free before others start."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_checkpoint, make_vocab
 
 import rankcell as rc
@@ -154,7 +156,9 @@ def run_units(folder):
 def test_killed_and_gone_on_with_on_other_devices(place, whole, tmp_path):
     out = tmp_path / "all.parquet"
     line = f"import sys; from rankcell.embed import run, units; run.TOKENS_PER_UNIT, units._SECONDS = 60, 0\nfrom rankcell.cli import main; main({command(place, out, *EVERYTHING, device='cpu,cpu')!r})"
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", line], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # as many as the undisturbed run had
+    call = [sys.executable, "-W", "ignore", "-c", line]
+    process = subprocess.Popen(call, env=os.environ | threads, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while not list(tmp_path.glob("all.parquet.run/gene_sums-*.npz")) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)

@@ -752,11 +752,11 @@ def test_interrupted_and_doubled_as_a_command(place, tmp_path, monkeypatch):
     from rankcell.embed import run, unit
     from rankcell.cli import main
     run.TOKENS_PER_UNIT = 12
-    add = unit.Unit.add
-    def slow(self, batch):
-        add(self, batch)
+    keep = unit.Unit.keep
+    def slow(self, result):
+        keep(self, result)
         time.sleep(0.2)
-    unit.Unit.add = slow
+    unit.Unit.keep = slow
     sys.exit(main())
     """
     out = tmp_path / "e.parquet"

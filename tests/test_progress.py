@@ -219,7 +219,9 @@ def test_annotating_counts_the_cells_of_both_inputs(small, cells, one_thread, tm
 
     ticks, out = [], tmp_path / "labels.csv"
     how = {"label": "kind", "model": small[1], "k": 2, "device": "cpu", "tokens_per_batch": 32}
-    jobs.annotate(cells[:4].copy(), cells, out, **how, progress=lambda *t: ticks.append(t))
+    query = cells[:4].copy()
+    query.obs_names = [f"query {name}" for name in query.obs_names]
+    jobs.annotate(query, cells, out, **how, progress=lambda *t: ticks.append(t))
     done = [d for d, _ in ticks]
     assert {t for _, t in ticks} == {16} and done == sorted(done) and done[-1] == 16 and len(set(done)) > 4
 

@@ -11,12 +11,20 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+import rankcell
 from rankcell.model import open_checkpoint
 from rankcell.vocab import find_vocabulary
 
 
 def test_demo_model_and_demo_vocabulary_are_one():
     assert open_checkpoint("demo").vocab == find_vocabulary("demo") == find_vocabulary("pbmc68k")
+
+
+def test_the_demos_folder_does_not_hide_its_model(tmp_path, monkeypatch):
+    """`rankcell demo -o demo` makes a folder of this name."""
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert open_checkpoint("demo").folder == pathlib.Path(rankcell.__file__).parent / "checkpoints" / "demo"
 
 
 def test_demo_checkpoint_is_small_and_better_than_the_baselines():

@@ -167,7 +167,7 @@ def open_checkpoint(
 def _locate(model: str | os.PathLike) -> tuple[str, Path]:
     """The checkpoint's name and its folder."""
     folder = Path(model)
-    if str(model) == "demo" and not folder.is_dir():
+    if str(model) == "demo" and not (folder / CONFIG).is_file():  # `rankcell demo` makes a folder of this name, without a model
         return "demo", demo_folder()
     if folder.is_dir():
         return folder.resolve().name, folder

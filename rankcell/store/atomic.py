@@ -115,8 +115,20 @@ def _written_aside(path: Path, check: Callable[[], object]) -> Iterator[Path]:
             if os.name == "posix":
                 _sync_folder(path.parent)
     finally:
-        remove_temporary(home)
-        remove_temporary(part)
+        _remove_all(home, part)
+
+
+def _remove_all(*paths: Path) -> None:
+    """Remove temporary paths, all of them also where Ctrl-C is pressed meanwhile."""
+    stopped = None
+    for path in paths:
+        try:
+            remove_temporary(path)
+        except KeyboardInterrupt as e:
+            stopped = e
+            remove_temporary(path)
+    if stopped is not None:
+        raise stopped
 
 
 def _temporary(path: Path) -> Path:

@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 SHARDS = "shards"
 _EMPTIED = ""
 _LOCKS = re.compile(rf"{re.escape(LOCK)}(-[\w-]+)?")
-SHARD_FILES = (f"{SHARDS}/", re.compile(rf"{SHARDS}/[a-z_]+-\d{{6,}}\.(parquet|arrow)"))
+SHARD_FILES = (f"{SHARDS}/", re.compile(rf"{SHARDS}/[a-z_]+(?:-[0-9a-f]{{12}})?-\d{{6,}}\.(parquet|arrow)"))
 RUN_FILES = (MANIFEST, _LOCKS, *SHARD_FILES)
 _TYPES = {"fingerprint": str, "settings": dict, "complete": bool, "files": dict}
 
