@@ -127,3 +127,14 @@ def screened_model(tmp_path_factory):
     from rankcell.model import open_checkpoint
 
     return open_checkpoint(make_checkpoint(tmp_path_factory.mktemp("models") / "screened", make_vocab(330), width=32, positions=340))
+
+
+@pytest.fixture
+def training_cells(tmp_path):
+    """(token folder, settings of a small training on it)"""
+    from training_cells import SMALL, two_kinds_of_cells
+
+    vocab = make_vocab(12)
+    vocab.save(tmp_path / "vocab")
+    two_kinds_of_cells(vocab).save(tmp_path / "cells.dataset")
+    return tmp_path / "cells.dataset", dict(SMALL, vocab=tmp_path / "vocab")

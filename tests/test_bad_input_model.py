@@ -86,7 +86,7 @@ def test_one_line_and_nothing_left(here, case, capsys, monkeypatch):
     ("command", "says"),
     [
         ("embed counts.h5ad -o e.parquet --model model", "starts again"),
-        ("perturb counts.h5ad -o p --model model", "0 finished parts are kept in p"),
+        ("perturb counts.h5ad -o p --model model", "no part is finished in p yet, the same command starts again there"),
     ],
 )
 def test_stopped_by_ctrl_c(here, command, says, capsys, monkeypatch):

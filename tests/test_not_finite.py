@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
-from test_train import SMALL, two_kinds_of_cells
 
 import rankcell as rc
 from rankcell import jobs
@@ -14,17 +13,9 @@ from rankcell.train import loop
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def cells(tmp_path):
-    vocab = make_vocab(12)
-    vocab.save(tmp_path / "vocab")
-    two_kinds_of_cells(vocab).save(tmp_path / "cells.dataset")
-    return tmp_path / "cells.dataset", dict(SMALL, vocab=tmp_path / "vocab")
-
-
 @pytest.mark.parametrize("step", [1, 3])
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_training_ends_at_the_step_that_diverges(cells, tmp_path, monkeypatch, step, loss):
+def test_training_ends_at_the_step_that_diverges(training_cells, tmp_path, monkeypatch, step, loss):
     update, losses = loop._update, []
 
     def diverging(*args):
@@ -33,20 +24,20 @@ def test_training_ends_at_the_step_that_diverges(cells, tmp_path, monkeypatch, s
 
     monkeypatch.setattr(loop, "_update", diverging)
     with pytest.raises(SettingsError, match=f"the training diverged: the loss is {loss} at step {step} of .* a lower lr than"):
-        jobs.pretrain(cells[0], tmp_path / "model", **cells[1])
+        jobs.pretrain(training_cells[0], tmp_path / "model", **training_cells[1])
     assert len(losses) == step and sorted(p.name for p in tmp_path.iterdir()) == ["cells.dataset", "vocab"]
 
 
-def test_a_held_out_loss_that_is_no_number_ends_it_too(cells, tmp_path, monkeypatch):
+def test_a_held_out_loss_that_is_no_number_ends_it_too(training_cells, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "masked_accuracy", lambda *a, **k: {"loss": float("nan"), "top1": 0.0, "top10": 0.0})
     with pytest.raises(SettingsError, match="the training diverged: the loss is nan"):
-        jobs.pretrain(cells[0], tmp_path / "model", **cells[1])
+        jobs.pretrain(training_cells[0], tmp_path / "model", **training_cells[1])
     assert not (tmp_path / "model").exists()
 
 
-def test_a_rate_far_too_high_writes_no_model(cells, tmp_path, capsys):
-    words = ["--vocab", cells[1]["vocab"], "--epochs", 3, "--layers", 1, "--width", 8, "--heads", 2, "--device", "cpu", "--lr", 1e30]
-    assert main([str(w) for w in ["pretrain", cells[0], "-o", tmp_path / "model", *words]]) == 2
+def test_a_rate_far_too_high_writes_no_model(training_cells, tmp_path, capsys):
+    words = ["--vocab", training_cells[1]["vocab"], "--epochs", 3, "--layers", 1, "--width", 8, "--heads", 2, "--device", "cpu", "--lr", 1e30]
+    assert main([str(w) for w in ["pretrain", training_cells[0], "-o", tmp_path / "model", *words]]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
     assert len(said) == 1 and "--lr" in said[0] and not (tmp_path / "model").exists()
 
@@ -54,10 +45,10 @@ def test_a_rate_far_too_high_writes_no_model(cells, tmp_path, capsys):
 @pytest.mark.parametrize(
     "name, value", [("lr", "nan"), ("lr", "inf"), ("lr", "0"), ("lr", "-1"), ("weight_decay", "nan"), ("cell_weight", "-1"), ("max_minutes", "0"), ("max_minutes", "nan"), ("mask_rate", "nan"), ("row_genes", "-1")]
 )
-def test_rates_are_finite_numbers_in_range(cells, tmp_path, name, value):
+def test_rates_are_finite_numbers_in_range(training_cells, tmp_path, name, value):
     given = int(value) if name == "row_genes" else float(value)
     with pytest.raises(SettingsError, match=f"^{name} is {given}; "):
-        jobs.pretrain(cells[0], tmp_path / "model", **(cells[1] | {name: given}))
+        jobs.pretrain(training_cells[0], tmp_path / "model", **(training_cells[1] | {name: given}))
 
 
 # Models

@@ -4,8 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_vocab
-from test_train import FRAME, SMALL, two_kinds_of_cells
+from training_cells import FRAME
 
 from rankcell import jobs
 from rankcell.errors import RankcellWarning, SettingsError
@@ -15,14 +14,6 @@ from rankcell.train.collate import IGNORE, Masking
 from rankcell.train.evaluate import Question, _best_at_rank, questions
 from rankcell.train.initial import log_shares
 from rankcell.train.loop import Best
-
-
-@pytest.fixture
-def cells(tmp_path):
-    vocab = make_vocab(12)
-    vocab.save(tmp_path / "vocab")
-    two_kinds_of_cells(vocab).save(tmp_path / "cells.dataset")
-    return tmp_path / "cells.dataset", dict(SMALL, vocab=tmp_path / "vocab")
 
 
 def test_a_part_of_a_long_row_keeps_its_positions():
@@ -69,8 +60,15 @@ def test_numbers_that_cannot_be(setting):
         Recipe(**setting).check()
 
 
-def test_time_that_runs_out_leaves_a_model(cells, tmp_path):
-    tokens, settings = cells
+def test_a_precision_that_the_device_lacks_is_refused_before_training(training_cells, tmp_path):
+    tokens, settings = training_cells
+    with pytest.raises(SettingsError, match="'tf32': device 'cpu' does not have it"):
+        jobs.pretrain(tokens, tmp_path / "m", **settings, precision="tf32")
+    assert not (tmp_path / "m").exists()
+
+
+def test_time_that_runs_out_leaves_a_model(training_cells, tmp_path):
+    tokens, settings = training_cells
     with pytest.warns(RankcellWarning, match="fit into 0.03 minutes"):
         facts = jobs.pretrain(tokens, tmp_path / "m", **settings, epochs=1_000_000, max_minutes=0.03)
     assert facts["ended_by"] == "time" and 0 < facts["steps"] < facts["planned_steps"] and facts["minutes"] < 1
@@ -79,8 +77,8 @@ def test_time_that_runs_out_leaves_a_model(cells, tmp_path):
     assert stored["kept_step"] <= stored["steps"] and stored["recipe"]["max_minutes"] == 0.03
 
 
-def test_enough_time_is_not_used_up(cells, tmp_path):
-    tokens, settings = cells
+def test_enough_time_is_not_used_up(training_cells, tmp_path):
+    tokens, settings = training_cells
     facts = jobs.pretrain(tokens, tmp_path / "m", **settings, epochs=1, max_minutes=60)
     assert facts["ended_by"] == "steps" and facts["steps"] == facts["planned_steps"] == 7
 
@@ -94,8 +92,8 @@ def interrupted_at(step):
     return progress
 
 
-def test_ctrl_c_keeps_the_best_state(cells, tmp_path):
-    tokens, settings = cells
+def test_ctrl_c_keeps_the_best_state(training_cells, tmp_path):
+    tokens, settings = training_cells
     with pytest.raises(KeyboardInterrupt):
         jobs.pretrain(tokens, tmp_path / "m", **settings, epochs=60, progress=interrupted_at(40))
     facts = json.loads((tmp_path / "m" / "training.json").read_text())
@@ -103,15 +101,15 @@ def test_ctrl_c_keeps_the_best_state(cells, tmp_path):
     assert facts["heldout"]["top10"] >= 0 and open_checkpoint(tmp_path / "m").max_positions == 14
 
 
-def test_ctrl_c_before_the_first_check_leaves_nothing(cells, tmp_path):
-    tokens, settings = cells
+def test_ctrl_c_before_the_first_check_leaves_nothing(training_cells, tmp_path):
+    tokens, settings = training_cells
     with pytest.raises(KeyboardInterrupt):
         jobs.pretrain(tokens, tmp_path / "m", **settings, epochs=60, progress=interrupted_at(2))
     assert not (tmp_path / "m").exists() and not list(tmp_path.glob(".m*"))
 
 
-def test_how_long_it_takes_is_said_after_a_few_steps(cells, tmp_path, monkeypatch):
-    tokens, settings = cells
+def test_how_long_it_takes_is_said_after_a_few_steps(training_cells, tmp_path, monkeypatch):
+    tokens, settings = training_cells
     monkeypatch.setattr(loop, "_WORTH_SAYING", 0.0)
     with pytest.warns(RankcellWarning, match="70 steps of 8 cells take about .* max_minutes") as notes:
         jobs.pretrain(tokens, tmp_path / "m", **settings, epochs=10)

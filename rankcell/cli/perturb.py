@@ -132,7 +132,7 @@ def perturb(
     def kept() -> str:
         n = len(list(out.glob("shards/screen-*.parquet")))
         if not n:
-            return AGAIN
+            return f"no part is finished in {out} yet, the same command starts again there" if out.is_dir() else AGAIN
         return f"{n:,} finished part{'s are' if n > 1 else ' is'} kept in {out}, the same command goes on from there"
 
     with progress("perturb", stopped=kept) as tick:

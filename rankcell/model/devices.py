@@ -105,6 +105,32 @@ def _xpu_devices() -> int:
 _DEVICES: dict[str, Callable[[], int]] = {"cpu": lambda: 1, "cuda": _cuda_devices, "mps": _mps_devices, "xpu": _xpu_devices}
 
 
+def synchronize(device: Any) -> None:
+    """Wait until a device has done all that it was given."""
+    import torch
+
+    backend = getattr(torch, device.type)
+    if device.type in ("cuda", "xpu"):
+        backend.synchronize(device)
+    elif device.type != "cpu":
+        backend.synchronize()
+
+
+def make_current(device: Any) -> None:
+    """Have libraries that ask torch for the current GPU take this one."""
+    import torch
+
+    if device.type in ("cuda", "xpu"):
+        getattr(torch, device.type).set_device(device)
+
+
+def full_name(device: Any) -> str:
+    """`cuda:N`, also of the current GPU, which libraries call `cuda`."""
+    import torch
+
+    return str(torch.device("cuda", torch.cuda.current_device())) if str(device) == "cuda" else str(device)
+
+
 def has_float64(device: Any) -> bool:
     """Whether a device computes in 64 bits: Apple's GPUs and some of Intel's do not."""
     import torch

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.model.devices import synchronize
 from rankcell.perturb.engine import Engine
 from rankcell.perturb.fast import FastEngine
 from rankcell.perturb.prepared import skipped
@@ -89,7 +90,7 @@ def _rate_of_cells(engine: FastEngine, job: Any) -> float:
     """Tokens a second as FastEngine.cost counts them, over whole cells from all over the screen. The first are run twice, and
     counted once."""
     tokens, found, begun = job.alone.tokens, [], time.perf_counter()
-    ends, sync = np.cumsum(tokens), _sync(engine.engine.encoder.device)
+    ends, sync = np.cumsum(tokens), functools.partial(synchronize, engine.engine.encoder.device)
     at = np.unique(np.searchsorted(ends, (np.arange(_CELLS) + 0.5) / _CELLS * ends[-1], side="right"))
     for i in [at[0], *at]:
         upto = max(i + 1, int(np.searchsorted(ends, ends[i] - tokens[i] + _BATCHES * engine.engine.tokens_per_batch)))
@@ -114,7 +115,7 @@ def _rate(engine: Engine, job: Any) -> float:
     wanted = (_BATCHES + 1) * engine.tokens_per_batch
     for i in np.unique(np.minimum(at, len(ends) - 1)):
         upto = int(np.searchsorted(ends, (ends[i - 1] if i else 0) + wanted)) + 1  # as many cells as fill the batches that are timed
-        n, took = _timed(engine, job, job.rows[i:upto], _sync(engine.encoder.device))
+        n, took = _timed(engine, job, job.rows[i:upto], functools.partial(synchronize, engine.encoder.device))
         tokens, seconds = tokens + n, seconds + took
         if time.perf_counter() - begun > _SECONDS:
             break
@@ -137,13 +138,6 @@ def _timed(engine: Engine, job: Any, rows: np.ndarray, sync: Callable[[], Any]) 
     if len(marks) < 2:
         return sum(n for n, _ in marks), time.perf_counter() - begun
     return sum(n for n, _ in marks[1:]), marks[-1][1] - marks[0][1]
-
-
-def _sync(device: Any) -> Callable[[], Any]:
-    """What waits until a device has done all that it was given."""
-    import torch
-
-    return functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
 
 def _duration(seconds: float) -> str:

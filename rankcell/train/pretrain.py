@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import SettingsError, TokensError
-from rankcell.model.devices import choose_device, one_device
+from rankcell.model.devices import choose_device, full_name, make_current, one_device
 from rankcell.model.heads import CHECKPOINT_FILES, new_masked_lm, save_masked_lm
 from rankcell.model.memory import Memory
+from rankcell.model.precisions import pinned, precision_on
 from rankcell.store import atomic_path, require_new, write_json
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, questions
@@ -49,7 +50,9 @@ def pretrain(
     tokens.spec.require(vocab, what=option("vocab"))
     if vocab.mask is None:
         raise SettingsError(f"vocabulary '{vocab.name}' has no <mask> token: it cannot be used for masked-language modelling")
-    trained = _train(tokens, vocab, recipe, device, precision, progress)
+    precision = precision_on(precision, choose_device(one_device(device)))
+    with pinned(precision):
+        trained = _train(tokens, vocab, recipe, device, precision, progress)
     if trained.is_main:
         with atomic_path(out, force=force, marker=FACTS, own=OWN) as part:
             save_masked_lm(trained.model, part, vocab)
@@ -107,7 +110,7 @@ def _train(tokens: TokenSet, vocab: Vocabulary, r: Recipe, device: str, precisio
         "ended_by": loop.ended,
         "kept_step": loop.best.point["step"],
         "tokens_hash": tokens.fingerprint,
-        "device": _device_name(accelerator.device),
+        "device": full_name(accelerator.device),
         "precision": precision,
         "torch": str(torch.__version__),
     }
@@ -121,27 +124,22 @@ def _train(tokens: TokenSet, vocab: Vocabulary, r: Recipe, device: str, precisio
 
 def _accelerator(device: str, precision: str) -> Any:
     """An Accelerator on the device that was asked for; under `accelerate launch` on that of this process."""
-    import torch
     from accelerate import Accelerator
 
     chosen = choose_device(one_device(device))
-    if chosen.type == "cuda" and "LOCAL_RANK" not in os.environ:
-        torch.cuda.set_device(chosen)  # accelerate takes the current one
+    if "LOCAL_RANK" not in os.environ:
+        make_current(chosen)
     try:
-        made = Accelerator(cpu=chosen.type == "cpu", mixed_precision={"bf16": "bf16", "fp16": "fp16"}.get(precision, "no"))
+        accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision={"bf16": "bf16", "fp16": "fp16"}.get(precision, "no"))
     except ValueError as e:  # of an earlier training in this process, or a precision that the device has not
         raise SettingsError(f"training on {chosen} in precision {precision} cannot begin in this process: {e}") from e
-    if made.num_processes > 1 and device != "auto":
+    if accelerator.num_processes > 1 and device != "auto":
         raise SettingsError(f"{option('device', device)}: accelerate launch gives each process its device, leave it out")
-    if made.device.type != chosen.type:
-        raise SettingsError(f"device '{device}': accelerate trains on {made.device} in this process: name that, or train in a process of its own")
-    return made
-
-
-def _device_name(device: Any) -> str:
-    import torch
-
-    return str(torch.device("cuda", torch.cuda.current_device())) if str(device) == "cuda" else str(device)
+    if accelerator.device.type != chosen.type:
+        raise SettingsError(
+            f"device '{device}': accelerate trains on {accelerator.device} in this process: name that, or train in a process of its own"
+        )
+    return accelerator
 
 
 def _new_model(tokens: TokenSet, vocab: Vocabulary, r: Recipe, train: list[np.ndarray], *, longest: int, rng: np.random.Generator) -> Any:
