@@ -65,10 +65,10 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 def _close_new(folder: str) -> None:
     """Take from others the right to write into a folder that was just made (it is empty), whatever the umask says."""
     with contextlib.suppress(OSError):
-        found = os.lstat(folder)
-        is_new = stat.S_ISDIR(found.st_mode) and hasattr(os, "geteuid") and found.st_uid == os.geteuid() and not os.listdir(folder)
-        if is_new and found.st_mode & _OTHERS_WRITE:
-            os.chmod(folder, stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)
+        status = os.lstat(folder)
+        is_new = stat.S_ISDIR(status.st_mode) and hasattr(os, "geteuid") and status.st_uid == os.geteuid() and not os.listdir(folder)
+        if is_new and status.st_mode & _OTHERS_WRITE:
+            os.chmod(folder, stat.S_IMODE(status.st_mode) & ~_OTHERS_WRITE)
 
 
 def _is_trusted(path: str, writers: int = stat.S_IWOTH) -> bool:

@@ -148,8 +148,8 @@ def ranking(ranked: Any, *, column: str, names: str) -> Any:
     """See rankcell.get.ranking."""
     missing = [c for c in (column, names) if c not in ranked]
     if missing:
-        way = "this is the table of a screen: rank it with rc.tl.rank_edits" if {"cell_id", "edit"} <= set(ranked) else ""
-        raise SettingsError(f"the ranking has no column '{missing[0]}'; {way or 'it has ' + some([str(c) for c in ranked.columns], 30)}")
+        advice = "this is the table of a screen: rank it with rc.tl.rank_edits" if {"cell_id", "edit"} <= set(ranked) else ""
+        raise SettingsError(f"the ranking has no column '{missing[0]}'; {advice or 'it has ' + some([str(c) for c in ranked.columns], 30)}")
     values = ranked[column]
     if values.dtype.kind not in "fiu":
         raise SettingsError(f"the column '{column}' does not hold numbers")
@@ -169,9 +169,9 @@ def open_screen(folder: str | os.PathLike | Any) -> Any:
 
     if isinstance(folder, (str, os.PathLike, Screen)):
         return screen_of(folder)
-    way = ""
+    advice = ""
     if hasattr(folder, "obs") and hasattr(folder, "var"):
-        way = "; perturb it first: rc.tl.perturb(adata, ..., out=FOLDER)"
+        advice = "; perturb it first: rc.tl.perturb(adata, ..., out=FOLDER)"
     elif is_table(folder):
-        way = "; a table of rc.tl.perturb is one already: rank it with rc.tl.rank_edits, or perturb with out=FOLDER"
-    raise InputError(f"expected the results folder of a screen, or a Screen, found {type(folder).__name__}{way}")
+        advice = "; a table of rc.tl.perturb is one already: rank it with rc.tl.rank_edits, or perturb with out=FOLDER"
+    raise InputError(f"expected the results folder of a screen, or a Screen, found {type(folder).__name__}{advice}")

@@ -388,7 +388,7 @@ def test_a_precision_is_kept_when_it_keeps_the_shifts(cases, noise, kept):
     few = precision.settle(lambda p: exact, ["bf16"], [rows[0][:4]])
     assert few == {"precision": "fp32", "tried": []}
     with pytest.warns(RankcellWarning, match="precision fp32: the cells that were tried have fewer than 10 edits each"):
-        precision.say(few)
+        precision.note_choice(few)
 
 
 def test_true_bf16_is_judged(cases):
@@ -401,7 +401,7 @@ def test_true_bf16_is_judged(cases):
     (tried,) = check["tried"]
     assert 0 < tried["relative_error"] < 1 and 0.9 < tried["spearman"] <= 1
     with pytest.warns(RankcellWarning, match=f"precision {check['precision']}.*in bf16 '{tried['score']}' has Spearman (0.9|1)"):
-        precision.say(check)
+        precision.note_choice(check)
 
 
 @pytest.mark.parametrize(("bad", "kept"), [((), "fp16"), (("fp16",), "bf16"), (("fp16", "bf16"), "tf32"), (("fp16", "bf16", "tf32"), "fp32")])
@@ -426,7 +426,7 @@ def test_faster_precisions_are_tried_in_order(cases, bad, kept):
     assert [t["relative_error"] for t in check["tried"] if t["precision"] in bad] == [None] * len(bad)
     json.dumps(check, allow_nan=False)
     with pytest.warns(RankcellWarning, match=f"precision {kept}"):
-        precision.say(check)
+        precision.note_choice(check)
 
 
 def test_derived_scores_are_not_judged(cases):

@@ -422,7 +422,7 @@ def test_the_cheapest_effort_that_reaches_the_recall(least, floor, reached):
     assert all(min(t["recall"].values()) < least for t in found["tried"][:-1])
     assert (len(log) == 20) == (not reached)
     with pytest.warns(RankcellWarning, match="reach the recall asked for" if reached else "none of 20 efforts reaches a recall of 0.99"):
-        effort.say(found, least)
+        effort.note_choice(found, least)
 
 
 def test_what_is_tried():

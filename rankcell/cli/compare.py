@@ -49,8 +49,8 @@ def compare(
 
     options |= {"pool": pool or None}
     with progress("compare") as tick:
-        made = jobs.compare(**options, progress=tick)
-    for line in made.lines:
+        comparison = jobs.compare(**options, progress=tick)
+    for line in comparison.lines:
         typer.echo(line)
-    if made.path:
-        typer.echo(f"{made.path}: {len(made.table):,} rows")
+    if comparison.path:
+        typer.echo(f"{comparison.path}: {len(comparison.table):,} rows")

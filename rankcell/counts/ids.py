@@ -100,8 +100,8 @@ def id_facts(ids: Iterable[str]) -> IdFacts:
 
 def is_ensembl_gene(name: str) -> bool:
     """Whether a name is the Ensembl id of a gene, of any species, with or without a version."""
-    found = _ENSEMBL.fullmatch(name.strip())
-    return found is not None and found[2] in "Gg"
+    match = _ENSEMBL.fullmatch(name.strip())
+    return match is not None and match[2] in "Gg"
 
 
 def _look(name: str) -> tuple[str, list[str], list[str]]:

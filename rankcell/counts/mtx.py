@@ -215,10 +215,10 @@ def _matrix_in(folder: Path) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     try:
-        found = [p for p in folder.iterdir() if p.name.endswith(_MATRIX) and not p.name.startswith(".") and p.is_file()]
+        matrices = [p for p in folder.iterdir() if p.name.endswith(_MATRIX) and not p.name.startswith(".") and p.is_file()]
     except OSError:
         return None
-    return found[0] if len(found) == 1 else None
+    return matrices[0] if len(matrices) == 1 else None
 
 
 def _is_mtx(source: Any) -> bool:

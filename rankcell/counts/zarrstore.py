@@ -32,8 +32,8 @@ class ZarrSource(StoredAnnData):
                 names = set(root)
             require_sound(self._store)
             if not any({"obs", "var"} <= names or group in root for group in ("mod", "tables")):
-                found = ", ".join(sorted(names)) or "nothing"
-                raise InputError(f"{path} is a zarr store but not an AnnData, which has obs and var: it holds {found}")
+                present = ", ".join(sorted(names)) or "nothing"
+                raise InputError(f"{path} is a zarr store but not an AnnData, which has obs and var: it holds {present}")
         try:
             super().__init__(root, self.name, lambda node: ArrayVector(_Slices(node)), layer=layer, raw=raw)
         finally:  # a part that is passed over is the cause of what it lacks

@@ -124,14 +124,14 @@ def embed_to_store(
 
 def _compute(units: Units, part: Part | None, prepare: Callable[[], None], progress: Callable[[int, int], None] | None) -> None:
     """The units that are not done, on the devices of the Embedder."""
-    embedder, run, left = units.embedder, units.run, units.left(part)
+    embedder, run, pending = units.embedder, units.run, units.left(part)
     embedder.hold_budget(run.manifest.get("tokens_per_batch"))
     own = [u for u in range(len(units.units)) if part is None or part.has(u)]
     tick = Ticker(units.tokens, progress, cells=units.cells(own))
-    tick.add(units.cells([u for u in own if u not in left]))
-    devices = embedder.devices[: len(left)]
+    tick.add(units.cells([u for u in own if u not in pending]))
+    devices = embedder.devices[: len(pending)]
     if len(devices) < 2:
-        for unit in left:
+        for unit in pending:
             units.run_unit(unit, tick.add)
         if part is not None:
             units.save_sums()
@@ -140,7 +140,7 @@ def _compute(units: Units, part: Part | None, prepare: Callable[[], None], progr
     warn_of_threads(devices)
     embedder.release()  # the GPU's memory is for whoever works there
     prefix = "" if part is None else f"{part.number}of{part.parts}-"
-    run_on(OPENS, run.folder, left, devices, _Count(tick), prefix=prefix, fixed=units.sums is not None)
+    run_on(OPENS, run.folder, pending, devices, _Count(tick), prefix=prefix, fixed=units.sums is not None)
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,9 @@ class Unit:
         width = self.encoder.checkpoint.width
         cells = {o.name: np.full((len(self.rows), width * len(o.pools)), np.nan, np.float32) for o in self.work.outputs}
         if self._done:
-            at = np.concatenate([done.at for done in self._done])
+            at = np.concatenate([result.at for result in self._done])
             for name, values in cells.items():
-                values[at] = self.encoder.memory.joined([done.cells[name] for done in self._done])
+                values[at] = self.encoder.memory.joined([result.cells[name] for result in self._done])
         return UnitResult(cells, self._genes)
 
 

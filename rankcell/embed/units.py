@@ -125,8 +125,8 @@ class Units:
 
         def blocks(names: Sequence[str]) -> Iterator[Block]:
             for unit, (a, b) in enumerate(self.units):
-                held = _read_arrow(self._shards(unit)[-1], [n for n in names if n != "cell_id"])
-                yield held | ({"cell_id": ids.slice(a, b - a)} if "cell_id" in names else {})
+                columns = _read_arrow(self._shards(unit)[-1], [n for n in names if n != "cell_id"])
+                yield columns | ({"cell_id": ids.slice(a, b - a)} if "cell_id" in names else {})
 
         return Table(CELLS, len(self.tokens), (Column("cell_id", "text"), *self._vectors()), blocks)
 
@@ -135,14 +135,14 @@ class Units:
         n_genes = np.maximum(self.tokens.n_genes, 0)
 
         def texts(a: int, b: int, names: Sequence[str]) -> Block:
-            n, held = n_genes[a:b], {}
+            n, columns = n_genes[a:b], {}
             if "cell_id" in names:
-                held["cell_id"] = ids.take(pa.array(np.repeat(np.arange(a, b), n)))
+                columns["cell_id"] = ids.take(pa.array(np.repeat(np.arange(a, b), n)))
             if "gene" in names:
-                held["gene"] = genes.take(pa.array(np.concatenate([np.empty(0, np.int64), *(self.tokens.genes(i) for i in range(a, b))])))
+                columns["gene"] = genes.take(pa.array(np.concatenate([np.empty(0, np.int64), *(self.tokens.genes(i) for i in range(a, b))])))
             if "rank" in names:
-                held["rank"] = (np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)).astype(np.int32)
-            return held
+                columns["rank"] = (np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)).astype(np.int32)
+            return columns
 
         def blocks(names: Sequence[str]) -> Iterator[Block]:
             for unit, (a, b) in enumerate(self.units):
@@ -161,8 +161,8 @@ class Units:
         cells, keep = self._cells(), self.tokens.n_genes > 0
         vectors = {o.name: state_vectors(cells, o.name, self.groups, keep, self.asked.statistic) for o in self.outputs}
         counts = self.groups.counts(keep)
-        held = {"state": self.groups.names, "n_cells": counts} | {k: v.astype(self.asked.dtype) for k, v in vectors.items()}
-        return memory_table(STATES, held)
+        columns = {"state": self.groups.names, "n_cells": counts} | {k: v.astype(self.asked.dtype) for k, v in vectors.items()}
+        return memory_table(STATES, columns)
 
 
 class _Worker:
@@ -202,12 +202,12 @@ def write_work(run: ShardedRun, tokens: TokenSet, checkpoint: Checkpoint, asked:
 def open_units(folder: str, device: str, name: str) -> Iterator[_Worker]:
     """A run that `write_work` has prepared, on one device. OutputError where that would not give the bytes that the run began with."""
     home, run = Path(folder), ShardedRun.read(folder)
-    settings, held = run.manifest["settings"], read_sealed_json(home / WORK)
-    vocab = home / VOCAB if held["own_vocabulary"] else None
-    checkpoint = open_checkpoint(held["model"], vocab=vocab, vocab_mismatch_ok="vocab_mismatch" in settings)
-    place = Path(held["tokens"] or home / TOKENS)
+    settings, work = run.manifest["settings"], read_sealed_json(home / WORK)
+    vocab = home / VOCAB if work["own_vocabulary"] else None
+    checkpoint = open_checkpoint(work["model"], vocab=vocab, vocab_mismatch_ok="vocab_mismatch" in settings)
+    place = Path(work["tokens"] or home / TOKENS)
     tokens = TokenSet.open(place, vocab=None if (place / "rankcell.json").exists() else checkpoint.vocab)
-    for what, found, wanted in ((held["model"], checkpoint.hash, settings["model_hash"]), (place, tokens.fingerprint, held["tokens_hash"])):
+    for what, found, wanted in ((work["model"], checkpoint.hash, settings["model_hash"]), (place, tokens.fingerprint, work["tokens_hash"])):
         if found != wanted:
             raise OutputError(f"{what} is not what it was when {folder} was begun: bring it back, or start anew with {option('force', True)}")
     budget = run.manifest.get("tokens_per_batch") or settings["tokens_per_batch"]
@@ -216,7 +216,7 @@ def open_units(folder: str, device: str, name: str) -> Iterator[_Worker]:
         now = embedder.description
         if any(settings[k] != v for k, v in now.items()):
             raise OutputError(f"{folder} began on another machine ({differences({k: settings[k] for k in now}, now)}): give this one an output of its own")
-        asked = Asked(**held["asked"])
+        asked = Asked(**work["asked"])
         outputs = embedder.check(tokens, asked.pool, asked.layer)
         yield _Worker(Units(embedder, tokens, asked, outputs, None if asked.by is None else groups_of(tokens, asked.by), run, name))
 

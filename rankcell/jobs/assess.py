@@ -174,8 +174,8 @@ def rank_bias(
 
 def require_anndata(adata: Any, verb: str, what: str = "adata") -> None:
     if not hasattr(adata, "obsm"):
-        way = "read the file first" if isinstance(adata, (str, os.PathLike)) else "rc.tl.embed makes one of tokens" if is_tokens(adata) else "anndata.AnnData makes one"
-        raise InputError(f"{verb} wants an AnnData as {what} and got {type(adata).__name__}: {way}")
+        advice = "read the file first" if isinstance(adata, (str, os.PathLike)) else "rc.tl.embed makes one of tokens" if is_tokens(adata) else "anndata.AnnData makes one"
+        raise InputError(f"{verb} wants an AnnData as {what} and got {type(adata).__name__}: {advice}")
 
 
 def obs_column(adata: Any, name: str, where: str = "adata") -> Any:

@@ -125,7 +125,7 @@ def annotate(
     _check(k, metric, min_confidence, max_distance)
     name = added_name(key_added, f"{label}_mapped")
     out = check_out(source, reference, Path(out), label_columns(name), force=force)
-    made = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
+    counts_options = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
     runs = {
         "vocab": vocab,
         "vocab_mismatch_ok": vocab_mismatch_ok,
@@ -135,12 +135,12 @@ def annotate(
     }
     known, cells = (None if model is not None else _stored(s, key, column) for s, column in ((reference, label), (source, None)))
     missing = [which for which, there in (("reference", known), ("source", cells)) if there is None]
-    _check_used(model, key, missing, {"pool": pool, "layer": layer, "vocab": vocab, **made})
+    _check_used(model, key, missing, {"pool": pool, "layer": layer, "vocab": vocab, **counts_options})
     if missing:
         entry = (known or cells).entry if known or cells else {}
         embedder, outputs = _embedder(model, entry, key, pool, layer, runs)
         inputs = {"source": (source, None), "reference": (reference, label)}
-        tokens = {which: _tokens(*inputs[which], embedder.checkpoint, made) for which in missing}
+        tokens = {which: _tokens(*inputs[which], embedder.checkpoint, counts_options) for which in missing}
         if "reference" in missing:
             _require_labelled(tokens["reference"], label, k)
         passes = Passes(progress, sum(int((t.n_genes > 0).sum()) for t in tokens.values()))

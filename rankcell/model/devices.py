@@ -25,10 +25,10 @@ def choose_device(device: str) -> Any:
         chosen = None
     if chosen is None or chosen.type not in _DEVICES:
         raise SettingsError(f"unknown device {shortened(device)}; one of {_ALL}{_way(str(device))}")
-    there = _DEVICES[chosen.type]()
-    if (chosen.index or 0) >= there:
+    n_devices = _DEVICES[chosen.type]()
+    if (chosen.index or 0) >= n_devices:
         kind = chosen.type.upper()
-        raise SettingsError(f"device '{device}' is not there: torch sees {there} {kind} device{'s' * (there != 1)}; pass {option('device', 'cpu')}")
+        raise SettingsError(f"device '{device}' is not there: torch sees {n_devices} {kind} device{'s' * (n_devices != 1)}; pass {option('device', 'cpu')}")
     return torch.device(chosen.type, chosen.index or 0) if chosen.type in ("cuda", "xpu") else torch.device(chosen.type)
 
 

@@ -151,8 +151,8 @@ class Memory:
         if self.precision in ("fp32", "tf32") and offers("precision"):
             ways.append(option("precision", "bf16"))
         ways += [f"a smaller {option(name)}" for name in smaller if offers(name)]
-        way = f": choose {', or '.join(ways)}" if ways else ""
-        return ModelError(f"the memory of device '{self.device}' does not hold {what} ({lack}){way}")
+        advice = f": choose {', or '.join(ways)}" if ways else ""
+        return ModelError(f"the memory of device '{self.device}' does not hold {what} ({lack}){advice}")
 
 
 def release(device: Any) -> None:

@@ -74,7 +74,7 @@ def pinned(precision: str) -> Iterator[None]:
     import torch
 
     before = [(owner, name, getattr(owner, name)) for owner, name in _switches()]
-    whole = _whole()
+    overall = _overall()
     try:
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         for owner, name, _ in before:
@@ -82,8 +82,8 @@ def pinned(precision: str) -> Iterator[None]:
                 setattr(owner, name, False)
         yield
     finally:
-        if whole is not None:
-            torch.set_float32_matmul_precision(whole)
+        if overall is not None:
+            torch.set_float32_matmul_precision(overall)
         for owner, name, value in before:
             setattr(owner, name, value)
 
@@ -98,7 +98,7 @@ def _switches() -> list[tuple[Any, str]]:
     return [(owner, name) for owner, name in owned if hasattr(owner, name)]
 
 
-def _whole() -> str | None:
+def _overall() -> str | None:
     """torch's one setting for float32 products; None where somebody has set them one by one, which it then refuses to tell."""
     import torch
 

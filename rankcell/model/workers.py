@@ -45,15 +45,15 @@ def run_on(task: str, folder: Path, units: Sequence[int], devices: Sequence[str]
         Each device has its own units, the same whenever they are shared out so.
     """
     own = [iter(units[n :: len(devices)]) for n in range(len(devices))] if fixed else [iter(units)] * len(devices)
-    said: queue.SimpleQueue = queue.SimpleQueue()
+    messages: queue.SimpleQueue = queue.SimpleQueue()
     notes: set[str] = set()
     with contextlib.ExitStack() as stack:
-        helpers = {n: stack.enter_context(_helper(task, folder, device, prefix, n, said)) for n, device in enumerate(devices)}
+        helpers = {n: stack.enter_context(_helper(task, folder, device, prefix, n, messages)) for n, device in enumerate(devices)}
         busy = set(helpers)
         for n, helper in helpers.items():
             helper.give(next(own[n], None))
         while busy:
-            n, word, value = said.get()
+            n, word, value = messages.get()
             if word == "tick":
                 count.tick(helpers[n].unit, value)
             elif word == "done":
@@ -181,9 +181,9 @@ def warn_of_threads(devices: Sequence[str]) -> None:
     """Each process keeps to the number of threads of the job, so that its numbers are those of one process."""
     import torch
 
-    n, threads, there = devices.count("cpu"), torch.get_num_threads(), os.cpu_count() or 1
-    if n > 1 and n * threads > there:
+    n, threads, n_processors = devices.count("cpu"), torch.get_num_threads(), os.cpu_count() or 1
+    if n > 1 and n * threads > n_processors:
         note(
-            f"{n} processes of {threads} threads each on {there} processors are in each other's way: start with "
-            f"OMP_NUM_THREADS={max(1, there // n)} (in a folder of its own: the numbers go with the threads)"
+            f"{n} processes of {threads} threads each on {n_processors} processors are in each other's way: start with "
+            f"OMP_NUM_THREADS={max(1, n_processors // n)} (in a folder of its own: the numbers go with the threads)"
         )

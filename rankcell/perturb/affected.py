@@ -30,8 +30,8 @@ class AffectedSums:
         return which, ((target[:, None] * self.n_tokens + tokens)[here], shifts.cpu().numpy()[here])
 
     def keep(self, part: Any) -> None:
-        which, held = part
-        self.parts.setdefault(which, []).append(held)
+        which, collected = part
+        self.parts.setdefault(which, []).append(collected)
 
     def reduce(self, which: str = "") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(key, n, sum, sum of squares) of a pass, keys ascending; key = target * n_tokens + affected token.

@@ -99,8 +99,8 @@ def _exact_of(found: FastScored, known: Scored) -> dict[str, np.ndarray]:
     return truth
 
 
-def say(found: Mapping[str, Any], min_recall: float) -> None:
-    """The same as one note."""
+def note_choice(found: Mapping[str, Any], min_recall: float) -> None:
+    """What `choose_effort` chose and why, as one note."""
     chosen_ = (found["splits"], found["projections"])
     last = next(t for t in found["tried"] if (t["splits"], t["projections"]) == chosen_)
     worst = min(last["recall"].items(), key=lambda r: r[1], default=None)

@@ -182,15 +182,15 @@ class _Unit:
     def brought_home(self) -> dict[str, np.ndarray]:
         """{score and pass: float64 [edits]}, NaN where nothing was run."""
         total, names = sum(map(len, self.edits)), self.engine.plain_names
-        found = {n + which: np.full(total, np.nan) for which in self.engine.plan.passes for n in names}
+        columns = {n + which: np.full(total, np.nan) for which in self.engine.plan.passes for n in names}
         for which in self.passes:
-            batches = [done for done in self._done if done.which == which]
+            batches = [batch for batch in self._done if batch.which == which]
             if batches:
-                number = np.concatenate([done.number for done in batches])
-                scores = self.engine.encoder.memory.joined([done.scores for done in batches], 1)
+                number = np.concatenate([batch.number for batch in batches])
+                scores = self.engine.encoder.memory.joined([batch.scores for batch in batches], 1)
                 for name, values in zip(names, scores, strict=True):
-                    found[name + which][number] = values
-        return found
+                    columns[name + which][number] = values
+        return columns
 
     def run_cells(self, cells: np.ndarray) -> None:
         """All passes of some cells, as many at a time as have their rows in one batch."""
@@ -345,8 +345,8 @@ class _Unit:
         scores |= readout_scores("cell", *means, self.states, euclidean=engine.euclidean)
         if engine.keep_perturbed:
             ends = (base.body_means(sheet.cell, engine.plan.frame), means[1] if which == "_in_place" else self._body_means(sheet, after))
-            whole = readout_scores("cell", *ends, self.states, euclidean=engine.euclidean)
-            scores |= {n: v for n, v in whole.items() if "toward_" in n}
+            toward_scores = readout_scores("cell", *ends, self.states, euclidean=engine.euclidean)
+            scores |= {n: v for n, v in toward_scores.items() if "toward_" in n}
         return scores, shifts
 
     def _body_means(self, sheet: Sheet, after: Any) -> Any:

@@ -64,17 +64,17 @@ def interactions(
         So many pairs of each cell, those with the largest predicted interaction of `fast.verify_by`, are run.
     """
     with fast.engine.encoder.pinned():
-        found = [_of_cell(fast, row, np.asarray(s), n, verify, progress) for row, s in zip(rows, scores, strict=True)]
+        of_cells = [_of_cell(fast, row, np.asarray(s), n, verify, progress) for row, s in zip(rows, scores, strict=True)]
     names = [name for part in fast.names.values() for name in part]
 
     def joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
         return np.concatenate([np.empty(0, dtype), *parts])
 
     return Interactions(
-        joined([np.full(len(f["exact"]), i) for i, f in enumerate(found)], np.int64),
-        *(joined([f[k] for f in found], np.int64) for k in ("first", "second")),
-        *(joined([f[k] for f in found], bool) for k in ("exact", "sampled")),
-        *({name: joined([f[k][name] for f in found], np.float64) for name in names} for k in ("values", "predicted", "joint")),
+        joined([np.full(len(f["exact"]), i) for i, f in enumerate(of_cells)], np.int64),
+        *(joined([f[k] for f in of_cells], np.int64) for k in ("first", "second")),
+        *(joined([f[k] for f in of_cells], bool) for k in ("exact", "sampled")),
+        *({name: joined([f[k][name] for f in of_cells], np.float64) for name in names} for k in ("values", "predicted", "joint")),
     )
 
 

@@ -237,7 +237,7 @@ class Job:
         engine_of = lambda splits, projections: self.fast(exact, splits=splits, projections=projections)  # noqa: E731
         found = effort.choose_effort(engine_of, rows, exact, self.asked.min_recall, tries=tries, verify_by=by)
         self.effort = {n: found[n] for n in self.effort}
-        effort.say(found, self.asked.min_recall)
+        effort.note_choice(found, self.asked.min_recall)
         return found
 
     def longer(self, rows: np.ndarray) -> list[np.ndarray] | None:

@@ -56,8 +56,8 @@ def _is_kept(rho: float, error: float) -> bool:
     return rho >= LEAST_SPEARMAN and error <= MOST_ERROR
 
 
-def say(check: Mapping[str, Any]) -> None:
-    """The same as one note."""
+def note_choice(check: Mapping[str, Any]) -> None:
+    """What `settle` chose and why, as one note."""
     if not check["tried"]:
         note(f"precision fp32: the cells that were tried have fewer than {FEW} edits each, too few to judge others by ({option('precision')})")
         return

@@ -215,7 +215,7 @@ class Perturber:
 
         check = precisions.settle(engine, faster, rows, longer)
         self.embedder = embedders[check["precision"]]
-        precisions.say(check)
+        precisions.note_choice(check)
         return check
 
     def _embedder(self, precision: str) -> Embedder:

@@ -51,16 +51,16 @@ def verify_screen(
     whenever this is called, and what is chosen is in the names of the shards.
     """
     chunks = _Chunks.of(run, sources)
-    left = [n for n in range(chunks.n) if shard_damage(run, chunks.kind, n) is not None]  # damaged or not there yet
-    if left and not (share and share(left)):
+    pending = [n for n in range(chunks.n) if shard_damage(run, chunks.kind, n) is not None]  # damaged or not there yet
+    if pending and not (share and share(pending)):
         worker = open_worker()
-        for number in left:
+        for number in pending:
             chunks.run(worker, number, progress)
     if not chunks.n:
         return {}
-    found = pa.concat_tables([read_shard(run, chunks.kind, n) for n in range(chunks.n)])
-    at = found["unit"].to_numpy()
-    return {int(u): found.filter(pa.array(at == u)) for u in np.unique(at)}
+    verified = pa.concat_tables([read_shard(run, chunks.kind, n) for n in range(chunks.n)])
+    at = verified["unit"].to_numpy()
+    return {int(u): verified.filter(pa.array(at == u)) for u in np.unique(at)}
 
 
 @dataclass(frozen=True)

@@ -139,8 +139,8 @@ def goal_score(columns: Sequence[str], score: str | None) -> str:
             return score
         near = near_names(str(score), scores)
         meant = f"did you mean {near}? " if near else ""
-        there = f"{meant}{'The' if meant else 'the'} table has {', '.join(scores)}" if scores else f"the table has none: {_screen_toward()}"
-        raise SettingsError(f"'{score}' is no toward score; {there}")
+        available = f"{meant}{'The' if meant else 'the'} table has {', '.join(scores)}" if scores else f"the table has none: {_screen_toward()}"
+        raise SettingsError(f"'{score}' is no toward score; {available}")
     plain = [c for c in scores if c.startswith("toward_")]
     states = dict.fromkeys(c.removesuffix("_in_place").removeprefix("toward_").rpartition("_")[0] for c in plain)
     if not states:
@@ -223,8 +223,8 @@ def remarks_of(source: Any) -> dict[str, Any]:
     """What all results of the screen's model are to say of it (that it is a toy, that its vocabulary differs), as far as there is something
     to say: of a Screen or of a table of one.
     """
-    said = source.attrs if is_table(source) else source.manifest.get("settings", {})
-    return {key: said[key] for key in ("model_note", "vocab_mismatch") if said.get(key)}
+    settings = source.attrs if is_table(source) else source.manifest.get("settings", {})
+    return {key: settings[key] for key in ("model_note", "vocab_mismatch") if settings.get(key)}
 
 
 def screen_of(source: Any) -> Any:

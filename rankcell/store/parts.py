@@ -26,8 +26,8 @@ class Part:
         """`i/n` with 1 <= i <= n."""
         if text is None:
             return None
-        found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", str(text))
-        number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+        match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", str(text))
+        number, parts = (int(match[1]), int(match[2])) if match else (0, 0)
         if not 1 <= number <= parts:
             raise SettingsError(
                 f"{option('shard', text)}: expected I/N with I from 1 to N, such as {option('shard', '1/4')} for the first of four parts"

@@ -80,10 +80,10 @@ class ShardedRun:
     def require_same(cls, folder: Path, settings: Mapping[str, Any]) -> None:
         """OutputError when `folder` holds a job in which one of `settings` is another."""
         if (folder / MANIFEST).is_file():
-            there = cls.read(folder).manifest
+            manifest = cls.read(folder).manifest
             here = json.loads(json.dumps(settings))
-            old = {name: there["settings"].get(name) for name in here}
-            if there["fingerprint"] != _EMPTIED and old != here:
+            old = {name: manifest["settings"].get(name) for name in here}
+            if manifest["fingerprint"] != _EMPTIED and old != here:
                 raise _another_run(folder, old, here)
 
     @classmethod

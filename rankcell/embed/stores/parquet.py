@@ -125,12 +125,12 @@ def _values(column: pa.ChunkedArray, kind: pa.DataType) -> Any:
     if not pa.types.is_fixed_size_list(kind):
         return column.to_pylist() if pa.types.is_string(kind) else column.to_numpy()
     dtype = pa.array([], kind.value_type).to_numpy(zero_copy_only=False).dtype  # pyarrow's own way to it wants pandas in older versions
-    found = np.empty((len(column), kind.list_size), dtype)
+    vectors = np.empty((len(column), kind.list_size), dtype)
     start = 0
     for chunk in column.chunks:
-        found[start : start + len(chunk)] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(len(chunk), kind.list_size)
+        vectors[start : start + len(chunk)] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(len(chunk), kind.list_size)
         start += len(chunk)
-    return found
+    return vectors
 
 
 STORE = Store(".parquet", write, read, files=files, leftovers=leftovers, wrote=wrote)
