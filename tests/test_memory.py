@@ -21,7 +21,7 @@ from rankcell.model import encoder as encoder_module
 from rankcell.model.heads import load_masked_lm
 from rankcell.model.memory import Memory
 from rankcell.model.weights import read_weights
-from rankcell.perturb import EditPlan, StateEmbeddings, sharing
+from rankcell.perturb import EditPlan, StateEmbeddings, pieces, sharing
 from rankcell.perturb.affected import AffectedRows, AffectedSums
 from rankcell.perturb.engine import Engine
 from rankcell.perturb.epistasis import interactions
@@ -228,7 +228,7 @@ def test_shared_sums_that_fail_midway(setting, monkeypatch):
 
 def test_affected_genes_are_kept_once(setting, monkeypatch):
     """A batch holds edits of several lengths, each collected by itself: those before the one that fails count once."""
-    plain, calls, how = torch.Tensor.topk, [], {"kind": "overexpress", "genes": ["G0", "G1", "G2"], "budget": 1_000}
+    plain, calls, how = torch.Tensor.topk, [], {"kind": "overexpress", "genes": [f"G{i}" for i in range(8)], "budget": 1_000}
 
     def topk(*args, **named):
         calls.append(args)
@@ -236,6 +236,7 @@ def test_affected_genes_are_kept_once(setting, monkeypatch):
             raise RuntimeError("CUDA error: out of memory")
         return plain(*args, **named)
 
+    monkeypatch.setattr(pieces, "_PADDED", 1.0)  # each length by itself
     monkeypatch.setattr(torch.Tensor, "topk", topk)
     fail = 0
     expected = screened(setting.engine(**how), setting)
