@@ -7,6 +7,7 @@ overwritten block leaves, is a step of no length. HDF5 File Format Specification
 
 import mmap
 import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ import numpy as np
 
 from rankcell.errors import InputError
 
-_MARK = b"GCOL\x01\0\0\0"
-_WHOLE = 2**27  # bytes: of a larger file only both ends are looked at, which takes a tenth of a second
-_END = 2**25
+_MARK = re.compile(rb"GCOL\x01\0\0\0")
+_WHOLE = 2**29  # bytes: of a larger file only both ends are looked at, which takes less than a tenth of a second
+_END = 2**27
 _SMALLEST, _LARGEST = 16, 2**30  # bytes of a collection
 
 
@@ -38,10 +39,8 @@ def require_walkable_heaps(path: str | os.PathLike) -> None:
 def _collections(mapped: mmap.mmap, size: int) -> Iterator[tuple[int, int]]:
     """(offset, size) of each collection."""
     for a, b in [(0, size)] if size <= _WHOLE else [(0, _END), (size - _END, size)]:
-        at = mapped.find(_MARK, a, b)
-        while at >= 0:
+        for at in [match.start() for match in _MARK.finditer(mapped, a, b)]:
             if at + 16 <= size:
                 (n,) = struct.unpack_from("<Q", mapped, at + 8)
                 if _SMALLEST < n <= _LARGEST and at + n <= size:
                     yield at, n
-            at = mapped.find(_MARK, at + 8, b)
