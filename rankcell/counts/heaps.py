@@ -17,8 +17,8 @@ import numpy as np
 from rankcell.errors import InputError
 
 _MARK = re.compile(rb"GCOL\x01\0\0\0")
-_WHOLE = 2**29  # bytes: of a larger file only both ends are looked at, which takes less than a tenth of a second
-_END = 2**27
+_WHOLE = 2**27  # bytes: of a larger file only both ends are looked at, in less than a tenth of a second
+_END = 2**26
 _SMALLEST, _LARGEST = 16, 2**30  # bytes of a collection
 
 
