@@ -17,6 +17,7 @@ from bench_embed import SHAPES, make_model, make_tokens
 from common import best_of, machine
 
 from rankcell.embed import Embedder
+from rankcell.model.precisions import PRECISIONS
 from rankcell.perturb import EditPlan, StateEmbeddings, sharing
 from rankcell.perturb.engine import Engine
 
@@ -58,7 +59,7 @@ def main() -> None:
     ap.add_argument("--length", type=int, default=1000)
     ap.add_argument("--edits", type=int, default=64)
     ap.add_argument("--shape", choices=SHAPES, default="v1-10m")
-    ap.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    ap.add_argument("--precision", choices=PRECISIONS[1:], default="fp32")
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--repeats", type=int, default=3)
     ap.add_argument("--baseline-edits", type=int, help="Fewer for the baseline, which is slow (default: as many).")

@@ -98,12 +98,12 @@ class _Helper:
 
 
 @contextlib.contextmanager
-def _helper(task: str, folder: Path, device: str, prefix: str, number: int, said: queue.SimpleQueue) -> Iterator[_Helper]:
-    """A process of one device; what it says goes to `said` as (number, word, value)."""
+def _helper(task: str, folder: Path, device: str, prefix: str, number: int, messages: queue.SimpleQueue) -> Iterator[_Helper]:
+    """A process of one device; its messages go to `messages` as (number, word, value)."""
     command = [sys.executable, "-c", _START, json.dumps(sys.path), task, str(folder), device, f"{prefix}{number}", json.dumps(wording.current())]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
     with subprocess.Popen(command, **pipes) as process:
-        listener = threading.Thread(target=_listen, args=(process.stdout, number, said), daemon=True)
+        listener = threading.Thread(target=_listen, args=(process.stdout, number, messages), daemon=True)
         listener.start()
         try:
             yield _Helper(process)
@@ -117,12 +117,12 @@ def _helper(task: str, folder: Path, device: str, prefix: str, number: int, said
             listener.join()
 
 
-def _listen(stream: TextIO, number: int, said: queue.SimpleQueue) -> None:
+def _listen(stream: TextIO, number: int, messages: queue.SimpleQueue) -> None:
     for line in stream:
         with contextlib.suppress(ValueError):
             word, value = json.loads(line)
-            said.put((number, word, value))
-    said.put((number, "ended", None))
+            messages.put((number, word, value))
+    messages.put((number, "ended", None))
 
 
 def serve(task: str, folder: str, device: str, name: str, spelling: str) -> None:
@@ -138,37 +138,37 @@ def serve(task: str, folder: str, device: str, name: str, spelling: str) -> None
     units: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_read_units, args=(units,), daemon=True).start()
 
-    def say(word: str, value: Any) -> None:
+    def send(word: str, value: Any) -> None:
         print(json.dumps([word, value]), file=out, flush=True)
 
     def pass_on(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        say("note", str(message))
+        send("note", str(message))
 
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", category=RankcellWarning)
     warnings.showwarning = pass_on
     try:
-        _serve(task, folder, device, name, units, say)
+        _serve(task, folder, device, name, units, send)
     except RankcellError as e:
-        say("error", {"type": type(e).__name__, "message": str(e)})
+        send("error", {"type": type(e).__name__, "message": str(e)})
     except Exception as e:
         first = (str(e).splitlines() or [""])[0]
         if is_out_of_memory(e):
-            say("error", {"type": "ModelError", "message": f"there is not enough memory on device '{device}' ({first or 'no more is known'})"})
+            send("error", {"type": "ModelError", "message": f"there is not enough memory on device '{device}' ({first or 'no more is known'})"})
         else:
             traceback.print_exc()
-            say("failed", f"has failed ({type(e).__name__}: {first})")
+            send("failed", f"has failed ({type(e).__name__}: {first})")
     os._exit(0)
 
 
-def _serve(task: str, folder: str, device: str, name: str, units: queue.SimpleQueue, say: Any) -> None:
+def _serve(task: str, folder: str, device: str, name: str, units: queue.SimpleQueue, send: Any) -> None:
     module, _, function = task.partition(":")
     with getattr(importlib.import_module(module), function)(folder, device, name) as worker:
         while (unit := units.get()) >= 0:
-            worker.run(unit, lambda n: say("tick", n))
-            say("done", unit)
+            worker.run(unit, lambda n: send("tick", n))
+            send("done", unit)
         worker.finish()
-    say("finished", None)
+    send("finished", None)
 
 
 def _read_units(units: queue.SimpleQueue) -> None:
