@@ -52,7 +52,7 @@ def matmul_rates(*, tokens: int, length: int, width: int, heads: int, intermedia
     from rankcell.model.blocks import has_onednn, queries_at_once
 
     step = queries_at_once(length, dtype.itemsize)
-    onednn = torch.ops.mkldnn._linear_pointwise if has_onednn(torch.device("cpu")) else None
+    onednn = torch.ops.mkldnn._linear_pointwise if has_onednn(torch.device("cpu"), dtype) else None
     x, wide = torch.randn(tokens, width, dtype=dtype), torch.randn(tokens, intermediate, dtype=dtype)
     q, k, v = (torch.randn(heads, length, width // heads, dtype=dtype) for _ in range(3))
     scores, v_t = (q @ k.transpose(1, 2)), v.transpose(1, 2).contiguous()

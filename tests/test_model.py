@@ -285,7 +285,7 @@ def test_without_onednn_the_same(small, batch, monkeypatch):
     attend[[1, 20]] = False
     masked = batch_of(np.split(batch.input_ids, batch.starts[1:]), np.split(attend, batch.starts[1:]))
     fast = encoder_of(small[1])
-    monkeypatch.setattr(encoder, "has_onednn", lambda device: False)
+    monkeypatch.setattr(encoder, "has_onednn", lambda *_: False)
     plain = encoder_of(small[1])
     assert plain.description["attention"] == "sdpa" and not plain._blocks[0].up.onednn
     for some in (batch, masked):
@@ -298,20 +298,39 @@ def test_without_onednn_the_same(small, batch, monkeypatch):
 
 def test_torch_without_onednn_is_noticed(monkeypatch):
     cpu = torch.device("cpu")
-    assert not blocks.has_onednn(torch.device("meta"))
+    assert not blocks.has_onednn(torch.device("meta"), torch.float32)
     with monkeypatch.context() as m:
         m.setattr(blocks.platform, "machine", lambda: "aarch64")
-        assert not blocks.has_onednn(cpu)
+        assert not blocks.has_onednn(cpu, torch.float32)
     with monkeypatch.context() as m:
         m.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-        assert not blocks.has_onednn(cpu)
+        assert not blocks.has_onednn(cpu, torch.float32)
     for error in (AttributeError, RuntimeError, TypeError):
 
         def gone(error=error):
             raise error("no such operator")
 
         monkeypatch.setattr(blocks, "onednn_linear", gone)
-        assert not blocks.has_onednn(cpu)
+        assert not blocks.has_onednn(cpu, torch.float32)
+
+
+def test_onednn_of_float32_alone(small, batch, monkeypatch):
+    """As on processors without AVX-512, where oneDNN refuses products in bf16."""
+
+    class Float32Alone:
+        binary = staticmethod(blocks.onednn_linear().binary)
+
+        def __call__(self, x, *rest):
+            if x.dtype != torch.float32:
+                raise RuntimeError("could not create a primitive descriptor")
+            return blocks_linear(x, *rest)
+
+    blocks_linear = blocks.onednn_linear()
+    monkeypatch.setattr(blocks, "onednn_linear", Float32Alone)
+    assert blocks.has_onednn(torch.device("cpu"), torch.float32) and not blocks.has_onednn(torch.device("cpu"), torch.bfloat16)
+    half, exact = (encoder_of(small[1], precision=p) for p in ("bf16", "fp32"))
+    assert half.description["attention"] == "sdpa" and exact.description["attention"] == "blocked"
+    torch.testing.assert_close(half.states(batch, [3])[3], exact.states(batch, [3])[3], rtol=0, atol=0.1)
 
 
 def save_other(folder, vocab, kind, **changes):
@@ -346,7 +365,7 @@ def save_other(folder, vocab, kind, **changes):
 @pytest.mark.parametrize("onednn", [True, False])
 def test_other_kinds_and_activations(small, rows, batch, tmp_path, monkeypatch, kind, changes, onednn):
     if not onednn:
-        monkeypatch.setattr(encoder, "has_onednn", lambda device: False)
+        monkeypatch.setattr(encoder, "has_onednn", lambda *_: False)
     special = ["<pad>", "<mask>", "<cls>", "<eos>"]
     special.insert(changes.get("pad_token_id", 0), special.pop(0))  # RoBERTa counts positions from the padding's number on
     folder = save_other(tmp_path / "m", make_vocab(special=special), kind, **changes)
@@ -359,7 +378,13 @@ def test_other_kinds_and_activations(small, rows, batch, tmp_path, monkeypatch, 
 def test_description(small):
     said = encoder_of(small[1], precision="bf16").description
     assert said.pop("attention") in ("blocked", "sdpa")
-    assert said == {"device": "cpu", "precision": "bf16", "products": "ieee", "threads": torch.get_num_threads(), "torch": torch.__version__}
+    assert said == {
+        "device": "cpu",
+        "precision": "bf16",
+        "products": "ieee",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 @pytest.mark.parametrize(
@@ -519,9 +544,7 @@ def test_rows_that_do_not_fit(small):
     vocab, folder = small
     c = open_checkpoint(folder)
     c.require(TokenSpec.of(vocab, frame=Frame(), max_len=4096), 64)  # only real rows count, whatever max_len says
-    with pytest.raises(
-        TokensError, match="rows have up to 65 tokens, but model 'small' has 64 positions: tokenize again with max_len=64"
-    ):
+    with pytest.raises(TokensError, match="rows have up to 65 tokens, but model 'small' has 64 positions: tokenize again with max_len=64"):
         c.require(TokenSpec.of(vocab, frame=Frame(), max_len=4096), 65)
     other = make_vocab(12, medians=np.full(12, 2.0), name="other")
     with pytest.raises(VocabularyError, match=r"made with vocabulary 'other' .*the model 'small' has vocabulary 'small'"):

@@ -93,14 +93,15 @@ def onednn_linear() -> Any:
     return torch.ops.mkldnn._linear_pointwise
 
 
-def has_onednn(device: Any) -> bool:
-    """Whether torch offers oneDNN's matrix product with what follows it fused in: on x86 processors, and so since torch 2.0."""
+def has_onednn(device: Any, dtype: Any) -> bool:
+    """Whether torch offers oneDNN's matrix product with what follows it fused in, for numbers of this type: on x86 processors, and so
+    since torch 2.0; in half precision only on those with AVX-512."""
     import torch
 
     if device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return False
     try:
-        x = torch.eye(2)
+        x = torch.eye(2, dtype=dtype)
         return bool((onednn_linear()(x, x, None, "none", [], "") == x).all()) and bool(
             (onednn_linear().binary(x, x, x, None, "add") == 2 * x).all()
         )
@@ -223,7 +224,9 @@ class Attention:
         why = varlen.obstacle(device, dtype, head_width)
         if why is not None:
             name = torch.cuda.get_device_name(device)
-            note(f"attention takes rows of one length at a time on {name}, which is slower: over all lengths at once it does not run ({why})")
+            note(
+                f"attention takes rows of one length at a time on {name}, which is slower: over all lengths at once it does not run ({why})"
+            )
         return cls("sdpa" if why else "varlen")
 
     def __call__(self, q: Any, k: Any, v: Any, rows: Rows, heads: int, watch: Watch | None) -> Any:

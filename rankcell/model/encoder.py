@@ -43,7 +43,7 @@ class Encoder:
         self.memory.hold(self._load, f"model '{checkpoint.name}'")
 
     def _load(self) -> None:
-        onednn = has_onednn(self.device) and self.precision != "fp16"
+        onednn = self.precision != "fp16" and has_onednn(self.device, self.dtype)
         trunk = _load_trunk(self.checkpoint)
         config = trunk.config
         self._blocks = [Block.of(b, config, dtype=self.dtype, device=self.device, onednn=onednn) for b in trunk.encoder.layer]
@@ -203,8 +203,6 @@ def budget_for(checkpoint: Checkpoint, device: str, precision: str) -> int:
     weights = 4 * checkpoint.n_layers * (4 * checkpoint.width**2 + 2 * checkpoint.width * int(config.get("intermediate_size", 0)))
     memory = torch.cuda.get_device_properties(chosen).total_memory
     return int(np.clip((memory * _SHARE - weights) / (numbers * size), checkpoint.max_positions, _MOST))
-
-
 
 
 def _load_trunk(checkpoint: Checkpoint) -> Any:

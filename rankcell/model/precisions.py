@@ -62,7 +62,7 @@ def _has_fast_bf16(device: Any) -> bool:
     """Of a processor: AVX-512 BF16 or AMX."""
     import torch
 
-    if device.type != "cpu" or not has_onednn(device):
+    if device.type != "cpu" or not has_onednn(device, torch.bfloat16):
         return False
     return any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 

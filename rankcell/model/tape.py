@@ -213,9 +213,7 @@ class Tape:
             self._back_heads(kept, h, h.of(mixed), qkv, replaced, found)
         return dy + _product(qkv.flatten(0, 1), w.qkv).view(dy.shape)
 
-    def _back_heads(
-        self, kept: _Kept, h: "_HeadGroup", d_out: Any, qkv: Any, replaced: tuple[Any, Any] | None, found: Any
-    ) -> None:
+    def _back_heads(self, kept: _Kept, h: "_HeadGroup", d_out: Any, qkv: Any, replaced: tuple[Any, Any] | None, found: Any) -> None:
         """Some heads, d_out [heads, functions, tokens, head width]: fills their columns of `qkv` [functions, tokens, 3 widths] and adds
         to the effects."""
         import torch
@@ -315,14 +313,14 @@ def _head_groups(like: Any, heads: int) -> list[_HeadGroup]:
 
 
 @functools.cache
-def _has_onednn() -> bool:
+def _has_onednn(dtype: Any) -> bool:
     import torch
 
-    return has_onednn(torch.device("cpu"))
+    return has_onednn(torch.device("cpu"), dtype)
 
 
 def _uses_onednn(x: Any) -> bool:
-    return x.device.type == "cpu" and _has_onednn()
+    return x.device.type == "cpu" and _has_onednn(x.dtype)
 
 
 def _product(x: Any, w: Any) -> Any:
