@@ -1,10 +1,12 @@
 """Training: what a batch hides, that a run is seeded, learns, and leaves a checkpoint that embeds; nothing half-written."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_vocab
 from training_cells import FRAME, SMALL, two_kinds_of_cells
 
@@ -12,9 +14,11 @@ from rankcell import jobs
 from rankcell.embed import Embedder
 from rankcell.errors import OutputError, SettingsError, TokensError, VocabularyError
 from rankcell.model import open_checkpoint
+from rankcell.model.heads import new_masked_lm
 from rankcell.train import Recipe
-from rankcell.train.collate import IGNORE, Masking, collate_masked, length_groups
-from rankcell.train.evaluate import Question, baseline_accuracy
+from rankcell.train.collate import IGNORE, Masking, collate_masked, excluded_tokens, length_groups
+from rankcell.train.evaluate import Question, baseline_accuracy, masked_accuracy
+from rankcell.train.loop import _objective
 
 
 def test_mask_row_hides_and_names_what_it_hides():
@@ -40,7 +44,44 @@ def test_collate_pads_to_its_longest_row():
     assert b.body.tolist() == [[0, 1, 0, 0, 0], [0, 1, 1, 1, 0]]
     assert (b.input_ids[b.attend == 0] == 0).all() and (b.labels[b.attend == 0] == IGNORE).all()
     np.testing.assert_allclose(b.hidden_bv.sum(1), 1)
-    assert not (b.shown_bv & (b.hidden_bv > 0)).any()
+    assert not (b.excluded_bv & (b.hidden_bv > 0)).any()
+
+
+def batch_of(rows):
+    """A batch of which only the first row has masked and hidden genes."""
+    batch = collate_masked(rows, FRAME, Masking(1, 0.15), pad=0, n_ids=16, rng=np.random.default_rng(1))
+    batch.labels[1:], batch.hidden_bv[1:] = IGNORE, 0
+    return {field.name: torch.from_numpy(getattr(batch, field.name)) for field in dataclasses.fields(batch)}
+
+
+def test_the_loss_of_a_row_does_not_depend_on_the_others_of_its_batch():
+    torch.manual_seed(0)
+    model = new_masked_lm(make_vocab(12), layers=2, width=16, heads=2, intermediate=16, positions=16, dropout=0.0).eval()
+    objective = _objective(model, Recipe(layers=2, cell_weight=0.5))
+    row, longer = np.array([2, 10, 3]), np.array([2, 11, 12, 13, 14, 3])
+    with torch.no_grad():
+        loss, masked = objective(batch_of([row]))
+        beside, masked_beside = objective(batch_of([row, longer]))
+    torch.testing.assert_close(masked_beside, masked, rtol=1e-6, atol=1e-6)  # the mean over the one masked gene
+    torch.testing.assert_close(2 * (beside - masked_beside), loss - masked, rtol=1e-6, atol=1e-6)  # the mean over two rows
+
+
+def test_candidates_are_what_a_row_does_not_show_and_never_padding():
+    excluded = excluded_tokens(np.array([[2, 5, 1, 3], [2, 1, 3, 0]]), 0, 7)
+    assert [np.flatnonzero(~row).tolist() for row in excluded] == [[4, 6], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("excluding", [True, False])
+def test_accuracy_and_loss_of_training_have_the_same_candidates(excluding):
+    torch.manual_seed(0)
+    model = new_masked_lm(make_vocab(12), layers=1, width=16, heads=2, intermediate=16, positions=16, dropout=0.0).eval()
+    batch = batch_of([np.array([2, 10, 11, 12, 3])])
+    (where,) = np.flatnonzero(batch["labels"][0] != IGNORE)
+    question = Question(batch["input_ids"][0].numpy(), np.array([where]), batch["labels"][0][[where]].numpy())
+    with torch.no_grad():
+        loss, _ = _objective(model, Recipe(layers=1))(batch)
+    accuracy = masked_accuracy(model, [question], pad=0, device="cpu", exclude_shown=excluding)
+    assert (accuracy["loss"] == pytest.approx(loss.item(), rel=1e-6)) == excluding
 
 
 def test_length_groups_hold_every_cell_once_and_like_lengths():
@@ -57,7 +98,7 @@ def test_baselines_by_hand():
         Question(np.array([2, 10, 1, 3]), np.array([2]), np.array([11])),
         Question(np.array([2, 1, 11, 3]), np.array([1]), np.array([12])),
     ]
-    found = baseline_accuracy(train, asked, FRAME, n_ids=13)
+    found = baseline_accuracy(train, asked, FRAME, pad=0, n_ids=13)
     assert found["frequent"]["top1"] == 0.5  # 10 is shown, so 11 is guessed: right; then 10 is guessed for 12: wrong
     assert found["frequent_at_rank"]["top1"] == 0.5  # rank 1: 11 stood there twice: right; rank 0: 10 is guessed: wrong
     assert found["frequent"]["top10"] == 1.0
@@ -141,7 +182,6 @@ def test_wrong_vocabulary_and_existing_output(trained, tmp_path):
 
 
 def test_recipe_is_what_the_command_line_offers():
-    import dataclasses
     import inspect
 
     from rankcell.cli.pretrain import pretrain
@@ -156,8 +196,8 @@ def test_frequency_loss_by_hand():
     train = [np.array([2, 10, 11, 3]), np.array([2, 10, 11, 3]), np.array([2, 10, 12, 3])]
     asked = [Question(np.array([2, 10, 1, 3]), np.array([2]), np.array([11]))]
     counts = np.ones(13) + np.bincount([10, 11, 10, 11, 10, 12], minlength=13)
-    counts[[1, 2, 3, 10]] = 0
-    assert baseline_accuracy(train, asked, FRAME, n_ids=13)["frequent"]["loss"] == pytest.approx(-np.log(3 / counts.sum()))
+    counts[[0, 1, 2, 3, 10]] = 0  # padding, and what the row shows
+    assert baseline_accuracy(train, asked, FRAME, pad=0, n_ids=13)["frequent"]["loss"] == pytest.approx(-np.log(3 / counts.sum()))
 
 
 def test_a_model_that_learned_nothing_is_called_so(trained):

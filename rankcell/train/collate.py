@@ -26,8 +26,8 @@ class MaskedBatch:
         int64 [rows, positions]: the gene under a mask, IGNORE elsewhere.
     hidden_bv
         float32 [rows, vocabulary]: the genes of the cell that the row does not show (masked or dropped), summing to 1.
-    shown_bv
-        bool [rows, vocabulary]: the tokens that the row shows.
+    excluded_bv
+        bool [rows, vocabulary]: the tokens that are no candidates for a masked gene (`excluded_tokens`).
     """
 
     input_ids: np.ndarray
@@ -36,7 +36,7 @@ class MaskedBatch:
     body: np.ndarray
     labels: np.ndarray
     hidden_bv: np.ndarray
-    shown_bv: np.ndarray
+    excluded_bv: np.ndarray
 
 
 def length_groups(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -89,7 +89,21 @@ class Masking:
         return MaskedRow(read, positions, labels, hidden)
 
 
-def collate_masked(rows: Sequence[np.ndarray], frame: Frame, masking: Masking, *, pad: int, n_ids: int, rng: np.random.Generator) -> MaskedBatch:
+def excluded_tokens(ids: np.ndarray, pad: int, n_ids: int) -> np.ndarray:
+    """The tokens that are no candidates for the masked genes of padded rows, bool [rows, n_ids]: those that the row shows, as a cell
+    shows a gene once, and padding, which a row has or lacks by the length of the others in its batch.
+
+    A row with masked genes shows `<mask>`, and the rows of a token set show `<cls>` and `<eos>` all or not at all: these need no rule.
+    """
+    excluded = np.zeros((len(ids), n_ids), bool)
+    np.put_along_axis(excluded, ids, True, axis=1)
+    excluded[:, pad] = True
+    return excluded
+
+
+def collate_masked(
+    rows: Sequence[np.ndarray], frame: Frame, masking: Masking, *, pad: int, n_ids: int, rng: np.random.Generator
+) -> MaskedBatch:
     """Rows -> one MaskedBatch (dynamic padding: to the longest row of the batch)."""
     masked = [masking.apply(row, frame, rng) for row in rows]
     width = max(len(row.shown) for row in masked)
@@ -101,9 +115,7 @@ def collate_masked(rows: Sequence[np.ndarray], frame: Frame, masking: Masking, *
         n = len(row.shown)
         ids[k, :n], positions[k, :n], labels[k, :n] = row.shown, row.positions, row.labels
         hidden[k, row.hidden] = 1 / len(row.hidden)
-    shown = np.zeros((len(rows), n_ids), bool)
-    np.put_along_axis(shown, ids, True, axis=1)
     at, lengths = np.arange(width), np.array([len(row.shown) for row in masked])[:, None]
     attend = (at < lengths).astype(np.int64)
     body = ((at >= len(frame.head)) & (at < lengths - len(frame.tail))).astype(np.float32)
-    return MaskedBatch(ids, positions, attend, body, labels, hidden, shown)
+    return MaskedBatch(ids, positions, attend, body, labels, hidden, excluded_tokens(ids, pad, n_ids))

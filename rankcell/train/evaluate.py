@@ -9,7 +9,7 @@ import numpy as np
 
 from rankcell.model import collate
 from rankcell.model.memory import Memory
-from rankcell.train.collate import IGNORE, Masking
+from rankcell.train.collate import IGNORE, Masking, excluded_tokens
 from rankcell.vocab import Frame
 
 
@@ -58,7 +58,7 @@ def masked_accuracy(
     """{"loss", "top1", "top10"} of a masked-language model over all masked genes, in evaluation mode.
 
     exclude_shown
-        Tokens that stand in the row are no answers, as a cell shows a gene once.
+        The candidates are those of training (`excluded_tokens`), not all tokens.
     memory
         What the device was found to hold before.
     """
@@ -84,27 +84,29 @@ def _score(model: Any, asked: Sequence[Question], pad: int, device: Any, exclude
     import torch
     import torch.nn.functional as F
 
-    ids, here = (torch.from_numpy(x).to(device) for x in collate([asked[i].shown for i in rows], rows).padded(pad))
+    padded, here = collate([asked[i].shown for i in rows], rows).padded(pad)
+    ids, here = torch.from_numpy(padded).to(device), torch.from_numpy(here).to(device)
     hidden_btd = model.bert(input_ids=ids, attention_mask=None if here.all() else here.long()).last_hidden_state
     line = np.repeat(np.arange(len(rows)), [len(asked[i].where) for i in rows])
     column = np.concatenate([asked[i].where for i in rows])
     picked = model.cls(hidden_btd[torch.from_numpy(line).to(device), torch.from_numpy(column).to(device)])
     if exclude_shown:
-        shown = torch.zeros(len(rows), picked.shape[1], dtype=torch.bool, device=device).scatter_(1, ids, True)
-        shown[:, pad] = False  # whether there is padding depends on the other rows of the batch
-        picked = picked.masked_fill(shown[torch.from_numpy(line).to(device)], -1e4)
+        excluded = torch.from_numpy(excluded_tokens(padded, pad, picked.shape[1])).to(device)
+        picked = picked.masked_fill(excluded[torch.from_numpy(line).to(device)], -1e4)
     answer = torch.from_numpy(np.concatenate([asked[i].answers for i in rows])).long().to(device)
     best = picked.topk(10, -1).indices
     loss = F.cross_entropy(picked.float(), answer, reduction="sum")
     return np.array([loss.item(), (best[:, 0] == answer).sum().item(), (best == answer[:, None]).any(1).sum().item(), len(answer)])
 
 
-def baseline_accuracy(train: Sequence[np.ndarray], asked: Sequence[Question], frame: Frame, *, n_ids: int) -> dict[str, dict[str, float]]:
+def baseline_accuracy(
+    train: Sequence[np.ndarray], asked: Sequence[Question], frame: Frame, *, pad: int, n_ids: int
+) -> dict[str, dict[str, float]]:
     """{"frequent": {"loss", "top1", "top10"}, "frequent_at_rank": {"top1", "top10"}}: guessing the genes that most training cells
     show and this row does not show yet, and the genes that stand most often at the masked rank.
 
     The loss (mean negative log-likelihood, nats) is that of gene frequencies (each gene counted once more than it comes) among the
-    tokens that the row does not show. Rows with many masked genes bound every top10 that knows no ranks: ten guesses that are the
+    candidates of training. Rows with many masked genes bound every top10 that knows no ranks: ten guesses that are the
     same at each mask of a row are right at most ten times.
     """
     seen = np.zeros(n_ids)
@@ -117,16 +119,16 @@ def baseline_accuracy(train: Sequence[np.ndarray], asked: Sequence[Question], fr
     for name, guess in guesses.items():
         hits = np.array([(g == a) for g, a in guess])
         out[name] = {"top1": float(hits[:, 0].mean()), "top10": float(hits.any(1).mean())}
-    out["frequent"] = {"loss": _frequency_loss(asked, seen)} | out["frequent"]
+    out["frequent"] = {"loss": _frequency_loss(asked, seen, pad)} | out["frequent"]
     return out
 
 
-def _frequency_loss(asked: Sequence[Question], seen: np.ndarray) -> float:
-    """Mean negative log-likelihood of the masked genes by frequency among tokens that are not shown."""
+def _frequency_loss(asked: Sequence[Question], seen: np.ndarray, pad: int) -> float:
+    """Mean negative log-likelihood of the masked genes by frequency among the candidates of training."""
     times, total, n = seen + 1.0, 0.0, 0
     for q in asked:
-        hidden = times.sum() - times[np.unique(q.shown)].sum()
-        total += float(np.log(hidden) * len(q.answers) - np.log(times[q.answers]).sum())
+        (excluded,) = excluded_tokens(q.shown[None], pad, len(seen))
+        total += float(np.log(times[~excluded].sum()) * len(q.answers) - np.log(times[q.answers]).sum())
         n += len(q.answers)
     return total / n
 

@@ -156,7 +156,9 @@ class Loop:
         seconds, limit = per_step * self.planned_steps, self.recipe.max_minutes
         if seconds < _WORTH_SAYING or not self.accelerator.is_main_process:
             return
-        total = f"{self.planned_steps:,} steps of {self.recipe.batch_size} cells take about {_duration(seconds)} here ({per_step:.2g} s each)"
+        total = (
+            f"{self.planned_steps:,} steps of {self.recipe.batch_size} cells take about {_duration(seconds)} here ({per_step:.2g} s each)"
+        )
         if limit is None:
             note(f"{total}; {option('max_minutes', placeholder='N')} ends in time with the best state, Ctrl-C keeps the best state so far")
         elif seconds > 60 * limit * _TRAINING_SHARE:
@@ -218,17 +220,19 @@ def _objective(model: Any, r: Recipe) -> Any:
             self.model = model
 
         def forward(self, t: dict[str, Any]) -> tuple[Any, Any]:
-            out = self.model.bert(input_ids=t["input_ids"], position_ids=t["position_ids"], attention_mask=t["attend"], output_hidden_states=r.cell_weight > 0)
+            out = self.model.bert(
+                input_ids=t["input_ids"], position_ids=t["position_ids"], attention_mask=t["attend"], output_hidden_states=r.cell_weight > 0
+            )
             at = t["labels"] != IGNORE
-            shown_nv = t["shown_bv"][at.nonzero()[:, 0]]  # a cell shows a gene once: those that the row shows are no answers
-            logits = self.model.cls(out.last_hidden_state[at]).float().masked_fill(shown_nv, -1e4)
+            excluded_nv = t["excluded_bv"][at.nonzero()[:, 0]]
+            logits = self.model.cls(out.last_hidden_state[at]).float().masked_fill(excluded_nv, -1e4)
             masked = F.cross_entropy(logits, t["labels"][at])
             if not r.cell_weight:
                 return masked, masked
             return masked + r.cell_weight * self._cell(out.hidden_states[r.cell_layer], t), masked
 
         def _cell(self, hidden_btd: Any, t: dict[str, Any]) -> Any:
-            """Each readout must name the genes that the row does not show, among all that it does not show."""
+            """Each readout must name the genes that the row does not show, among all candidates."""
             body_bt = t["body"].to(hidden_btd.dtype)
             line = torch.arange(len(body_bt), device=body_bt.device)
             first = t["body"].argmax(1)
@@ -236,7 +240,7 @@ def _objective(model: Any, r: Recipe) -> Any:
             mean = (body_bt[:, None, :] @ hidden_btd)[:, 0] / body_bt.sum(1, keepdim=True)
             loss = 0.0
             for readout in (hidden_btd[:, 0], mean, hidden_btd[line, first], hidden_btd[line, any_one]):
-                logits = self.model.cls(readout).float().masked_fill(t["shown_bv"], -1e4)
+                logits = self.model.cls(readout).float().masked_fill(t["excluded_bv"], -1e4)
                 loss = loss - (t["hidden_bv"] * F.log_softmax(logits, -1)).sum(1).mean()
             return loss
 

@@ -172,8 +172,13 @@ def final_figures(
     asked = questions(heldout, frame, mask=vocab.mask, mask_rate=0.15, draws=5, seed=r.seed + 1, most=MASKED_AT_LAST)
     how = {"pad": vocab.pad, "device": memory.device, "memory": memory}
     accuracy, among_hidden = (masked_accuracy(model, asked, exclude_shown=excludes, **how) for excludes in (False, True))
-    baselines = baseline_accuracy(train, asked, frame, n_ids=vocab.n_ids)
-    return {"heldout": accuracy, "heldout_excluding_shown": among_hidden, "baselines": baselines, "n_masked": int(sum(len(q.where) for q in asked))}
+    baselines = baseline_accuracy(train, asked, frame, pad=vocab.pad, n_ids=vocab.n_ids)
+    return {
+        "heldout": accuracy,
+        "heldout_excluding_shown": among_hidden,
+        "baselines": baselines,
+        "n_masked": int(sum(len(q.where) for q in asked)),
+    }
 
 
 def _write_curve(curve: list[dict[str, float]], folder: Path) -> None:
