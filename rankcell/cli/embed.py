@@ -62,7 +62,7 @@ def embed(
 ) -> None:
     """Counts or tokens to one vector per cell (and per gene, and per state), in the order and with the ids of the input.
 
-    Saved part by part in OUT.run, about 500,000 tokens at a time: stopped at any moment, the same command goes on after the last part.
+    Saved part by part in OUT.run, about 500,000 tokens at a time (on a GPU eight full batches): stopped at any moment, the same command goes on after the last part.
     """
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs

@@ -119,7 +119,13 @@ def perturb(
     device: o.Devices = "auto",
     precision: o.Precision = "auto",
     tokens_per_batch: o.TokensPerBatch = None,
-    tokens_per_unit: Annotated[int, typer.Option(help="Save whenever whole cells of about so many edited tokens are done.")] = 250_000,
+    tokens_per_unit: Annotated[
+        int | None,
+        typer.Option(
+            help="Save whenever whole cells of about so many edited tokens are done (default: 250000; on a GPU, unless with --shard, "
+            "eight full batches)."
+        ),
+    ] = None,
     force: o.Force = False,
 ) -> None:
     """Perturb genes in every cell and measure how far the model's states move.

@@ -56,7 +56,7 @@ def _run(embedder: Embedder, tokens: TokenSet, layer: int, work: Work, progress:
     embedder.settle_precision(tokens, embedder.check(tokens, "mean", layer))
     warn_of_empty(tokens)
     tick = Ticker(tokens, progress)
-    units = units_of(tokens.lengths, TOKENS_PER_UNIT)
+    units = units_of(tokens.lengths, embedder.tokens_per_unit(TOKENS_PER_UNIT))
     found = [embedder.run(tokens, np.arange(a, b), work, tick=tick.add).genes for a, b in units]
     return [genes[layer] for genes in found if genes]
 

@@ -15,7 +15,7 @@ from rankcell.embed.unit import BatchResult, Unit, UnitResult, Work
 from rankcell.errors import SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
 from rankcell.model.devices import choose_device, devices_of, one_device
-from rankcell.model.encoder import budget_for
+from rankcell.model.encoder import budget_for, unit_size
 from rankcell.model.finite import require_finite
 from rankcell.model.memory import release
 from rankcell.model.precisions import faster_precisions, precision_on
@@ -23,7 +23,7 @@ from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, python_verb
 
-TOKENS_PER_UNIT = 500_000  # what is computed before anything is brought home
+TOKENS_PER_UNIT = 500_000  # what is computed before anything is brought home, at least
 LEAST_COSINE = 0.9999  # of a cell's embedding in bf16 with the same in fp32, for `auto` to keep bf16
 _PROBE = 16_384  # tokens, at least, that "auto" looks at
 
@@ -103,6 +103,10 @@ class Embedder:
             self._budget = budget_for(self.checkpoint, self._device, self._precision)
         return self._budget
 
+    def tokens_per_unit(self, least: int) -> int:
+        """Tokens a unit of work on this device, at least `least`."""
+        return unit_size(self._device, self.planned_tokens_per_batch, least)
+
     def hold_budget(self, tokens_per_batch: int | None) -> None:
         """Go on with the budget that an earlier start of the same run came to."""
         self._budget = tokens_per_batch or self._budget
@@ -167,7 +171,7 @@ class Embedder:
         warn_of_empty(tokens)
         columns = {o.name: np.empty((len(tokens), self.checkpoint.width * len(o.pools)), np.float32) for o in work.outputs}
         tick = Ticker(tokens, progress)
-        for a, b in units_of(tokens.lengths, TOKENS_PER_UNIT):
+        for a, b in units_of(tokens.lengths, self.tokens_per_unit(TOKENS_PER_UNIT)):
             for name, values in self.run(tokens, np.arange(a, b), work, tick=tick.add).cells.items():
                 columns[name][a:b] = values
         return Embeddings(tokens.cell_ids, columns, self.meta(tokens, work.outputs), tokens.obs_df)

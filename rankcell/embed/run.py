@@ -101,9 +101,11 @@ def embed_to_store(
     folder = run_folder(out)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_kept_when_useful(folder) if part is None else preparing(result_folder(folder), force=force))
-        stack.enter_context(threads_as(None if force else _threads_of(folder)))
+        begun = {} if force else _settings_in(folder)
+        stack.enter_context(threads_as(begun.get("threads")))  # with as many it goes on, wherever that is, and ends with equal bytes
         embedder.settle_precision(tokens, outputs)
-        settings = _settings(embedder, tokens, asked, outputs)
+        per_unit = begun.get("tokens_per_unit") or embedder.tokens_per_unit(TOKENS_PER_UNIT)
+        settings = _settings(embedder, tokens, asked, outputs, per_unit)
         run = ShardedRun.open(folder, settings, force=force, resume=True, shared=part is not None, own=OWN)
         _clear_begun(run, out, asked)
         _check_files(out, asked, force=force)  # another process may have been faster
@@ -181,9 +183,9 @@ def _kept_when_useful(folder: Path) -> Iterator[None]:
             raise
 
 
-def _threads_of(folder: Path) -> int | None:
-    """How many threads the run in `folder` began with: with as many it goes on, wherever that is, and ends with equal bytes."""
-    return ShardedRun.read(folder).manifest.get("settings", {}).get("threads") if (folder / MANIFEST).is_file() else None
+def _settings_in(folder: Path) -> dict[str, Any]:
+    """The settings that the run in `folder` began with; empty where there is none."""
+    return ShardedRun.read(folder).manifest.get("settings", {}) if (folder / MANIFEST).is_file() else {}
 
 
 def _holds_nothing(folder: Path) -> bool:
@@ -196,7 +198,7 @@ def _require_genes(tokens: TokenSet, asked: Asked, groups: Groups | None) -> Non
         raise SettingsError(f"no cell {'of a category ' if groups else ''}has genes: there is nothing to take means of")
 
 
-def _settings(embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[Output]) -> dict[str, Any]:
+def _settings(embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[Output], tokens_per_unit: int) -> dict[str, Any]:
     """All that decides the result: plain JSON."""
     from rankcell import __version__
 
@@ -212,6 +214,6 @@ def _settings(embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[
         "statistic": asked.statistic,
         "dtype": asked.dtype,
         "tokens_per_batch": embedder.asked_tokens_per_batch,
-        "tokens_per_unit": TOKENS_PER_UNIT,
+        "tokens_per_unit": tokens_per_unit,
         "version": __version__,
     } | embedder.description

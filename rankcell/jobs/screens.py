@@ -74,7 +74,7 @@ def perturb(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
-    tokens_per_unit: int = 250_000,
+    tokens_per_unit: int | None = None,
     method: str = "exact",
     audit: float | None = None,
     verify_top: int | None = None,

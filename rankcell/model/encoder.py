@@ -20,6 +20,7 @@ from rankcell.wording import note
 
 _SHARE = 0.5  # of a GPU's memory that the states of a batch may take
 _MOST = 262_144  # tokens: beyond that nothing is gained
+_BATCHES_PER_UNIT = 8  # on a GPU, which is idle for a moment at the start and the end of each unit
 
 
 class Encoder:
@@ -203,6 +204,11 @@ def budget_for(checkpoint: Checkpoint, device: str, precision: str) -> int:
     weights = 4 * checkpoint.n_layers * (4 * checkpoint.width**2 + 2 * checkpoint.width * int(config.get("intermediate_size", 0)))
     memory = torch.cuda.get_device_properties(chosen).total_memory
     return int(np.clip((memory * _SHARE - weights) / (numbers * size), checkpoint.max_positions, _MOST))
+
+
+def unit_size(device: str, tokens_per_batch: int, least: int) -> int:
+    """Tokens a unit of work for a device: `least` on a processor; on a GPU at least several full batches."""
+    return max(least, _BATCHES_PER_UNIT * tokens_per_batch) if choose_device(device).type == "cuda" else least
 
 
 def _load_trunk(checkpoint: Checkpoint) -> Any:

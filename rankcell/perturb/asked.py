@@ -16,7 +16,7 @@ from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
 
-TOKENS_PER_UNIT = 250_000
+TOKENS_PER_UNIT = 250_000  # edited tokens, where nothing else is asked for, at least
 COMPAT = ("rankcell", "geneformer")
 DISTANCES = ("cos", "euclidean")
 METHODS = ("exact", "fast")
@@ -51,7 +51,7 @@ class Asked:
     readout_compat: str = "rankcell"
     cells: int | None = None
     seed: int | None = None
-    tokens_per_unit: int = TOKENS_PER_UNIT
+    tokens_per_unit: int | None = None
     method: str = "exact"
     audit: float | None = None
     verify_top: int | None = None
@@ -67,7 +67,7 @@ class Asked:
 
     def check(self) -> None:
         """SettingsError for what needs neither tokens nor a vocabulary to be seen."""
-        if self.tokens_per_unit < 1:
+        if self.tokens_per_unit is not None and self.tokens_per_unit < 1:
             raise SettingsError(f"tokens_per_unit is {self.tokens_per_unit}; at least 1")
         if self.readout_compat not in COMPAT:
             raise SettingsError(f"unknown readout compatibility '{self.readout_compat}'; one of {', '.join(COMPAT)}")

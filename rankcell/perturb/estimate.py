@@ -54,7 +54,7 @@ class Estimate:
         size = n_edits * (_PER_ROW + _PER_SCORE * len(names)) + pairs * _PER_AFFECTED + added * (_PER_MEAN + moments)
         size += _audit_size(survey.edits, job.what | job.effort, len(names)) if is_fast else 0
         kept = 0 if job.tokens_folder else int(lengths.sum()) * _TOKEN[job.tokens.has_counts]
-        n_units = len(survey.edges(job.asked.tokens_per_unit)) - 1
+        n_units = len(survey.edges(job.tokens_per_unit)) - 1
         seconds = n_tokens / rate / max(1, min(n_devices, n_units))
         skips = skipped(survey, job.plan)
         return cls(

@@ -18,7 +18,7 @@ from rankcell.model.batches import TOKENS_PER_BATCH
 from rankcell.model.encoder import threads_as
 from rankcell.model.workers import run_on, warn_of_threads
 from rankcell.perturb import effort
-from rankcell.perturb.asked import AUTO, Asked, rows_hash
+from rankcell.perturb.asked import AUTO, TOKENS_PER_UNIT, Asked, rows_hash
 from rankcell.perturb.cells import columns_left_out
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import Engine
@@ -60,7 +60,8 @@ class _Ticks:
 
 @dataclass
 class Job:
-    """What is to be run by a rankcell.Perturber: cells `rows` of `tokens` by `plan`; `given`: states that are not of these cells."""
+    """What is to be run by a rankcell.Perturber: cells `rows` of `tokens` by `plan`; `given`: states that are not of these cells;
+    `tokens_per_unit`: see `settle_units`."""
 
     perturber: Any
     tokens: TokenSet
@@ -69,6 +70,7 @@ class Job:
     plan: EditPlan
     rows: np.ndarray
     given: StateEmbeddings
+    tokens_per_unit: int = TOKENS_PER_UNIT
     effort: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -92,6 +94,16 @@ class Job:
         if asked.is_fast:
             _ = job.verify_by
         return job
+
+    def settle_units(self, out: Path, *, part: Part | None, force: bool) -> None:
+        """Decide `tokens_per_unit`: what is asked for, else that of an earlier start in `out`, else what suits the device.
+
+        A part that comes first keeps to what does not depend on its device: others may be run on other devices, in folders of
+        their own, and be put together with it.
+        """
+        begun = None if force else _settings_in(out).get("tokens_per_unit")
+        least = TOKENS_PER_UNIT
+        self.tokens_per_unit = self.asked.tokens_per_unit or begun or (least if part else self.perturber.embedder.tokens_per_unit(least))
 
     def _given_states(self, states: Any) -> StateEmbeddings:
         """States from a file, or as they are; SettingsError when they do not fit model, tokens or the states of the cells."""
@@ -147,7 +159,7 @@ class Job:
         held |= asked.words(self.plan, checkpoint.vocab) | {"cells": len(self.rows), "start": asked.start, "toward": asked.states_asked}
         held |= {"states": [*names, *self.given.names], "distance": asked.distance, "readouts": asked.readouts, "affected": asked.collects}
         held |= {"affected_top": asked.affected_top, "readout_compat": asked.readout_compat, "max_len": self.plan.max_len}
-        held |= {"tokens_per_unit": asked.tokens_per_unit, "tokens_hash": self.tokens.fingerprint, "cells_hash": rows_hash(self.rows)}
+        held |= {"tokens_per_unit": self.tokens_per_unit, "tokens_hash": self.tokens.fingerprint, "cells_hash": rows_hash(self.rows)}
         held |= {"plan_hash": content_hash(self.plan.to_json()), "states_hash": _states_hash(self.given), "version": __version__}
         if asked.is_fast:
             held |= {n: asked.fast(n) for n in ("method", "audit", "verify_top", "verify_screen", "min_recall")}
@@ -300,7 +312,7 @@ class Job:
             if self.what["states"]:
                 self.states.save(out / STATES)
             how = {"plan": self.plan, "survey": self.work, "checkpoint": self.perturber.checkpoint, "model": self.perturber.model}
-            how |= {"tokens_folder": self.tokens_folder, "tokens_per_unit": self.asked.tokens_per_unit}
+            how |= {"tokens_folder": self.tokens_folder, "tokens_per_unit": self.tokens_per_unit}
             unknown = self.asked.unknown_genes(self.perturber.checkpoint.vocab)
             if unknown:
                 run.note(unknown_genes=unknown)

@@ -13,7 +13,7 @@ from rankcell.model import Checkpoint, Encoder, open_checkpoint
 from rankcell.model.devices import choose_device, devices_of, has_float64
 from rankcell.model.precisions import faster_precisions
 from rankcell.perturb import precision as precisions
-from rankcell.perturb.asked import TOKENS_PER_UNIT, Asked
+from rankcell.perturb.asked import Asked
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import READOUTS, Engine
 from rankcell.perturb.estimate import Estimate
@@ -86,7 +86,7 @@ class Perturber:
         readout_compat: str = "rankcell",
         cells: int | None = None,
         seed: int | None = None,
-        tokens_per_unit: int = TOKENS_PER_UNIT,
+        tokens_per_unit: int | None = None,
         method: str = "exact",
         audit: float | None = None,
         verify_top: int | None = None,
@@ -140,7 +140,8 @@ class Perturber:
         cells, seed
             The first `cells` cells in order, or that many drawn with `seed`; None: all.
         tokens_per_unit
-            What is saved at once: whole cells of about so many edited tokens. A stop loses at most one unit of each device.
+            What is saved at once, a unit of work: whole cells of about so many edited tokens. None: 250,000, and on a GPU, unless
+            the screen is cut into parts, at least eight full batches. A stop loses at most one unit of each device, or two on GPUs.
         method
             "exact" runs every edit; "fast" predicts them and runs some, which judge the prediction (rankcell.perturb.audit): the
             table then has the columns `exact`, and `audit.parquet`, `audit_cells.parquet` and the manifest say how good it is.
@@ -181,6 +182,7 @@ class Perturber:
         if part is not None and dry_run:
             raise SettingsError(f"{option('dry_run', True)} looks at the whole screen: leave out {option('shard')}")
         job = Job.of(self, tokens, asked, states)
+        job.settle_units(Path(out), part=part, force=force)
         if dry_run and not force:
             ShardedRun.require_same(Path(out), job.what)
         return job.estimate() if dry_run else job.run(Path(out), part=part, force=force, progress=progress)

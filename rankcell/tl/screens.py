@@ -64,7 +64,7 @@ def perturb(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
-    tokens_per_unit: int = 250_000,
+    tokens_per_unit: int | None = None,
 ) -> Any:
     """Perturb genes in every cell and measure how far the model's states move.
 
