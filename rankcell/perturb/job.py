@@ -29,7 +29,7 @@ from rankcell.perturb.merge import finish
 from rankcell.perturb.precision import FEW, probe_rows
 from rankcell.perturb.prepared import OWN, Prepared, is_prepared, prepare, read_prepared, remove_work
 from rankcell.perturb.results import STATES, Screen
-from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state
+from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state, states_hash
 from rankcell.perturb.survey import Survey, tokens_of_rows
 from rankcell.perturb.units import Amount, Count, Worker
 from rankcell.perturb.verify import verify_screen
@@ -160,7 +160,7 @@ class Job:
         held |= {"states": [*names, *self.given.names], "distance": asked.distance, "readouts": asked.readouts, "affected": asked.collects}
         held |= {"affected_top": asked.affected_top, "readout_compat": asked.readout_compat, "max_len": self.plan.max_len}
         held |= {"tokens_per_unit": self.tokens_per_unit, "tokens_hash": self.tokens.fingerprint, "cells_hash": rows_hash(self.rows)}
-        held |= {"plan_hash": content_hash(self.plan.to_json()), "states_hash": _states_hash(self.given), "version": __version__}
+        held |= {"plan_hash": content_hash(self.plan.to_json()), "states_hash": states_hash(self.given), "version": __version__}
         if asked.is_fast:
             held |= {n: asked.fast(n) for n in ("method", "audit", "verify_top", "verify_screen", "min_recall")}
             held |= {n: asked.fast(n) for n in ("epistasis", "verify_pairs") if asked.epistasis is not None}
@@ -364,13 +364,6 @@ class Job:
             worker.run(unit, functools.partial(count.tick, unit))
             count.finish(unit)
         return count
-
-
-def _states_hash(states: StateEmbeddings) -> str:
-    h = hashlib.sha256()
-    for (state, readout), v in states.vectors.items():
-        h.update(f"{state}|{readout}|".encode() + v.astype("<f8").tobytes())
-    return h.hexdigest()
 
 
 def _settings_in(folder: Path) -> dict[str, Any]:

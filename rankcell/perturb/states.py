@@ -1,5 +1,6 @@
 """State embeddings: the mean readout over all input cells of a state, before any edit; from the cells or from a file."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -189,3 +190,11 @@ def embed_states(embedder: Embedder, tokens: TokenSet, toward: Sequence[str], *,
         for readout, pool in pools.items():
             vectors[state, readout] = found.columns[f"{pool}_layer{layer}"].astype(np.float64).mean(0)
     return StateEmbeddings(vectors)
+
+
+def states_hash(states: StateEmbeddings) -> str:
+    """sha256 of the names and vectors of states."""
+    h = hashlib.sha256()
+    for (state, readout), v in states.vectors.items():
+        h.update(f"{state}|{readout}|".encode() + v.astype("<f8").tobytes())
+    return h.hexdigest()
