@@ -91,7 +91,10 @@ class PretendedGpu:
     @contextlib.contextmanager
     def out_of_memory(self, number: int, error: Exception | None = None):
         """The `number`-th allocation from here on, from 1, fails once."""
-        self.fails_at, self.error = self.allocations + number, error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        self.fails_at, self.error = (
+            self.allocations + number,
+            error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        )
         try:
             yield
         finally:
@@ -218,7 +221,9 @@ def _run(gpu: PretendedGpu, func, name, args, kwargs, there, device):
 
 def _check_width(gpu: PretendedGpu, found) -> None:
     if gpu.kind == "mps" and any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in tree_flatten(found)[0]):
-        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. Please use float32 instead.")
+        raise TypeError(
+            "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. Please use float32 instead."
+        )
 
 
 def _count(gpu: PretendedGpu, func, name, found, kernels=None) -> None:
@@ -348,6 +353,8 @@ def _whole_function(gpu, func, *args, **kwargs):
     if len({x.device for x in operands if x.dim()}) > 1:
         raise RuntimeError(f"Expected all tensors to be on the same device ({func.__name__})")
     gpu.allocate()
+    if func is torch.nn.functional.scaled_dot_product_attention and any(x.requires_grad for x in there):
+        _note_gradient(gpu, func.__name__)
     args, kwargs = tree_map_only(OnGpu, lambda x: x.inner, (args, kwargs))
     with _disable_current_modes():
         found = func(*args, **kwargs)
@@ -355,9 +362,17 @@ def _whole_function(gpu, func, *args, **kwargs):
     return OnGpu(gpu, found, there[0].device)
 
 
+def _note_gradient(gpu, name) -> None:
+    """Fused attention sums its gradient in no fixed order, except where torch is told to."""
+    if torch.is_grad_enabled() and not torch.are_deterministic_algorithms_enabled():
+        gpu.unordered.append(Event(f"{name}_backward", 0, _caller()))
+
+
 _SPECIAL = {
     torch.Tensor.to: _to,
-    torch.Tensor.cuda: lambda gpu, func, x, device=None, **kwargs: _to(gpu, torch.Tensor.to, x, torch.device("cuda", gpu.current if device is None else _index(device)), **kwargs),
+    torch.Tensor.cuda: lambda gpu, func, x, device=None, **kwargs: _to(
+        gpu, torch.Tensor.to, x, torch.device("cuda", gpu.current if device is None else _index(device)), **kwargs
+    ),
     torch.Tensor.pin_memory: _pin_memory,
     torch.Tensor.tolist: lambda gpu, func, x: (x.cpu() if isinstance(x, OnGpu) else x).tolist(),
     torch.Tensor.numpy: lambda gpu, func, x, **kwargs: func(x, **kwargs) if not isinstance(x, OnGpu) else _no_numpy(x),
@@ -393,7 +408,9 @@ def pretended(**facts):
     def counted(name, value=None):
         return lambda *args, **kwargs: gpu.calls.update([name]) or value
 
-    properties = types.SimpleNamespace(total_memory=gpu.memory, name=gpu.name, major=gpu.capability[0], minor=gpu.capability[1], multi_processor_count=132)
+    properties = types.SimpleNamespace(
+        total_memory=gpu.memory, name=gpu.name, major=gpu.capability[0], minor=gpu.capability[1], multi_processor_count=132
+    )
     patches = {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
@@ -419,7 +436,9 @@ def pretended(**facts):
             for name, value in patches.items():
                 stack.enter_context(mock.patch.object(torch.cuda, name, value))
         # a view of a tensor that was made outside cannot be made inside inference mode; the numbers are the same without gradients
-        stack.enter_context(mock.patch.object(torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else contextlib.nullcontext()))
+        stack.enter_context(
+            mock.patch.object(torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else contextlib.nullcontext())
+        )
         stack.enter_context(mock.patch.object(threading.Thread, "run", run_pretending))
         stack.enter_context(_modes(gpu))
         yield gpu

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_vocab
-from training_cells import FRAME, SMALL, two_kinds_of_cells
+from training_cells import DRAWS, FRAME, SMALL, two_kinds_of_cells
 
 from rankcell import jobs
+from rankcell.cli import main
 from rankcell.embed import Embedder
 from rankcell.errors import OutputError, SettingsError, TokensError, VocabularyError
 from rankcell.model import open_checkpoint
@@ -147,6 +148,23 @@ def test_same_seed_same_weights(trained, tmp_path):
         jobs.pretrain(folder / "cells.dataset", tmp_path / name, vocab=folder / "vocab", epochs=1, seed=seed, average=0.9, **SMALL)
     a, b, c = ((tmp_path / n / "model.safetensors").read_bytes() for n in "abc")
     assert a == b != c
+
+
+def test_the_same_command_gives_the_same_bytes(trained, tmp_path):
+    folder, *_ = trained
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | DRAWS).items()]
+    for name in "ab":
+        assert (
+            main(["pretrain", str(folder / "cells.dataset"), "-o", str(tmp_path / name), "--vocab", str(folder / "vocab"), *options]) == 0
+        )
+        torch.rand(5)  # the next one finds torch's generator elsewhere
+    files = {p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    assert len(files) > 6
+    for file in files:
+        a, b = ((tmp_path / name / file).read_bytes() for name in "ab")
+        if file.name == "training.json":
+            a, b = (json.loads(x) | {"minutes": None} for x in (a, b))
+        assert a == b, file
 
 
 @pytest.mark.parametrize(

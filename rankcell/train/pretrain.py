@@ -15,6 +15,7 @@ from rankcell.model.memory import Memory
 from rankcell.model.precisions import pinned, precision_on
 from rankcell.store import atomic_path, require_new, write_json
 from rankcell.tokens.tokenset import TokenSet
+from rankcell.train.deterministic import deterministic
 from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, questions
 from rankcell.train.initial import set_initial_values
 from rankcell.train.loop import Loop, Progress
@@ -42,8 +43,9 @@ def pretrain(
 
     Beside weights, config and vocabulary the folder holds `training.json` (recipe, held-out accuracies, baselines),
     `loss.csv` and `loss.png`. What is kept are the weights with the lowest held-out loss of the checks in between. Ctrl-C writes
-    them too, as far as there was a check, and goes on as KeyboardInterrupt; nothing half-written stands under `out`. Runs under `accelerate launch` too, where
-    the cells of a batch are shared out among the processes.
+    them too, as far as there was a check, and goes on as KeyboardInterrupt; nothing half-written stands under `out`. Runs under
+    `accelerate launch` too, where the cells of a batch are shared out among the processes. The same recipe on the same device gives the
+    same weights, unless `max_minutes` ends it.
     """
     recipe.check()
     require_new(out, force=force, marker=FACTS, own=OWN)
@@ -52,7 +54,9 @@ def pretrain(
         raise SettingsError(f"vocabulary '{vocab.name}' has no <mask> token: it cannot be used for masked-language modelling")
     precision = precision_on(precision, choose_device(one_device(device)))
     with pinned(precision):
-        trained = _train(tokens, vocab, recipe, device, precision, progress)
+        accelerator = _accelerator(device, precision)
+        with deterministic(accelerator.device):
+            trained = _train(tokens, vocab, recipe, accelerator, precision, progress)
     if trained.is_main:
         with atomic_path(out, force=force, marker=FACTS, own=OWN) as part:
             save_masked_lm(trained.model, part, vocab)
@@ -81,10 +85,9 @@ def split_cells(tokens: TokenSet, holdout: float, seed: int) -> tuple[np.ndarray
     return np.sort(filled[order[n:]]), np.sort(filled[order[:n]])
 
 
-def _train(tokens: TokenSet, vocab: Vocabulary, r: Recipe, device: str, precision: str, progress: Progress) -> _Trained:
+def _train(tokens: TokenSet, vocab: Vocabulary, r: Recipe, accelerator: Any, precision: str, progress: Progress) -> _Trained:
     import torch
 
-    accelerator = _accelerator(device, precision)
     rng = np.random.default_rng(r.seed)
     torch.manual_seed(r.seed)
     train, heldout = split_cells(tokens, r.holdout, r.seed)
