@@ -1,7 +1,8 @@
 """GPUs that are pretended on a machine without one: tensors that hold a processor's numbers and say `cuda:N`.
 
 What a GPU would refuse is refused: operands on two devices, rows that variable-length attention cannot take. What makes a GPU slow
-is counted: kernels, copies either way, and waits of the host for the device. Results are the processor's own.
+is counted: kernels, copies either way, and waits of the host for the device. Results are the processor's own, random numbers too
+(with `draws_by_call` not these: then, as on a GPU, each call draws numbers of its own, and one large draw is not several small ones).
 
 torch itself takes such a tensor for one of its meta device (which has no kernels, so that nothing passes by the dispatch below), and
 only Python sees a CUDA device. Threads that are started meanwhile pretend too; other processes do not.
@@ -61,6 +62,7 @@ class PretendedGpu:
     capability: tuple[int, int] = (9, 0)
     memory: int = 80 * 2**30
     varlen_runs: bool = True  # whether variable-length attention is there
+    draws_by_call: bool = False  # whether random numbers depend on the number of the call
     launches: list[Launch] = field(default_factory=list, repr=False)
     copies_in: list[Event] = field(default_factory=list, repr=False)
     copies_home: list[Event] = field(default_factory=list, repr=False)
@@ -130,6 +132,30 @@ class OnGpu(torch.Tensor):
 
     def __repr__(self):
         return f"OnGpu({tuple(self.shape)}, {self.dtype}, {self.device})"
+
+
+_Generator = torch.Generator
+
+
+class PretendedGenerator(_Generator):
+    """A generator of random numbers whose device is `place`."""
+
+    def __new__(cls, device="cpu"):
+        made = super().__new__(cls)
+        made.place, made.first_seed, made.n_calls = torch.device(device), 0, 0
+        return made
+
+    def __init__(self, device="cpu"):
+        pass
+
+    def manual_seed(self, seed):
+        self.first_seed, self.n_calls = seed, 0
+        return super().manual_seed(seed)
+
+    def begin_call(self) -> None:
+        """Go on with numbers that only the seed and the number of the call decide."""
+        self.n_calls += 1
+        super().manual_seed((self.first_seed + 0x9E3779B97F4A7C15 * self.n_calls) % 2**63)
 
 
 def _caller() -> str:
@@ -308,8 +334,23 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func, types_, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if isinstance(kwargs.get("generator"), _Generator):
+            _check_generator(self.gpu, args, kwargs)
         special = _SPECIAL.get(func)
         return func(*args, **kwargs) if special is None else special(self.gpu, func, *args, **kwargs)
+
+
+def _check_generator(gpu, args, kwargs) -> None:
+    """Random numbers are drawn by a generator of the device that they are for."""
+    generator = kwargs["generator"]
+    x = next((x for x in args if isinstance(x, torch.Tensor)), None)
+    device = torch.device(kwargs.get("device") or "cpu") if x is None else x.device
+    place = getattr(generator, "place", torch.device("cpu"))
+    here, there = (_whole(gpu, d) if d.type == gpu.kind else d for d in (device, place))
+    if here != there:
+        raise RuntimeError(f"Expected a '{here}' generator device but found '{there}'")
+    if here.type == gpu.kind and gpu.draws_by_call:
+        generator.begin_call()
 
 
 def _to(gpu, func, x, *args, **kwargs):
@@ -439,6 +480,7 @@ def pretended(**facts):
         stack.enter_context(
             mock.patch.object(torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else contextlib.nullcontext())
         )
+        stack.enter_context(mock.patch.object(torch, "Generator", PretendedGenerator))
         stack.enter_context(mock.patch.object(threading.Thread, "run", run_pretending))
         stack.enter_context(_modes(gpu))
         yield gpu

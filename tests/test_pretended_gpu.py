@@ -95,6 +95,24 @@ def test_gradients(gpu):
     assert isinstance(slope, OnGpu) and slope.tolist() == [3, 12]
 
 
+def test_random_numbers(gpu):
+    """The processor's, of a generator that is where they are to be; each call's own where that is pretended."""
+    wanted = torch.randn(3, 4, generator=torch.Generator().manual_seed(5))
+    there = torch.empty(3, 4, device="cuda").normal_(generator=torch.Generator("cuda").manual_seed(5))
+    assert isinstance(there, OnGpu) and torch.equal(there.cpu(), wanted) and not gpu.copies_in
+    for refused in (torch.Generator(), torch.Generator("cuda:1")):
+        with pytest.raises(RuntimeError, match="generator device"):
+            torch.randn(3, device="cuda", generator=refused)
+        with pytest.raises(RuntimeError, match="generator device"):
+            there.normal_(generator=refused)
+    gpu.draws_by_call = True
+    drawn = []
+    for rows in ([6], [3, 3], [6]):
+        generator = torch.Generator("cuda").manual_seed(5)
+        drawn.append(torch.cat([torch.randn(n, 16, device="cuda", generator=generator) for n in rows]).cpu())
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+
+
 # the same numbers
 
 
@@ -230,10 +248,50 @@ def test_work_of_all_deletions_of_a_cell(model, gpu):
     assert waits_of(gpu)["copy home"] <= len(engine.score_names)
 
 
+def waits_of_predictions(gpu):
+    return [wait.name for wait in gpu.waits if wait.where.startswith(("perturb/predict.py", "model/tape.py"))]
+
+
 def test_work_of_a_prediction(model, gpu):
+    """Random numbers are drawn where they are used; what is predicted comes home in one copy."""
     (row,) = make_rows(model, (300,))
     fast = FastEngine(make_engine(model, "cuda", budget=20_000), projections=32)
     _ = fast._weights
     gpu.reset()
     fast.run([row])
-    assert gpu.kernels <= 1_850 and len(gpu.waits) <= 33
+    assert gpu.kernels <= 1_930 and len(gpu.waits) <= 5 and waits_of_predictions(gpu) == ["copy home"]
+    assert gpu.operations()["normal_"] == 32 and gpu.operations()["linalg_qr"] == 2
+    assert all(copy.name == "pinned" for copy in gpu.copies_in)
+    numbers_of_a_projection = 4 * 300 * model.width  # bytes
+    assert sum(copy.n_bytes for copy in gpu.copies_in) < 6 * numbers_of_a_projection
+
+
+@pytest.mark.parametrize("kind", ["mask", "overexpress", "move"])
+def test_a_prediction_of_every_kind_waits_once(model, gpu, kind):
+    fast = FastEngine(make_engine(model, "cuda", kind=kind, plan=KINDS[kind]), projections=4, splits=4)
+    gpu.reset()
+    fast.run(make_rows(model, (110,)))
+    assert waits_of_predictions(gpu) == ["copy home"]
+
+
+def test_a_prediction_of_pairs_waits_twice(model, gpu):
+    """Once for each of its passes."""
+    row = make_rows(model, (60,))[0]
+    genes = [model.vocab.describe_token(int(t)) for t in row[[5, *range(7, 58)]]]
+    fast = FastEngine(make_engine(model, "cuda", genes=genes[1:], plan={"anchor": genes[0]}), projections=1, splits=4)
+    gpu.reset()
+    fast.run([row])
+    assert waits_of_predictions(gpu) == ["copy home"] * 2
+
+
+@pytest.mark.parametrize("by_call", [False, True])
+def test_projections_are_the_same_however_many_are_drawn_at_once(model, by_call):
+    (row,), predicted = make_rows(model, (110,)), []
+    with pretended(draws_by_call=by_call) as gpu:
+        for most in (32, 3, 1):
+            engine = make_engine(model, "cuda")
+            engine.encoder.memory.most["projections"] = most
+            predicted.append(FastEngine(engine, splits=2, projections=7).run([row]).predicted)
+        assert gpu.operations()["normal_"] == 3 * 7
+    for other in predicted[1:]:
+        assert_predictions_agree(other, predicted[0])

@@ -80,7 +80,7 @@ class Tape:
         self._weights, self._inputs, self._kept = weights, [], []
         self.n = len(embedded)
         self._bias = None
-        if attend is not None and not bool(attend.all()):
+        if attend is not None:
             self._bias = torch.zeros(self.n, dtype=weights[0].qkv.dtype, device=embedded.device).masked_fill_(~attend, -torch.inf)
         size = embedded.element_size() * self.n * sum(7 * embedded.shape[1] + w.up.shape[1] for w in weights)
         keeps = size <= KEPT.get(embedded.device.type, KEPT["cpu"])

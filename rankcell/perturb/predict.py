@@ -10,7 +10,7 @@ position each: the slope of the score along each token's step, the mean of the s
                      so that their mean square is the squared sine: 1 - cos of a small angle
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,28 +101,59 @@ def predictors(
     return _Row(engine, weights, context, projections, rng, at_once).run()
 
 
+class _Home:
+    """Numbers on a device that come to the processor together: one copy, and one wait, for a whole prediction."""
+
+    def __init__(self):
+        self._tensors: list[Any] = []
+        self._arrays: list[np.ndarray] = []
+
+    def add(self, x: Any) -> Callable[[], np.ndarray]:
+        """Have `x` brought; gives it, float64 and of the same shape, after `fetch`."""
+        number = len(self._tensors)
+        self._tensors.append(x.double())
+        return lambda: self._arrays[number]
+
+    def fetch(self) -> None:
+        """Bring all that was added."""
+        import torch
+
+        if not self._tensors:
+            return
+        whole = torch.cat([x.reshape(-1) for x in self._tensors]).cpu().numpy()
+        ends = np.cumsum([x.numel() for x in self._tensors])
+        self._arrays = [part.reshape(x.shape) for part, x in zip(np.split(whole, ends[:-1]), self._tensors, strict=True)]
+
+
+_Array = Callable[[], np.ndarray]  # known once the numbers are home
+_Both = Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
 class _Row:
     def __init__(self, engine: Engine, weights: list[Any], context: Context, projections: int, rng: np.random.Generator, at_once: int):
         import torch
 
         self.engine, self.context, self.projections, self._at_once = engine, context, projections, at_once
-        self._tensor, self._rng = engine.encoder.tensor, rng
+        self._tensor, self._rng, self._home = engine.encoder.tensor, rng, _Home()
         encoder, n = engine.encoder, len(context.row)
         at = np.arange(n)
         with torch.no_grad():
-            self._attend = self._tensor(context.attend)
+            attend = None if context.attend.all() else self._tensor(context.attend)
             before = encoder.embedded(context.row, at)
-            self.tape = Tape(weights, before, attend=self._attend)
+            self.tape = Tape(weights, before, attend=attend)
             self.states = self.tape.states.float()
             self.reference = self.states if context.reference is None else context.reference
-            self._genes = self._tensor(context.compared)
+            self._is_gene = self._tensor(context.compared)
+            self._genes = self._tensor(np.flatnonzero(context.compared))
+            self._n_others = max(1, int(context.compared.sum()) - 1)
+            self._place = self._tensor(context.place)
             shapes = context.replacements()
             self._new = None if shapes is None else self.tape.replaced(encoder.embedded(*shapes))
             self.steps = {}
             for way, ends in context.steps().items():
                 moved = self._moved(way, at)
                 step = encoder.embedded(context.row, moved) - before
-                self.steps[way] = (step.float(), Tape(weights, before + step, attend=self._attend), ends)
+                self.steps[way] = (step.float(), Tape(weights, before + step, attend=attend), ends)
 
     def _moved(self, way: int, at: np.ndarray) -> np.ndarray:
         """Positions of all tokens that any edit moves, a step on."""
@@ -135,17 +166,11 @@ class _Row:
         return moved
 
     def run(self) -> Predictors:
-        in_place: dict[str, np.ndarray] = {}
-        whole: dict[str, np.ndarray] = {}
-        for name, state, readout in self._toward():
-            exchange, shift = self._both_slopes(state, readout)
-            exchange += self._already(state, readout)
-            in_place[name] = exchange[:, None]
-            whole[name] = np.stack([exchange, shift], 1)
-        for readout in self.engine.scored if self.projections else ():
-            name = f"cos_{readout}"
-            in_place[name], whole[name] = self._sizes(readout)
-        return Predictors(in_place, whole)
+        ways = {name: self._way(state, readout) for name, state, readout in self._toward()}
+        sizes = {f"cos_{readout}": self._sizes(readout) for readout in (self.engine.scored if self.projections else ())}
+        self._home.fetch()
+        scores = {name: predictors_of() for name, predictors_of in (ways | sizes).items()}
+        return Predictors({name: both[0] for name, both in scores.items()}, {name: both[1] for name, both in scores.items()})
 
     def _toward(self) -> Iterator[tuple[str, Any, str]]:
         vectors = self.engine.states.vectors
@@ -154,16 +179,22 @@ class _Row:
                 if (state, readout) in vectors and readout in self.engine.scored:
                     yield f"toward_{state}_{readout}", self._tensor(vectors[state, readout]).double(), readout
 
-    def _both_slopes(self, state: Any, readout: str) -> tuple[np.ndarray, np.ndarray]:
-        """float64 [edits], twice: the way toward a state by the exchange, and by the shift."""
-        cotangent = self._uphill(self.states, state, readout)
-        effects, slopes = self.tape.adjoint(cotangent[None], self._new)
-        exchange = self._at(effects)[0]
-        shift = np.zeros(len(exchange))
+    def _way(self, state: Any, readout: str) -> _Both:
+        """(in place [edits, 1], whole [edits, 2]): the way toward a state by the exchange, and by the shift."""
+        effects, slopes = self.tape.adjoint(self._uphill(self.states, state, readout)[None], self._new)
+        changes, already, shifts = self._home.add(effects[:, self._place]), self._already(state, readout), []
         for step, tape, ends in self.steps.values():
             _, after = tape.adjoint(self._uphill(tape.states.float(), state, readout)[None], effects=False)
-            shift += self._summed((slopes + after).float() / 2, step, ends)[0]
-        return exchange, shift
+            shifts.append(self._summed((slopes + after).float() / 2, step, ends))
+
+        def predictors_of() -> tuple[np.ndarray, np.ndarray]:
+            exchange = changes()[0] + already()
+            shift = np.zeros(len(exchange))
+            for each in shifts:
+                shift += each()[0]
+            return exchange[:, None], np.stack([exchange, shift], 1)
+
+        return predictors_of
 
     def _uphill(self, states: Any, state: Any, readout: str) -> Any:
         """Cotangent of the cosine of a readout with a state."""
@@ -180,108 +211,127 @@ class _Row:
         if readout == "cls":
             out[..., 0, :] = vector
         else:
-            out[..., self._genes, :] = (vector / max(1, int(self._genes.sum()) - 1)).unsqueeze(-2)
+            out[..., self._genes, :] = (vector / self._n_others).unsqueeze(-2)
         return out
 
-    def _already(self, state: Any, readout: str) -> np.ndarray:
+    def _already(self, state: Any, readout: str) -> _Array:
         """float64 [edits]: the way toward a state that the context itself has gone from the reference."""
+        n = len(self.context.place)
         if self.context.reference is None:
-            return np.zeros(len(self.context.place))
-        goal, place = state / state.norm(), self._tensor(self.context.place)
-        ends = []
+            return lambda: np.zeros(n)
+        goal, ends = state / state.norm(), []
         for states in (self.reference, self.states):
-            own = self._without(states, place) if readout == "cell" else states[:1].double()
+            own = self._without(states) if readout == "cell" else states[:1].double()
             ends.append((own @ goal) / own.norm(dim=-1))
-        return (ends[1] - ends[0]).expand(len(self.context.place)).cpu().numpy()
+        return self._home.add((ends[1] - ends[0]).expand(n))
 
-    def _at(self, effects: Any) -> np.ndarray:
-        """Of all tokens those of the edits, float64 [functions, edits]."""
-        return effects[:, self._tensor(self.context.place)].double().cpu().numpy()
-
-    def _summed(self, slopes: Any, step: Any, ends: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    def _summed(self, slopes: Any, step: Any, ends: tuple[np.ndarray, np.ndarray]) -> _Array:
         """float64 [functions, edits]: slope times step of the tokens that each edit moves."""
-        along = (slopes * step).sum(-1).double().cpu().numpy().cumsum(1)  # on the processor: on a GPU its order is not fixed
-        along = np.concatenate([np.zeros((len(along), 1)), along], axis=1)
-        return np.where(ends[1] > ends[0], along[:, ends[1]] - along[:, np.minimum(ends[0], ends[1])], 0.0)
+        products = self._home.add((slopes * step).sum(-1))
 
-    def _sizes(self, readout: str) -> tuple[np.ndarray, np.ndarray]:
+        def sums() -> np.ndarray:
+            along = products().cumsum(1)  # on the processor: on a GPU its order is not fixed
+            along = np.concatenate([np.zeros((len(along), 1)), along], axis=1)
+            return np.where(ends[1] > ends[0], along[:, ends[1]] - along[:, np.minimum(ends[0], ends[1])], 0.0)
+
+        return sums
+
+    def _sizes(self, readout: str) -> _Both:
         """(in place [edits, 1], whole [edits, 3]): half the mean squares of exchange, of shift, and of the two together.
 
         With them what the context has changed already, and that times what the edit changes, for which no projection is needed.
         """
-        squares = np.zeros((3, len(self.context.place)))
-        for factor, cotangents in self._projections(readout):
-            exchange, shift = self._changes(cotangents, trapezoid=readout != "genes")
-            squares += factor / 2 * np.stack([(exchange**2).sum(0), (shift**2).sum(0), 2 * (exchange * shift).sum(0)])
+        trapezoid = readout != "genes"
+        parts = [(factor, self._changes(cotangents, trapezoid=trapezoid)) for factor, cotangents in self._projections(readout)]
+        moved = None
         if self.context.reference is not None:
             cotangent, already = self._moved_already(readout)
-            exchange, shift = self._changes(cotangent[None], trapezoid=True)
-            squares[0] += already + exchange[0]
-            squares[2] += shift[0]
-        return squares[:1].T, squares.T
+            moved = (already, self._changes(cotangent[None], trapezoid=True))
 
-    def _changes(self, cotangents: Any, *, trapezoid: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        def predictors_of() -> tuple[np.ndarray, np.ndarray]:
+            squares = np.zeros((3, len(self.context.place)))
+            for factor, changes in parts:
+                exchange, shift = changes()
+                squares += factor / 2 * np.stack([(exchange**2).sum(0), (shift**2).sum(0), 2 * (exchange * shift).sum(0)])
+            if moved is not None:
+                already, changes = moved
+                exchange, shift = changes()
+                squares[0] += already() + exchange[0]
+                squares[2] += shift[0]
+            return squares[:1].T, squares.T
+
+        return predictors_of
+
+    def _changes(self, cotangents: Any, *, trapezoid: bool = False) -> _Both:
         """float64 [functions, edits], twice: what exchange and shift change of linear functions.
 
         Without `trapezoid` by the slopes before the shift alone, at half the price: that does for the genes, whose sizes of
         shift differ little from the sum of their parts, and not for a mean of states, in which most of it cancels.
         """
         effects, slopes = self.tape.adjoint(cotangents, self._new)
-        exchange = self._at(effects)
-        shift = np.zeros_like(exchange)
+        exchange, shifts = self._home.add(effects[:, self._place]), []
         for step, tape, ends in self.steps.values():
             both = (slopes + tape.adjoint(cotangents, effects=False)[1]).float() / 2 if trapezoid else slopes.float()
-            shift += self._summed(both, step, ends)
-        return exchange, shift
+            shifts.append(self._summed(both, step, ends))
 
-    def _moved_already(self, readout: str) -> tuple[Any, np.ndarray]:
+        def changes() -> tuple[np.ndarray, np.ndarray]:
+            shift = np.zeros_like(exchange())
+            for each in shifts:
+                shift += each()
+            return exchange(), shift
+
+        return changes
+
+    def _moved_already(self, readout: str) -> tuple[Any, _Array]:
         """How far the context has moved the readout at right angles, by size: as a cotangent, and half its square [edits]."""
-        moved, place = (self.states - self.reference).double(), self._tensor(self.context.place)
+        moved = (self.states - self.reference).double()
         if readout == "genes":
             size = self.reference.double().norm(dim=-1, keepdim=True)
             unit = self.reference.double() / size
-            away = (moved - (moved * unit).sum(-1, keepdim=True) * unit) / size * self._genes[:, None]
-            n = max(1, int(self._genes.sum()) - 1)
+            away = (moved - (moved * unit).sum(-1, keepdim=True) * unit) / size * self._is_gene[:, None]
             squares = (away**2).sum(-1)
-            return (away / size / n).float(), ((squares.sum() - squares[place]) / (2 * n)).cpu().numpy()
+            half = (squares.sum() - squares[self._place]) / (2 * self._n_others)
+            return (away / size / self._n_others).float(), self._home.add(half)
         own, gone = (self._own(self.reference), self._own(moved.float())) if readout == "cell" else (self.reference[0].double(), moved[0])
-        each = self._without(moved, place) if readout == "cell" else moved[:1]
+        each = self._without(moved) if readout == "cell" else moved[:1]
         size = own.norm()
         unit = own / size
         away = (gone - (gone @ unit) * unit) / size**2
         squares = ((each - (each @ unit)[:, None] * unit) ** 2).sum(-1) / (2 * size**2)
-        return self._spread(away.float(), readout), squares.expand(len(place)).cpu().numpy()
+        return self._spread(away.float(), readout), self._home.add(squares.expand(len(self.context.place)))
 
     def _own(self, states: Any) -> Any:
         """float64 [width]: the mean over the compared genes."""
         return states[self._genes].double().mean(0)
 
-    def _without(self, states: Any, place: Any) -> Any:
+    def _without(self, states: Any) -> Any:
         """float64 [edits, width]: the mean over the compared genes but each edit's own."""
-        held = states.double()
-        return (held[self._genes].sum(0) - held[place]) / max(1, int(self._genes.sum()) - 1)
+        wide = states.double()
+        return (wide[self._genes].sum(0) - wide[self._place]) / self._n_others
 
     def _projections(self, readout: str) -> Iterator[tuple[float, Any]]:
-        """(factor of each square, cotangents): random functions whose squares sum to the readout's squared sine on the mean."""
+        """(factor of each square, cotangents): random functions whose squares sum to the readout's squared sine on the mean.
+
+        Their numbers are drawn where they are used: a GPU's are others than the processor's, the same each time on the same make.
+        """
         import torch
 
-        reference, n = self.reference, max(1, int(self._genes.sum()) - 1)
-        step = self._at_once
-        generator = torch.Generator().manual_seed(int(self._rng.integers(2**62)))
+        reference, step = self.reference, self._at_once
+        generator = torch.Generator(reference.device).manual_seed(int(self._rng.integers(2**62)))
         if readout == "genes":
             size = reference.norm(dim=-1, keepdim=True)
             unit = reference / size
             for a in range(0, self.projections, step):
-                k = min(step, self.projections - a)
-                each = [torch.randn(reference.shape, generator=generator) for _ in range(k)]  # the same, however many are drawn at once
-                drawn = torch.stack(each).to(reference.device)
+                drawn = torch.empty((min(step, self.projections - a), *reference.shape), device=reference.device)
+                for each in drawn:  # by itself: what a GPU draws in one call depends on how much that is
+                    each.normal_(generator=generator)
                 drawn = (drawn - (drawn * unit).sum(-1, keepdim=True) * unit) / size
-                yield 1 / (self.projections * n), drawn * self._genes[:, None]
+                yield 1 / (self.projections * self._n_others), drawn * self._is_gene[:, None]
             return
-        own = (self._own(reference) if readout == "cell" else reference[0].double()).cpu()
+        own = self._own(reference) if readout == "cell" else reference[0].double()
         k = min(self.projections, len(own) - 1)
-        drawn = torch.randn((k, len(own)), generator=generator, dtype=torch.float64)
+        drawn = torch.randn((k, len(own)), generator=generator, dtype=torch.float64, device=own.device)
         unit = own / own.norm()
         drawn = torch.linalg.qr((drawn - (drawn @ unit)[:, None] * unit).t())[0].t() / own.norm()
-        for part in drawn.float().to(reference.device).split(step):
+        for part in drawn.float().split(step):
             yield (len(own) - 1) / k, self._spread(part, readout)
