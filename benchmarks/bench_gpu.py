@@ -119,8 +119,30 @@ class Numbers:
         return {kind: require(largest_difference(*pair), 2e-5, kind) for kind, pair in pairs.items()}
 
     def predictions(self) -> Facts:
-        predicted = [FastEngine(self.engine(d), projections=16).run(self.rows[:2]).predicted for d in ("cpu", self.device)]
+        """Toward a state nothing is random but the sample, which the processor draws everywhere."""
+        predicted = [FastEngine(self.engine(d), projections=0).run(self.rows[:2]).predicted for d in ("cpu", self.device)]
         return {"largest relative difference": require(largest_difference(*predicted, relative=True), 1e-2, "predictions")}
+
+    def sizes(self) -> Facts:
+        """Sizes of shift, for which each device draws projections of its own.
+
+        With as many projections as the states have directions at right angles to their own, those of the mean states do not
+        depend on what is drawn. That of the genes is half the mean of K squares, each about a chi-squared number of one degree of
+        freedom: a relative error of sqrt(2 / K), and of 2 / sqrt(K) between two draws. In place it is nearly another one for each
+        gene, so that the root mean square over genes is close to that. The shift of all others is much alike for all genes: there
+        the error is one and the same draw, for which three times as much is room.
+        """
+        k = self.model.width
+        expected, row = 2 / np.sqrt(k), self.rows[1]
+        engines = [FastEngine(self.engine(d), projections=k) for d in ("cpu", self.device)]
+        both = [e.predict_row(row, e.engine.plan.of_row(row), np.random.default_rng(0)) for e in engines]
+        errors = {}
+        for part, room in (("in_place", 1.5), ("whole", 3.0)):
+            a, b = ({n: v.sum(1) for n, v in getattr(p, part).items() if n.startswith("cos_")} for p in both)
+            genes = np.log(a.pop("cos_genes") / b.pop("cos_genes"))
+            errors[f"genes {part}"] = require(float(np.sqrt(np.mean(genes**2))), room * expected, f"genes {part}")
+            errors[f"mean states {part}"] = require(largest_difference(a, b, relative=True), 1e-2, f"mean states {part}")
+        return errors
 
     def twice(self) -> Facts:
         for what in (self.engine(self.device, half_of(self.device)), FastEngine(self.engine(self.device), projections=8)):
@@ -316,7 +338,8 @@ def main() -> None:
     steps.run("embeddings as on the processor, fp32, every pooling", 30, numbers.embeddings)
     steps.run("screens as on the processor, fp32", 30, lambda: numbers.screens(10**9))
     steps.run("screens with a shared first block", 30, lambda: numbers.screens(64))
-    steps.run("predictions as on the processor", 30, numbers.predictions)
+    steps.run("predictions toward a state as on the processor", 30, numbers.predictions)
+    steps.run("predicted sizes as on the processor, to the error of projections", 60, numbers.sizes)
     steps.run("the same run twice", 20, numbers.twice)
     steps.run("shift of no edit", 20, numbers.no_edit)
     steps.run("memory that runs out", 30, numbers.out_of_memory)
