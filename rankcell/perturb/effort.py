@@ -10,6 +10,7 @@ from rankcell.perturb import audit
 from rankcell.perturb.asked import AUTO
 from rankcell.perturb.engine import Engine, Scored
 from rankcell.perturb.fast import FastEngine, FastScored
+from rankcell.perturb.ratios import Ratios
 from rankcell.wording import note, option
 
 SPLITS = (8, 16, 32, 64)
@@ -20,7 +21,7 @@ HELD = ("audit", "verify_top", "verify_by", "splits", "projections")  # of the s
 
 def fast_engine(engine: Engine, settings: Mapping[str, Any]) -> FastEngine:
     """The engine of a fast screen with these settings."""
-    return FastEngine(engine, **{name: settings[name] for name in HELD})
+    return FastEngine(engine, **{name: settings[name] for name in HELD}, ratios=Ratios.of(settings))
 
 
 def pass_of(score: str) -> str:

@@ -91,7 +91,8 @@ def tokens_of_pairs(fast: FastEngine, edits: np.ndarray, lengths: np.ndarray, *,
 def _passes_to_predict(fast: FastEngine, genes: int) -> int:
     """Forward passes that it takes to predict all pairs of so many genes of a row."""
     toward = sum(name.startswith("toward_") for name in fast.plain_names)
-    how = {"toward": toward, "readouts": len(fast.engine.scored), "projections": fast.projections, "passes": len(fast.passes)}
+    how = {"toward": toward, "readouts": len(fast.engine.scored), "projections": fast.projections}
+    how |= {"passes": len(fast.passes), "ratios": fast.ratios}
     found = cost(np.array([10**9]), np.array([1]), audit=0.0, splits=0, contexts=2 * genes + 1, **how)
     return int(found[0])
 

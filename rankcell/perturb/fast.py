@@ -22,11 +22,11 @@ from rankcell.model.tape import Tape, Weights, functions_at_once, weights_of
 from rankcell.perturb.edits import EditPlan, RowEdits
 from rankcell.perturb.engine import Engine, Scored
 from rankcell.perturb.predict import Context, Predictors, predictors
+from rankcell.perturb.ratios import PROCESSOR, Ratios
 from rankcell.perturb.smooth import corrected
 from rankcell.wording import option
 
 AUDIT, SPLITS, PROJECTIONS = 0.02, 16, 32
-_TAPE, _ADJOINT, _SLOPES = 1.4, 3.0, 2.2  # forward passes that a tape, an adjoint with effects, and one without take
 LEAST_IN_PLACE = 0.5  # to which a correction may shrink what is predicted in place
 IN_PLACE = "_in_place"
 
@@ -86,6 +86,7 @@ def cost(
     splits: int = SPLITS,
     projections: int = PROJECTIONS,
     contexts: int = 1,
+    ratios: Ratios = PROCESSOR,
 ) -> np.ndarray:
     """int64 [cells]: tokens through the model for cells of so many edits and tokens, a backward pass counted as what it takes.
 
@@ -96,8 +97,8 @@ def cost(
     """
     edits, lengths = np.asarray(edits, np.int64), np.asarray(lengths, np.int64)
     sample = np.minimum(edits, np.maximum(splits, np.ceil(audit * edits)))
-    both = _ADJOINT + _SLOPES
-    adjoints = 2 * _TAPE + both * toward + projections * (_ADJOINT + both * (readouts - 1))
+    both = ratios.adjoint + ratios.slopes
+    adjoints = 2 * ratios.tape + both * toward + projections * (ratios.adjoint + both * (readouts - 1))
     fast = contexts * adjoints + sample + passes * np.minimum(verify_top, edits)
     return np.ceil(np.minimum(fast, passes * edits) * lengths).astype(np.int64)
 
@@ -123,6 +124,8 @@ class FastEngine:
         Of each size of shift; 0: there are no scores of sizes (cosines).
     seed
         Of the sample and the projections, together with the cell's own tokens.
+    ratios
+        What the parts of a prediction take.
     """
 
     engine: Engine
@@ -132,6 +135,7 @@ class FastEngine:
     splits: int = SPLITS
     projections: int = PROJECTIONS
     seed: int = 0
+    ratios: Ratios = PROCESSOR
 
     @property
     def plain_names(self) -> list[str]:
@@ -162,7 +166,7 @@ class FastEngine:
     def cost(self, edits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See rankcell.perturb.fast.cost."""
         toward = sum(n.startswith("toward_") for n in self.engine.plain_names)
-        held = {n: getattr(self, n) for n in ("audit", "verify_top", "splits", "projections")}
+        held = {n: getattr(self, n) for n in ("audit", "verify_top", "splits", "projections", "ratios")}
         held |= {"contexts": contexts_of(self.engine.plan)}
         return cost(edits, lengths, passes=len(self.passes), toward=toward, readouts=len(self.engine.scored), **held)
 

@@ -15,6 +15,7 @@ from rankcell.embed.carried import note_left_out
 from rankcell.errors import SettingsError
 from rankcell.model import Encoder
 from rankcell.model.batches import TOKENS_PER_BATCH
+from rankcell.model.devices import choose_device
 from rankcell.model.encoder import threads_as
 from rankcell.model.workers import run_on, warn_of_threads
 from rankcell.perturb import effort
@@ -27,7 +28,8 @@ from rankcell.perturb.estimate import Estimate
 from rankcell.perturb.fast import FastEngine, refuse, verify_score
 from rankcell.perturb.merge import finish
 from rankcell.perturb.precision import FEW, probe_rows
-from rankcell.perturb.prepared import OWN, Prepared, is_prepared, prepare, read_prepared, remove_work
+from rankcell.perturb.prepared import OWN, Prepared, is_begun, is_prepared, prepare, read_prepared, remove_work, settings_in
+from rankcell.perturb.ratios import measure
 from rankcell.perturb.results import STATES, Screen
 from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state, states_hash
 from rankcell.perturb.survey import Survey, tokens_of_rows
@@ -35,7 +37,6 @@ from rankcell.perturb.units import Amount, Count, Worker
 from rankcell.perturb.verify import verify_screen
 from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
 from rankcell.store.parts import Part, PartDone, preparing
-from rankcell.store.run import MANIFEST
 from rankcell.tokens.cropping import note_cropping
 from rankcell.tokens.spec import input_facts
 from rankcell.tokens.tokenset import TokenSet
@@ -61,7 +62,7 @@ class _Ticks:
 @dataclass
 class Job:
     """What is to be run by a rankcell.Perturber: cells `rows` of `tokens` by `plan`; `given`: states that are not of these cells;
-    `tokens_per_unit`: see `settle_units`."""
+    `tokens_per_unit`: see `settle_units`; `effort` and `ratios`: settings that are decided when it begins."""
 
     perturber: Any
     tokens: TokenSet
@@ -72,6 +73,7 @@ class Job:
     given: StateEmbeddings
     tokens_per_unit: int = TOKENS_PER_UNIT
     effort: dict[str, int] = field(default_factory=dict)
+    ratios: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, perturber: Any, tokens: TokenSet | str | os.PathLike, asked: Asked, states: Any) -> "Job":
@@ -101,7 +103,7 @@ class Job:
         A part that comes first keeps to what does not depend on its device: others may be run on other devices, in folders of
         their own, and be put together with it.
         """
-        begun = None if force else _settings_in(out).get("tokens_per_unit")
+        begun = None if force else settings_in(out).get("tokens_per_unit")
         least = TOKENS_PER_UNIT
         self.tokens_per_unit = self.asked.tokens_per_unit or begun or (least if part else self.perturber.embedder.tokens_per_unit(least))
 
@@ -176,6 +178,7 @@ class Job:
     def estimate(self) -> Estimate:
         """What the screen would take, after timing some of it; nothing is written."""
         self._settle()
+        self._settle_ratios({}, may_measure=True)
         self._settle_effort({})
         engine = self._engine(self.perturber.embedder.encoder)
         return Estimate.of(self.fast(engine) if self.asked.is_fast else engine, self, n_devices=len(self.perturber.devices))
@@ -213,7 +216,7 @@ class Job:
 
     def fast(self, engine: Engine, **effort_: int) -> FastEngine:
         """The fast engine with the effort that was settled, or another."""
-        return effort.fast_engine(engine, self.what | self.effort | effort_)
+        return effort.fast_engine(engine, self.what | self.effort | self.ratios | effort_)
 
     @functools.cached_property
     def alone(self) -> Survey:
@@ -237,6 +240,17 @@ class Job:
         n = min(self.asked.fast("verify_screen"), int(self.survey.edits.sum())) if self.asked.is_fast else 0
         return tokens_of_rows(n, self.tokens.lengths[self.rows], self.plan)
 
+    def _settle_ratios(self, held: Mapping[str, Any], *, may_measure: bool) -> None:
+        """Decide what the parts of a prediction take: as an earlier start measured it, else measured now; on a processor, and where
+        nothing may be measured, the constants, of which the settings say nothing."""
+        device = choose_device(self.perturber.devices[0])
+        self.ratios = {n: v for n, v in held.items() if n == "ratios"}
+        if may_measure and self.asked.is_fast and device.type != "cpu":
+            rows = sorted((self.tokens.row(int(i)) for i in self._probed()), key=len)[-2:]
+            projections = self._effort_asked["projections"]
+            most = None if projections == AUTO else projections
+            self.ratios = measure(self._engine(self.perturber.embedder.encoder), rows, functions=most).settings
+
     def _settle_effort(self, held: Mapping[str, Any]) -> dict[str, Any] | None:
         """Decide what is left to be chosen of splits and projections, or go on with what an earlier start came to."""
         asked = self._effort_asked if self.asked.is_fast else {}
@@ -258,13 +272,13 @@ class Job:
 
     def run(self, out: Path, *, part: Part | None, force: bool, progress: Progress) -> Screen | PartDone:
         """Prepare what is not prepared, run the units that are not done, and without `part` write the tables."""
-        if force or not _is_begun(out, self.what):
+        if force or not is_begun(out, self.what):
             _ = self.survey  # whether there is anything to do is known before a folder is made
         with _kept_when_useful(out), contextlib.ExitStack() as stack:
             if part is None:
                 stack.enter_context(locked(out))
             with contextlib.nullcontext() if part is None else preparing(out, force=force):
-                stack.enter_context(threads_as(None if force else _settings_in(out).get("threads")))
+                stack.enter_context(threads_as(None if force else settings_in(out).get("threads")))
                 work = self._open(out, force=force, shared=part is not None)
             if work is None:
                 screen = Screen(out, ShardedRun.read(out).manifest)
@@ -300,11 +314,13 @@ class Job:
 
     def _open(self, out: Path, *, force: bool, shared: bool) -> Prepared | None:
         """The prepared run; None when it is complete."""
-        held = {} if force else _settings_in(out)
+        held = {} if force else settings_in(out)
         is_held = self.perturber.hold(held)
         check = None if is_held else self._settle()
+        # parts in folders of their own measure nothing: they are to be cut into the same units
+        self._settle_ratios(held if is_held else {}, may_measure=not is_held and not shared)
         tried = self._settle_effort(held if is_held else {})
-        run = ShardedRun.open(out, self.what | self.perturber.machine | self.effort, force=force, shared=shared, own=OWN)
+        run = ShardedRun.open(out, self.what | self.perturber.machine | self.effort | self.ratios, force=force, shared=shared, own=OWN)
         if run.complete:
             remove_work(out)
             return None
@@ -364,18 +380,6 @@ class Job:
             worker.run(unit, functools.partial(count.tick, unit))
             count.finish(unit)
         return count
-
-
-def _settings_in(folder: Path) -> dict[str, Any]:
-    """The settings of the run in a folder; empty where there is none."""
-    return ShardedRun.read(folder).manifest.get("settings", {}) if (folder / MANIFEST).is_file() else {}
-
-
-def _is_begun(folder: Path, what: Mapping[str, Any]) -> bool:
-    """Whether the same screen is finished there, or prepared."""
-    held = _settings_in(folder)
-    is_same = all(held.get(k) == v for k, v in what.items())
-    return is_same and (is_prepared(folder) or ShardedRun.read(folder).complete)
 
 
 @contextlib.contextmanager

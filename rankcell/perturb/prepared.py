@@ -5,7 +5,7 @@ the units (`plan.json`), which rows are screened (`rows.npy`), and the tokens th
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from rankcell.store import (
     write_sealed_json,
     writing,
 )
-from rankcell.store.run import SHARD_FILES
+from rankcell.store.run import MANIFEST, SHARD_FILES
 from rankcell.tokens.tokenset import DATASET_FILES, TokenSet, dataset_folder
 from rankcell.vocab.folder import FILES
 from rankcell.wording import note, option
@@ -102,6 +102,18 @@ class Prepared:
 def is_prepared(folder: Path) -> bool:
     """Whether nothing is left to be prepared there (or all is done)."""
     return (folder / WORK / PLAN).is_file()
+
+
+def settings_in(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder; empty where there is none."""
+    return ShardedRun.read(folder).manifest.get("settings", {}) if (folder / MANIFEST).is_file() else {}
+
+
+def is_begun(folder: Path, what: Mapping[str, Any]) -> bool:
+    """Whether the same screen is finished there, or prepared."""
+    held = settings_in(folder)
+    is_same = all(held.get(k) == v for k, v in what.items())
+    return is_same and (is_prepared(folder) or ShardedRun.read(folder).complete)
 
 
 def prepare(
