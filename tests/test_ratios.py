@@ -9,8 +9,8 @@ from conftest import make_checkpoint, make_vocab
 from pretended_gpu import pretended
 from small_screens import make_engine, make_rows
 
-from rankcell.errors import OutputError
-from rankcell.perturb import Perturber, job, ratios
+from rankcell.errors import OutputError, RankcellWarning
+from rankcell.perturb import Perturber, job, merge, ratios
 from rankcell.perturb.fast import FastEngine, cost
 from rankcell.perturb.prepared import read_prepared
 from rankcell.perturb.ratios import PROCESSOR, Ratios, measure, rounded
@@ -162,3 +162,15 @@ def test_not_measured(model, tokens, tmp_path, measured, monkeypatch):
         with pytest.raises(OutputError, match="device: cpu there"):
             screen(model, tokens, tmp_path / "cpu", "cuda:0")
     assert measured == []
+
+
+def test_parts_of_two_makes_of_device(model, tokens, tmp_path):
+    """They are put together, with a note of what differs."""
+    screen(model, tokens, tmp_path / "cpu", "cpu", shard="1/2", tokens_per_unit=1)
+    with pretended():
+        screen(model, tokens, tmp_path / "gpu", "cuda:0", shard="2/2", tokens_per_unit=1)
+    with pytest.warns(
+        RankcellWarning, match=r"device: cpu .*to the last bit, and predicted sizes of shift to the error of their random projections"
+    ):
+        done = merge([tmp_path / "cpu", tmp_path / "gpu"], tmp_path / "both")
+    assert done.manifest["complete"]

@@ -157,8 +157,14 @@ def _require_one_screen(runs: Sequence[ShardedRun]) -> None:
         if a != b:
             note(
                 f"{first.folder} and {run.folder} were computed differently ({differences(a, b, first.folder, run.folder)}): "
-                "their numbers agree to rounding, not to the last bit"
+                f"their numbers agree to rounding, not to the last bit{_drawn_elsewhere(a, b)}"
             )
+
+
+def _drawn_elsewhere(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Of two parts of a fast screen, what else differs with the device."""
+    is_drawn = is_fast(a) and a["device"] != b["device"] and a.get("projections")
+    return ", and predicted sizes of shift to the error of their random projections, which each make of device draws" if is_drawn else ""
 
 
 def _sources(runs: Sequence[ShardedRun]) -> list[ShardedRun]:
