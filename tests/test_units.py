@@ -1,17 +1,27 @@
-"""Units of work: how many tokens one is, on a processor and on a GPU, asked for, held in a folder, and in parts."""
+"""Units of work: how many tokens one is, on a processor and on a GPU; how they are computed and written."""
 
+import errno
 import json
+import os
+import platform
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
+import torch
 from pretended_gpu import pretended
 
-from rankcell.embed import Embedder, run
+from rankcell.embed import Embedder, run, units
 from rankcell.embed.asked import Asked
 from rankcell.embed.run import embed_to_store
 from rankcell.errors import OutputError
+from rankcell.model import workers
 from rankcell.model.encoder import budget_for, unit_size
-from rankcell.perturb import Perturber
+from rankcell.perturb import Perturber, results
+from rankcell.perturb import units as perturb_units
+from rankcell.store import ShardedRun
 from rankcell.tokens import TokenSet, TokenSpec
 
 pytestmark = [pytest.mark.pretended_gpu, pytest.mark.usefixtures("one_thread")]
@@ -101,3 +111,206 @@ def test_units_of_an_embedding(small, tokens, tmp_path, monkeypatch):
             m.setattr(Embedder, "tokens_per_unit", lambda self, least: least)
             old = begin("old.npz", "cuda:0")
         assert old["tokens_per_unit"] == 500_000 and begin("old.npz", "cuda:0") == old
+
+
+# results are written while the next unit is computed, where the processor is idle
+
+
+class Job:
+    """A worker that computes nothing: what happens, in order, and in which thread."""
+
+    def __init__(self, device="cuda", fails_at=None, error=None):
+        self.device, self.fails_at, self.error = torch.device(device), fails_at, error
+        self.events, self.threads, self.computing = [], set(), [threading.Event() for _ in range(9)]
+
+    def compute(self, unit, tick):
+        self.computing[unit].set()
+        self.events.append(f"compute {unit}")
+        tick(1)
+        if self.fails_at == f"compute {unit}":
+            raise self.error
+        return lambda: self.write(unit)
+
+    def write(self, unit):
+        self.threads.add(threading.current_thread())
+        if self.fails_at == f"write {unit}":
+            raise self.error
+        if self.device.type != "cpu" and unit < 3:  # the next one begins meanwhile
+            assert self.computing[unit + 1].wait(60)
+        self.events.append(f"write {unit}")
+
+    def tick(self, unit, n):
+        assert threading.current_thread() is threading.main_thread()
+
+    def finish(self, unit):
+        assert threading.current_thread() is threading.main_thread()
+        self.events.append(f"done {unit}")
+
+
+def order(events, *wanted):
+    """Whether events stand in this order."""
+    at = [events.index(event) for event in wanted]
+    return at == sorted(at)
+
+
+def test_a_unit_is_written_while_the_next_is_computed():
+    job = Job()
+    workers.run_here(job, range(4), job)
+    assert len(job.events) == 12 and threading.main_thread() not in job.threads and len(job.threads) == 1
+    for n in range(4):
+        assert order(job.events, f"compute {n}", f"write {n}", f"done {n}")
+    for n in range(2):  # never more than one is written, and none waits
+        assert order(job.events, f"compute {n + 1}", f"done {n}", f"compute {n + 2}") and order(job.events, f"done {n}", f"write {n + 1}")
+
+
+def test_on_a_processor_one_thread_does_both():
+    job = Job("cpu")
+    workers.run_here(job, range(3), job)
+    assert job.events == [f"{step} {n}" for n in range(3) for step in ("compute", "write", "done")]
+    assert job.threads == {threading.main_thread()}
+
+
+def test_an_error_of_the_thread_that_writes():
+    """Nothing is written after it, and the unit is not done."""
+    job = Job(fails_at="write 1", error=OutputError("the disk is full"))
+    with pytest.raises(OutputError, match="the disk is full"):
+        workers.run_here(job, range(9), job)
+    assert job.events == ["compute 0", "compute 1", "write 0", "done 0", "compute 2"] or order(job.events, "done 0", "compute 2")
+    assert not {"write 1", "done 1", "write 2", "compute 3"} & set(job.events)
+
+
+def test_a_stop_waits_for_what_is_written():
+    job = Job(fails_at="compute 2", error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        workers.run_here(job, range(9), job)
+    assert "write 1" in job.events and "compute 3" not in job.events
+
+
+def listed(monkeypatch, folder):
+    """The folders in `folder` that are listed from now on, each as often as it is."""
+    seen = []
+    for name in ("scandir", "listdir"):
+        real = getattr(os, name)
+
+        def look(path=".", real=real):
+            if not isinstance(path, int) and str(path) in (str(folder), str(folder / "shards")):
+                seen.append(str(path))
+            return real(path)
+
+        monkeypatch.setattr(os, name, look)
+    return seen
+
+
+WAYS = {"exact": dict(affected=True, affected_top=2), "fast": dict(method="fast", splits=2, projections=2, genes="all")}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_shard_lists_no_folder(small, tokens, tmp_path, way):
+    """As often for many units as for one."""
+    counts = {}
+    for name, size in (("one", 10**9), ("many", 1)):
+        with pytest.MonkeyPatch.context() as m:
+            seen = listed(m, tmp_path / name)
+            Perturber(small[1], device="cpu").perturb(tokens, tmp_path / name, tokens_per_unit=size, **WAYS[way])
+        counts[name] = len(seen)
+    assert counts["many"] == counts["one"] > 0
+
+
+def test_a_shard_of_an_embedding_lists_no_folder(small, tokens, tmp_path, monkeypatch):
+    counts = {}
+    for name, size in (("one", 10**9), ("many", 1)):
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(run, "TOKENS_PER_UNIT", size)
+            m.setattr(units, "_SECONDS", 10**9)
+            seen = listed(m, tmp_path / f"{name}.npz.run")
+            asked = Asked(["mean"], [-2], ("cell", "gene", "gene_mean"))
+            embed_to_store(Embedder(small[1], device="cpu"), tokens, tmp_path / f"{name}.npz", asked)
+        counts[name] = len(seen)
+    assert counts["many"] == counts["one"] > 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_screen_on_a_gpu_is_that_of_one_thread(small, tokens, tmp_path, monkeypatch, way):
+    how = WAYS[way] | dict(tokens_per_unit=1)
+    threads = set()
+    real = results.write_shard
+
+    def write_shard(*args):
+        threads.add(threading.current_thread() is threading.main_thread())
+        return real(*args)
+
+    monkeypatch.setattr(perturb_units, "write_shard", write_shard)
+    with pretended():
+        perturber = Perturber(small[1], device="cuda:0", precision="fp32", tokens_per_batch=40)
+        perturber.perturb(tokens, tmp_path / "aside", **how)
+        assert threads == {False}
+        with monkeypatch.context() as m:
+            m.setattr(workers, "has_idle_processor", lambda device: False)
+            perturber.perturb(tokens, tmp_path / "plain", **how)
+        assert threads == {False, True}
+    names = sorted(p.name for p in (tmp_path / "plain").glob("*.parquet"))
+    assert len(names) > 2 and names == sorted(p.name for p in (tmp_path / "aside").glob("*.parquet"))
+    assert all((tmp_path / "plain" / n).read_bytes() == (tmp_path / "aside" / n).read_bytes() for n in names)
+
+
+def test_a_full_disk_on_a_gpu(small, tokens, tmp_path, monkeypatch):
+    """One line, nothing half-written, and the same command goes on."""
+    real, n = os.fsync, [0]
+
+    def full(fd):
+        n[0] += threading.current_thread() is not threading.main_thread()
+        if n[0] == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd)
+
+    with pretended():
+        perturber = Perturber(small[1], device="cuda:0", precision="fp32", tokens_per_batch=40)
+        with (
+            monkeypatch.context() as m,
+            pytest.raises(OutputError, match="the disk is full: .*000.parquet was not written|the disk is full"),
+        ):
+            m.setattr(os, "fsync", full)
+            perturber.perturb(tokens, tmp_path / "s", tokens_per_unit=1)
+        shards = sorted(p.name for p in (tmp_path / "s" / "shards").iterdir())
+        assert shards and all(name.startswith("screen-") for name in shards) and len(shards) < len(tokens)
+        assert perturber.perturb(tokens, tmp_path / "s", tokens_per_unit=1).manifest["n_units"] == len(tokens)
+
+
+def test_leftovers_of_a_killed_part_are_removed_once(tmp_path):
+    folder = tmp_path / "s"
+    ShardedRun.open(folder, {"a": 1}, shared=True)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = platform.node() or "here"
+    dead, alive = (folder / "shards" / f".screen-000000.parquet.part-{host}-{pid}-abc123" for pid in (gone.pid, os.getppid()))
+    for path in (dead, alive):
+        path.mkdir()
+    ShardedRun.open(folder, {"a": 1}, shared=True)
+    assert [p.name for p in (folder / "shards").iterdir()] == [alive.name]
+    ShardedRun.open(folder, {"a": 1})
+    assert not list((folder / "shards").iterdir())
+
+
+def test_a_unit_in_the_sums_without_its_shard(small, tokens, tmp_path, monkeypatch):
+    """Killed between the two, the unit is computed again, and is in the sums once."""
+    monkeypatch.setattr(run, "TOKENS_PER_UNIT", 1)
+    monkeypatch.setattr(units, "_SECONDS", 0)
+    asked, embedder = Asked(["mean"], [-2], ("cell", "gene_mean")), Embedder(small[1], device="cpu")
+    embed_to_store(embedder, tokens, tmp_path / "whole.npz", asked)
+    real = units.Units._keep
+
+    def stop_keeping(self, unit, *args):
+        if unit == 2:
+            raise Stopped
+        real(self, unit, *args)
+
+    with monkeypatch.context() as m, pytest.raises(Stopped):
+        m.setattr(units.Units, "_keep", stop_keeping)
+        embed_to_store(embedder, tokens, tmp_path / "stopped.npz", asked)
+    assert (tmp_path / "stopped.npz.run" / "gene_sums.npz").exists()
+    embed_to_store(embedder, tokens, tmp_path / "stopped.npz", asked)
+    whole, stopped = (np.load(tmp_path / name, allow_pickle=False) for name in ("whole.npz", "stopped.npz"))
+    assert whole.files == stopped.files and any(name == "n" or name.endswith("/n") or "mean" in name for name in whole.files)
+    for name in whole.files:
+        if whole[name].dtype.kind in "fi":
+            assert np.array_equal(whole[name], stopped[name], equal_nan=whole[name].dtype.kind == "f"), name

@@ -18,7 +18,7 @@ from rankcell.embed.stores import STORES, check_output, require_texts, write_res
 from rankcell.embed.units import OPENS, OWN, Units, write_work
 from rankcell.errors import SettingsError
 from rankcell.model.encoder import threads_as
-from rankcell.model.workers import run_on, warn_of_threads
+from rankcell.model.workers import run_here, run_on, warn_of_threads
 from rankcell.store import LOCK, ShardedRun, locked, remove_file, remove_run, require_unshared, result_folder
 from rankcell.store.parts import Part, PartDone, preparing
 from rankcell.store.run import MANIFEST, SHARDS
@@ -133,10 +133,9 @@ def _compute(units: Units, part: Part | None, prepare: Callable[[], None], progr
     tick.add(units.cells([u for u in own if u not in pending]))
     devices = embedder.devices[: len(pending)]
     if len(devices) < 2:
-        for unit in pending:
-            units.run_unit(unit, tick.add)
+        run_here(units, pending, _Count(tick))
         if part is not None:
-            units.save_sums()
+            units.finish()
         return
     prepare()
     warn_of_threads(devices)

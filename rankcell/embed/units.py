@@ -1,10 +1,11 @@
 """The units of an embedding run: computed into shards, here or by a process of each of several devices, and read again for the store."""
 
 import contextlib
+import functools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ _GENE_BYTES = 2**26  # of a unit whose genes' states are kept
 
 
 class Units:
-    """The units of one run.
+    """The units of one run, and what computes them on one device (rankcell.model.workers.Worker).
 
     name
         Of whoever computes: the sums over genes of several are kept apart, each with the units that are in it.
@@ -59,6 +60,7 @@ class Units:
         if "gene_mean" in asked.include:
             self.sums = GeneSums(embedder.checkpoint.vocab.n_ids, self.width, layers, None if groups is None else groups.codes)
             self.sums.load(self._sums_path)
+            self._summed = self.sums.units.union(*(s.units for s in self._other_sums()))
         self._work = Work(self.outputs, self.gene_layers, self.sums)
 
     def left(self, part: Any = None) -> list[int]:
@@ -71,18 +73,29 @@ class Units:
         """Cells with genes in some units."""
         return int(sum((self.tokens.n_genes[a:b] > 0).sum() for a, b in (self.units[u] for u in units)))
 
-    def run_unit(self, unit: int, tick: Callable[[int], None] | None) -> None:
-        """Compute a unit; its shards, and the sums that it is in, may be there already."""
+    @property
+    def device(self) -> Any:
+        return self.embedder.encoder.device
+
+    def compute(self, unit: int, tick: Callable[[int], None] | None) -> Callable[[], None]:
+        """Compute a unit and add it to the sums; what is returned writes its shards. Either may be there already."""
         a, b = self.units[unit]
-        self._keep(unit, self.embedder.run(self.tokens, np.arange(a, b), self._work, tick=tick))
-        if self.is_alone:
-            self.run.note(tokens_per_batch=self.embedder.tokens_per_batch)
+        result = self.embedder.run(self.tokens, np.arange(a, b), self._work_of(unit), tick=tick)
         if self.sums is not None:
             self.sums.units.add(unit)
             if time.monotonic() - self._saved > _SECONDS:
-                self.save_sums()
+                self.finish()
+        return functools.partial(self._keep, unit, result, self.embedder.tokens_per_batch)
 
-    def save_sums(self) -> None:
+    def _work_of(self, unit: int) -> Work:
+        """What is to be computed of a unit; one that is in the sums of an earlier start, and lacks shards, is not added again."""
+        if self.sums is None or unit not in self._summed:
+            return self._work
+        sums = self.sums
+        return replace(self._work, sums=GeneSums(sums.n_tokens, sums.width, sums.layers, sums.groups))
+
+    def finish(self) -> None:
+        """Save the sums of the units computed so far."""
         if self.sums is not None and self.sums.units:
             self.sums.save(self._sums_path)
             self._saved = time.monotonic()
@@ -101,11 +114,13 @@ class Units:
         kinds = [GENES] * bool(self.gene_layers) + [CELLS] * bool(self.outputs)
         return [self.run.shard(kind, unit, ".arrow") for kind in kinds]
 
-    def _keep(self, unit: int, found: UnitResult) -> None:
+    def _keep(self, unit: int, found: UnitResult, tokens_per_batch: int) -> None:
         if self.gene_layers:
             _write_arrow(self.run.shard(GENES, unit, ".arrow"), {f"layer{n}": x for n, x in found.genes.items()}, self.asked.dtype)
         if self.outputs:
             _write_arrow(self.run.shard(CELLS, unit, ".arrow"), found.cells, self.asked.dtype)
+        if self.is_alone:
+            self.run.note(tokens_per_batch=tokens_per_batch)
 
     def result(self, meta: dict[str, Any], obs_columns: Sequence[str]) -> Result:
         """All tables, and the cells' annotations of these names."""
@@ -165,19 +180,6 @@ class Units:
         return memory_table(STATES, columns)
 
 
-class _Worker:
-    """What a process of one device does its units with."""
-
-    def __init__(self, units: Units):
-        self._units = units
-
-    def run(self, unit: int, tick: Callable[[int], None]) -> None:
-        self._units.run_unit(unit, tick)
-
-    def finish(self) -> None:
-        self._units.save_sums()
-
-
 def write_work(run: ShardedRun, tokens: TokenSet, checkpoint: Checkpoint, asked: Asked, *, model: str, tokens_folder: Path | None) -> None:
     """All that another process needs to take part in a run.
 
@@ -199,7 +201,7 @@ def write_work(run: ShardedRun, tokens: TokenSet, checkpoint: Checkpoint, asked:
 
 
 @contextlib.contextmanager
-def open_units(folder: str, device: str, name: str) -> Iterator[_Worker]:
+def open_units(folder: str, device: str, name: str) -> Iterator[Units]:
     """A run that `write_work` has prepared, on one device. OutputError where that would not give the bytes that the run began with."""
     home, run = Path(folder), ShardedRun.read(folder)
     settings, work = run.manifest["settings"], read_sealed_json(home / WORK)
@@ -218,13 +220,13 @@ def open_units(folder: str, device: str, name: str) -> Iterator[_Worker]:
             raise OutputError(f"{folder} began on another machine ({differences({k: settings[k] for k in now}, now)}): give this one an output of its own")
         asked = Asked(**work["asked"])
         outputs = embedder.check(tokens, asked.pool, asked.layer)
-        yield _Worker(Units(embedder, tokens, asked, outputs, None if asked.by is None else groups_of(tokens, asked.by), run, name))
+        yield Units(embedder, tokens, asked, outputs, None if asked.by is None else groups_of(tokens, asked.by), run, name)
 
 
 def _write_arrow(path: Path, columns: dict[str, np.ndarray], dtype: str) -> None:
     arrays = {k: pa.FixedSizeListArray.from_arrays(pa.array(v.astype(dtype).ravel()), v.shape[1]) for k, v in columns.items()}
     table = pa.table(arrays)
-    with atomic_path(path, force=True) as part:
+    with atomic_path(path, force=True, sweep=False) as part:
         with pa.OSFile(str(part), "wb") as f, pa.ipc.new_file(f, table.schema) as writer:
             writer.write_table(table)
 

@@ -131,6 +131,11 @@ def full_name(device: Any) -> str:
     return str(torch.device("cuda", torch.cuda.current_device())) if str(device) == "cuda" else str(device)
 
 
+def has_idle_processor(device: Any) -> bool:
+    """Whether the processor has time to spare while the device computes."""
+    return device.type != "cpu"
+
+
 def has_float64(device: Any) -> bool:
     """Whether a device computes in 64 bits: Apple's GPUs and some of Intel's do not."""
     import torch

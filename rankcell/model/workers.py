@@ -1,10 +1,11 @@
-"""Units of a job on several devices: a process for each, which is told one unit after the other and ends when whoever told it is gone.
+"""Units of a job: one after the other in this process, or in a process for each of several devices, which is told one unit after the
+other and ends when whoever told it is gone.
 
-A job names how a process opens it: `module:function`, a context manager of (folder, device, name of the worker) whose value has
-`run(unit, tick)`, and `finish()` for what is left once no unit is.
+A job names how a process opens it: `module:function`, a context manager of (folder, device, name of the worker) whose value is a Worker.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -14,17 +15,20 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from rankcell import errors, wording
 from rankcell.errors import ModelError, RankcellError, RankcellWarning, is_out_of_memory
+from rankcell.model.devices import has_idle_processor
 from rankcell.wording import note
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rankcell.model.workers import serve; serve(*sys.argv[2:])"
 _PATIENCE = 5  # seconds that a process is given to end
+_WRITING = threading.Lock()  # held while the results of a unit are written
 
 
 class Count(Protocol):
@@ -32,6 +36,51 @@ class Count(Protocol):
 
     def tick(self, unit: int, n: int) -> None: ...
     def finish(self, unit: int) -> None: ...
+
+
+class Worker(Protocol):
+    """What computes the units of a job on one device (a torch.device).
+
+    `compute(unit, tick)` gives what writes the results: with that, the unit is done. `finish()`: what is left once no unit is.
+    """
+
+    @property
+    def device(self) -> Any: ...
+    def compute(self, unit: int, tick: Callable[[int], None]) -> Callable[[], Any]: ...
+    def finish(self) -> None: ...
+
+
+def run_here(worker: Worker, units: Iterable[int], count: Count) -> None:
+    """Run units of a job in this process, one after the other.
+
+    Where the processor is idle while the device computes (GPUs), the results of a unit are written by a thread while the next unit is
+    computed; no unit waits behind that. An error of writing is raised once the next unit is computed, of which nothing is written. However
+    this ends, it waits for what is being written.
+    """
+    if not has_idle_processor(worker.device):
+        for unit in units:
+            _write(worker.compute(unit, functools.partial(count.tick, unit)))
+            count.finish(unit)
+        return
+    written: list[tuple[int, Future]] = []  # the unit that is being written, if any
+
+    def settle() -> None:
+        for unit, writing in written:
+            writing.result()
+            count.finish(unit)
+        written.clear()
+
+    with ThreadPoolExecutor(1) as thread:
+        for unit in units:
+            write = worker.compute(unit, functools.partial(count.tick, unit))
+            settle()
+            written.append((unit, thread.submit(_write, write)))
+        settle()
+
+
+def _write(write: Callable[[], Any]) -> None:
+    with _WRITING:
+        write()
 
 
 def run_on(task: str, folder: Path, units: Sequence[int], devices: Sequence[str], count: Count, *, prefix: str = "", fixed: bool = False) -> None:
@@ -58,6 +107,7 @@ def run_on(task: str, folder: Path, units: Sequence[int], devices: Sequence[str]
                 count.tick(helpers[n].unit, value)
             elif word == "done":
                 count.finish(value)
+            elif word == "ready":
                 helpers[n].give(next(own[n], None))
             elif word == "finished":
                 busy.discard(n)
@@ -164,17 +214,36 @@ def serve(task: str, folder: str, device: str, name: str, spelling: str) -> None
 def _serve(task: str, folder: str, device: str, name: str, units: queue.SimpleQueue, send: Any) -> None:
     module, _, function = task.partition(":")
     with getattr(importlib.import_module(module), function)(folder, device, name) as worker:
-        while (unit := units.get()) >= 0:
-            worker.run(unit, lambda n: send("tick", n))
-            send("done", unit)
+        run_here(worker, _given(units, send), _Messages(send))
         worker.finish()
     send("finished", None)
+
+
+def _given(units: queue.SimpleQueue, send: Callable[[str, Any], None]) -> Iterator[int]:
+    """The units that the process is given, one after the other."""
+    while (unit := units.get()) >= 0:
+        yield unit
+        send("ready", None)
+
+
+@dataclass(frozen=True)
+class _Messages:
+    """A Count that sends what it is told."""
+
+    send: Callable[[str, Any], None]
+
+    def tick(self, unit: int, n: int) -> None:
+        self.send("tick", n)
+
+    def finish(self, unit: int) -> None:
+        self.send("done", unit)
 
 
 def _read_units(units: queue.SimpleQueue) -> None:
     for line in sys.stdin:
         units.put(int(line))
-    os._exit(0)  # whoever gave them is gone, or has no more
+    with _WRITING:
+        os._exit(0)  # whoever gave them is gone, or has no more
 
 
 def warn_of_threads(devices: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from rankcell.model import Encoder
 from rankcell.model.batches import TOKENS_PER_BATCH
 from rankcell.model.devices import choose_device
 from rankcell.model.encoder import threads_as
-from rankcell.model.workers import run_on, warn_of_threads
+from rankcell.model.workers import run_here, run_on, warn_of_threads
 from rankcell.perturb import effort
 from rankcell.perturb.asked import AUTO, TOKENS_PER_UNIT, Asked, rows_hash
 from rankcell.perturb.cells import columns_left_out
@@ -33,7 +33,7 @@ from rankcell.perturb.ratios import measure
 from rankcell.perturb.results import STATES, Screen
 from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state, states_hash
 from rankcell.perturb.survey import Survey, tokens_of_rows
-from rankcell.perturb.units import Amount, Count, Worker
+from rankcell.perturb.units import Amount, Count, TokenCount, Worker
 from rankcell.perturb.verify import verify_screen
 from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
 from rankcell.store.parts import Part, PartDone, preparing
@@ -44,19 +44,6 @@ from rankcell.wording import option
 
 Progress = Callable[[int, int], None] | None
 _WORKER, _VERIFIER = "rankcell.perturb.units:open_worker", "rankcell.perturb.verify:open_verification"
-
-
-@dataclass(frozen=True)
-class _Ticks:
-    """A count of tokens alone."""
-
-    tokens: Callable[[int], None]
-
-    def tick(self, unit: int, n: int) -> None:
-        self.tokens(n)
-
-    def finish(self, unit: int) -> None:
-        """All tokens of a unit have been counted by then."""
 
 
 @dataclass
@@ -297,7 +284,7 @@ class Job:
         sources, last = [work.run] * work.n_units, work.n_units
         worker = lambda: Worker(work, self.perturber.embedder.encoder)  # noqa: E731
         tick = functools.partial(count.tick, last)
-        verified = verify_screen(work.run, sources, worker, tick, share=lambda chunks: self._shared(_VERIFIER, work, chunks, _Ticks(tick)))
+        verified = verify_screen(work.run, sources, worker, tick, share=lambda chunks: self._shared(_VERIFIER, work, chunks, TokenCount(tick)))
         if verified:
             count.finish(last)
         finish(work.run, sources, work.run.folder, verified)
@@ -375,10 +362,8 @@ class Job:
                 left.append(unit)
         if self._shared(_WORKER, work, left, count):
             return count
-        worker = Worker(work, self.perturber.embedder.encoder) if left else None
-        for unit in left:
-            worker.run(unit, functools.partial(count.tick, unit))
-            count.finish(unit)
+        if left:
+            run_here(Worker(work, self.perturber.embedder.encoder), left, count)
         return count
 
 

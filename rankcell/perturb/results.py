@@ -316,7 +316,7 @@ def write_shard(table: pa.Table, run: ShardedRun, kind: str, unit: int) -> Path:
     import pyarrow.parquet as pq
 
     path = run.shard(kind, unit)
-    with atomic_path(path, force=True) as part:
+    with atomic_path(path, force=True, sweep=False) as part:
         with pq.ParquetWriter(part, table.schema) as writer:
             writer.write_table(table)
             writer.add_key_value_metadata({SEAL_KEY: BLANK})

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from rankcell.perturb import audit
 from rankcell.perturb.affected import AffectedRows, AffectedSums
 from rankcell.perturb.audit_tables import audit_cells_table, audit_table, epistasis_table
 from rankcell.perturb.effort import fast_engine
-from rankcell.perturb.engine import Engine
+from rankcell.perturb.engine import Engine, Scored
 from rankcell.perturb.epistasis import interactions
 from rankcell.perturb.fast import FastScored
 from rankcell.perturb.prepared import Prepared, read_prepared
@@ -111,15 +111,23 @@ class Worker:
             note(f"{said}: what is verified now agrees to rounding, not to the last bit")
         return cls(work, encoder)
 
-    def run(self, unit: int, progress: Ticks = None) -> Path:
+    @property
+    def device(self) -> Any:
+        return self.engine.encoder.device
+
+    def run(self, unit: int) -> Path:
         """Write the shards of one unit, that of the screen last, and return it."""
-        run, settings = self.work.run, self.work.settings
-        path = run.shard("screen", unit)
+        return self.compute(unit)()
+
+    def compute(self, unit: int, progress: Ticks = None) -> Callable[[], Path]:
+        """Compute a unit; what is returned writes its shards, that of the screen last, and returns that."""
+        settings = self.work.settings
+        path = self.work.run.shard("screen", unit)
         if path.exists():
-            return path
+            return lambda: path
         rows = self.work.rows[self.work.edges[unit] : self.work.edges[unit + 1]]
         if self.fast is not None:
-            return self._run_fast(unit, rows, progress)
+            return self._compute_fast(unit, rows, progress)
         kept = {name: _COLLECTORS[name](settings, self.names) for name in settings["affected"]}
         scored = self.engine.run(
             [self.work.tokens.row(int(i)) for i in rows],
@@ -127,29 +135,38 @@ class Worker:
             sums=_Several(list(kept.values())) if kept else None,
             progress=progress,
         )
-        ids = self.work.tokens.cell_ids
-        table = screen_table(scored, cell_ids=[ids[i] for i in rows], names=self.names)
+        return functools.partial(self._write, unit, rows, scored, kept)
+
+    def _write(self, unit: int, rows: np.ndarray, scored: Scored, kept: Mapping[str, Any]) -> Path:
+        run, table = self.work.run, screen_table(scored, cell_ids=self._cell_ids(rows), names=self.names)
         for name, collector in kept.items():
             is_sum = isinstance(collector, AffectedSums)
             collected = sums_table(collector, self.work.plan.passes) if is_sum else affected_rows_table(collector, table, self.names)
             write_shard(collected, run, f"affected_{name}", unit)
         return write_shard(table, run, "screen", unit)
 
+    def _cell_ids(self, rows: np.ndarray) -> list[str]:
+        ids = self.work.tokens.cell_ids
+        return [ids[i] for i in rows]
+
     def finish(self) -> None:
         """Nothing is left once the units are done."""
 
-    def _run_fast(self, unit: int, rows: np.ndarray, progress: Ticks) -> Path:
-        run, ids = self.work.run, self.work.tokens.cell_ids
+    def _compute_fast(self, unit: int, rows: np.ndarray, progress: Ticks) -> Callable[[], Path]:
         scored = self.fast.run([self.work.tokens.row(int(i)) for i in rows], progress=progress)
-        cell_ids = [ids[i] for i in rows]
+        pairs = self._pairs(rows, scored, progress) if self.work.settings.get("epistasis") else None
+        return functools.partial(self._write_fast, unit, rows, scored, pairs)
+
+    def _write_fast(self, unit: int, rows: np.ndarray, scored: FastScored, pairs: pa.Table | None) -> Path:
+        run, cell_ids = self.work.run, self._cell_ids(rows)
         table = screen_table(scored, cell_ids=cell_ids, names=self.names)
         write_shard(audit_table(scored, table, first_cell=self.work.edges[unit]), run, "audit", unit)
         write_shard(audit_cells_table(scored, cell_ids=cell_ids, settings=self.work.settings), run, "audit_cells", unit)
-        if self.work.settings.get("epistasis"):
-            write_shard(self._pairs(rows, scored, cell_ids, progress), run, "epistasis", unit)
+        if pairs is not None:
+            write_shard(pairs, run, "epistasis", unit)
         return write_shard(table, run, "screen", unit)
 
-    def _pairs(self, rows: np.ndarray, scored: FastScored, cell_ids: Sequence[str], progress: Ticks) -> pa.Table:
+    def _pairs(self, rows: np.ndarray, scored: FastScored, progress: Ticks) -> pa.Table:
         settings = self.work.settings
         size = audit.effects(settings["verify_by"], scored.scores[settings["verify_by"]])
         found = interactions(
@@ -160,7 +177,7 @@ class Worker:
             verify=settings["verify_pairs"],
             progress=progress,
         )
-        return epistasis_table(found, cell_ids=cell_ids, vocab=self.work.checkpoint.vocab)
+        return epistasis_table(found, cell_ids=self._cell_ids(rows), vocab=self.work.checkpoint.vocab)
 
 
 def is_fast(settings: Mapping[str, Any]) -> bool:
@@ -187,6 +204,20 @@ class _Several:
     def keep(self, part: Any) -> None:
         for collector, own in zip(self.collectors, part, strict=True):
             collector.keep(own)
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """A count of tokens alone (rankcell.model.workers.Count); None: of nothing."""
+
+    tokens: Ticks = None
+
+    def tick(self, unit: int, n: int) -> None:
+        if self.tokens is not None:
+            self.tokens(n)
+
+    def finish(self, unit: int) -> None:
+        """All tokens of a unit have been counted by then."""
 
 
 class Amount(NamedTuple):

@@ -4,18 +4,20 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from rankcell.model.workers import run_here
 from rankcell.perturb import audit
 from rankcell.perturb.audit_tables import set_values
 from rankcell.perturb.edits import RowEdits
 from rankcell.perturb.effort import pass_of
 from rankcell.perturb.prepared import read_prepared
 from rankcell.perturb.results import numbers, read_shard, shard_damage, write_shard
-from rankcell.perturb.units import Worker, threads_as_begun
+from rankcell.perturb.units import TokenCount, Worker, threads_as_begun
 from rankcell.store import ShardedRun, content_hash
 
 Ticks = Callable[[int], None] | None
@@ -53,9 +55,7 @@ def verify_screen(
     chunks = _Chunks.of(run, sources)
     pending = [n for n in range(chunks.n) if shard_damage(run, chunks.kind, n) is not None]  # damaged or not there yet
     if pending and not (share and share(pending)):
-        worker = open_worker()
-        for number in pending:
-            chunks.run(worker, number, progress)
+        run_here(_Verifier(chunks, open_worker()), pending, TokenCount(progress))
     if not chunks.n:
         return {}
     verified = pa.concat_tables([read_shard(run, chunks.kind, n) for n in range(chunks.n)])
@@ -87,21 +87,26 @@ class _Chunks:
     def kind(self) -> str:
         return f"verified-{content_hash([self.chosen.unit.tolist(), self.chosen.row.tolist()])[:12]}"
 
-    def run(self, worker: Worker, number: int, progress: Ticks) -> None:
+    def compute(self, worker: Worker, number: int, progress: Ticks) -> Callable[[], Path]:
+        """Run a chunk; what is returned writes it."""
         a, b = self.edges[number], self.edges[number + 1]
         rows = Chosen(self.chosen.unit[a:b], self.chosen.row[a:b])
-        write_shard(_run_chunk(worker, rows, self.sources, progress), self.home, self.kind, number)
+        return functools.partial(write_shard, _run_chunk(worker, rows, self.sources, progress), self.home, self.kind, number)
 
 
 @dataclass(frozen=True)
 class _Verifier:
-    """What a process of one device runs chunks with."""
+    """What runs chunks on one device (rankcell.model.workers.Worker)."""
 
     chunks: _Chunks
     worker: Worker
 
-    def run(self, number: int, tick: Callable[[int], None]) -> None:
-        self.chunks.run(self.worker, number, tick)
+    @property
+    def device(self) -> Any:
+        return self.worker.device
+
+    def compute(self, unit: int, tick: Callable[[int], None]) -> Callable[[], Path]:
+        return self.chunks.compute(self.worker, unit, tick)
 
     def finish(self) -> None:
         """Nothing is left once the chunks are done."""

@@ -55,10 +55,12 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove every half-written file in `folder`: for a folder whose lock is held, where no one else can be writing."""
+def remove_parts(folder: Path, *, alone: bool = True) -> None:
+    """Remove half-written files in `folder`: all where its lock is held, so that no one else can be writing (`alone`); else those of
+    processes of this machine that are gone."""
     for left in folder.iterdir() if folder.is_dir() else ():
-        if part_of(left.name) and is_mine(left):
+        part = part_of(left.name)
+        if part and is_mine(left) and (alone or (part["host"] == _host() and not _is_alive(int(part["pid"])))):
             remove_temporary(left)
 
 
@@ -84,11 +86,13 @@ def atomic_path(
     own: Sequence[Own] = (),
     wrote: Callable[[Path], bool] | None = None,
     exclusive: bool = False,
+    sweep: bool = True,
 ) -> Iterator[Path]:
     """Yield a temporary path to write to, of the same name: a file, or with `marker` a folder, made by the caller. See require_new.
 
     On success it is synced, gets the permissions of a new file or folder and is renamed to `path`; on any failure it is removed
-    and `path` is as it was. With `exclusive`, OutputError when another process is writing `path`.
+    and `path` is as it was. With `exclusive`, OutputError when another process is writing `path`. `sweep`: remove first what
+    processes that are gone left half-written for it, which lists the folder: for one file of many, see remove_parts.
     """
 
     def check() -> Path:
@@ -96,8 +100,9 @@ def atomic_path(
 
     path = check()
     with locked_name(path) if exclusive else contextlib.nullcontext(False) as alone:
-        _sweep(path, alone=alone)
-        check()  # an earlier output may have come back
+        if sweep:
+            _sweep(path, alone=alone)
+            check()  # an earlier output may have come back
         yield from _written_aside(path, check)
 
 

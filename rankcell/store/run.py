@@ -60,7 +60,7 @@ class ShardedRun:
         require_unlinked(folder / SHARDS)
         if not shared:
             remove_parts(folder)
-            remove_parts(folder / SHARDS)
+        remove_parts(folder / SHARDS, alone=not shared)
         held = folder / MANIFEST
         if held.is_file():
             there = cls._to_replace(folder) if force and not resume else cls.read(folder)
