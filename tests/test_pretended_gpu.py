@@ -234,7 +234,7 @@ def test_work_of_one_gene_in_many_cells(model, gpu):
     engine = make_engine(model, "cuda", "bf16", budget=100_000, genes=[model.vocab.describe_token(gene)])
     gpu.reset()
     assert len(engine.run(rows).target) == len(rows)
-    assert gpu.kernels <= 21 * len(rows)
+    assert gpu.kernels <= 23 * len(rows)
     assert len(gpu.waits) <= 3
 
 
@@ -245,6 +245,7 @@ def test_work_of_all_deletions_of_a_cell(model, gpu):
     assert len(engine.run([row]).target) == 298
     assert gpu.operations()["varlen"] == (model.n_layers - 1) * 11  # both blocks of the row, and of ten batches of deletions
     assert gpu.kernels <= 2_000 and len(gpu.waits) <= 3
+    assert sum(copy.n_bytes for copy in gpu.copies_in) <= 60_000  # of 178,000 tokens, which the device makes from 298 positions
     assert waits_of(gpu)["copy home"] <= len(engine.score_names)
 
 
@@ -259,7 +260,7 @@ def test_work_of_a_prediction(model, gpu):
     _ = fast._weights
     gpu.reset()
     fast.run([row])
-    assert gpu.kernels <= 1_930 and len(gpu.waits) <= 5 and waits_of_predictions(gpu) == ["copy home"]
+    assert gpu.kernels <= 2_000 and len(gpu.waits) <= 5 and waits_of_predictions(gpu) == ["copy home"]
     assert gpu.operations()["normal_"] == 32 and gpu.operations()["linalg_qr"] == 2
     assert all(copy.name == "pinned" for copy in gpu.copies_in)
     numbers_of_a_projection = 4 * 300 * model.width  # bytes

@@ -1,9 +1,9 @@
 """Rows -> packed batches under a token budget: rows stand end to end, so that nothing is padded. Results go home by `Batch.rows`."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,8 +32,25 @@ class Run(NamedTuple):
     k: int
 
 
+class _RowsEndToEnd:
+    """Where rows begin and end; `lengths` and `n_keys`: int64 [rows], tokens of each, and how many of them may be attended to."""
+
+    lengths: np.ndarray
+    n_keys: np.ndarray
+
+    @property
+    def starts(self) -> np.ndarray:
+        """int64 [rows]: where each row begins in `input_ids`."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    def runs(self, n_queries: int | None = None) -> list[Run]:
+        """The rows cut into runs; `n_queries`: queries per row where not all tokens ask."""
+        queries = self.lengths if n_queries is None else np.full(len(self.lengths), n_queries)
+        return runs_of(queries, self.n_keys)
+
+
 @dataclass(frozen=True)
-class Batch:
+class Batch(_RowsEndToEnd):
     """Rows end to end.
 
     rows
@@ -53,11 +70,6 @@ class Batch:
     attend: np.ndarray | None = None
 
     @property
-    def starts(self) -> np.ndarray:
-        """int64: where each row begins in `input_ids`."""
-        return np.cumsum(self.lengths) - self.lengths
-
-    @property
     def positions(self) -> np.ndarray:
         """int64 [tokens]: the place of each token in its row, from 0."""
         return np.arange(len(self.input_ids)) - np.repeat(self.starts, self.lengths)
@@ -75,10 +87,10 @@ class Batch:
         seen = np.concatenate([[0], np.cumsum(self.attend)])
         return seen[self.starts + self.lengths] - seen[self.starts]
 
-    def runs(self, n_queries: int | None = None) -> list[Run]:
-        """The rows cut into runs; `n_queries`: queries per row where not all tokens ask."""
-        queries = self.lengths if n_queries is None else np.full(len(self.lengths), n_queries)
-        return runs_of(queries, self.n_keys)
+    def packed(self, tensor: Callable[[np.ndarray], Any]) -> "Packed":
+        """The same on a device; `tensor` brings an array there."""
+        keys = None if self.attend is None else tensor(np.flatnonzero(self.attend))
+        return Packed(tensor(self.input_ids), tensor(self.positions), self.lengths, self.n_keys, keys)
 
     def taken(self, at: np.ndarray) -> "Batch":
         """The rows `at` of these, in that order."""
@@ -95,6 +107,25 @@ class Batch:
         ids = np.full(here.shape, pad, np.int64)
         ids[here] = self.input_ids
         return ids, here
+
+
+@dataclass(frozen=True)
+class Packed(_RowsEndToEnd):
+    """Rows end to end on a device.
+
+    input_ids, positions
+        int64 tensors [tokens]: token numbers, and the place of each in its row, from 0.
+    lengths, n_keys
+        int64 [rows]: tokens of each row, and how many of them may be attended to.
+    keys
+        int64 tensor [tokens that may be attended to]: where they stand in `input_ids`; None for all.
+    """
+
+    input_ids: Any
+    positions: Any
+    lengths: np.ndarray
+    n_keys: np.ndarray
+    keys: Any = None
 
 
 def runs_of(n_q: np.ndarray, n_k: np.ndarray) -> list[Run]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import ModelError
-from rankcell.model.batches import TOKENS_PER_BATCH, Batch
+from rankcell.model.batches import TOKENS_PER_BATCH, Batch, Packed
 from rankcell.model.blocks import Attention, Block, Rows, has_onednn
 from rankcell.model.checkpoint import Checkpoint
 from rankcell.model.config import shape_of
@@ -65,7 +65,7 @@ class Encoder:
 
     def walk(
         self,
-        batch: Batch,
+        batch: Batch | Packed,
         layers: Sequence[int],
         *,
         only: Sequence[int] | None = None,
@@ -91,10 +91,10 @@ class Encoder:
 
         wanted = sorted(set(layers))
         last = wanted[-1]
-        keys = None if batch.attend is None else self.tensor(np.flatnonzero(batch.attend))
-        picked = None if only is None else self.tensor((batch.starts[:, None] + np.asarray(only)).ravel())
-        rows = Rows(batch.runs(), self.tensor)
-        short = None if only is None else Rows(batch.runs(len(only)), self.tensor)
+        packed = batch if isinstance(batch, Packed) else batch.packed(self.tensor)
+        picked = None if only is None else self.tensor((packed.starts[:, None] + np.asarray(only)).ravel())
+        rows = Rows(packed.runs(), self.tensor)
+        short = None if only is None else Rows(packed.runs(len(only)), self.tensor)
         hidden = None
         for n in range(0 if first is None else 1, last + 1):
             trims = picked is not None and n == last
@@ -102,10 +102,10 @@ class Encoder:
                 if n == 1 and first is not None:
                     hidden = self._blocks[0].after(*first)
                 elif not n:
-                    hidden = self._embeddings(self.tensor(batch.input_ids), self.tensor(batch.positions))
+                    hidden = self._embeddings(packed.input_ids, packed.positions)
                     hidden = hidden[picked] if trims else hidden
                 else:
-                    how = {"keys": keys, "only": picked if trims else None, "watch": None if watch is None else _at(watch, n)}
+                    how = {"keys": packed.keys, "only": picked if trims else None, "watch": None if watch is None else _at(watch, n)}
                     hidden = self._blocks[n - 1](hidden, short if trims else rows, self._attention, **how)
             if n in wanted:
                 yield n, hidden

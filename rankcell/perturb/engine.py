@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.model import Batch, Encoder
+from rankcell.model import Batch, Encoder, Packed
 from rankcell.perturb import sharing
 from rankcell.perturb.affected import AffectedRows, AffectedSums
 from rankcell.perturb.baseline import Baseline
 from rankcell.perturb.edits import EditPlan, RowEdits
-from rankcell.perturb.pieces import UNFILLED, Piece, Sheet, sheets
+from rankcell.perturb.pieces import IN_PLACE, UNFILLED, EditedRows, Piece, Sheet
 from rankcell.perturb.sharing import FirstBlock, Vanished
 from rankcell.perturb.shifts import Compared, readout_scores
 from rankcell.perturb.states import StateEmbeddings
@@ -81,7 +81,7 @@ class Engine:
     @property
     def score_names(self) -> list[str]:
         """Score columns in their order: all cosines, all cosines in place, their parts; then each other score with its own."""
-        if "_in_place" not in self.plan.passes:
+        if IN_PLACE not in self.plan.passes:
             return self.plain_names
         parts = ["_position"] + (["_refill"] if UNFILLED in self.plan.passes else [])
         cos = [n for n in self.plain_names if n.startswith("cos_")]
@@ -93,7 +93,7 @@ class Engine:
     def reads_cls_alone(self) -> bool:
         return self.scored == ["cls"]
 
-    def states_of(self, batch: Batch, first: tuple[Any, Any] | None = None) -> Any:
+    def states_of(self, batch: Batch | Packed, first: tuple[Any, Any] | None = None) -> Any:
         """float32 [tokens, width] of the layer; [rows, width] where only CLS is read."""
         only = [0] if self.reads_cls_alone else None
         ((_, states),) = self.encoder.walk(batch, [self.n_blocks], only=only, first=first)
@@ -143,7 +143,7 @@ class Engine:
 
     def with_parts(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The plain scores with what each owes to positions and to refill, in order."""
-        if "_in_place" in self.plan.passes:
+        if IN_PLACE in self.plan.passes:
             for n in self.plain_names:
                 sign = -1 if n.startswith("cos_") else 1  # a shift is 1 - cosine
                 total = found.pop(n + UNFILLED, found[n])
@@ -208,7 +208,7 @@ class _Unit:
         order = self._order(cell)
         for which in self.passes:
             length = np.concatenate([self.edits[i].length_in(which) for i in cells])
-            left = length - np.concatenate([self.edits[i].n_gone for i in cells]) if which == "_in_place" else length
+            left = length - np.concatenate([self.edits[i].n_gone for i in cells]) if which == IN_PLACE else length
             can_run = order[left[order] > 0]  # a token is left to attend to
             run = functools.partial(self._run_batch, base, which, cell[can_run], edit[can_run], shared)
             for _, done in self._batches(length[can_run], run, give_back=shared.clear):
@@ -273,7 +273,7 @@ class _Unit:
             return None
         where = [p.held.where[p.edit].max(1) for p in pieces]
         try:
-            found = [shared[p.cell].run(w, in_place=which == "_in_place") for p, w in zip(pieces, where, strict=True)]
+            found = [shared[p.cell].run(w, in_place=which == IN_PLACE) for p, w in zip(pieces, where, strict=True)]
         except Vanished:
             return None
         return tuple(torch.cat(x) for x in zip(*found, strict=True))
@@ -284,37 +284,28 @@ class _Unit:
         """The scores of the edits `at` in one pass; nothing is kept but what cells share, which may go at any time."""
         import torch
 
+        engine = self.engine
         pieces = list(self._pieces(cell[at], edit[at]))
-        made = [p.made(which) for p in pieces]
-        lengths = np.concatenate([np.full(len(ids), ids.shape[1]) for ids, _, _ in made])
-        attend = np.concatenate([a.ravel() for _, _, a in made]) if which == "_in_place" else None
-        batch = Batch(np.arange(len(lengths)), np.concatenate([ids.ravel() for ids, _, _ in made]).astype(np.int64), lengths, attend)
-        states = self.engine.states_of(batch, self._first_that_fits(which, pieces, shared))
+        edited = EditedRows.of(pieces, which, base, engine.encoder)
+        states = engine.states_of(edited.packed, self._first_that_fits(which, pieces, shared))
         start, scores, collected = 0, [], []
         with torch.inference_mode():
-            for part in sheets(made):
-                sheet = Sheet.of(pieces[part], made[part])
-                n = len(sheet.length) if self.engine.reads_cls_alone else int(sheet.length.sum())
-                after = states[start : start + n]
-                after = after[:, None] if self.engine.reads_cls_alone else self._lines(sheet, after)
+            for sheet in edited.sheets(engine.encoder.wide_tensor):
+                n = len(sheet.length)
+                after = states[start : start + n, None] if engine.reads_cls_alone else sheet.lines(states)
                 values, shifts = self._score(base, which, sheet, after)
                 scores.append(values)
                 if shifts is not None and self.sums is not None and which != UNFILLED:
                     collected.append(self._collected(base, which, sheet, shifts))
                 start += n
-            number = np.concatenate([self.first_edit[p.cell] + p.edit for p in pieces])
-            return _BatchScores(which, number, torch.cat(scores, 1), collected, batch.input_ids.size)
-
-    def _lines(self, sheet: Sheet, states: Any) -> Any:
-        """States of all tokens of a sheet end to end [tokens, width] -> [edits, longest, width]."""
-        if sheet.is_padded:
-            return states[self.engine.encoder.wide_tensor(sheet.places)]
-        return states.view(len(sheet.length), -1, states.shape[1])
+            number = self.first_edit[edited.cell] + edited.edit
+            return _BatchScores(which, number, torch.cat(scores, 1), collected, int(edited.packed.lengths.sum()))
 
     def _collected(self, base: Baseline, which: str, sheet: Sheet, shifts: Any) -> Any:
         """What the collector of affected genes makes of a sheet."""
-        tokens = base.ids[base.starts_of(sheet.cell)[:, None] + np.maximum(sheet.came_from, 0)]
-        return self.sums.collected(self.first_edit[sheet.cell] + sheet.edit, sheet.target, tokens, shifts, sheet.came_from >= 0, which)
+        came_from = sheet.came_from.cpu().numpy()
+        tokens = base.ids[base.starts_of(sheet.cell)[:, None] + np.maximum(came_from, 0)]
+        return self.sums.collected(self.first_edit[sheet.cell] + sheet.edit, sheet.target, tokens, shifts, came_from >= 0, which)
 
     def _score(self, base: Baseline, which: str, sheet: Sheet, after: Any) -> tuple[Any, Any]:
         """Scores of a sheet, float64 [scores, edits], and the shift of each gene, [edits, longest]; None where no gene is read.
@@ -325,18 +316,18 @@ class _Unit:
         import torch
 
         engine = self.engine
-        starts = base.starts_of(sheet.cell)
+        starts = engine.encoder.wide_tensor(base.starts_of(sheet.cell))
         scores, shifts = ({}, None) if engine.reads_cls_alone else self._score_genes(base, starts, which, sheet, after)
         if "cls" in engine.scored:
-            before = base.states[engine.encoder.wide_tensor(starts)]
+            before = base.states[starts]
             scores |= readout_scores("cls", before.double(), after[:, 0].double(), self.states, euclidean=engine.euclidean)
         return torch.stack([scores[name] for name in engine.plain_names]), shifts
 
-    def _score_genes(self, base: Baseline, starts: np.ndarray, which: str, sheet: Sheet, after: Any) -> tuple[dict[str, Any], Any]:
+    def _score_genes(self, base: Baseline, starts: Any, which: str, sheet: Sheet, after: Any) -> tuple[dict[str, Any], Any]:
         """Scores of the gene and cell readouts, and the shift of each gene."""
-        engine, tensor = self.engine, self.engine.encoder.wide_tensor
-        before = base.states[tensor(starts[:, None] + np.maximum(sheet.came_from, 0))]
-        compared = Compared(after - before, before, tensor(sheet.came_from >= 0))
+        engine = self.engine
+        before = base.states[starts[:, None] + sheet.came_from.clamp(min=0)]
+        compared = Compared(after - before, before, sheet.came_from >= 0)
         shifts = compared.gene_shifts()
         scores = {"cos_genes": 1 - compared.mean(shifts)}
         if engine.euclidean:
@@ -344,7 +335,7 @@ class _Unit:
         means = compared.mean_states()
         scores |= readout_scores("cell", *means, self.states, euclidean=engine.euclidean)
         if engine.keep_perturbed:
-            ends = (base.body_means(sheet.cell, engine.plan.frame), means[1] if which == "_in_place" else self._body_means(sheet, after))
+            ends = (base.body_means(sheet.cell, engine.plan.frame), means[1] if which == IN_PLACE else self._body_means(sheet, after))
             toward_scores = readout_scores("cell", *ends, self.states, euclidean=engine.euclidean)
             scores |= {n: v for n, v in toward_scores.items() if "toward_" in n}
         return scores, shifts
@@ -354,7 +345,7 @@ class _Unit:
         import torch
 
         first, last = zip(*map(self.engine.plan.frame.span, sheet.length.tolist()), strict=True)
-        if not sheet.is_padded:
+        if sheet.places is None:
             return after[:, first[0] : last[0]].double().mean(1)
         place = np.arange(after.shape[1])
         is_gene = self.engine.encoder.wide_tensor((place >= first[0]) & (place < np.array(last)[:, None]))
