@@ -1,5 +1,6 @@
 """Embedder: token rows -> cell embeddings, in the caller's order with the caller's cell ids."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint,
 from rankcell.model.devices import choose_device, devices_of, one_device
 from rankcell.model.encoder import budget_for, unit_size
 from rankcell.model.finite import require_finite
-from rankcell.model.memory import release
+from rankcell.model.memory import Memory, release
 from rankcell.model.precisions import faster_precisions, precision_on
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
@@ -137,6 +138,27 @@ class Embedder:
         device, self._encoder = self._encoder.device if self._encoder else None, None
         if device is not None and device.type != "cpu":
             release(device)
+
+    @contextlib.contextmanager
+    def one_run(self) -> Iterator["Embedder"]:
+        """An Embedder for one run, as this one was constructed, which has its loaded model meanwhile.
+
+        What the run settles (precision, budget) and what its memory was found to hold is not carried to another.
+        """
+        how = {"device": self._named, "precision": self._precision, "tokens_per_batch": self.asked_tokens_per_batch}
+        run = Embedder(self.checkpoint, **how)
+        run.model = self.model
+        settles = self._precision == "auto" and bool(faster_precisions(choose_device(self._device), self.checkpoint.width))
+        if settles and self._encoder is not None:
+            self.release()
+        if self._encoder is not None:
+            run._encoder, self._encoder = self._encoder, None
+            run._encoder.memory = Memory(run._encoder.device, precision=run._encoder.precision)
+        try:
+            yield run
+        finally:
+            if not settles:
+                self._encoder, run._encoder = run._encoder, None
 
     def check(self, tokens: TokenSet, pool: str | Sequence[str], layer: int | Sequence[int]) -> list[Output]:
         """The outputs; raises when tokens, pools or layers do not fit the model."""

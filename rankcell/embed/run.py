@@ -99,7 +99,7 @@ def embed_to_store(
     require_texts(out, pa.chunked_array([pa.array(tokens.cell_ids, pa.string())]), groups.names if groups else ())
     warn_of_empty(tokens)
     folder = run_folder(out)
-    with contextlib.ExitStack() as stack:
+    with embedder.one_run() as embedder, contextlib.ExitStack() as stack:
         stack.enter_context(_kept_when_useful(folder) if part is None else preparing(result_folder(folder), force=force))
         begun = {} if force else _settings_in(folder)
         stack.enter_context(threads_as(begun.get("threads")))  # with as many it goes on, wherever that is, and ends with equal bytes

@@ -49,7 +49,7 @@ class Estimate:
         every = int((survey.edits * lengths).sum())
         pairs += every if "raw" in job.asked.collects else 0
         sums = every if "mean" in job.asked.collects else 0
-        added = min(sums, len(job.plan.targets) * job.perturber.checkpoint.vocab.n_ids)
+        added = min(sums, len(job.plan.targets) * job.runtime.checkpoint.vocab.n_ids)
         moments = _PER_MOMENTS * (1 + ("_in_place" in job.plan.passes))
         size = n_edits * (_PER_ROW + _PER_SCORE * len(names)) + pairs * _PER_AFFECTED + added * (_PER_MEAN + moments)
         size += _audit_size(survey.edits, job.what | job.effort, len(names)) if is_fast else 0

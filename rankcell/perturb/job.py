@@ -31,6 +31,7 @@ from rankcell.perturb.precision import FEW, probe_rows
 from rankcell.perturb.prepared import OWN, Prepared, is_begun, is_prepared, prepare, read_prepared, remove_work, settings_in
 from rankcell.perturb.ratios import measure
 from rankcell.perturb.results import STATES, Screen
+from rankcell.perturb.runtime import Runtime
 from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state, states_hash
 from rankcell.perturb.survey import Survey, tokens_of_rows
 from rankcell.perturb.units import Amount, Count, TokenCount, Worker
@@ -48,10 +49,10 @@ _WORKER, _VERIFIER = "rankcell.perturb.units:open_worker", "rankcell.perturb.ver
 
 @dataclass
 class Job:
-    """What is to be run by a rankcell.Perturber: cells `rows` of `tokens` by `plan`; `given`: states that are not of these cells;
+    """What is to be run: cells `rows` of `tokens` by `plan`; `given`: states that are not of these cells;
     `tokens_per_unit`: see `settle_units`; `effort` and `ratios`: settings that are decided when it begins."""
 
-    perturber: Any
+    runtime: Runtime
     tokens: TokenSet
     tokens_folder: Path | None
     asked: Asked
@@ -63,9 +64,9 @@ class Job:
     ratios: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, perturber: Any, tokens: TokenSet | str | os.PathLike, asked: Asked, states: Any) -> "Job":
+    def of(cls, runtime: Runtime, tokens: TokenSet | str | os.PathLike, asked: Asked, states: Any) -> "Job":
         """Everything that can be refused without the model's weights is refused here."""
-        checkpoint, folder = perturber.checkpoint, None
+        checkpoint, folder = runtime.checkpoint, None
         if not isinstance(tokens, TokenSet):
             folder = Path(tokens)
             tokens = TokenSet.open(folder, vocab=None if (folder / "rankcell.json").exists() else checkpoint.vocab)
@@ -77,7 +78,7 @@ class Job:
         if asked.is_fast:
             refuse(asked, plan)
         rows = asked.choose(tokens)
-        job = cls(perturber, tokens, folder, asked, plan, rows, StateEmbeddings({}))
+        job = cls(runtime, tokens, folder, asked, plan, rows, StateEmbeddings({}))
         job.given = job._given_states(states)
         rows_of_states(tokens, asked.states_asked)
         if asked.is_fast:
@@ -92,13 +93,13 @@ class Job:
         """
         begun = None if force else settings_in(out).get("tokens_per_unit")
         least = TOKENS_PER_UNIT
-        self.tokens_per_unit = self.asked.tokens_per_unit or begun or (least if part else self.perturber.embedder.tokens_per_unit(least))
+        self.tokens_per_unit = self.asked.tokens_per_unit or begun or (least if part else self.runtime.embedder.tokens_per_unit(least))
 
     def _given_states(self, states: Any) -> StateEmbeddings:
         """States from a file, or as they are; SettingsError when they do not fit model, tokens or the states of the cells."""
         if states is None:
             return StateEmbeddings({})
-        p = self.perturber
+        p = self.runtime
         typed = list(dict.fromkeys([p.layer, p.n_blocks, p.n_blocks - p.checkpoint.n_layers - 1]))
         given = states if isinstance(states, StateEmbeddings) else read_states(states, layers=typed)
         given.check(p.checkpoint)
@@ -115,7 +116,7 @@ class Job:
     @functools.cached_property
     def states(self) -> StateEmbeddings:
         """All states: the means over cells, embedded now, and those that were given."""
-        p, toward = self.perturber, self.asked.states_asked
+        p, toward = self.runtime, self.asked.states_asked
         found = embed_states(p.embedder, self.tokens, toward, layer=p.layer).vectors if toward else {}
         both = StateEmbeddings(found | self.given.vectors, p.checkpoint.hash)
         both.check(p.checkpoint)
@@ -124,14 +125,14 @@ class Job:
     @functools.cached_property
     def survey(self) -> Survey:
         """SettingsError when no cell has an edit."""
-        found = Survey.of(self.tokens, self.rows, self.plan, self.perturber.checkpoint.vocab)
+        found = Survey.of(self.tokens, self.rows, self.plan, self.runtime.checkpoint.vocab)
         if not found.edits.any():
             raise SettingsError(self._nothing())
         return found
 
     def _nothing(self) -> str:
         plan = self.plan
-        names = plan.set_names or plan.labels(self.perturber.checkpoint.vocab)
+        names = plan.set_names or plan.labels(self.runtime.checkpoint.vocab)
         what = "all genes of the group" if len(plan.targets) == 1 and len(plan.targets[0]) > 1 else "any of the genes"
         named = f"{', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
         return f"none of the {len(self.rows):,} cells holds {what} to {plan.kind} ({named}): nothing to do"
@@ -141,7 +142,7 @@ class Job:
         """All that decides the result but the machine: plain JSON."""
         from rankcell import __version__
 
-        p, asked, checkpoint = self.perturber, self.asked, self.perturber.checkpoint
+        p, asked, checkpoint = self.runtime, self.asked, self.runtime.checkpoint
         names = [split_state(t, "toward")[1] for t in asked.states_asked]
         held = {"model": checkpoint.name, "model_hash": checkpoint.hash, "vocabulary": checkpoint.vocab.name, "layer": p.layer}
         held |= checkpoint.remarks
@@ -167,11 +168,11 @@ class Job:
         self._settle()
         self._settle_ratios({}, may_measure=True)
         self._settle_effort({})
-        engine = self._engine(self.perturber.embedder.encoder)
-        return Estimate.of(self.fast(engine) if self.asked.is_fast else engine, self, n_devices=len(self.perturber.devices))
+        engine = self._engine(self.runtime.embedder.encoder)
+        return Estimate.of(self.fast(engine) if self.asked.is_fast else engine, self, n_devices=len(self.runtime.devices))
 
     def _engine(self, encoder: Encoder) -> Engine:
-        return self.perturber.engine(encoder, plan=self.plan, states=self.states, asked=self.asked)
+        return self.runtime.engine(encoder, plan=self.plan, states=self.states, asked=self.asked)
 
     @functools.cached_property
     def outline(self) -> Engine:
@@ -179,7 +180,7 @@ class Job:
         readouts = ["cell", *(["cls"] if self.tokens.frame.has_cls else [])]
         none, named = np.zeros(0), [split_state(t, "toward")[1] for t in self.asked.states_asked]
         states = StateEmbeddings({(s, r): none for s in named for r in readouts} | self.given.vectors)
-        engine = self.perturber.engine(None, plan=self.plan, states=states, asked=self.asked)
+        engine = self.runtime.engine(None, plan=self.plan, states=states, asked=self.asked)
         return replace(engine, tokens_per_batch=TOKENS_PER_BATCH)
 
     @functools.cached_property
@@ -230,13 +231,13 @@ class Job:
     def _settle_ratios(self, held: Mapping[str, Any], *, may_measure: bool) -> None:
         """Decide what the parts of a prediction take: as an earlier start measured it, else measured now; on a processor, and where
         nothing may be measured, the constants, of which the settings say nothing."""
-        device = choose_device(self.perturber.devices[0])
+        device = choose_device(self.runtime.devices[0])
         self.ratios = {n: v for n, v in held.items() if n == "ratios"}
         if may_measure and self.asked.is_fast and device.type != "cpu":
             rows = sorted((self.tokens.row(int(i)) for i in self._probed()), key=len)[-2:]
             projections = self._effort_asked["projections"]
             most = None if projections == AUTO else projections
-            self.ratios = measure(self._engine(self.perturber.embedder.encoder), rows, functions=most).settings
+            self.ratios = measure(self._engine(self.runtime.embedder.encoder), rows, functions=most).settings
 
     def _settle_effort(self, held: Mapping[str, Any]) -> dict[str, Any] | None:
         """Decide what is left to be chosen of splits and projections, or go on with what an earlier start came to."""
@@ -244,7 +245,7 @@ class Job:
         self.effort = {n: held.get(n, v) for n, v in asked.items() if v == AUTO}
         if AUTO not in self.effort.values():
             return None
-        exact, by = self._engine(self.perturber.embedder.encoder), self.verify_by
+        exact, by = self._engine(self.runtime.embedder.encoder), self.verify_by
         rows = [self.tokens.row(int(i)) for i in self._probed()]
         tries = effort.grid(asked["splits"], asked["projections"], by)
         engine_of = lambda splits, projections: self.fast(exact, splits=splits, projections=projections)  # noqa: E731
@@ -282,41 +283,43 @@ class Job:
 
     def _finish(self, work: Prepared, count: Count) -> None:
         sources, last = [work.run] * work.n_units, work.n_units
-        worker = lambda: Worker(work, self.perturber.embedder.encoder)  # noqa: E731
+        worker = lambda: Worker(work, self.runtime.embedder.encoder)  # noqa: E731
         tick = functools.partial(count.tick, last)
-        verified = verify_screen(work.run, sources, worker, tick, share=lambda chunks: self._shared(_VERIFIER, work, chunks, TokenCount(tick)))
+        verified = verify_screen(
+            work.run, sources, worker, tick, share=lambda chunks: self._shared(_VERIFIER, work, chunks, TokenCount(tick))
+        )
         if verified:
             count.finish(last)
         finish(work.run, sources, work.run.folder, verified)
 
     def _shared(self, task: str, work: Prepared, units: Sequence[int], count: Any) -> bool:
         """Have units run by a process of each device, where there are several of both; whether they were."""
-        devices = self.perturber.devices[: len(units)]
+        devices = self.runtime.devices[: len(units)]
         if len(devices) < 2:
             return False
         warn_of_threads(devices)
-        self.perturber.embedder.release()  # the GPU's memory is for whoever works there
+        self.runtime.embedder.release()  # the GPU's memory is for whoever works there
         run_on(task, work.run.folder, units, devices, count)
         return True
 
     def _open(self, out: Path, *, force: bool, shared: bool) -> Prepared | None:
         """The prepared run; None when it is complete."""
         held = {} if force else settings_in(out)
-        is_held = self.perturber.hold(held)
+        is_held = self.runtime.restore(held)
         check = None if is_held else self._settle()
         # parts in folders of their own measure nothing: they are to be cut into the same units
         self._settle_ratios(held if is_held else {}, may_measure=not is_held and not shared)
         tried = self._settle_effort(held if is_held else {})
-        run = ShardedRun.open(out, self.what | self.perturber.machine | self.effort | self.ratios, force=force, shared=shared, own=OWN)
+        run = ShardedRun.open(out, self.what | self.runtime.settings | self.effort | self.ratios, force=force, shared=shared, own=OWN)
         if run.complete:
             remove_work(out)
             return None
         if not is_prepared(out):
             if self.what["states"]:
                 self.states.save(out / STATES)
-            how = {"plan": self.plan, "survey": self.work, "checkpoint": self.perturber.checkpoint, "model": self.perturber.model}
+            how = {"plan": self.plan, "survey": self.work, "checkpoint": self.runtime.checkpoint, "model": self.runtime.model}
             how |= {"tokens_folder": self.tokens_folder, "tokens_per_unit": self.tokens_per_unit}
-            unknown = self.asked.unknown_genes(self.perturber.checkpoint.vocab)
+            unknown = self.asked.unknown_genes(self.runtime.checkpoint.vocab)
             if unknown:
                 run.note(unknown_genes=unknown)
             if check is not None:
@@ -328,11 +331,11 @@ class Job:
             if tried is not None:
                 run.note(effort=tried)
             prepare(run, self.tokens, self.rows, **how)
-        return read_prepared(out, checkpoint=self.perturber.checkpoint, tokens=self.tokens)
+        return read_prepared(out, checkpoint=self.runtime.checkpoint, tokens=self.tokens)
 
     def _settle(self) -> dict[str, Any] | None:
         """Decide the precision by some edits of a few cells."""
-        p, rows = self.perturber, self._probed()
+        p, rows = self.runtime, self._probed()
         return p.settle_precision(
             self._engine,
             [self.tokens.row(int(i)) for i in rows],
@@ -363,7 +366,7 @@ class Job:
         if self._shared(_WORKER, work, left, count):
             return count
         if left:
-            run_here(Worker(work, self.perturber.embedder.encoder), left, count)
+            run_here(Worker(work, self.runtime.embedder.encoder), left, count)
         return count
 
 

@@ -3,22 +3,17 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from rankcell.embed import Embedder
 from rankcell.errors import SettingsError
-from rankcell.model import Checkpoint, Encoder, open_checkpoint
+from rankcell.model import Checkpoint, open_checkpoint
 from rankcell.model.devices import choose_device, devices_of, has_float64
-from rankcell.model.precisions import faster_precisions
-from rankcell.perturb import precision as precisions
 from rankcell.perturb.asked import Asked
-from rankcell.perturb.edits import EditPlan
-from rankcell.perturb.engine import READOUTS, Engine
+from rankcell.perturb.engine import READOUTS
 from rankcell.perturb.estimate import Estimate
 from rankcell.perturb.job import Job, PartDone
 from rankcell.perturb.results import Screen
+from rankcell.perturb.runtime import Runtime
 from rankcell.perturb.states import StateEmbeddings
 from rankcell.store import ShardedRun, check_result_folder
 from rankcell.store.parts import Part
@@ -55,10 +50,11 @@ class Perturber:
         self.devices = devices_of(device)
         self.checkpoint = open_checkpoint(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
         self.layer, self.n_blocks = layer, self.checkpoint.resolve_layer(layer)
-        self.precision, self.asked_tokens_per_batch = precision, tokens_per_batch
+        self.precision = precision
         is_name = isinstance(model, str) and not os.path.isdir(model)  # `demo`, or a name on the hub
         self.model = model if is_name else str(self.checkpoint.folder.resolve())
-        self.embedder = self._embedder("fp32" if precision == "auto" else precision)
+        settled = "fp32" if precision == "auto" else precision  # "auto" is settled by each screen
+        self.embedder = Embedder(self.checkpoint, device=self.devices[0], precision=settled, tokens_per_batch=tokens_per_batch)
 
     def perturb(
         self,
@@ -177,57 +173,16 @@ class Perturber:
         asked.check()
         narrow = next((d for d in self.devices if not has_float64(choose_device(d))), None)
         if asked.is_fast and narrow is not None:
-            raise SettingsError(f"device '{narrow}' has no numbers of 64 bits, which {option('method', 'fast')} needs: choose {option('device', 'cpu')}, or {option('method', 'exact')}")
+            raise SettingsError(
+                f"device '{narrow}' has no numbers of 64 bits, which {option('method', 'fast')} needs: choose {option('device', 'cpu')}, or {option('method', 'exact')}"
+            )
         part = Part.parse(shard)
         if part is not None and dry_run:
             raise SettingsError(f"{option('dry_run', True)} looks at the whole screen: leave out {option('shard')}")
-        job = Job.of(self, tokens, asked, states)
-        job.settle_units(Path(out), part=part, force=force)
-        if dry_run and not force:
-            ShardedRun.require_same(Path(out), job.what)
-        return job.estimate() if dry_run else job.run(Path(out), part=part, force=force, progress=progress)
-
-    @property
-    def machine(self) -> dict[str, Any]:
-        """Settings that belong to this machine, and the precision."""
-        return {"tokens_per_batch": self.embedder.planned_tokens_per_batch} | self.embedder.description
-
-    def hold(self, settings: Mapping[str, Any]) -> bool:
-        """Go on with what an earlier start came to, where nothing else is asked for; whether there was one."""
-        if not {"precision", "tokens_per_batch"} <= settings.keys():
-            return False  # none, or another job's
-        if self.precision == "auto" and settings["precision"] != self.embedder.encoder.precision:
-            self.embedder = self._embedder(settings["precision"])
-        if self.asked_tokens_per_batch is None:
-            self.embedder.hold_budget(settings["tokens_per_batch"])
-        return True
-
-    def settle_precision(
-        self, engine_of: Callable[[Encoder], Engine], rows: Sequence[np.ndarray], longer: Sequence[np.ndarray] | None
-    ) -> dict[str, Any] | None:
-        """What "auto" means for a screen: the one place where that is decided. None where there is nothing to decide."""
-        faster = [] if self.precision != "auto" else faster_precisions(choose_device(self.devices[0]), self.checkpoint.width)
-        if not faster:
-            return None
-        embedders = {}
-
-        def engine(precision: str) -> Engine:
-            embedders[precision] = self._embedder(precision)
-            return engine_of(embedders[precision].encoder)
-
-        check = precisions.settle(engine, faster, rows, longer)
-        self.embedder = embedders[check["precision"]]
-        precisions.note_choice(check)
-        return check
-
-    def _embedder(self, precision: str) -> Embedder:
-        how = {"device": self.devices[0], "precision": precision, "tokens_per_batch": self.asked_tokens_per_batch}
-        return Embedder(self.checkpoint, **how)
-
-    def engine(self, encoder: Encoder, *, plan: EditPlan, states: StateEmbeddings, asked: Asked) -> Engine:
-        """The engine of a screen, with a loaded model."""
-        is_kept, is_euclidean = asked.readout_compat == "geneformer", asked.distance == "euclidean"
-        budget = self.embedder.planned_tokens_per_batch
-        return Engine(
-            encoder, plan, self.n_blocks, states, budget, keep_perturbed=is_kept, euclidean=is_euclidean, readouts=tuple(asked.readouts)
-        )
+        with self.embedder.one_run() as embedder:
+            runtime = Runtime(embedder, self.model, self.layer, self.n_blocks, self.devices, self.precision)
+            job = Job.of(runtime, tokens, asked, states)
+            job.settle_units(Path(out), part=part, force=force)
+            if dry_run and not force:
+                ShardedRun.require_same(Path(out), job.what)
+            return job.estimate() if dry_run else job.run(Path(out), part=part, force=force, progress=progress)
