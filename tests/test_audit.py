@@ -11,15 +11,19 @@ NAN = np.nan
 
 
 @pytest.mark.parametrize("hits", [0, 1, 7, 10])
-def test_wilson_is_that_of_scipy(hits):
-    theirs = stats.binomtest(hits, 10).proportion_ci(method="wilson")
-    assert wilson(hits, 10) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+def test_wilson_limits_are_shares_that_the_score_test_just_keeps(hits):
+    """At each limit p the share differs from p by 1.96 of the standard errors that p has, unless it is 0 or 1."""
+    for p in wilson(hits, 10):
+        if 0 < p < 1:
+            assert abs(hits / 10 - p) / np.sqrt(p * (1 - p) / 10) == pytest.approx(stats.norm.ppf(0.975))
+    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 10, 300, 2_001])
-def test_garwood_is_that_of_scipy(count):
-    low = stats.chi2.ppf(0.025, 2 * count) / 2 if count else 0
-    assert garwood(count) == pytest.approx((low, stats.chi2.ppf(0.975, 2 * count + 2) / 2), rel=1e-5, abs=1e-9)
+def test_garwood_limits_leave_tails_of_poisson(count):
+    low, high = garwood(count)
+    assert stats.poisson.cdf(count, high) == pytest.approx(0.025)
+    assert stats.poisson.sf(count - 1, low) == pytest.approx(0.025) if count else low == 0
 
 
 def test_nothing_known():

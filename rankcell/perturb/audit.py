@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.perturb.precision import FEW, _mean_ranks, spearman
+from rankcell.perturb.precision import FEW, centred_ranks, correlation
 
 TOP = 10  # one in so many: the top tenth
 NEAREST = 9  # audited edits whose errors stand for those of an edit that was not run
 DEPTHS = (5, 10, 20, 50)  # of the recall among what was verified
-Z = 1.959964  # of an interval of 95 %
+LEVEL = 0.95  # of every interval
 
 # What is known of a cell and score: first what audit_cells.parquet tells, then what the summary of a screen is made of.
 TOLD = ("n_edits", "n", "spearman", "error", "relative_error", "recall")
@@ -53,9 +53,9 @@ def judge(predicted: np.ndarray, exact: np.ndarray, drawn: np.ndarray, *, depth:
     x, y = predicted[judging], exact[judging]
     n = len(x)
     error, size = (float(np.sqrt(np.mean(v**2))) if n else math.nan for v in (y - x, y))
-    told = {"n_edits": len(predicted), "n": n, "spearman": spearman(x, y) if n > 2 else math.nan, "error": error}
+    a, b = centred_ranks(x), centred_ranks(y)
+    told = {"n_edits": len(predicted), "n": n, "spearman": correlation(a, b) if n > 2 else math.nan, "error": error}
     told |= {"relative_error": error / size if n and size else math.nan, "recall": _recall(predicted, exact, judging)}
-    a, b = (r - r.mean() if n else r for r in (_mean_ranks(x), _mean_ranks(y)))
     kept = {"squares": float((y * y).sum()), "off": float((x - y).sum()), "rank_xy": float((a * b).sum())}
     kept |= {"rank_xx": float((a * a).sum()), "rank_yy": float((b * b).sum())}
     tops = n_top(n) if n > 1 else 0
@@ -207,36 +207,22 @@ def recall_at(k: int, weight: np.ndarray, places: np.ndarray, of_place: np.ndarr
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's interval of 95 % of a share."""
+    """Wilson's score interval of 95 % of a proportion; NaN where n is 0."""
+    from scipy.stats import binomtest
+
     if not n:
         return math.nan, math.nan
-    p, z = hits / n, Z * Z / n
-    centre, half = p + z / 2, Z * math.sqrt(p * (1 - p) / n + z / (4 * n))
-    return max(0.0, (centre - half) / (1 + z)), min(1.0, (centre + half) / (1 + z))
+    interval = binomtest(hits, n).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def garwood(count: int) -> tuple[float, float]:
-    """Garwood's interval of 95 % of the mean of a Poisson number: each tail 2.5 %."""
-    return _mean_where(count - 1, 0.975) if count else 0.0, _mean_where(count, 0.025)
+    """Garwood's exact interval of 95 % of the mean of a Poisson count, from quantiles of chi-square (Garwood 1936)."""
+    from scipy.stats import chi2
 
-
-def _mean_where(count: int, chance: float) -> float:
-    """The mean at which a Poisson number is `count` at most with this chance, by halving; of large ones Wilson and Hilferty's."""
-    if count > 2_000:
-        n, z = count + 1, Z if chance < 0.5 else -Z
-        return n * (1 - 1 / (9 * n) + z / (3 * math.sqrt(n))) ** 3
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
-    number = np.arange(count + 1)
-    low, high = 0.0, count + 10 + 10 * math.sqrt(count + 1)
-    for _ in range(100):
-        mean = (low + high) / 2
-        terms = number * math.log(mean) - mean - logs
-        top = terms.max()
-        if top + math.log(np.exp(terms - top).sum()) > math.log(chance):
-            low = mean
-        else:
-            high = mean
-    return (low + high) / 2
+    tail = (1 - LEVEL) / 2
+    low = chi2.ppf(tail, 2 * count) / 2 if count else 0.0
+    return float(low), float(chi2.isf(tail, 2 * count + 2) / 2)
 
 
 def _plain(value: Any) -> Any:

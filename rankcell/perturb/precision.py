@@ -91,17 +91,21 @@ def compare(exact: Scored, low: Scored, name: str) -> tuple[float | None, float]
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's correlation, ties by their mean rank (scipy's, which need not be installed where screens run)."""
-    ra, rb = _mean_ranks(a), _mean_ranks(b)
-    ra, rb = ra - ra.mean(), rb - rb.mean()
-    size = float(np.sqrt((ra * ra).sum() * (rb * rb).sum()))
-    return float((ra * rb).sum() / size) if size else float((ra == rb).all())
+    """Spearman's rank correlation; 1 where neither side varies, 0 where one side alone does not."""
+    return correlation(centred_ranks(a), centred_ranks(b))
 
 
-def _mean_ranks(values: np.ndarray) -> np.ndarray:
-    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[where]
+def centred_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks less their mean, ties sharing their mean rank."""
+    from scipy.stats import rankdata
+
+    return rankdata(values) - (len(values) + 1) / 2
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation of values whose mean is 0; of constants see `spearman`."""
+    size = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum() / size) if size else float((a == b).all())
 
 
 def probe_rows(lengths: np.ndarray, n: int = 3) -> np.ndarray:
