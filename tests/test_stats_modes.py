@@ -16,7 +16,7 @@ from rankcell.cli.main import main
 from rankcell.errors import CellError, InputError, OutputError, RankcellError, RankcellWarning, SettingsError
 from rankcell.stats import rank_affected
 from rankcell.stats import rank_edits as rank_any
-from rankcell.stats.matched import NEAREST, residuals, standing
+from rankcell.stats.matched import NEAREST, log_size, residuals, standing
 from rankcell.stats.mixture import impact
 from rankcell.stats.predictors import partial_spearman, ranks_within
 from rankcell.stats.rows import rows_of
@@ -284,6 +284,15 @@ def test_ranks_within_are_scipys(pairs):
     for g in set(group):
         expected[group == g] = stats.rankdata(values[group == g])
     np.testing.assert_array_equal(ranks_within(group, values), expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(-9, 9)), min_size=1, max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_log_sizes_have_a_floor_at_a_thousandth_of_the_median_of_their_group(pairs):
+    group, values = np.array([p[0] for p in pairs], int), np.array([p[1] for p in pairs], float)
+    floor = np.array([np.median(values[group == g]) for g in group]) * 1e-3
+    expected = np.where(floor > 0, np.log(np.maximum(values, np.where(floor > 0, floor, 1))), np.nan)
+    np.testing.assert_array_equal(log_size(values, group), expected)
 
 
 def test_partial_spearman_is_that_of_the_inverse_correlation_matrix():

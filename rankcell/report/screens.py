@@ -203,13 +203,13 @@ def find_cell(tables: Tables, cell: str) -> Any:
 
 def spearman(effect: Sequence[float], rank: Sequence[float]) -> float:
     """Spearman correlation over what is known on both sides; NaN for fewer than three, or where one side does not vary."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
     effect, rank = np.asarray(effect, float), np.asarray(rank, float)
     good = np.isfinite(effect) & np.isfinite(rank)
     if good.sum() < 3 or len(np.unique(effect[good])) < 2 or len(np.unique(rank[good])) < 2:
         return float("nan")
-    return float(np.corrcoef(rankdata(effect[good]), rankdata(rank[good]))[0, 1])
+    return float(spearmanr(effect[good], rank[good]).statistic)
 
 
 def one_cell(source: Any, cell_id: str) -> Tables:

@@ -81,12 +81,10 @@ def log_size(effect: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def _median_by(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """For each entry the median of its group; `group` in order, no NaN."""
-    if not len(values):
-        return values
-    start, n = _runs(group)
-    ranked = values[np.lexsort((values, group))]
-    return np.repeat((ranked[start + (n - 1) // 2] + ranked[start + n // 2]) / 2, n)
+    """For each entry the median of its group; no NaN."""
+    import pandas as pd
+
+    return pd.Series(values, dtype=float).groupby(group, sort=False).transform("median").to_numpy()
 
 
 def _runs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -109,12 +109,12 @@ def matched(work: Work) -> Columns:
 
 def _has_one_rank(rows: Rows) -> bool:
     """Whether no cell with two edits or more has two ranks."""
-    n = len(rows.cell_ids)
-    low, high, count = np.full(n, np.inf), np.full(n, -np.inf), np.bincount(rows.cell, minlength=n)
-    known = np.isfinite(rows.rank)
-    np.minimum.at(low, rows.cell[known], rows.rank[known])
-    np.maximum.at(high, rows.cell[known], rows.rank[known])
-    several = (count > 1) & np.isfinite(low)
+    import pandas as pd
+
+    several = np.bincount(rows.cell) > 1
+    by_cell = pd.Series(rows.rank).groupby(rows.cell)
+    low, high = by_cell.min().dropna(), by_cell.max().dropna()
+    several = several[low.index]
     return bool(several.any()) and bool((low == high)[several].all())
 
 
@@ -233,14 +233,9 @@ def _aligned(rows: Rows, other: Rows, values: np.ndarray) -> np.ndarray:
     edit = pd.Index(_names(rows)).get_indexer(pd.Index(_names(other)))[other.edit]
     shared = (cell >= 0) & (edit >= 0)
     n = len(rows.edits)
-    key = cell[shared] * n + edit[shared]
-    order = np.argsort(key, kind="stable")
-    key, values = key[order], values[shared][order]
-    wanted = rows.cell.astype(np.int64) * n + rows.edit
-    if not len(key):
-        return np.full(len(rows), np.nan)
-    at = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
-    return np.where(key[at] == wanted, values[at], np.nan)
+    by_row = pd.Series(values[shared], index=cell[shared] * n + edit[shared])
+    by_row = by_row[~by_row.index.duplicated()]  # of several kinds that do something to the same genes: the first
+    return by_row.reindex(rows.cell.astype(np.int64) * n + rows.edit).to_numpy()
 
 
 MODES: dict[str, Callable[[Work], Columns]] = {
