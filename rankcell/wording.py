@@ -86,6 +86,12 @@ def shortened(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def shorten(text: str, n: int = 26) -> str:
+    """At most `n` characters of a name; the middle is left out, so that what stands at either end can be told apart."""
+    text = one_line(str(text))
+    return text if len(text) <= n else f"{text[: n - n // 3 - 1]}…{text[len(text) - n // 3 :]}"
+
+
 def current() -> dict[str, Any]:
     """How options are spelled now, as plain JSON for a process that this one starts."""
     verb = _Process.running

@@ -181,8 +181,3 @@ def test_recall_at_k_by_hand():
     # so many edits of a cell exceed the j-th: 1, 2 + 1.5, 3 + 1.5, 4 + 1.5, ...: five of them reach to the 3.5-th
     assert found["recall"] == pytest.approx(3.5 / 5)
     assert found["low"] < found["recall"] < found["high"] <= 1
-
-
-def test_effects():
-    assert audit.effects("cos_cell_in_place", np.array([0.9, 1])).tolist() == pytest.approx([0.1, 0])
-    assert audit.effects("toward_x_cell", np.array([-0.5])).tolist() == [-0.5]

@@ -9,9 +9,9 @@ import numpy as np
 
 from rankcell.errors import CellError, SettingsError, TokensError
 from rankcell.perturb.edits import EditPlan
-from rankcell.perturb.engine import READOUTS
 from rankcell.perturb.kinds import KINDS
 from rankcell.perturb.states import cells_of, split_state
+from rankcell.scores import READOUTS
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option

@@ -1,7 +1,6 @@
 """How good the predictions of the fast method are, judged by edits that were run exactly: in a cell, and over a screen. Numbers alone.
 
-An effect is 1 - cosine for `cos_...`, the value itself for every other score; large is large in size, whatever its sign. Only
-edits that were drawn at random judge: those that were run because they were predicted to be large would flatter the method.
+Effects are those of rankcell.scores; large is large in size, whatever its sign. Only edits that were drawn at random judge: those that were run because they were predicted to be large would flatter the method.
 """
 
 import math
@@ -20,10 +19,6 @@ LEVEL = 0.95  # of every interval
 # What is known of a cell and score: first what audit_cells.parquet tells, then what the summary of a screen is made of.
 TOLD = ("n_edits", "n", "spearman", "error", "relative_error", "recall")
 KEPT = ("squares", "off", "hits", "tops", "rank_xy", "rank_xx", "rank_yy", "weight", "places")
-
-
-def effects(score: str, values: np.ndarray) -> np.ndarray:
-    return 1 - values if score.startswith("cos_") else values
 
 
 def n_top(n: int) -> int:

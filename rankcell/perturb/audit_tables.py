@@ -13,6 +13,7 @@ from rankcell.perturb.epistasis import Interactions
 from rankcell.perturb.fast import FastScored
 from rankcell.perturb.precision import FEW, spearman
 from rankcell.perturb.results import AUDIT, AUDIT_CELLS, EPISTASIS, SHORT, join_tables, numbers, read_shard
+from rankcell.scores import Score
 from rankcell.store import ShardedRun, atomic_path
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
@@ -58,7 +59,7 @@ def audit_cells_table(scored: FastScored, *, cell_ids: Sequence[str], settings: 
         for score in scores if len(at) else ():
             which = pass_of(score)
             exact = np.where(scored.exact[which], scored.scores[score], np.nan)[at]
-            values = (audit.effects(score, v) for v in (scored.predicted[score][at], exact))
+            values = (Score.parse(score).effect(v) for v in (scored.predicted[score][at], exact))
             depth = settings["verify_top"] if score == settings["verify_by"] else 0
             ids.append(cell)
             names.append(score)

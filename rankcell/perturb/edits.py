@@ -10,6 +10,7 @@ import numpy as np
 from rankcell.errors import SettingsError
 from rankcell.perturb.kinds import KINDS, Options, Site, Size
 from rankcell.perturb.targets import options_of, targets_of, targets_of_sets, token_of
+from rankcell.scores import IN_PLACE, UNFILLED
 from rankcell.vocab import Frame, Vocabulary
 from rankcell.wording import option
 
@@ -184,8 +185,8 @@ class EditPlan:
     @property
     def passes(self) -> tuple[str, ...]:
         """What is run for each edit, by the ends of its scores' names: "" the edit, "_in_place", and "_unfilled" without refill."""
-        in_place = ("_in_place",) if KINDS[self.kind].in_place else ()
-        return ("", *in_place, *(("_unfilled",) if self.options.refill else ()))
+        in_place = (IN_PLACE,) if KINDS[self.kind].in_place else ()
+        return ("", *in_place, *((UNFILLED,) if self.options.refill else ()))
 
     @functools.cached_property
     def genes(self) -> np.ndarray:
@@ -323,7 +324,7 @@ class RowEdits:
 
     def length_in(self, which: str) -> np.ndarray:
         """The same in one of the plan's passes."""
-        if which == "_in_place":
+        if which == IN_PLACE:
             return np.full(len(self), len(self.row))
         return self.length if which == "" else self._length(Options())
 

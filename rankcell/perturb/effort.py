@@ -11,6 +11,7 @@ from rankcell.perturb.asked import AUTO
 from rankcell.perturb.engine import Engine, Scored
 from rankcell.perturb.fast import FastEngine, FastScored
 from rankcell.perturb.ratios import Ratios
+from rankcell.scores import IN_PLACE, Score
 from rankcell.wording import note, option
 
 SPLITS = (8, 16, 32, 64)
@@ -26,13 +27,13 @@ def fast_engine(engine: Engine, settings: Mapping[str, Any]) -> FastEngine:
 
 def pass_of(score: str) -> str:
     """The end of a score's name that says in which pass it is run."""
-    return "_in_place" if score.endswith("_in_place") else ""
+    return IN_PLACE if Score.parse(score).is_in_place else ""
 
 
 def grid(splits: int | str, projections: int | str, verify_by: str) -> list[tuple[int, int]]:
     """What is tried: (splits, projections). The projections are for sizes of shift, so that a screen judged by a movement toward
     states keeps to the fewest."""
-    fewest = PROJECTIONS if verify_by.startswith("cos_") else PROJECTIONS[:1]
+    fewest = PROJECTIONS if Score.parse(verify_by).is_cosine else PROJECTIONS[:1]
     ways = (SPLITS if splits == AUTO else (splits,), fewest if projections == AUTO else (projections,))
     return [(s, k) for s in ways[0] for k in ways[1]]
 
@@ -82,7 +83,7 @@ def _recalls(found: FastScored, known: Scored, verify_by: str) -> dict[str, floa
     truth, recalls = _exact_of(found, known), {}
     cells = [found.cell == c for c in np.unique(found.cell)]
     for score in judged(list(found.predicted), verify_by):
-        predicted, exact = (audit.effects(score, v[score]) for v in (found.predicted, truth))
+        predicted, exact = (Score.parse(score).effect(v[score]) for v in (found.predicted, truth))
         each = [audit.judge(predicted[c], exact[c], np.isfinite(exact[c]))["recall"] for c in cells]
         if np.isfinite(each).any():
             recalls[score] = round(float(np.nanmean(each)), 4)

@@ -13,13 +13,13 @@ from rankcell.perturb import sharing
 from rankcell.perturb.affected import AffectedRows, AffectedSums
 from rankcell.perturb.baseline import Baseline
 from rankcell.perturb.edits import EditPlan, RowEdits
-from rankcell.perturb.pieces import IN_PLACE, UNFILLED, EditedRows, Piece, Sheet
+from rankcell.perturb.pieces import EditedRows, Piece, Sheet
 from rankcell.perturb.sharing import FirstBlock, Vanished
 from rankcell.perturb.shifts import Compared, readout_scores
 from rankcell.perturb.states import StateEmbeddings
+from rankcell.scores import COS, EUCLIDEAN, IN_PLACE, POSITION, READOUTS, REFILL, TOWARD, UNFILLED, Score, score_name
 from rankcell.wording import note
 
-READOUTS = ("genes", "cell", "cls")
 _SHARED = "first blocks"  # of rankcell.model.memory.Memory.most
 
 
@@ -72,22 +72,21 @@ class Engine:
     @property
     def plain_names(self) -> list[str]:
         """Scores of one pass: cosines, then those toward states, then the same by distance."""
-        found = [f"cos_{r}" for r in self.scored]
-        ways = [f"toward_{s}_{r}" for s in self.states.names for r in self.scored if (s, r) in self.states.vectors]
+        ways = [(r, s) for s in self.states.names for r in self.scored if (s, r) in self.states.vectors]
+        names = [*(score_name(COS, r) for r in self.scored), *(score_name(TOWARD, r, s) for r, s in ways)]
         if self.euclidean:
-            return [*found, *ways, *(f"euclidean_{r}" for r in self.scored), *(f"euclidean_{w}" for w in ways)]
-        return [*found, *ways]
+            names += [*(score_name(EUCLIDEAN, r) for r in self.scored), *(score_name(EUCLIDEAN, r, s) for r, s in ways)]
+        return names
 
     @property
     def score_names(self) -> list[str]:
         """Score columns in their order: all cosines, all cosines in place, their parts; then each other score with its own."""
         if IN_PLACE not in self.plan.passes:
             return self.plain_names
-        parts = ["_position"] + (["_refill"] if UNFILLED in self.plan.passes else [])
-        cos = [n for n in self.plain_names if n.startswith("cos_")]
-        others = [n for n in self.plain_names if not n.startswith("cos_")]
-        found = [*cos, *(f"{n}_in_place" for n in cos), *(_shift_name(n) + part for part in parts for n in cos)]
-        return [*found, *(n + end for n in others for end in ("", "_in_place", *parts))]
+        parts = ["", IN_PLACE, POSITION, *([REFILL] if UNFILLED in self.plan.passes else [])]
+        plain = [Score.parse(name) for name in self.plain_names]
+        cosines = [score.with_part(part) for part in parts for score in plain if score.is_cosine]
+        return [*map(str, cosines), *(str(score.with_part(part)) for score in plain if not score.is_cosine for part in parts)]
 
     @property
     def reads_cls_alone(self) -> bool:
@@ -145,15 +144,12 @@ class Engine:
         """The plain scores with what each owes to positions and to refill, in order."""
         if IN_PLACE in self.plan.passes:
             for n in self.plain_names:
-                sign = -1 if n.startswith("cos_") else 1  # a shift is 1 - cosine
+                score = Score.parse(n)
+                sign = -1 if score.is_cosine else 1  # a shift is 1 - cosine
                 total = found.pop(n + UNFILLED, found[n])
-                found[f"{_shift_name(n)}_position"] = sign * (total - found[f"{n}_in_place"])
-                found[f"{_shift_name(n)}_refill"] = sign * (found[n] - total)
+                found[str(score.with_part(POSITION))] = sign * (total - found[n + IN_PLACE])
+                found[str(score.with_part(REFILL))] = sign * (found[n] - total)
         return {name: found[name] for name in self.score_names}
-
-
-def _shift_name(score: str) -> str:
-    return score.replace("cos_", "shift_", 1) if score.startswith("cos_") else score
 
 
 class _Unit:
@@ -329,15 +325,15 @@ class _Unit:
         before = base.states[starts[:, None] + sheet.came_from.clamp(min=0)]
         compared = Compared(after - before, before, sheet.came_from >= 0)
         shifts = compared.gene_shifts()
-        scores = {"cos_genes": 1 - compared.mean(shifts)}
+        scores = {score_name(COS, "genes"): 1 - compared.mean(shifts)}
         if engine.euclidean:
-            scores["euclidean_genes"] = compared.mean(compared.gene_distances())
+            scores[score_name(EUCLIDEAN, "genes")] = compared.mean(compared.gene_distances())
         means = compared.mean_states()
         scores |= readout_scores("cell", *means, self.states, euclidean=engine.euclidean)
         if engine.keep_perturbed:
             ends = (base.body_means(sheet.cell, engine.plan.frame), means[1] if which == IN_PLACE else self._body_means(sheet, after))
             toward_scores = readout_scores("cell", *ends, self.states, euclidean=engine.euclidean)
-            scores |= {n: v for n, v in toward_scores.items() if "toward_" in n}
+            scores |= {n: v for n, v in toward_scores.items() if Score.parse(n).is_toward}
         return scores, shifts
 
     def _body_means(self, sheet: Sheet, after: Any) -> Any:

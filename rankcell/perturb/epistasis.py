@@ -15,8 +15,9 @@ import numpy as np
 
 from rankcell.perturb.edits import EditPlan, RowEdits
 from rankcell.perturb.engine import Engine
-from rankcell.perturb.fast import IN_PLACE, FastEngine, cost, pair_predictors
+from rankcell.perturb.fast import FastEngine, cost, pair_predictors
 from rankcell.perturb.predict import Predictors
+from rankcell.scores import TOWARD, Score
 
 _AUDIT, _LEAST = 0.05, 8  # of the pairs that are not verified: share that is run at random, and how many at least
 
@@ -90,7 +91,7 @@ def tokens_of_pairs(fast: FastEngine, edits: np.ndarray, lengths: np.ndarray, *,
 
 def _passes_to_predict(fast: FastEngine, genes: int) -> int:
     """Forward passes that it takes to predict all pairs of so many genes of a row."""
-    toward = sum(name.startswith("toward_") for name in fast.plain_names)
+    toward = sum(Score.parse(name).family == TOWARD for name in fast.plain_names)
     how = {"toward": toward, "readouts": len(fast.engine.scored), "projections": fast.projections}
     how |= {"passes": len(fast.passes), "ratios": fast.ratios}
     found = cost(np.array([10**9]), np.array([1]), audit=0.0, splits=0, contexts=2 * genes + 1, **how)
@@ -146,13 +147,13 @@ def _predict(
         for name in both:
             x, own = _sum(joint, name), _sum(base, name)
             if x is not None and own is not None:
-                both[name][i, others] = x - own[others] - _size(name, alone[name])[i]
+                both[name][i, others] = x - own[others] - Score.parse(name).effect(alone[name])[i]
     a, b = pairs
     for name, values in both.items():
         mean = (values[a, b] + values[b, a]) / 2
         found["values"][name][:] = found["predicted"][name][:] = mean
-        whole = mean + sum(_size(name, alone[name])[x] for x in pairs)
-        found["joint"][name][:] = _size(name, whole)
+        whole = mean + sum(Score.parse(name).effect(alone[name])[x] for x in pairs)
+        found["joint"][name][:] = Score.parse(name).effect(whole)
 
 
 def _run(
@@ -175,15 +176,11 @@ def _run(
     for name in names:
         values = exact.scores[name]
         found["joint"][name][where] = values
-        single = _size(name, alone[name])
-        found["values"][name][where] = _size(name, values) - single[pairs[0][where]] - single[pairs[1][where]]
+        single = Score.parse(name).effect(alone[name])
+        found["values"][name][where] = Score.parse(name).effect(values) - single[pairs[0][where]] - single[pairs[1][where]]
 
 
 def _sum(held: Predictors, name: str) -> np.ndarray | None:
-    values = (held.in_place if name.endswith(IN_PLACE) else held.whole).get(name.removesuffix(IN_PLACE))
+    score = Score.parse(name)
+    values = (held.in_place if score.is_in_place else held.whole).get(str(score.whole))
     return None if values is None else values.sum(1)
-
-
-def _size(name: str, values: np.ndarray) -> np.ndarray:
-    """1 - cos of cosines (and back), anything else as it is."""
-    return 1 - values if name.startswith("cos_") else values

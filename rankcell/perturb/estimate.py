@@ -13,6 +13,7 @@ from rankcell.model.devices import synchronize
 from rankcell.perturb.engine import Engine
 from rankcell.perturb.fast import FastEngine
 from rankcell.perturb.prepared import skipped
+from rankcell.scores import IN_PLACE
 
 _CELLS, _BATCHES, _SECONDS = 6, 4, 12.0  # what is timed: cells, batches of each, and seconds at most
 _PER_ROW, _PER_SCORE, _PER_AFFECTED, _PER_JUDGED = 9, 8, 12, 60  # bytes on disk
@@ -50,7 +51,7 @@ class Estimate:
         pairs += every if "raw" in job.asked.collects else 0
         sums = every if "mean" in job.asked.collects else 0
         added = min(sums, len(job.plan.targets) * job.runtime.checkpoint.vocab.n_ids)
-        moments = _PER_MOMENTS * (1 + ("_in_place" in job.plan.passes))
+        moments = _PER_MOMENTS * (1 + (IN_PLACE in job.plan.passes))
         size = n_edits * (_PER_ROW + _PER_SCORE * len(names)) + pairs * _PER_AFFECTED + added * (_PER_MEAN + moments)
         size += _audit_size(survey.edits, job.what | job.effort, len(names)) if is_fast else 0
         kept = 0 if job.tokens_folder else int(lengths.sum()) * _TOKEN[job.tokens.has_counts]

@@ -24,11 +24,11 @@ from rankcell.perturb.engine import Engine, Scored
 from rankcell.perturb.predict import Context, Predictors, predictors
 from rankcell.perturb.ratios import PROCESSOR, Ratios
 from rankcell.perturb.smooth import corrected
+from rankcell.scores import COS, IN_PLACE, TOWARD, Score
 from rankcell.wording import option
 
 AUDIT, SPLITS, PROJECTIONS = 0.02, 16, 32
 LEAST_IN_PLACE = 0.5  # to which a correction may shrink what is predicted in place
-IN_PLACE = "_in_place"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def refuse(asked: Any, plan: EditPlan) -> None:
 def verify_score(engine: Engine) -> str:
     """The score whose largest are verified by default: the first toward a state, else the first cosine; in place where there is such."""
     names = engine.plain_names
-    first = next((n for n in names if n.startswith("toward_")), names[0])
+    first = next((n for n in names if Score.parse(n).family == TOWARD), names[0])
     return first + (IN_PLACE if IN_PLACE in engine.plan.passes else "")
 
 
@@ -140,12 +140,12 @@ class FastEngine:
     @property
     def plain_names(self) -> list[str]:
         """The scores of one pass: those of the engine that are predicted."""
-        return [n for n in self.engine.plain_names if self.projections or not n.startswith("cos_")]
+        return [n for n in self.engine.plain_names if self.projections or Score.parse(n).family != COS]
 
     @property
     def score_names(self) -> list[str]:
         """As Engine.score_names, of what is predicted."""
-        return [n for n in self.engine.score_names if self.projections or not n.startswith(("cos_", "shift_"))]
+        return [n for n in self.engine.score_names if self.projections or Score.parse(n).family != COS]
 
     def with_parts(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """As Engine.with_parts."""
@@ -165,7 +165,7 @@ class FastEngine:
 
     def cost(self, edits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See rankcell.perturb.fast.cost."""
-        toward = sum(n.startswith("toward_") for n in self.engine.plain_names)
+        toward = sum(Score.parse(n).family == TOWARD for n in self.engine.plain_names)
         held = {n: getattr(self, n) for n in ("audit", "verify_top", "splits", "projections", "ratios")}
         held |= {"contexts": contexts_of(self.engine.plan)}
         return cost(edits, lengths, passes=len(self.passes), toward=toward, readouts=len(self.engine.scored), **held)
@@ -326,22 +326,21 @@ class _Cell:
     def correct(self) -> None:
         """Predictions, corrected by what was run, into `values` (but for what was run) and `predicted`."""
         for group, predictors_ in self.predictors:
-            for which, names in self.fast.names.items():
+            for which in self.fast.passes:
                 held = predictors_.in_place if which else predictors_.whole
-                for name in names:
-                    plain = name.removesuffix(IN_PLACE)
+                for plain in self.fast.plain_names:
                     if plain in held:
-                        self._correct(name, which, group, held[plain])
+                        self._correct(plain + which, which, group, held[plain])
 
     def _correct(self, name: str, which: str, group: _Group, predictors_: np.ndarray) -> None:
-        is_size = name.startswith("cos_")
+        score = Score.parse(name)
         run = np.flatnonzero(self.exact[which][group.at])
         exact = self.values[name][group.at[run]]
         least = LEAST_IN_PLACE if which else -np.inf
-        found = corrected(predictors_, group.place, run, 1 - exact if is_size else exact, least_factor=least)
+        found = corrected(predictors_, group.place, run, score.effect(exact), least_factor=least)
         without = found.values.copy()
         without[run] = found.without_itself
-        back = (lambda v: np.clip(1 - np.maximum(v, 0), -1, 1)) if is_size else (lambda v: v)
+        back = (lambda v: np.clip(1 - np.maximum(v, 0), -1, 1)) if score.is_cosine else (lambda v: v)
         self.predicted[name][group.at] = back(without)
         rest = np.setdiff1d(np.arange(len(group.at)), run)
         self.values[name][group.at[rest]] = back(found.values[rest])
@@ -350,8 +349,7 @@ class _Cell:
         """Want the `n` edits exactly whose `score` is largest either way."""
         if not self.predictors or n < 1:
             return
-        values = self.values[score]
-        size = np.abs(1 - values if score.startswith("cos_") else values)
+        size = np.abs(Score.parse(score).effect(self.values[score]))
         size[~np.isfinite(size)] = -1
         for which in self.fast.passes:
             self.wanted[which][np.argsort(-size, kind="stable")[:n]] = True

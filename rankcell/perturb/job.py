@@ -36,6 +36,7 @@ from rankcell.perturb.states import StateEmbeddings, embed_states, read_states, 
 from rankcell.perturb.survey import Survey, tokens_of_rows
 from rankcell.perturb.units import Amount, Count, TokenCount, Worker
 from rankcell.perturb.verify import verify_screen
+from rankcell.scores import Score
 from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
 from rankcell.store.parts import Part, PartDone, preparing
 from rankcell.tokens.cropping import note_cropping
@@ -191,7 +192,7 @@ class Job:
         if asked is not None and asked not in names:
             raise SettingsError(f"{option('verify_by', asked)} is not a score that is predicted; one of {', '.join(names)}")
         by = asked or verify_score(self.outline)
-        if by.startswith("cos_") and self.asked.fast("projections") == 0:
+        if Score.parse(by).is_cosine and self.asked.fast("projections") == 0:
             none = option("projections", 0)
             add = f"add {option('toward', placeholder='COL=STATE')} (or {option('states')}), or leave out {none}"
             way = "verify by a movement toward a state" if asked else add

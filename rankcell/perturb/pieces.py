@@ -14,9 +14,8 @@ from rankcell.model import Encoder, Packed
 from rankcell.perturb.baseline import Baseline
 from rankcell.perturb.edits import RowEdits
 from rankcell.perturb.kinds import Options
+from rankcell.scores import IN_PLACE, UNFILLED
 
-IN_PLACE = "_in_place"
-UNFILLED = "_unfilled"  # the deletion without refill, which is only run to take the two apart
 _NO_GAP = 2**62  # beyond the end of any row
 _PADDED = 1.25  # of a sheet's tokens at most, with its padding
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.perturb.engine import UNFILLED, Engine, Scored
+from rankcell.perturb.engine import Engine, Scored
+from rankcell.scores import UNFILLED, Score
 from rankcell.wording import note, option
 
 LEAST_SPEARMAN = 0.99  # of the edits of a probed cell, by their shifts in the lower precision and in fp32
@@ -77,7 +78,7 @@ def note_choice(check: Mapping[str, Any]) -> None:
 
 def compare(exact: Scored, low: Scored, name: str) -> tuple[float | None, float]:
     """(the smallest Spearman over cells, relative error) of a score; None where no cell has enough edits."""
-    a, b = (1 - s.scores[name] if name.startswith("cos_") else s.scores[name] for s in (exact, low))
+    a, b = (Score.parse(name).effect(s.scores[name]) for s in (exact, low))
     good = np.isfinite(a) & np.isfinite(b)
     if (np.isfinite(a) & ~np.isfinite(b)).any():
         return 0.0, float("inf")  # the lower precision overflows

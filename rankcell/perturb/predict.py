@@ -18,6 +18,7 @@ import numpy as np
 
 from rankcell.model.tape import Tape, functions_at_once
 from rankcell.perturb.engine import Engine
+from rankcell.scores import COS, STATE_READOUTS, TOWARD, score_name
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class _Row:
 
     def run(self) -> Predictors:
         ways = {name: self._way(state, readout) for name, state, readout in self._toward()}
-        sizes = {f"cos_{readout}": self._sizes(readout) for readout in (self.engine.scored if self.projections else ())}
+        sizes = {score_name(COS, readout): self._sizes(readout) for readout in (self.engine.scored if self.projections else ())}
         self._home.fetch()
         scores = {name: predictors_of() for name, predictors_of in (ways | sizes).items()}
         return Predictors({name: both[0] for name, both in scores.items()}, {name: both[1] for name, both in scores.items()})
@@ -175,9 +176,9 @@ class _Row:
     def _toward(self) -> Iterator[tuple[str, Any, str]]:
         vectors = self.engine.states.vectors
         for state in self.engine.states.names:
-            for readout in ("cell", "cls"):
+            for readout in STATE_READOUTS:
                 if (state, readout) in vectors and readout in self.engine.scored:
-                    yield f"toward_{state}_{readout}", self._tensor(vectors[state, readout]).double(), readout
+                    yield score_name(TOWARD, readout, state), self._tensor(vectors[state, readout]).double(), readout
 
     def _way(self, state: Any, readout: str) -> _Both:
         """(in place [edits, 1], whole [edits, 2]): the way toward a state by the exchange, and by the shift."""

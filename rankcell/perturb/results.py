@@ -17,6 +17,7 @@ from rankcell.errors import InputError, OutputError, is_out_of_memory
 from rankcell.perturb.affected import AffectedRows, AffectedSums
 from rankcell.perturb.edits import EditPlan
 from rankcell.perturb.engine import Scored
+from rankcell.scores import IN_PLACE
 from rankcell.store import ShardedRun, atomic_path, damage, seal, seal_damage
 from rankcell.store.whole import BLANK, SEAL_KEY
 from rankcell.vocab import Vocabulary
@@ -79,7 +80,7 @@ _SUMS = ("sum", "squares", "sum_in_place", "squares_in_place")
 def sums_table(sums: AffectedSums, passes: Sequence[str]) -> pa.Table:
     """key, n, sum, squares, and the last two of the shifts in place where the screen has such a pass."""
     key, n, *plain = sums.reduce()
-    in_place = sums.reduce("_in_place")[2:] if "_in_place" in passes else []
+    in_place = sums.reduce(IN_PLACE)[2:] if IN_PLACE in passes else []
     return pa.table({"key": key, "n": n} | dict(zip(_SUMS, (*plain, *in_place), strict=False)))
 
 
@@ -176,7 +177,7 @@ def _affected_table(sums: Sums, names: Names) -> pa.Table:
     keys, n, *sums = sums
     target, token = pa.array(keys // names.n_ids), pa.array(keys % names.n_ids)
     columns = {"edit": names.edits.take(target), "genes": names.genes.take(target), "affected": names.tokens.take(token), "n": pa.array(n)}
-    for which, total, squares in zip(("", "_in_place"), sums[::2], sums[1::2], strict=False):
+    for which, total, squares in zip(("", IN_PLACE), sums[::2], sums[1::2], strict=False):
         mean = total / n
         columns |= {f"mean_cos{which}": 1 - mean, f"sd_cos{which}": np.sqrt(np.maximum(squares / n - mean**2, 0))}
     return pa.table(columns)

@@ -9,12 +9,12 @@ from rankcell.errors import SettingsError
 from rankcell.model import Checkpoint, open_checkpoint
 from rankcell.model.devices import choose_device, devices_of, has_float64
 from rankcell.perturb.asked import Asked
-from rankcell.perturb.engine import READOUTS
 from rankcell.perturb.estimate import Estimate
 from rankcell.perturb.job import Job, PartDone
 from rankcell.perturb.results import Screen
 from rankcell.perturb.runtime import Runtime
 from rankcell.perturb.states import StateEmbeddings
+from rankcell.scores import READOUTS
 from rankcell.store import ShardedRun, check_result_folder
 from rankcell.store.parts import Part
 from rankcell.tokens.tokenset import TokenSet

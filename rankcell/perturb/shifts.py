@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rankcell.scores import COS, EUCLIDEAN, TOWARD, score_name
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -91,12 +93,12 @@ def readout_scores(
     """`cos_<readout>` and `toward_<state>_<readout>` for every state that has this readout; with `euclidean` also the same by distance."""
     import torch
 
-    scores = {f"cos_{readout}": cosine(before_bd, after_bd)}
+    scores = {score_name(COS, readout): cosine(before_bd, after_bd)}
     if euclidean:
-        scores[f"euclidean_{readout}"] = torch.linalg.vector_norm(after_bd - before_bd, dim=-1)
+        scores[score_name(EUCLIDEAN, readout)] = torch.linalg.vector_norm(after_bd - before_bd, dim=-1)
     for (state, of), vector in states.items():
         if of == readout:
-            scores[f"toward_{state}_{readout}"] = toward(before_bd, after_bd, vector)
+            scores[score_name(TOWARD, readout, state)] = toward(before_bd, after_bd, vector)
             if euclidean:
-                scores[f"euclidean_toward_{state}_{readout}"] = nearer(before_bd, after_bd, vector)
+                scores[score_name(EUCLIDEAN, readout, state)] = nearer(before_bd, after_bd, vector)
     return scores

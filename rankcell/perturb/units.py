@@ -14,7 +14,6 @@ import pyarrow as pa
 from rankcell.errors import OutputError, SettingsError
 from rankcell.model import Encoder
 from rankcell.model.encoder import threads_as
-from rankcell.perturb import audit
 from rankcell.perturb.affected import AffectedRows, AffectedSums
 from rankcell.perturb.audit_tables import audit_cells_table, audit_table, epistasis_table
 from rankcell.perturb.effort import fast_engine
@@ -24,6 +23,7 @@ from rankcell.perturb.fast import FastScored
 from rankcell.perturb.prepared import Prepared, read_prepared
 from rankcell.perturb.results import Names, affected_rows_table, screen_table, sums_table, write_shard
 from rankcell.progress import report
+from rankcell.scores import Score
 from rankcell.store import ShardedRun
 from rankcell.store.run import differences
 from rankcell.wording import note, option
@@ -168,7 +168,7 @@ class Worker:
 
     def _pairs(self, rows: np.ndarray, scored: FastScored, progress: Ticks) -> pa.Table:
         settings = self.work.settings
-        size = audit.effects(settings["verify_by"], scored.scores[settings["verify_by"]])
+        size = Score.parse(settings["verify_by"]).effect(scored.scores[settings["verify_by"]])
         found = interactions(
             self.fast,
             [self.work.tokens.row(int(i)) for i in rows],

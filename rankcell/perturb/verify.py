@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.model.workers import run_here
-from rankcell.perturb import audit
 from rankcell.perturb.audit_tables import set_values
 from rankcell.perturb.edits import RowEdits
 from rankcell.perturb.effort import pass_of
 from rankcell.perturb.prepared import read_prepared
 from rankcell.perturb.results import numbers, read_shard, shard_damage, write_shard
 from rankcell.perturb.units import TokenCount, Worker, threads_as_begun
+from rankcell.scores import IN_PLACE, Score
 from rankcell.store import ShardedRun, content_hash
 
 Ticks = Callable[[int], None] | None
@@ -125,7 +125,7 @@ def choose(sources: Sequence[ShardedRun], score: str, wanted: int) -> Chosen:
     unit, row, size = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
     for number, source in enumerate(sources):
         table = read_shard(source, "screen", number, [score, f"exact{pass_of(score)}"])
-        value = np.abs(audit.effects(score, table[score].to_numpy()))
+        value = np.abs(Score.parse(score).effect(table[score].to_numpy()))
         at = np.flatnonzero(~table.column(1).to_numpy() & np.isfinite(value))
         unit, row = np.concatenate([unit, np.full(len(at), number)]), np.concatenate([row, at])
         size = np.concatenate([size, value[at]])
@@ -195,7 +195,7 @@ def _run_some(
 
 
 def _passes(screen: pa.Table) -> list[str]:
-    return [which for which in ("", "_in_place") if f"exact{which}" in screen.column_names]
+    return [which for which in ("", IN_PLACE) if f"exact{which}" in screen.column_names]
 
 
 def with_verified(table: pa.Table, verified: pa.Table) -> pa.Table:
