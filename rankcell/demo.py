@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.scores import IN_PLACE, TOWARD, Score, score_name
 from rankcell.store import RUN_FILES, Own, atomic_path, inside, require_new
 
 POOLS = {"mean": "mean over genes", "cls": "CLS token", "first": "first gene"}
@@ -35,7 +36,7 @@ class Direction:
 
     @property
     def score(self) -> str:
-        return f"toward_{self.goal}_cell_in_place"
+        return score_name(TOWARD, "cell", self.goal, IN_PLACE)
 
 
 DIRECTIONS = (
@@ -206,7 +207,7 @@ def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps
     table = get.screen_df(folder / d.name)
     ranked = rank_edits(table, by=d.score)
     write_ranked(ranked, folder / d.table)
-    found.follows[d.name] = [_follows(table, s) for s in ("cos_genes", d.score.removesuffix("_in_place"))]
+    found.follows[d.name] = [_follows(table, s) for s in ("cos_genes", str(Score.parse(d.score).whole))]
     found.ranked[d.name], found.n_genes[d.name], found.n_rows[d.name] = ranked, len(genes), len(table)
 
 
@@ -225,7 +226,7 @@ def _follows(table: Any, score: str) -> tuple[str, float, float, float, float]:
     """(score, then plain and in place: the median size of the effect; how far it follows the gene's rank)."""
     from rankcell.stats import effect_of, rank_spearman
 
-    both = (score, f"{score}_in_place")
+    both = (score, str(Score.parse(score).with_part(IN_PLACE)))
     return score, *(float(effect_of(table, s).abs().median()) for s in both), *(rank_spearman(table, s) for s in both)
 
 

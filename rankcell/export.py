@@ -8,10 +8,9 @@ import numpy as np
 
 from rankcell.counts.source import some
 from rankcell.errors import InputError, SettingsError
+from rankcell.scores import Score, scores_in
 from rankcell.stats import effect_of
 from rankcell.stats.rows import DEFAULT_SCORES
-
-_SCORES = ("cos_", "shift_", "toward_", "euclidean_")
 
 
 def edits_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
@@ -19,7 +18,7 @@ def edits_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
     import anndata as ad
 
     table = _table(screen)
-    there = _scores_of(table)
+    there = scores_in(table.columns)
     asked = there if score is None else [score] if isinstance(score, str) else list(score)
     effects = _mean_effects(table, _known(asked, there))
     obs = _edits_obs(screen, table)
@@ -42,7 +41,7 @@ def cells_adata(screen: Any, score: str | None) -> Any:
     if score is not None and not isinstance(score, str):
         raise SettingsError("cells x edits hold one score: name one, or ask for each by itself")
     table = _table(screen)
-    there = _scores_of(table)
+    there = scores_in(table.columns)
     default = next((s for s in DEFAULT_SCORES if s in there), "cos_genes")
     (score,) = _known([score or default], there)
     obs, var = _cells_obs(screen, table), _edits_obs(screen, table)
@@ -51,7 +50,7 @@ def cells_adata(screen: Any, score: str | None) -> Any:
     matrix[row, column] = np.asarray(effect_of(table, score), float)
     rank[row, column] = table["rank"]
     layers = {"rank": rank}
-    flag = "exact_in_place" if score.endswith("_in_place") and "exact_in_place" in table else "exact"
+    flag = "exact_in_place" if Score.parse(score).is_in_place and "exact_in_place" in table else "exact"
     if flag in table:
         layers["exact"] = np.full(matrix.shape, np.nan, np.float32)
         layers["exact"][row, column] = table[flag]
@@ -64,10 +63,6 @@ def _table(screen: Any) -> Any:
     """The rows, ranks as float64 (NaN where the cell lacks the gene), which every store can write."""
     table = screen.table().to_pandas()
     return table.assign(rank=table["rank"].to_numpy(np.float64, na_value=np.nan))
-
-
-def _scores_of(table: Any) -> list[str]:
-    return [c for c in table.columns if c.startswith(_SCORES)]
 
 
 def _known(asked: Sequence[str], there: Sequence[str]) -> list[str]:

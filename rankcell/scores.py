@@ -24,8 +24,8 @@ STATE_READOUTS = ("cell", "cls")  # those that a state has
 IN_PLACE, POSITION, REFILL = "_in_place", "_position", "_refill"
 UNFILLED = "_unfilled"  # the deletion without refill, which is only run to take the two apart
 _SHIFT = "shift"  # what the parts of a cosine are called by: they add up to 1 - cosine
-_READOUT_LABELS = {"genes": "other genes", "cell": "cell mean", "cls": "CLS"}
-_PART_LABELS = {"": "", IN_PLACE: ", in place", POSITION: ", due to positions", REFILL: ", due to refill", UNFILLED: ", without refill"}
+READOUT_LABELS = {"genes": "other genes", "cell": "cell mean", "cls": "CLS"}
+PART_LABELS = {"": "", IN_PLACE: ", in place", POSITION: ", due to positions", REFILL: ", due to refill", UNFILLED: ", without refill"}
 _LONGEST_STATE = 30  # characters of a state's name in a label
 _OF_STATE = "|".join(STATE_READOUTS)
 _ALL, _PARTS = "|".join(READOUTS), f"{IN_PLACE}|{POSITION}|{REFILL}|{UNFILLED}"
@@ -120,7 +120,7 @@ class Score:
 
     def label(self) -> str:
         """The score in plain language, as an axis is labelled."""
-        readout, part, by_distance = _READOUT_LABELS[self.readout], _PART_LABELS[self.part], self.family == EUCLIDEAN
+        readout, part, by_distance = READOUT_LABELS[self.readout], PART_LABELS[self.part], self.family == EUCLIDEAN
         if self.state is not None:
             return f"{'distance closed' if by_distance else 'movement'} toward {shorten(self.state, _LONGEST_STATE)}, {readout}{part}"
         return f"distance moved by the {readout}{part}" if by_distance else f"shift of the {readout}{part} (1 - cosine)"

@@ -23,13 +23,13 @@ from rankcell.jobs.inputs import (
     require_there,
     tokens_on_disk,
 )
+from rankcell.scores import in_place_of, scores_in
 from rankcell.store import check_result_folder, require_apart
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import option
 
 _ROWS = 2_000_000  # of a screen that are read to see how far its scores follow the rank
-_PARTS = ("_position", "_refill")
 
 
 def perturb(
@@ -253,7 +253,7 @@ def _run_line(done: Any) -> str:
     names = [n for n in ("exact", "exact_in_place") if n in done.columns()]
     table = done.read("screen.parquet", columns=["cell_id", *names])
     run = [table[n].to_numpy() for n in names]
-    words = [f"{int(r.sum()):,} {'in place' if n.endswith('place') else 'whole'}" for n, r in zip(names, run, strict=True)]
+    words = [f"{int(r.sum()):,} {'in place' if n == 'exact_in_place' else 'whole'}" for n, r in zip(names, run, strict=True)]
     said = f"run exactly: {', '.join(words)}, of {len(table):,} edits"
     cells = table.select(["cell_id"]).to_pandas().assign(run=np.logical_and.reduce(run)).groupby("cell_id").run.all()
     less = f" (fewer {option('projections')} cost less)" if done.manifest["settings"]["projections"] else ""
@@ -302,8 +302,7 @@ def rank_report(done: Any) -> tuple[list[str], list[str]]:
 
     edits = [f"to rank: {edits_sentence(edit_counts(done))}"]
     table = _first_rows(done.path("screen.parquet"))
-    scores = [c for c in table.columns if c.startswith(("cos_", "toward_", "euclidean_")) and not c.endswith(_PARTS)]
-    follows = {s: rank_spearman(table, s) for s in scores}
+    follows = {s: rank_spearman(table, s) for s in scores_in(table.columns, parts=False)}
     known = {s: v for s, v in follows.items() if v == v}
     if not known:
         return edits, []
@@ -313,7 +312,7 @@ def rank_report(done: Any) -> tuple[list[str], list[str]]:
     close = [s for s, v in known.items() if abs(v) > TOO_CLOSE]
     if not close:
         return lines, []
-    better = [f"{s}_in_place" for s in close if abs(known.get(f"{s}_in_place", 1)) <= TOO_CLOSE]
+    better = [name for s in close if (name := in_place_of(s, known)) and abs(known[name]) <= TOO_CLOSE]
     way = f": rank by {', '.join(better)}" if better else ""
     return lines, [f"{', '.join(close)} order{'s' if len(close) == 1 else ''} genes by their position in the cell more than by effect{way}"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rankcell.errors import SettingsError
 from rankcell.jobs.inputs import named_genes
+from rankcell.scores import TOWARD, Score, score_name, scores_in
 from rankcell.store import require_apart
 from rankcell.wording import note, option
 
@@ -142,17 +143,16 @@ def _goal(screen: Any, columns: Sequence[str], score: str | None, choose: Any) -
         return choose(columns, score)
     for state in screen.manifest["settings"].get("states", []):
         for readout in ("cls", "cell"):
-            if f"toward_{state}_{readout}" in columns:
-                return f"toward_{state}_{readout}"
+            if (name := score_name(TOWARD, readout, state)) in columns:
+                return name
     return choose(columns, None)
 
 
 def _alternatives(columns: Sequence[str], goal: str) -> dict[str, str]:
     """Every other state of the goal's readout: name -> score."""
-    tail = "_" + goal.rpartition("_")[2]
-    tail = goal[goal.removesuffix("_in_place").rfind("_") :] if goal.endswith("_in_place") else tail
-    found = [c for c in columns if c.startswith("toward_") and c.endswith(tail) and c != goal]
-    return {c.removeprefix("toward_").removesuffix(tail): c for c in found}
+    measured = Score.parse(goal)
+    states = {c: Score.parse(c) for c in scores_in(columns) if c != goal}
+    return {s.state: c for c, s in states.items() if (s.family, s.readout, s.part) == (TOWARD, measured.readout, measured.part)}
 
 
 def _found(table: Any) -> list[str]:
@@ -193,7 +193,7 @@ def _found(table: Any) -> list[str]:
 def _pairs(table: Any) -> list[str]:
     """What stands in a table of affected genes."""
     a = table.attrs
-    how = "in place" if a["by"].endswith("_in_place") else "with the change of positions, as the screen has no values in place"
+    how = "in place" if a["by"] != "mean_cos" else "with the change of positions, as the screen has no values in place"
     which = {"more": "that move more than expected", "less": "that move less than expected", "both": "by how far they are from expected"}
     first = [f"{r.symbols} -> {r.affected_symbol}" for r in table.head(5).itertuples()]
     said = f"{len(table):,} pairs of perturbation and affected gene {which[a['direction']]}, {how}"

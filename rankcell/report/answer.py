@@ -11,8 +11,8 @@ from rankcell.report.figures import replicates
 from rankcell.report.screens import Tables
 from rankcell.report.screens_edits import fdr_of, probability_columns
 from rankcell.report.words import words
+from rankcell.scores import Score
 from rankcell.stats.predictors import TOO_CLOSE
-from rankcell.stats.rows import is_size
 from rankcell.stats.summary import LEVEL, edits_sentence, without_p_sentence
 
 HITS = 10
@@ -94,7 +94,7 @@ def _hits(ranked: Any, score: str) -> str:
         least = float(ranked[name].min())
         lead = f"Nothing stands out: of {tested:,} edits tested none has an FDR below {LEVEL:g} (FDR >= {least:.2g}). The strongest, for orientation:"
         return p.paragraph(lead) + _table(_strongest(ranked, 5), score, name) + _reading(ranked, score, name)
-    less = below[below["matched_diff"] < 0] if name == "matched_fdr" and is_size(score) and "matched_diff" in below else below[:0]
+    less = below[below["matched_diff"] < 0] if name == "matched_fdr" and Score.parse(score).is_size and "matched_diff" in below else below[:0]
     hits = below.drop(less.index) if len(less) < len(below) else below
     rest = f"; {len(less):,} of them shift the cell less than genes alike do" if len(less) else ""
     listed = "" if len(hits) == len(below) <= HITS else f" The strongest{' of the others' if len(hits) < len(below) else ''}:"
@@ -107,7 +107,7 @@ def _strongest(ranked: Any, n: int) -> Any:
 
 
 def _table(shown: Any, score: str, fdr: str | None) -> str:
-    compares = fdr == "matched_fdr" and "matched_diff" in shown and is_size(score)
+    compares = fdr == "matched_fdr" and "matched_diff" in shown and Score.parse(score).is_size
     columns = ["gene", "effect", "s.e.", "cells", *(["than genes alike"] if compares else []), *(["FDR"] if fdr else [])]
     rows = []
     for row in shown.to_dict("records"):
@@ -132,7 +132,7 @@ def small(x: float) -> str:
 def _reading(ranked: Any, score: str, fdr: str) -> str:
     """What the columns of the hits mean, once."""
     in_place = (
-        " (in place: no token attends to the gene any more, and all others keep their positions)" if score.endswith("_in_place") else ""
+        " (in place: no token attends to the gene any more, and all others keep their positions)" if Score.parse(score).is_in_place else ""
     )
     null = "genes of like rank that are shown by about as many cells, in the same cells" if fdr == "matched_fdr" else "its null hypothesis"
     return p.paragraph(

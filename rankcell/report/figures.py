@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import SettingsError
-from rankcell.wording import one_line
+from rankcell.scores import Score
+from rankcell.wording import one_line, shorten
 
 INK, GREY, UP, DOWN = "#1b2733", "#8a97a3", "#b2432f", "#2b6ca3"
 _PALETTE = [
@@ -70,11 +71,12 @@ def _plain(ax: Any) -> None:
 
 def draw_ranked(ranked: Any, *, ax: Any, n: int = 20, title: str | None = None) -> Any:
     """See rankcell.pl.ranked_genes."""
-    from rankcell.report.words import shorten, words
+    from rankcell.report.words import words
 
     by = ranked.attrs.get("by", "effect")
     ranked = ranked[np.isfinite(ranked["effect"].to_numpy(float))]
-    shown = strongest(ranked, n) if "toward_" in by else ranked.head(n)
+    score = Score.known(by)
+    shown = strongest(ranked, n) if score is not None and score.is_toward else ranked.head(n)
     if not len(shown):
         raise SettingsError(f"no edit has a value of '{by}': nothing to draw")
     at = np.arange(len(shown))[::-1]

@@ -22,6 +22,7 @@ from rankcell.report.screens_draw import PICTURES, of_this_screen, save_figure, 
 from rankcell.report.screens_edits import PART_WORDS, decomposition_table, fdr_of, probability_columns
 from rankcell.report.screens_ranks import effect_spread
 from rankcell.report.words import words
+from rankcell.scores import IN_PLACE, TOWARD, Score, in_place_of, score_name
 from rankcell.stats import rank_spearman
 from rankcell.stats.predictors import TOO_CLOSE
 from rankcell.stats.summary import calls, calls_sentence, edits_sentence, without_p_sentence
@@ -95,7 +96,7 @@ def _toward_rankings(tables: Tables, min_cells: int | None) -> dict[str, Any]:
     """{state: ranking by the movement of the cell mean toward it, in place where that is known}, of the first states."""
     rankings = {}
     for state in list(tables.manifest.get("settings", {}).get("states") or [])[:3]:
-        for score in (f"toward_{state}_cell_in_place", f"toward_{state}_cell"):
+        for score in (score_name(TOWARD, "cell", str(state), part) for part in (IN_PLACE, "")):
             if score in tables.table:
                 with contextlib.suppress(RankcellError):
                     rankings[str(state)] = ranking(tables, score, min_cells=min_cells, tested=True)
@@ -159,7 +160,7 @@ def _follows(tables: Tables) -> str:
     """How far each score goes with the rank alone, plain and in place."""
     rows, warned = [], []
     for score in scores_of(tables.table):
-        both = [name for name in (score, f"{score}_in_place") if name in tables.table]
+        both = [name for name in (score, in_place_of(score, tables.table)) if name is not None]
         rho = [rank_spearman(tables.table, name) for name in both]
         warned += [name for name, r in zip(both, rho, strict=True) if abs(r) > TOO_CLOSE]
         size = [_number(effect_spread(tables, name)) for name in both]
@@ -194,13 +195,13 @@ def _signed(x: float) -> str:
 def _ranked(ranked: Any, score: str, n: int) -> str:
     columns = ["edit", "cells", "mean rank", "effect", "s.e."] + (["effect, gap closed"] if "plain_effect" in ranked else [])
     columns += [c for c in probability_columns(ranked)[:1] + [fdr_of(c) for c in probability_columns(ranked)[:1]] if c in ranked]
-    shown = ranked.head(n) if "toward_" not in score else strongest(ranked, n)
+    shown = strongest(ranked, n) if Score.parse(score).is_toward else ranked.head(n)
     rows = [[_cell_of(r, c) for c in columns] for r in shown.to_dict("records")]
     counts = f" {edits_sentence(ranked.attrs)}." if "left_out" in ranked.attrs else ""
     rest = f"{counts} The mean of one or two cells can stand anywhere." if ranked.attrs.get("left_out") else counts
     where = (
         "in place: nothing attends to the gene, the others keep their positions; 'gap closed' is the deletion as such, after which every later gene moves up one"
-        if score.endswith("_in_place")
+        if Score.parse(score).is_in_place
         else "as the screen scored it"
     )
     over = replicates(ranked)
@@ -290,7 +291,7 @@ def _decomposition(tables: Tables, score: str, n: int, least: int) -> str:
 
 
 def _by_rank(tables: Tables, score: str, least: int) -> str:
-    plain = score.removesuffix("_in_place")
+    plain = str(Score.parse(score).whole)
     both = [s for s in dict.fromkeys((plain, score)) if s in tables.table]
 
     def draw(figure: Any) -> None:
@@ -305,12 +306,12 @@ def _by_rank(tables: Tables, score: str, least: int) -> str:
 
 
 def _states(tables: Tables, n: int, least: int) -> str:
-    toward = [s for s in scores_of(tables.table) if s.startswith("toward_")]
+    toward = [s for s in scores_of(tables.table) if Score.parse(s).family == TOWARD]
     if not toward:
         return ""
     blocks = []
-    for score in [s for s in toward if s.endswith("_cell")][:4]:
-        name = f"{score}_in_place" if f"{score}_in_place" in tables.table else score
+    for score in [s for s in toward if Score.parse(s).readout == "cell"][:4]:
+        name = in_place_of(score, tables.table) or score
         rows = min(n, tables.table["edit"].nunique())
         caption = f"{words(name)}. Red: the edit moves cells toward the state; blue: away from it."
         blocks.append(

@@ -11,15 +11,13 @@ import numpy as np
 
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
 from rankcell.perturb import Screen
-from rankcell.report.words import PARTS
+from rankcell.scores import POSITION, REFILL, Score, in_place_of, scores_in
 from rankcell.stats import effect_of, rank_edits
 from rankcell.stats.affected import gene_symbols
 from rankcell.stats.prediction import Shared, attrs_of
 from rankcell.stats.rows import is_table, screen_of
 from rankcell.stats.rows import least_cells as floor_of
 from rankcell.wording import option
-
-_FAMILIES = ("cos_", "toward_", "euclidean_")
 
 
 @dataclass
@@ -111,23 +109,23 @@ def _optional(screen: Screen, name: str) -> Any:
 
 def scores_of(table: Any) -> list[str]:
     """The scores as such, without their in-place values and parts."""
-    return [c for c in table.columns if c.startswith(_FAMILIES) and not c.endswith(tuple(f"_{p}" for p in PARTS))]
+    return [c for c in scores_in(table.columns) if Score.parse(c).part == ""]
 
 
 def choose_score(table: Any, score: str | None) -> str:
     """The score asked for, or the shift of the other genes, in place where that is known. SettingsError when it is not there."""
-    there = [c for c in table.columns if c.startswith((*_FAMILIES, "shift_"))]
+    there = scores_in(table.columns)
     if score is None:
         scores = scores_of(table)
         first = "cos_genes" if "cos_genes" in scores else next(iter(scores), "")
-        score = f"{first}_in_place" if f"{first}_in_place" in there else first
+        score = in_place_of(first, there) or first
     if score not in there:
         raise SettingsError(f"the screen has no score '{score}'; it has {', '.join(there) or 'none'}")
     return score
 
 
 def effects(table: Any, score: str) -> np.ndarray:
-    """The effect of each row, float64: 1 - cosine for `cos_...`, the value itself for every other column."""
+    """The effect of each row (Score.effect), float64."""
     return np.asarray(effect_of(table, score), float)
 
 
@@ -136,15 +134,15 @@ def parts_of(table: Any, score: str) -> dict[str, np.ndarray]:
 
     The parts add up to the total. The position part is read where the screen holds it, else it is what the others leave.
     """
-    stem = score.removesuffix("_in_place")
-    name = f"shift_{stem.removeprefix('cos_')}" if stem.startswith("cos_") else stem
-    found = {"total": effects(table, stem)}
-    if f"{stem}_in_place" not in table:
+    whole = Score.parse(score).whole
+    found = {"total": effects(table, str(whole))}
+    in_place = in_place_of(str(whole), table)
+    if in_place is None:
         return found
-    found["in_place"] = effects(table, f"{stem}_in_place")
-    refill = table[f"{name}_refill"].to_numpy(float) if f"{name}_refill" in table else None
-    if f"{name}_position" in table:
-        found["position"] = table[f"{name}_position"].to_numpy(float)
+    found["in_place"] = effects(table, in_place)
+    position, refill = (table[n].to_numpy(float) if n in table else None for n in (str(whole.with_part(p)) for p in (POSITION, REFILL)))
+    if position is not None:
+        found["position"] = position
     else:
         found["position"] = found["total"] - found["in_place"] - (0 if refill is None else refill)
     return found if refill is None else found | {"refill": refill}

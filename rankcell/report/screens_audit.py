@@ -12,6 +12,8 @@ from rankcell.report.figures import DOWN, GREY, INK, _plain
 from rankcell.report.screens import Tables, effects
 from rankcell.report.screens_labels import scaled_axis
 from rankcell.report.words import words
+from rankcell.scores import Score
+from rankcell.stats.prediction import drawn_column
 
 _POINTS = 20_000  # that are drawn at most
 
@@ -82,9 +84,7 @@ def _verified(audit: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str
 
 def draw_predicted(tables: Tables, *, ax: Any, score: str) -> Any:
     """Predicted against exact effect of the edits that were run; SettingsError when none of them was predicted."""
-    drawn_in = {True: "sampled_in_place", False: "sampled_whole"}[score.endswith("_in_place")]
-    names = tables.screen.columns("audit.parquet")
-    drawn_in = drawn_in if drawn_in in names else "sampled"
+    drawn_in = drawn_column(score, tables.screen.columns("audit.parquet"))
     table = tables.screen.read("audit.parquet", [score, f"{score}_predicted", drawn_in]).to_pandas()
     table = table[table[score].notna() & table[f"{score}_predicted"].notna()]
     if not len(table):
@@ -92,7 +92,7 @@ def draw_predicted(tables: Tables, *, ax: Any, score: str) -> Any:
     if len(table) > _POINTS:
         table = table.iloc[np.linspace(0, len(table) - 1, _POINTS).astype(np.int64)]
     exact = effects(table, score)
-    predicted = 1 - table[f"{score}_predicted"].to_numpy() if score.startswith("cos_") else table[f"{score}_predicted"].to_numpy()
+    predicted = Score.parse(score).effect(table[f"{score}_predicted"].to_numpy())
     drawn = table[drawn_in].to_numpy(bool)
     for which, colour, size, label in ((~drawn, GREY, 8, "run for its size"), (drawn, DOWN, 12, "drawn at random")):
         if which.any():

@@ -19,9 +19,10 @@ from rankcell.report.screens import (
     strongest,
 )
 from rankcell.report.screens_labels import name_points, scaled_axis
-from rankcell.report.words import shorten, words
+from rankcell.report.words import words
+from rankcell.scores import IN_PLACE, PART_LABELS, READOUT_LABELS, STATE_READOUTS, TOWARD, Score, in_place_of, scores_in
 from rankcell.stats.summary import LEVEL
-from rankcell.wording import option
+from rankcell.wording import option, shorten
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; shapes and places differ too
 LOOKS = {
@@ -165,24 +166,23 @@ def _in_cells(least: int) -> str:
 
 def _by_state(tables: Tables, score: str | None) -> tuple[Any, list[str], str]:
     """Mean of every movement of one readout, [edits, states]."""
-    there = [c for c in tables.table.columns if c.startswith("toward_")]
-    if score is not None and not score.startswith("toward_"):
+    chosen = Score.known(score)
+    if score is not None and (chosen is None or chosen.family != TOWARD):
         raise SettingsError(f"'{score}' is not a movement toward a state: name a toward_ score, or group the cells (groupby)")
-    endings = [f"_{readout}{part}" for readout in ("cell", "cls") for part in ("_in_place", "")]
-    wanted = next((e for e in sorted(endings, key=len, reverse=True) if (score or "").endswith(e)), None)
-    ending = wanted or next((e for e in endings if any(c.endswith(e) for c in there)), None)
-    found = [c for c in there if ending and c.endswith(ending)]
-    if not found:
+    columns: dict[tuple[str, str], dict[str, str]] = {(r, part): {} for r in STATE_READOUTS for part in (IN_PLACE, "")}
+    for name in scores_in(tables.table.columns, parts=False):
+        measured = Score.parse(name)
+        if measured.family == TOWARD:
+            columns[measured.readout, measured.part][name] = str(measured.state)
+    wanted = [(chosen.readout, chosen.part)] if chosen is not None and not chosen.is_part else [key for key, names in columns.items() if names]
+    readout, part = wanted[0] if wanted else ("", "")
+    states = columns.get((readout, part))
+    if not states:
         raise SettingsError(
             f"the screen has no movement toward a state: run it with {option('toward', placeholder='COLUMN=STATE')}, or group its cells with {option('groupby', placeholder='COLUMN')}"
         )
-    means = tables.table.groupby("edit", sort=False)[found].mean()
-    readout = "CLS" if "cls" in str(ending) else "cell mean"
-    return means, [c.removeprefix("toward_").removesuffix(ending) for c in found], f"movement toward a state, {readout}{_place(ending)}"
-
-
-def _place(ending: str | None) -> str:
-    return ", in place" if str(ending).endswith("_in_place") else ""
+    means = tables.table.groupby("edit", sort=False)[list(states)].mean()
+    return means, list(states.values()), f"movement toward a state, {READOUT_LABELS[readout]}{PART_LABELS[part]}"
 
 
 def _by_group(tables: Tables, score: str | None, groupby: str) -> tuple[Any, list[str], str]:
@@ -271,7 +271,7 @@ def draw_affected(tables: Tables, edit: str, *, ax: Any, n: int = 20, min_cells:
     found = found[found["n"] >= least]
     if not len(found):
         raise SettingsError(f"no gene is affected by '{edit}'{_in_cells(least)}: nothing to draw")
-    which = "_in_place" if "mean_cos_in_place" in found else ""
+    which = IN_PLACE if f"mean_cos{IN_PLACE}" in found else ""
     shift = 1 - found[f"mean_cos{which}"].to_numpy(float)
     order = np.lexsort((found["affected"].to_numpy(), -shift))[: max(1, n)]
     shift, sd, cells = shift[order], found[f"sd_cos{which}"].to_numpy(float)[order], found["n"].to_numpy(int)[order]
@@ -305,14 +305,14 @@ def decomposition_table(tables: Tables, score: str | None, *, n: int, min_cells:
     """(score, DataFrame: edit, symbols, n_cells and the mean of every part over cells, for the `n` strongest edits in place)."""
     import pandas as pd
 
-    stem = choose_score(tables.table, score).removesuffix("_in_place")
+    stem = str(Score.parse(choose_score(tables.table, score)).whole)
     parts = parts_of(tables.table, stem)
     if "in_place" not in parts:
         kind = ", ".join(sorted(set(map(str, tables.table["kind"])))) if "kind" in tables.table else "this"
         raise SettingsError(
             f"'{stem}' of this screen ({kind}) has no in-place value, so there are no parts to show: that is scored for deletions"
         )
-    ranked = strongest(ranking(tables, f"{stem}_in_place", min_cells=min_cells), n)
+    ranked = strongest(ranking(tables, in_place_of(stem, tables.table), min_cells=min_cells), n)
     means = pd.DataFrame(parts).groupby(tables.table["edit"].to_numpy(), sort=False).mean()
     return stem, ranked[["edit", "symbols", "n_cells"]].join(means, on="edit")
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.report.figures import GREY, INK
-from rankcell.report.words import shorten
+from rankcell.wording import shorten
 
 SIZE = 8.2
 _HEIGHT, _GAP = 1.25 * SIZE, 3.0

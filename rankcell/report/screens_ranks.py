@@ -18,9 +18,11 @@ from rankcell.report.screens import (
 )
 from rankcell.report.screens_edits import LOOKS, PART_WORDS, plain_log_ticks, set_scale
 from rankcell.report.screens_labels import name_points, scaled_axis
-from rankcell.report.words import shorten, words, wrapped
+from rankcell.report.words import words, wrapped
+from rankcell.scores import Score
 from rankcell.stats import rank_spearman
 from rankcell.stats.predictors import TOO_CLOSE
+from rankcell.wording import shorten
 
 LEAST_FOR_BAND = 20
 
@@ -66,7 +68,7 @@ def draw_shift_by_rank(tables: Tables, *, ax: Any, score: str | None = None, n: 
     if not len(ranked):
         raise SettingsError(f"no edit with '{score}' has a rank (its genes are in no cell): nothing to draw")
     rank, effect = ranked["mean_rank"].to_numpy(float), ranked["effect"].to_numpy(float)
-    log = score.startswith("cos_") and bool((effect > 0).any())
+    log = Score.parse(score).is_cosine and bool((effect > 0).any())
     effect = np.maximum(effect, effect[effect > 0].min()) if log else effect
     value = np.log10(effect) if log else effect
     excess = np.abs(value - np.median(value))
@@ -159,7 +161,8 @@ def _say_spearman(ax: Any, rho: float, n: int, least: int) -> None:
 
 def draw_cell(tables: Tables, cell: str, *, ax: Any, score: str | None = None, n: int = 10) -> Any:
     """See rankcell.pl.explain_cell."""
-    stem = choose_score(tables.table, score).removesuffix("_in_place")
+    whole = Score.parse(choose_score(tables.table, score)).whole
+    stem = str(whole)
     rows = find_cell(tables, cell)
     parts = parts_of(rows, stem)
     rank = rows["rank"].astype(float).to_numpy(float)
@@ -169,7 +172,7 @@ def draw_cell(tables: Tables, cell: str, *, ax: Any, score: str | None = None, n
         raise SettingsError(f"no edit of cell '{cell}' has both a rank and '{stem}': nothing to draw")
     rank, series = rank[known], {p: v[known] for p, v in series.items()}
     every = np.concatenate(list(series.values()))
-    log = stem.startswith("cos_") and bool((every > 0).any())
+    log = whole.is_cosine and bool((every > 0).any())
     if log:
         series = {p: np.maximum(v, every[every > 0].min()) for p, v in series.items()}
     for part, value in series.items():

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rankcell.stats.rows import Rows, is_size
+from rankcell.scores import Score
+from rankcell.stats.rows import Rows
 from rankcell.stats.units import LEAST_REPLICATES, Means
 
 NEAREST = 25  # neighbours on each side in a cell
@@ -43,7 +44,7 @@ def residuals(rows: Rows, score: str) -> Residuals:
     A line in log(1 + rank) is fitted to the neighbours without the row itself; z is the externally studentised residual
     (Cook and Weisberg 1982, section 2.2). Neighbours further than 4 robust standard deviations out are pulled in first.
     """
-    fast = rows.predicted.get(score)
+    fast, is_size = rows.predicted.get(score), Score.parse(score).is_size
     found = Residuals(*(np.full(len(rows), np.nan) for _ in range(2)), None if fast is None else np.full(len(rows), np.nan))
     kinds = rows.edits["kind"].astype("category").cat.codes.to_numpy().astype(np.int64)
     for piece in rows.pieces():
@@ -52,14 +53,14 @@ def residuals(rows: Rows, score: str) -> Residuals:
         group = rows.cell[at] * (kinds.max() + 1) + kinds[rows.edit[at]]  # kinds are not compared with one another
         order = np.lexsort((rows.x(at), group))
         at, y, group = at[order], effect[order], group[order]
-        used = log_size(y, group) if is_size(score) else y
+        used = log_size(y, group) if is_size else y
         keep = np.isfinite(used)
         at, y, used = at[keep], y[keep], used[keep]
         predicted, found.z[at], sd = _against_neighbours(group[keep], rows.x(at), used)
-        found.diff[at] = y - (np.exp(predicted) if is_size(score) else predicted)
+        found.diff[at] = y - (np.exp(predicted) if is_size else predicted)
         if fast is not None:
             scale = fast.scale[at]
-            found.error[at] = (log_error(scale, np.exp(used)) if is_size(score) else scale) / sd
+            found.error[at] = (log_error(scale, np.exp(used)) if is_size else scale) / sd
     return found
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import InputError, SettingsError
-from rankcell.stats.rows import Rows, effect_of, facts_of, is_size, is_table, remarks_of, score_names
+from rankcell.scores import Score, scores_in
+from rankcell.stats.rows import Rows, facts_of, is_table, remarks_of
 
 LEAST_TWICE = 20  # edits audited in two cells or more below which the whole error counts as common
 _BINS, _LEAST_IN_BIN = 20, 10
@@ -162,9 +163,9 @@ def corrected(rows: Rows, exact: dict[str, np.ndarray], errors: dict[str, Predic
         shift, variance = error.of_edits(rows.edits["edit"].astype(str))
         scale = np.where(exact[score], 0.0, error.scale(effect))
         moved = effect + scale * shift[rows.edit]
-        if is_size(score):
+        if Score.parse(score).is_size:
             moved = np.maximum(moved, np.minimum(effect, 0))
-        scores[score] = np.where(exact[score], values, effect_of({score: moved}, score))
+        scores[score] = np.where(exact[score], values, Score.parse(score).effect(moved))
         found[score] = Predicted(exact[score], scale, variance, error.df, error.heavy, error.facts)
     return replace(rows, scores=scores, predicted=found)
 
@@ -186,7 +187,7 @@ def carried(rows: Rows, source: Any) -> Rows:
         flags = {c: source[c].to_numpy(bool) for c in ("exact", "exact_in_place") if c in source}
     if not is_fast(flags):
         return rows
-    exact = {s: flags["exact_in_place" if s.endswith("_in_place") and "exact_in_place" in flags else "exact"] for s in rows.scores}
+    exact = {s: flags["exact_in_place" if Score.parse(s).is_in_place and "exact_in_place" in flags else "exact"] for s in rows.scores}
     errors = read_errors(source, list(rows.scores)) if is_screen else _errors_of_table(source)
     for score in rows.scores:
         _check_known(score, errors, rows, exact[score])
@@ -214,22 +215,22 @@ def read_errors(screen: Any, scores: Sequence[str] | None = None) -> dict[str, P
             f"{screen.folder} is a fast screen and has lost its {AUDIT}: how far its predictions are off is not known; screen again"
         )
     names = screen.columns(AUDIT)
-    scores = [s for s in score_names(names) if f"{s}_predicted" in names and (scores is None or s in scores)]
-    drawn = {s: _drawn(s, names) for s in scores}
+    scores = [s for s in scores_in(names) if f"{s}_predicted" in names and (scores is None or s in scores)]
+    drawn = {s: drawn_column(s, names) for s in scores}
     columns = ["edit", *dict.fromkeys(drawn.values()), *scores, *(f"{s}_predicted" for s in scores)]
     table = screen.read(AUDIT, columns).to_pandas()
     found = {}
     for s in scores:
         sample = table[table[drawn[s]].to_numpy(bool)]
         values = (sample[c].to_numpy(float, na_value=np.nan) for c in (f"{s}_predicted", s))
-        found[s] = fit_error(sample["edit"].astype(str).to_numpy(), *(np.asarray(effect_of({s: v}, s)) for v in values))
+        found[s] = fit_error(sample["edit"].astype(str).to_numpy(), *(np.asarray(Score.parse(s).effect(v)) for v in values))
     return found
 
 
-def _drawn(score: str, names: Sequence[str]) -> str:
+def drawn_column(score: str, names: Sequence[str]) -> str:
     """The column that says whether an edit was drawn for the audit of the score's own pass: drawn for one, it may have been run in the
     other because its prediction was large."""
-    own = "sampled_in_place" if score.endswith("_in_place") else "sampled_whole"
+    own = "sampled_in_place" if Score.parse(score).is_in_place else "sampled_whole"
     return own if own in names else "sampled"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import SettingsError
+from rankcell.scores import Score, in_place_of
 from rankcell.stats.prediction import carried
 from rankcell.stats.predictors import TOO_CLOSE, follows_rank, partial_spearman
 from rankcell.stats.rows import Rows, choose_score, goal_score, is_table, least_cells, read_rows, remarks_of, rows_of, screen_of
@@ -37,7 +38,7 @@ def rank_edits(
     source = _source(table)
     columns = _columns(source)
     by = goal_score(columns, by) if "toward" in modes else choose_score(columns, by)
-    plain = by.removesuffix("_in_place")
+    plain = str(Score.parse(by).whole)
     plain = plain if plain != by and plain in columns else None
     rows = _with_unseen(_rows(source, [by] if plain is None else [by, plain]))
     donors = None if donor is None else donors_of(rows.cell_ids, _cells(source, cells, donor), donor)
@@ -157,7 +158,7 @@ def _with_fdr(ranked: Any) -> Any:
 
 def _warn_position(attrs: dict[str, Any], by: str, columns: Sequence[str]) -> None:
     if abs(attrs["rank_spearman"]) > TOO_CLOSE:
-        better = " Rank by its _in_place counterpart." if f"{by}_in_place" in columns else ""
+        better = " Rank by its _in_place counterpart." if in_place_of(by, columns) else ""
         note(
             f"'{by}' follows the gene's rank in the cell (median Spearman {attrs['rank_spearman']:.2f}): it orders genes by "
             f"position more than by effect.{better}"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import CellError, InputError, SettingsError
+from rankcell.scores import IN_PLACE, READOUTS, STATE_READOUTS, TOWARD, Score, score_name, scores_in
 from rankcell.wording import option
 
-SCORES = ("cos_", "toward_", "euclidean_", "shift_")
-DEFAULT_SCORES = tuple(f"cos_{r}{end}" for r in ("genes", "cell", "cls") for end in ("_in_place", ""))
+DEFAULT_SCORES = tuple(score_name("cos", readout, None, part) for readout in READOUTS for part in (IN_PLACE, ""))
 _AT_ONCE = 1_000_000  # rows
 _FACTS = ("detection", "expression", "mean_rank")
 _OF_EDITS = ("edit", "kind", "genes", "symbols", *_FACTS)
@@ -30,14 +30,8 @@ def least_cells(n_cells: np.ndarray, asked: int | None) -> int:
 
 
 def effect_of(table: Any, score: str) -> Any:
-    """The effect that a score column states: 1 - cosine for `cos_...`, the score itself for all others."""
-    return 1 - table[score] if score.startswith("cos_") else table[score]
-
-
-def is_size(score: str) -> bool:
-    """Whether an effect is a size (0 = nothing happened) and not a movement with a sign: cosine shifts, distances."""
-    stem = score.removesuffix("_in_place")
-    return stem.startswith("cos_") or stem in ("euclidean_genes", "euclidean_cell", "euclidean_cls")
+    """The effect that a score column of a table states (Score.effect)."""
+    return Score.parse(score).effect(table[score])
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class Rows:
         return len(self.cell)
 
     def effect(self, score: str, at: Any = slice(None)) -> np.ndarray:
-        return effect_of({score: self.scores[score][at]}, score)
+        return Score.parse(score).effect(self.scores[score][at])
 
     def x(self, at: np.ndarray) -> np.ndarray:
         """log(1 + rank) of the rows `at`; a gene that the cell lacks stands behind all that it shows."""
@@ -103,19 +97,15 @@ class Rows:
         return replace(self, **columns, scores=scores, predicted=predicted)
 
 
-def score_names(columns: Sequence[str]) -> list[str]:
-    return [c for c in columns if c.startswith(SCORES)]
-
-
 def choose_score(columns: Sequence[str], score: str | None) -> str:
     """The score to rank by: the one asked for, else the in-place shift of all non-perturbed genes, else the plain one; in a table
     without sizes of shift (a fast screen without projections) the movement toward its state."""
-    scores = score_names(columns)
+    scores = scores_in(columns)
     wanted = [score] if score is not None else list(DEFAULT_SCORES)
     for name in wanted:
         if name in scores:
             return name
-    if score is None and any(n.startswith("toward_") for n in scores):
+    if score is None and any(Score.parse(n).family == TOWARD for n in scores):
         return goal_score(columns, None)
     if score is not None and not isinstance(score, str):
         raise SettingsError(f"{option('score')}: expected the name of one score, found {type(score).__name__}: one of {', '.join(scores)}")
@@ -133,7 +123,7 @@ def near_names(name: str, names: Sequence[str]) -> str:
 
 def goal_score(columns: Sequence[str], score: str | None) -> str:
     """The toward score asked for, else that of the only state: of the cell readout and in place where there are such."""
-    scores = [c for c in score_names(columns) if "toward_" in c and not c.endswith(("_position", "_refill"))]
+    scores = [c for c in scores_in(columns, parts=False) if Score.parse(c).is_toward]
     if score is not None:
         if score in scores:
             return score
@@ -141,14 +131,14 @@ def goal_score(columns: Sequence[str], score: str | None) -> str:
         meant = f"did you mean {near}? " if near else ""
         available = f"{meant}{'The' if meant else 'the'} table has {', '.join(scores)}" if scores else f"the table has none: {_screen_toward()}"
         raise SettingsError(f"'{score}' is no toward score; {available}")
-    plain = [c for c in scores if c.startswith("toward_")]
-    states = dict.fromkeys(c.removesuffix("_in_place").removeprefix("toward_").rpartition("_")[0] for c in plain)
+    plain = [c for c in scores if Score.parse(c).family == TOWARD]
+    states = dict.fromkeys(Score.parse(c).state for c in plain)
     if not states:
         raise SettingsError(f"the table has no toward score: {_screen_toward()}")
     if len(states) > 1:
         raise SettingsError(f"there are several states: choose a score, one of {', '.join(plain)}")
     state = next(iter(states))
-    return next(n for r in ("cell", "cls") for p in ("_in_place", "") if (n := f"toward_{state}_{r}{p}") in plain)
+    return next(n for r in STATE_READOUTS for part in (IN_PLACE, "") if (n := score_name(TOWARD, r, state, part)) in plain)
 
 
 def _screen_toward() -> str:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import SettingsError
+from rankcell.scores import Score
 from rankcell.stats.matched import Residuals, heaviness, log_error, log_size, residuals, standing
 from rankcell.stats.mixture import impact
-from rankcell.stats.rows import Rows, is_size, near_names
+from rankcell.stats.rows import Rows, near_names
 from rankcell.stats.units import LEAST_REPLICATES, Donors, Means, means, means_of_matrix, p_against_zero
 from rankcell.wording import note, option
 
@@ -169,7 +170,7 @@ def _beyond_controls(work: Work, effect: np.ndarray, is_control: np.ndarray) -> 
     from scipy.stats import t
 
     rows, error = work.rows, work.error
-    if is_size(work.score):
+    if Score.parse(work.score).is_size:
         logs = np.full(len(rows), np.nan)
         for piece in rows.pieces():
             at = piece[np.isfinite(effect[piece])]
@@ -192,7 +193,7 @@ def _beyond_controls(work: Work, effect: np.ndarray, is_control: np.ndarray) -> 
 def mixture(work: Work) -> Columns:
     """(d) Two components, impact or none."""
     error = work.base["prediction_se"].to_numpy(float) if "prediction_se" in work.base else None
-    return impact(work.base["effect"].to_numpy(float), work.keep, is_size=is_size(work.score), seed=work.seed, error=error).columns()
+    return impact(work.base["effect"].to_numpy(float), work.keep, is_size=Score.parse(work.score).is_size, seed=work.seed, error=error).columns()
 
 
 def versus(work: Work) -> Columns:
