@@ -110,6 +110,15 @@ def test_unknown_score():
         rank_edits(hand_table()[["cell_id", "edit", "kind", "genes", "rank"]])
 
 
+def test_cell_columns_are_no_scores():
+    """Columns that begin as scores do, such as those that rc.get.screen_df(..., obs=True) adds."""
+    table = hand_table().assign(toward_treatment="drug", shift_work="night", cos_dose=1.5)
+    pd.testing.assert_frame_equal(rank_edits(table), rank_edits(hand_table()))
+    assert rank_edits(table, mode="toward").attrs["by"] == "toward_t_cell"
+    with pytest.raises(SettingsError, match="no score 'cos_dose'"):
+        rank_edits(table, by="cos_dose")
+
+
 def test_effect_of():
     assert effect_of({"cos_cell": 0.75}, "cos_cell") == 0.25
     assert effect_of({"toward_s_cls": -0.5}, "toward_s_cls") == -0.5

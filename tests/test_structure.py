@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import textwrap
@@ -176,6 +177,52 @@ def test_no_assert_and_no_raise_of_nothing():
 
 def test_every_file_says_what_it_is():
     assert [str(p.relative_to(ROOT)) for p in FILES if not ast.get_docstring(ast.parse(p.read_text()))] == []
+
+
+# A state may be called anything ("B_in_place", "cos_T"): what looks for a prefix or a suffix misreads its scores, and a new score would
+# have to be told to every such place. rankcell/scores.py alone knows the grammar: Score.parse, Score.known, scores_in, score_name.
+_PIECES = "cos|shift|toward|euclidean|in_place|position|refill|unfilled"
+SCORE_PARSES = {
+    rf"\.(starts|ends)with\(.*[\"']_?({_PIECES})_?[\"']": "a name is told by how it begins or ends",
+    rf"\.(removeprefix|removesuffix|r?partition|r?split|replace)\(.*[\"']_?({_PIECES})_?[\"']": "a name is cut or put together by hand",
+    r"\.(startswith|endswith|removeprefix|removesuffix)\(.*\b(COS|TOWARD|EUCLIDEAN|IN_PLACE|POSITION|REFILL|UNFILLED)\b": "the same, by a constant",
+    r"[\"'](cos|shift|toward|euclidean)_[\"'{]": "the beginning of a name is looked for or made, effects (1 - cosine) among them",
+    r"\}_(in_place|position|refill|unfilled)\b": "the end of a name is made",
+}
+SCORE_LIKE = {
+    ("stats/affected.py", r"\}_(in_place|position|refill|unfilled)\b"): "mean_cos and sd_cos of affected genes are no scores",
+}
+
+
+def score_parses(text):
+    """The rules of SCORE_PARSES that a text breaks."""
+    return [rule for rule in SCORE_PARSES if re.search(rule, text)]
+
+
+def test_names_of_scores_are_read_in_one_place():
+    files = [p for p in FILES if p != PACKAGE / "scores.py"]
+    broken = {(p.relative_to(PACKAGE).as_posix(), rule) for p in files for rule in score_parses(p.read_text())}
+    assert {f"{name}: {SCORE_PARSES[rule]} ({rule})" for name, rule in broken - set(SCORE_LIKE)} == set()
+    assert set(SCORE_LIKE) <= broken, "an exception that nothing needs any more"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'return 1 - values if score.startswith("cos_") else values',
+        'stem = score.removesuffix("_in_place")',
+        "parts = name.endswith(('_position', '_refill'))",
+        "plain = name.removesuffix(IN_PLACE)",
+        'state, _, readout = stem.removeprefix("toward_").rpartition("_")',
+        'return score.replace("cos_", "shift_", 1)',
+        'signed = "toward_" in by',
+        'name = f"toward_{state}_cell"',
+        'better = [f"{s}_in_place" for s in close]',
+    ],
+)
+def test_such_lines_would_be_seen(line):
+    assert score_parses(line)
+    assert not score_parses('score = Score.parse(name)  # of toward_<state>_cell, "cos_genes"\nin_place = columns["exact_in_place"]')
 
 
 # The command line

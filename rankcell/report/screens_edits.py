@@ -172,7 +172,7 @@ def _by_state(tables: Tables, score: str | None) -> tuple[Any, list[str], str]:
     columns: dict[tuple[str, str], dict[str, str]] = {(r, part): {} for r in STATE_READOUTS for part in (IN_PLACE, "")}
     for name in scores_in(tables.table.columns, parts=False):
         measured = Score.parse(name)
-        if measured.family == TOWARD:
+        if measured.family == TOWARD and measured.part in ("", IN_PLACE):
             columns[measured.readout, measured.part][name] = str(measured.state)
     wanted = [(chosen.readout, chosen.part)] if chosen is not None and not chosen.is_part else [key for key, names in columns.items() if names]
     readout, part = wanted[0] if wanted else ("", "")
