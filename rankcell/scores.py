@@ -12,7 +12,7 @@ import difflib
 import functools
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rankcell.errors import SettingsError
@@ -80,6 +80,10 @@ class Score:
         return _parsed(name) if isinstance(name, str) else None
 
     def __str__(self) -> str:
+        return self._name
+
+    @functools.cached_property
+    def _name(self) -> str:
         return score_name(self.family, self.readout, self.state, self.part)
 
     @property
@@ -112,7 +116,7 @@ class Score:
         return self.with_part("") if self.is_in_place else self
 
     def with_part(self, part: str) -> "Score":
-        return replace(self, part=part)
+        return _score(self.family, self.readout, self.state, part)
 
     def effect(self, values: Any) -> Any:
         """Effects from values of the column, in the same shape: 1 - cosine of cosines, else the value itself. Its own inverse."""
@@ -135,6 +139,9 @@ def score_name(family: str, readout: str, state: str | None = None, part: str = 
     return f"{stem if family == TOWARD else f'{stem}_{TOWARD}'}_{state}_{readout}{part}"
 
 
+_score = functools.cache(Score)
+
+
 @functools.cache
 def _parsed(name: str) -> Score | None:
     match = next(filter(None, (pattern.fullmatch(name) for pattern in _GRAMMAR)), None)
@@ -142,7 +149,7 @@ def _parsed(name: str) -> Score | None:
         return None
     groups = match.groupdict()
     family = {_SHIFT: COS, f"{EUCLIDEAN}_{TOWARD}": EUCLIDEAN}.get(groups["family"], groups["family"])
-    return Score(family, groups["readout"], groups.get("state"), groups["part"])
+    return _score(family, groups["readout"], groups.get("state"), groups["part"])
 
 
 def scores_in(columns: Iterable[Any], *, parts: bool = True) -> list[str]:
