@@ -48,7 +48,9 @@ def checked_arguments(function: Callable, args: tuple, kwargs: dict[str, Any]) -
 def _signature(function: Callable) -> tuple[inspect.Signature, dict[str, tuple[frozenset, bool]]]:
     """(its signature, parameter -> (plain types, whether several are taken)) for the parameters that take nothing but these."""
     hints = {}
-    for name, hint in typing.get_type_hints(function).items():
+    for name, hint in inspect.get_annotations(function).items():
+        if isinstance(hint, str):  # a class of a library that is not loaded for its name
+            continue
         parts = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
         several = [p for p in parts if typing.get_origin(p) is Sequence]
         plain = frozenset(p for p in parts if p in _PLAIN) | frozenset(typing.get_args(p)[0] for p in several)

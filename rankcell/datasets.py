@@ -1,15 +1,18 @@
 """Real cells that are at hand: data sets for trials, tutorials and the demo."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rankcell.errors import InputError
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+
 __all__ = ["pbmc68k"]
 
 
-def pbmc68k() -> Any:
+def pbmc68k() -> "AnnData":
     """700 peripheral blood cells (10x Genomics, Zheng et al. 2017) with their integer counts back in X.
 
     Returns an AnnData of 700 cells x 765 genes: `X` the counts (float32 CSR), `obs["n_counts"]` each cell's total over

@@ -34,7 +34,7 @@ def edits_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
     return found
 
 
-def cells_adata(screen: Any, score: str | None) -> Any:
+def cells_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
     """Cells x edits, the effect of one score, NaN where a cell was not edited. See rankcell.get.screen_adata."""
     import anndata as ad
 

@@ -2,16 +2,20 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankcell.vocab import Vocabulary
 from rankcell.wording import python_verb
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
 
 __all__ = ["affected_df", "ranking", "read_embeddings", "screen_adata", "screen_df", "tokens_df"]
 
 
 @python_verb()
-def screen_df(folder: Any, *, obs: bool = False) -> Any:
+def screen_df(folder: Any, *, obs: bool = False) -> "pd.DataFrame":
     """The table of a finished screen (one row per cell and edit); `attrs["symbols"]` maps `genes` to symbols, `attrs["facts"]` holds
     what the rows do not say (the number of screened cells, the edits that no cell has): with it the table is ranked as its folder is.
 
@@ -38,7 +42,7 @@ def screen_df(folder: Any, *, obs: bool = False) -> Any:
 
 
 @python_verb()
-def affected_df(folder: Any, *, which: str = "mean") -> Any:
+def affected_df(folder: Any, *, which: str = "mean") -> "pd.DataFrame":
     """The affected genes of a finished screen.
 
     folder
@@ -64,7 +68,7 @@ def affected_df(folder: Any, *, which: str = "mean") -> Any:
 
 
 @python_verb()
-def screen_adata(folder: Any, score: str | Sequence[str] | None = None, *, by: str = "edits") -> Any:
+def screen_adata(folder: Any, score: str | Sequence[str] | None = None, *, by: str = "edits") -> "AnnData":
     """A finished screen as an AnnData.
 
     folder
@@ -92,7 +96,7 @@ def screen_adata(folder: Any, score: str | Sequence[str] | None = None, *, by: s
 
 
 @python_verb()
-def ranking(ranked: Any, *, column: str = "effect", names: str = "symbols") -> Any:
+def ranking(ranked: Any, *, column: str = "effect", names: str = "symbols") -> "pd.Series":
     """The ranking that enrichment tools take: a Series of numbers by gene symbol, greatest first, each symbol once.
 
     ranked
@@ -124,7 +128,7 @@ def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = No
 
 
 @python_verb()
-def tokens_df(tokens: Any, cell: str | int, *, vocab: str | os.PathLike | Vocabulary | None = None) -> Any:
+def tokens_df(tokens: Any, cell: str | int, *, vocab: str | os.PathLike | Vocabulary | None = None) -> "pd.DataFrame":
     """What the model reads for one cell, a row per position in order.
 
     tokens

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rankcell import jobs
 from rankcell.counts.genes import MIN_KNOWN
@@ -11,12 +11,15 @@ from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.wording import python_verb
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+
 __all__ = ["align_genes", "tokenize"]
 
 
 @python_verb(counts_layer="layer")
 def align_genes(
-    adata: Any,
+    adata: "AnnData",
     vocab: str | os.PathLike | Vocabulary | None = None,
     *,
     gene_column: str | None = None,
@@ -25,7 +28,7 @@ def align_genes(
     raw: bool = False,
     allow_non_counts: bool = False,
     min_known: float = MIN_KNOWN,
-) -> Any:
+) -> "AnnData":
     """Counts on the genes of a vocabulary: a new AnnData with one column per gene; the input is not changed.
 
     adata
@@ -55,20 +58,21 @@ def align_genes(
     """
     from rankcell.counts.align import align_genes as align
 
-    how = {
-        "gene_column": gene_column,
-        "genome": genome,
-        "layer": layer,
-        "raw": raw,
-        "allow_non_counts": allow_non_counts,
-        "min_known": min_known,
-    }
-    return align(adata, find_vocabulary(vocab), **how)
+    return align(
+        adata,
+        find_vocabulary(vocab),
+        gene_column=gene_column,
+        genome=genome,
+        layer=layer,
+        raw=raw,
+        allow_non_counts=allow_non_counts,
+        min_known=min_known,
+    )
 
 
 @python_verb(counts_layer="layer")
 def tokenize(
-    adata: Any,
+    adata: "AnnData",
     vocab: str | os.PathLike | Vocabulary | None = None,
     *,
     obs: Sequence[str] = (),

@@ -2,16 +2,20 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankcell.progress import progress
 from rankcell.vocab import Vocabulary
 from rankcell.wording import python_verb
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
 
 @python_verb()
 def score_embedding(
-    adata: Any,
+    adata: "AnnData",
     label: str,
     *,
     key: str | Sequence[str] = "X_rankcell",
@@ -20,7 +24,7 @@ def score_embedding(
     folds: int = 5,
     resolution: float | Sequence[float] | None = (0.2, 0.5, 1.0),
     seed: int = 0,
-) -> Any:
+) -> "pd.DataFrame":
     """How well an embedding keeps the labels of cells together and, with `batch`, mixes the batches.
 
     adata
@@ -58,7 +62,7 @@ def score_embedding(
 
 @python_verb()
 def compare_poolings(
-    adata: Any,
+    adata: "AnnData",
     label: str,
     model: Any = None,
     *,
@@ -80,7 +84,7 @@ def compare_poolings(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
-) -> Any:
+) -> "pd.DataFrame":
     """Every pooling and layer of a model scored against labels, beside PCA and the same model with random weights.
 
     adata
@@ -120,7 +124,7 @@ def compare_poolings(
 
 @python_verb()
 def map_labels(
-    adata: Any,
+    adata: "AnnData",
     reference: Any,
     label: str,
     *,
@@ -164,7 +168,7 @@ def map_labels(
 
 @python_verb()
 def rank_bias(
-    adata: Any,
+    adata: "AnnData",
     model: Any = None,
     *,
     pool: str | Sequence[str] | None = None,
@@ -183,7 +187,7 @@ def rank_bias(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
-) -> Any:
+) -> "pd.DataFrame":
     """Which ranks each pooling looks at: how far it moves when the genes of one rank decile of a cell are taken from it.
 
     adata

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankcell import jobs
 from rankcell.embed.tables import obsm_keys
@@ -14,6 +14,10 @@ from rankcell.progress import progress
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import python_verb
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
 
 
 @python_verb()
@@ -128,7 +132,7 @@ def state_embeddings(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
-) -> Any:
+) -> "pd.DataFrame":
     """The embedding of each category of cells: where a model puts a cell type, a disease, a day.
 
     adata
@@ -168,7 +172,7 @@ def gene_embeddings(
     device: str = "auto",
     precision: str = "auto",
     tokens_per_batch: int | None = None,
-) -> Any:
+) -> "AnnData":
     """Genes in context: the mean state of each gene over the cells that show it, or its state in every cell.
 
     adata

@@ -4,13 +4,16 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankcell import jobs
 from rankcell.errors import SettingsError
 from rankcell.progress import progress
 from rankcell.vocab import Vocabulary
 from rankcell.wording import python_verb
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @python_verb()
@@ -65,7 +68,7 @@ def perturb(
     precision: str = "auto",
     tokens_per_batch: int | None = None,
     tokens_per_unit: int | None = None,
-) -> Any:
+) -> "pd.DataFrame":
     """Perturb genes in every cell and measure how far the model's states move.
 
     adata
@@ -156,7 +159,7 @@ def rank_edits(
     against: Any = None,
     min_cells: int | None = None,
     seed: int = 0,
-) -> Any:
+) -> "pd.DataFrame":
     """One row per edit of a screen, strongest effect first, tested; tutorials/STATISTICS.md has the formulas and their calibration.
 
     table
@@ -200,7 +203,7 @@ def rank_edits(
 
 
 @python_verb()
-def rank_affected(table: Any, *, edits: Any = None, min_cells: int | None = None, direction: str = "more") -> Any:
+def rank_affected(table: Any, *, edits: Any = None, min_cells: int | None = None, direction: str = "more") -> "pd.DataFrame":
     """One row per perturbation and affected gene: which perturbation moves a gene more than other perturbations move it.
 
     table
