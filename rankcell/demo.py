@@ -188,7 +188,7 @@ def detected_genes(tokens: Any, rows: np.ndarray, vocab: Any, least_share: float
 
 def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps) -> None:
     from rankcell import get, jobs
-    from rankcell.stats import rank_edits
+    from rankcell.stats.rank import edit_ranking
     from rankcell.stats.tables import write_ranked
 
     rows = np.flatnonzero(found.tokens.obs(LABELS).astype(str) == d.start)[:CELLS_PER_STATE]
@@ -205,10 +205,10 @@ def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps
         progress=steps.part(steps._at + 26),
     )
     table = get.screen_df(folder / d.name)
-    ranked = rank_edits(table, by=d.score)
-    write_ranked(ranked, folder / d.table)
+    ranking = edit_ranking(table, by=d.score)
+    write_ranked(ranking.table, folder / d.table, facts=ranking.facts)
     found.follows[d.name] = [_follows(table, s) for s in ("cos_genes", str(Score.parse(d.score).whole))]
-    found.ranked[d.name], found.n_genes[d.name], found.n_rows[d.name] = ranked, len(genes), len(table)
+    found.ranked[d.name], found.n_genes[d.name], found.n_rows[d.name] = ranking.table, len(genes), len(table)
 
 
 def higher_by_counts(adata: Any, d: Direction, ranked: Any, n: int = 15) -> dict[str, tuple[int, int]]:
@@ -240,6 +240,6 @@ def _pictures(folder: Path, adata: Any, found: Found) -> None:
     figures.save(umap, folder / UMAP)
     both = figures.new_figure(11, 6.4)
     for ax, d in zip(both.subplots(1, 2), DIRECTIONS, strict=True):
-        figures.draw_ranked(found.ranked[d.name], n=24, title=f"Genes lost in place by {d.start_words}", ax=ax)
+        figures.draw_ranked(found.ranked[d.name], by=d.score, n=24, title=f"Genes lost in place by {d.start_words}", ax=ax)
     both.suptitle(note or "", fontsize=9, x=0.01, ha="left")
     figures.save(both, folder / RANKED)

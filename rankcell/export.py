@@ -10,6 +10,7 @@ from rankcell.counts.source import some
 from rankcell.errors import InputError, SettingsError
 from rankcell.scores import Score, scores_in
 from rankcell.stats import effect_of
+from rankcell.stats.ranking import Ranking
 from rankcell.stats.rows import DEFAULT_SCORES
 
 
@@ -139,8 +140,9 @@ def _provenance(screen: Any, what: str) -> dict[str, Any]:
     return {"X": what} | {k: v for k, v in settings.items() if isinstance(v, (str, int, float, bool))}
 
 
-def ranking(ranked: Any, *, column: str, names: str) -> Any:
+def ranking(given: Ranking, *, column: str, names: str) -> Any:
     """See rankcell.get.ranking."""
+    ranked = given.table
     missing = [c for c in (column, names) if c not in ranked]
     if missing:
         advice = "this is the table of a screen: rank it with rc.tl.rank_edits" if {"cell_id", "edit"} <= set(ranked) else ""
@@ -154,7 +156,7 @@ def ranking(ranked: Any, *, column: str, names: str) -> Any:
     found = found.iloc[np.argsort(-found.abs().to_numpy(), kind="stable")]
     found = found[~found.index.duplicated()]  # of a name that stands for two, the stronger one
     found = found.sort_values(ascending=False, kind="stable")
-    return found.rename(ranked.attrs.get("by", column) if column == "effect" else column)
+    return found.rename(given.by or column if column == "effect" else column)
 
 
 def open_screen(folder: str | os.PathLike | Any) -> Any:

@@ -110,9 +110,10 @@ def ranking(ranked: Any, *, column: str = "effect", names: str = "symbols") -> "
     """
     from rankcell.export import ranking as series
     from rankcell.jobs.plots import read_statistics
+    from rankcell.stats.ranking import Ranking
     from rankcell.stats.rows import is_table
 
-    return series(ranked if is_table(ranked) else read_statistics(ranked, None), column=column, names=names)
+    return series(Ranking.of(ranked) if is_table(ranked) else read_statistics(ranked, None), column=column, names=names)
 
 
 @python_verb()

@@ -80,7 +80,7 @@ def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any 
         from matplotlib import pyplot as plt
 
         _, ax = plt.subplots(figsize=(6.4, 1.4 + 0.24 * max(4, min(n, len(ranked)))), layout="constrained")
-    return mark(draw_ranked(ranked, ax=ax, n=n, title=title), ranked.attrs.get("model_note"))
+    return mark(draw_ranked(ranked.table, by=ranked.by, ax=ax, n=n, title=title), ranked.model_note)
 
 
 @python_verb()
@@ -105,7 +105,7 @@ def volcano(ranked: Any, *, x: str | None = None, y: str | None = None, n: int =
     from rankcell.report.screens_edits import draw_volcano
 
     ranked = _ranked(ranked)
-    return mark(draw_volcano(ranked, ax=ax or _axes("volcano", None, n), x=x, y=y, n=n), ranked.attrs.get("model_note"))
+    return mark(draw_volcano(ranked.table, by=ranked.by, ax=ax or _axes("volcano", None, n), x=x, y=y, n=n), ranked.model_note)
 
 
 def _ranked(source: Any) -> Any:

@@ -234,17 +234,17 @@ def test_the_facts_beside_a_table_are_not_replaced_unasked(tmp_path):
     (tmp_path / "t.tsv.json").write_text("mine")
     for force in (False, True):
         with pytest.raises(OutputError, match=r"t\.tsv\.json, which belongs to this output, exists and rankcell did not write it"):
-            write_ranked(pd.DataFrame({"a": [1]}), tmp_path / "t.tsv", force=force)
+            write_ranked(pd.DataFrame({"a": [1]}), tmp_path / "t.tsv", facts={}, force=force)
     assert (tmp_path / "t.tsv.json").read_text() == "mine" and not (tmp_path / "t.tsv").exists()
     (tmp_path / "t.tsv.json").unlink()
     (tmp_path / "t.tsv.json").symlink_to(tmp_path / "victim")
     (tmp_path / "victim").write_text("mine")
     with pytest.raises(OutputError, match="is a link to"):
-        write_ranked(pd.DataFrame({"a": [1]}), tmp_path / "t.tsv", force=True)
+        write_ranked(pd.DataFrame({"a": [1]}), tmp_path / "t.tsv", facts={}, force=True)
     assert (tmp_path / "victim").read_text() == "mine" and (tmp_path / "t.tsv.json").is_symlink()
     (tmp_path / "t.tsv.json").unlink()
     for _ in range(2):
-        write_ranked(pd.DataFrame({"a": [1]}), tmp_path / "t.tsv", force=True)
+        write_ranked(pd.DataFrame({"a": [1]}), tmp_path / "t.tsv", facts={}, force=True)
 
 
 def wrong_modes(root, mask):

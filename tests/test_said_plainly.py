@@ -12,6 +12,7 @@ from rankcell.assess.comparison import Comparison
 from rankcell.cli import main
 from rankcell.errors import InputError, OutputError, RankcellError, RankcellWarning, SettingsError, VocabularyError
 from rankcell.jobs.stats import _found as report_lines
+from rankcell.stats.ranking import Ranking
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -75,7 +76,7 @@ def test_few_donors_are_the_reason_that_is_given():
     rows["donor"] = rows.cell_id.astype(int) % 3
     with pytest.warns(RankcellWarning):
         ranked = rc.tl.rank_edits(rows, donor="donor")
-    lines = " ".join(report_lines(ranked))
+    lines = " ".join(report_lines(Ranking.of(ranked)))
     assert "matched_fdr < 0.05: 0 of 0 edits tested" in lines and "ten edits alike" not in lines and "fewer than 5 donors" in lines
 
 

@@ -10,6 +10,8 @@ from scipy.stats import spearmanr
 from rankcell import tl
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.stats import effect_of, rank_edits, rank_spearman
+from rankcell.stats.rank import edit_ranking
+from rankcell.stats.ranking import Ranking
 
 pytestmark = pytest.mark.filterwarnings("ignore:no edit is in 5 cells:rankcell.errors.RankcellWarning")  # tables of a hand's size
 
@@ -179,3 +181,14 @@ def test_a_score_that_follows_the_rank_is_told(sign):
         ranked = rank_edits(table)  # the counterpart itself is fine
     assert ranked.attrs["plain_rank_spearman"] == pytest.approx(sign)
     assert abs(ranked.attrs["rank_spearman"]) < 0.9
+
+
+def test_a_ranking_and_its_table():
+    """The facts of a ranking are its own: the table of a public verb carries them, and changing either leaves the other."""
+    ranking = edit_ranking(hand_table(), by="cos_genes")
+    table = ranking.df()
+    assert table.attrs == dict(ranking.facts) and ranking.by == "cos_genes" and ranking.model_note == ""
+    table.attrs["by"] = "other"
+    assert ranking.by == "cos_genes" and ranking.table.attrs == {} and Ranking.of(table).by == "other"
+    keep = ranking.table["effect"] > ranking.table["effect"].min()
+    assert len(ranking.where(keep)) < len(ranking) and ranking.where(keep).facts == ranking.facts

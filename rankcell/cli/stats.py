@@ -42,7 +42,7 @@ def stats(
     from rankcell import jobs
 
     found = jobs.stats(**options)
-    say_remarks(found.table.attrs)
+    say_remarks(found.facts)
     for line in found.lines:
         typer.echo(line)
     typer.echo(f"{found.path}: {len(found.table):,} rows; {found.path}.json: settings and correlations")

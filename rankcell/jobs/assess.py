@@ -87,7 +87,7 @@ def compare(
     source
         A count file, a token folder, an AnnData or a TokenSet. Tokens hold no counts, so there is no PCA beside them.
     out
-        `.csv`, `.tsv` or `.parquet` for the whole table; its attrs go beside it as OUT.json.
+        `.csv`, `.tsv` or `.parquet` for the whole table; what it is of goes beside it as OUT.json.
     """
     from rankcell.assess import ScoreSettings
     from rankcell.assess import compare_poolings as compare_poolings_of
@@ -121,7 +121,7 @@ def compare(
     said = {"model": embedder.checkpoint.name} | embedder.checkpoint.remarks
     table.attrs = settings_of(settings, label, batch, cells) | said | {"n_random": n_random}
     if out is not None:
-        write_ranked(table, out, force=force)
+        write_ranked(table, out, facts=table.attrs, force=force)
     return Compared(table, None if out is None else Path(out), tuple(summary(table).splitlines()))
 
 

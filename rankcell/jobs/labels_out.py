@@ -58,7 +58,7 @@ def write_labels(table: Any, source: Any, out: Path, *, force: bool) -> None:
     if out.suffix != ".h5ad":
         from rankcell.stats.tables import write_ranked
 
-        write_ranked(table, out, force=force)
+        write_ranked(table, out, facts=table.attrs, force=force)
         return
     import h5py
     from anndata.io import write_elem

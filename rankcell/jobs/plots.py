@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import InputError, OutputError, SettingsError
+from rankcell.stats.ranking import Ranking
 from rankcell.store import read_json
 from rankcell.wording import option
 
@@ -70,8 +71,8 @@ def _check(out: Path, what: str, n: int | None, min_cells: int | None) -> None:
         raise SettingsError(f"min_cells is {min_cells}; at least 0")
 
 
-def read_statistics(source: Any, score: str | None) -> Any:
-    """The table of rankcell stats. InputError when it is none."""
+def read_statistics(source: Any, score: str | None) -> Ranking:
+    """The table of rankcell stats, and what stands beside it. InputError when it is none."""
     import pandas as pd
 
     from rankcell.stats.rows import is_table
@@ -82,7 +83,7 @@ def read_statistics(source: Any, score: str | None) -> Any:
             raise SettingsError(
                 f"this is not a ranking (it has no column '{missing[0]}'): give what rc.tl.rank_edits(table) returns, or a screen"
             )
-        return source
+        return Ranking.of(source)
     wanted = "a ranking (what rc.tl.rank_edits gives, or the table of rankcell stats)"
     if not isinstance(source, (str, os.PathLike)):
         raise InputError(f"expected {wanted}, found {type(source).__name__}")
@@ -99,16 +100,14 @@ def read_statistics(source: Any, score: str | None) -> Any:
     if missing:
         raise InputError(f"{path} has no column '{missing[0]}': give the table that 'rankcell stats' writes")
     beside = path.with_name(f"{path.name}.json")  # rankcell stats says there what the table cannot
-    table.attrs = read_json(beside) if beside.is_file() else {}
+    facts = read_json(beside) if beside.is_file() else {}
     if "affected" in table:
         raise InputError(
             f"{path} has a row per perturbation and affected gene: these pictures draw edits (rankcell stats without --mode affected)"
         )
-    by = table.attrs.get("by")
+    by = facts.get("by")
     if score is not None and by is not None and by != score:
         raise SettingsError(
             f"{path} ranks by {by}, and {option('score', score)} was given: leave it out, or make that table with rankcell stats"
         )
-    if score is not None:
-        table.attrs["by"] = score
-    return table
+    return Ranking(table, facts if score is None else facts | {"by": score})

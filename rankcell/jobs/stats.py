@@ -1,7 +1,7 @@
 """A screen's results folder -> a table of ranked edits."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from rankcell.errors import SettingsError
 from rankcell.jobs.inputs import named_genes
 from rankcell.scores import TOWARD, Score, score_name, scores_in
+from rankcell.stats.ranking import Ranking
 from rankcell.store import require_apart
 from rankcell.wording import note, option
 
@@ -17,9 +18,10 @@ COMPAT_MODES = ("goal_state_shift", "vs_null", "mixture_model", "aggregate_data"
 
 @dataclass(frozen=True)
 class Ranked:
-    """The table that was written, where, and what was found in it as lines."""
+    """The table that was written, what stands of it beside it (OUT.json), where, and what was found in it as lines."""
 
     table: Any
+    facts: Mapping[str, Any]
     path: Path
     lines: tuple[str, ...]
 
@@ -53,15 +55,15 @@ def stats(
     given = {"controls": controls, "cells": cells, "against": against, "direction": direction, "donor": donor, "min_cells": min_cells}
     _check_uses(modes, compat, {name for name, value in given.items() if value is not None})
     if compat == "geneformer":
-        table = _compat(Path(source), modes, score, against)
+        ranking = _compat(Path(source), modes, score, against)
     elif "affected" in modes:
-        from rankcell.stats import rank_affected
+        from rankcell.stats.affected import affected_ranking
 
-        table = rank_affected(source, min_cells=min_cells, direction=direction or "more")
+        ranking = affected_ranking(source, min_cells=min_cells, direction=direction or "more")
     else:
-        from rankcell.stats import rank_edits
+        from rankcell.stats.rank import edit_ranking
 
-        table = rank_edits(
+        ranking = edit_ranking(
             source,
             by=score,
             mode=modes,
@@ -72,11 +74,11 @@ def stats(
             min_cells=min_cells,
             seed=seed,
         )
-    if not len(table):
+    if not len(ranking):
         raise SettingsError(f"no edit is left with {option('min_cells', min_cells)}: nothing to write")
-    table.attrs |= {"screen": str(source)}
-    write_ranked(table, out, force=force)
-    return Ranked(table, Path(out), tuple(_found(table)))
+    facts = {**ranking.facts, "screen": str(source)}
+    write_ranked(ranking.table, out, facts=facts, force=force)
+    return Ranked(ranking.df(), facts, Path(out), tuple(_found(ranking)))
 
 
 _USES = {"controls": "control", "against": "vs", "direction": "affected"}  # options that one mode alone has
@@ -103,7 +105,7 @@ def _check_uses(modes: Sequence[str], compat: str, given: set[str]) -> None:
             raise SettingsError(f"{option(name)} is for {option('mode', mode)}, which is not asked for")
 
 
-def _compat(source: Path, modes: Sequence[str], score: str | None, against: str | os.PathLike | None) -> Any:
+def _compat(source: Path, modes: Sequence[str], score: str | None, against: str | os.PathLike | None) -> Ranking:
     """One of Geneformer's own tables."""
     from rankcell.perturb import read_screen
     from rankcell.stats import geneformer as g
@@ -120,8 +122,7 @@ def _compat(source: Path, modes: Sequence[str], score: str | None, against: str 
         goal = _goal(screen, columns, score, goal_score)
         alternatives = _alternatives(columns, goal)
         table = g.goal_state_shift(read_rows(screen, [goal, *alternatives.values()]), goal, alternatives)
-        table.attrs = {"mode": [mode], "compat": "geneformer", "by": goal} | remarks_of(screen)
-        return table
+        return Ranking(table, {"mode": [mode], "compat": "geneformer", "by": goal} | remarks_of(screen))
     used = g.cell_score(columns, score)
     rows = read_rows(screen, [used])
     if mode == "vs_null":
@@ -133,8 +134,7 @@ def _compat(source: Path, modes: Sequence[str], score: str | None, against: str 
         table = g.aggregate_gene_shifts(rows, used, screen.affected().to_pandas(), screen.symbols())
     else:
         table = {"mixture_model": g.mixture_model, "aggregate_data": g.aggregate_data}[mode](rows, used)
-    table.attrs = {"mode": [mode], "compat": "geneformer", "by": used} | remarks_of(screen)
-    return table
+    return Ranking(table, {"mode": [mode], "compat": "geneformer", "by": used} | remarks_of(screen))
 
 
 def _goal(screen: Any, columns: Sequence[str], score: str | None, choose: Any) -> str:
@@ -155,12 +155,12 @@ def _alternatives(columns: Sequence[str], goal: str) -> dict[str, str]:
     return {s.state: c for c, s in states.items() if (s.family, s.readout, s.part) == (TOWARD, measured.readout, measured.part)}
 
 
-def _found(table: Any) -> list[str]:
+def _found(ranking: Ranking) -> list[str]:
     """What stands in the table, for a reader in a hurry."""
     from rankcell.stats.summary import calls, calls_sentence, edits_sentence, without_p_sentence
 
-    by, modes = table.attrs.get("by"), table.attrs["mode"]
-    if table.attrs.get("compat") == "geneformer":
+    table, facts, by, modes = ranking.table, ranking.facts, ranking.by, ranking.facts["mode"]
+    if facts.get("compat") == "geneformer":
         n = int(table["Sig"].sum()) if "Sig" in table else None
         return [
             f"{len(table):,} rows as Geneformer's {modes[0]}"
@@ -168,31 +168,31 @@ def _found(table: Any) -> list[str]:
             + (f"; {n:,} with Sig = 1" if n is not None else "")
         ]
     if modes == ["affected"]:
-        return _pairs(table)
+        return _pairs(ranking)
     top = ", ".join(f"{r.symbols} {r.effect:.2e}" for r in table.head(5).itertuples()) or "none"
-    keep = f" ({option('min_cells', 0)} keeps them)" if table.attrs["left_out"] else ""
-    lines = [f"{len(table):,} edits by mean effect on {by}; largest: {top}", f"{edits_sentence(table.attrs)}{keep}", *_of_predictions(table)]
+    keep = f" ({option('min_cells', 0)} keeps them)" if facts["left_out"] else ""
+    lines = [f"{len(table):,} edits by mean effect on {by}; largest: {top}", f"{edits_sentence(facts)}{keep}", *_of_predictions(ranking)]
     for name, (called, tested) in calls(table).items():
         no_peers = name.startswith("matched") and not tested and not table["matched_diff"].notna().any()
         few = ": ten edits alike in rank and detection are needed to compare with" if no_peers else ""
         lines.append(calls_sentence(name, called, tested) + few)
-    if calls(table) and without_p_sentence(table):
-        lines.append(without_p_sentence(table))
+    if calls(table) and without_p_sentence(ranking):
+        lines.append(without_p_sentence(ranking))
     if "impact" in table:
         lines.append(f"impact component: {int(table['impact'].sum()):,} edits")
-    plain = table.attrs.get("plain_rank_spearman")
+    plain = facts.get("plain_rank_spearman")
     also = f" (with the shift of positions {plain:.2f})" if plain is not None else ""
-    if table.attrs["rank_spearman"] == table.attrs["rank_spearman"]:
-        lines.append(f"median Spearman with the gene's rank in the cell {table.attrs['rank_spearman']:.2f}{also}")
+    if facts["rank_spearman"] == facts["rank_spearman"]:
+        lines.append(f"median Spearman with the gene's rank in the cell {facts['rank_spearman']:.2f}{also}")
     else:
         lines.append("Spearman with the gene's rank: unknown, no cell has ten edits of different rank")
-    held = ", ".join(f"{k.replace('_', ' ')} {v['partial']:.2f}" for k, v in table.attrs["predictors"].items())
+    held = ", ".join(f"{k.replace('_', ' ')} {v['partial']:.2f}" for k, v in facts["predictors"].items())
     return [*lines, f"partial Spearman over edits, each with the others held fixed: {held}"] if held else lines
 
 
-def _pairs(table: Any) -> list[str]:
+def _pairs(ranking: Ranking) -> list[str]:
     """What stands in a table of affected genes."""
-    a = table.attrs
+    table, a = ranking.table, ranking.facts
     how = "in place" if a["by"] != "mean_cos" else "with the change of positions, as the screen has no values in place"
     which = {"more": "that move more than expected", "less": "that move less than expected", "both": "by how far they are from expected"}
     first = [f"{r.symbols} -> {r.affected_symbol}" for r in table.head(5).itertuples()]
@@ -203,11 +203,12 @@ def _pairs(table: Any) -> list[str]:
     ]
 
 
-def _of_predictions(table: Any) -> list[str]:
+def _of_predictions(ranking: Ranking) -> list[str]:
     """Of a fast screen: how much was run, how far the rest is off, and what the intervals and p hold of it."""
-    if table.attrs.get("method") != "fast":
+    table, facts = ranking.table, ranking.facts
+    if facts.get("method") != "fast":
         return []
-    f, n_exact, n = table.attrs["prediction"], int(table["n_exact"].sum()), int(table["n_cells"].sum())
+    f, n_exact, n = facts["prediction"], int(table["n_exact"].sum()), int(table["n_cells"].sum())
     if n_exact == n:
         return ["fast screen: all values were run, none is predicted"]
     said = f"fast screen: {n_exact:,} of {n:,} values run; the others are off by {f['error']:.1e}"

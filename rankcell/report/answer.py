@@ -13,6 +13,7 @@ from rankcell.report.screens_edits import fdr_of, probability_columns
 from rankcell.report.words import words
 from rankcell.scores import Score
 from rankcell.stats.predictors import TOO_CLOSE
+from rankcell.stats.ranking import Ranking
 from rankcell.stats.summary import LEVEL, edits_sentence, without_p_sentence
 
 HITS = 10
@@ -44,14 +45,15 @@ def question(tables: Tables) -> str:
     return f"Which genes change the model's picture of {where} most when they are {done}{toward}?"
 
 
-def answer(tables: Tables, ranked: Any, score: str, toward: Mapping[str, Any]) -> str:
+def answer(tables: Tables, ranking: Ranking, score: str, toward: Mapping[str, Ranking]) -> str:
     """The first section: facts, the top hits or that there are none, caveats. `toward`: {state: ranking by movement toward it}."""
-    parts = [_facts(tables, ranked), _hits(ranked, score)]
-    parts += [_toward(state, table) for state, table in toward.items()]
-    return p.section("The answer", *parts) + p.section("Before you believe it", p.bullets(caveats(tables, ranked, score)))
+    parts = [_facts(tables, ranking), _hits(ranking, score)]
+    parts += [_toward(state, of_state) for state, of_state in toward.items()]
+    return p.section("The answer", *parts) + p.section("Before you believe it", p.bullets(caveats(tables, ranking, score)))
 
 
-def _facts(tables: Tables, ranked: Any) -> str:
+def _facts(tables: Tables, ranking: Ranking) -> str:
+    facts = ranking.facts
     settings, manifest = tables.manifest.get("settings", {}), tables.manifest
     inputs = manifest.get("input", {}).get("names", [])
     rows = [
@@ -60,8 +62,8 @@ def _facts(tables: Tables, ranked: Any) -> str:
             f"{', '.join(map(str, inputs[:3]))}{f' and {len(inputs) - 3} more' if len(inputs) > 3 else ''}" if inputs else "not recorded",
         ),
         ("cells", f"{manifest.get('n_cells', tables.n_cells):,}" + (f", {settings['start']}" if settings.get("start") else "")),
-        ("donors", _donors(tables, ranked)),
-        ("edits", edits_sentence(ranked.attrs) if "left_out" in ranked.attrs else f"{ranked['edit'].nunique():,} ranked"),
+        ("donors", _donors(tables, facts)),
+        ("edits", edits_sentence(facts) if "left_out" in facts else f"{ranking.table['edit'].nunique():,} ranked"),
     ]
     if "model" in settings:
         named = f"{settings['model']} (sha256 {str(settings.get('model_hash', ''))[:12]}), layer {settings.get('layer')}"
@@ -72,20 +74,21 @@ def _facts(tables: Tables, ranked: Any) -> str:
     return p.table(["", "what was asked"], rows)
 
 
-def _donors(tables: Tables, ranked: Any) -> str:
-    if ranked.attrs.get("donors"):
-        return f"{len(ranked.attrs['donors']):,} (column {ranked.attrs.get('donor')})"
+def _donors(tables: Tables, facts: Mapping[str, Any]) -> str:
+    if facts.get("donors"):
+        return f"{len(facts['donors']):,} (column {facts.get('donor')})"
     columns = [] if tables.cells is None else [str(c) for c in tables.cells.columns if c not in ("cell_id", "n_tokens", "n_genes")]
     there = f"; the cells carry {', '.join(columns[:6])}" if columns else ""
     return f"not named: cells are taken for replicates{there}"
 
 
-def _hits(ranked: Any, score: str) -> str:
+def _hits(ranking: Ranking, score: str) -> str:
     """A table of what stands out by FDR, strongest first; else that nothing does, and the strongest for orientation."""
+    ranked = ranking.table
     name = next((fdr_of(c) for c in probability_columns(ranked) if fdr_of(c) in ranked and ranked[fdr_of(c)].notna().any()), None)
     if name is None:
         shown = _strongest(ranked, 5)
-        why = without_p_sentence(ranked) or "too few edits are alike in rank and in how many cells show them to be compared with"
+        why = without_p_sentence(ranking) or "too few edits are alike in rank and in how many cells show them to be compared with"
         lead = f"There is no test of these edits ({why}). The strongest, which chance alone may have put here:"
         return p.paragraph(lead) + _table(shown, score, None)
     below = ranked[ranked[name] < LEVEL]
@@ -142,23 +145,24 @@ def _reading(ranked: Any, score: str, fdr: str) -> str:
     )
 
 
-def _toward(state: str, table: Any) -> str:
+def _toward(state: str, ranking: Ranking) -> str:
     """The ends of the ranking by movement toward a state."""
+    table = ranking.table
     up, down = table[table["effect"] > 0].head(5), table[table["effect"] < 0].tail(5)[::-1]
     name = next((c for c in ("matched_fdr",) if c in table and table[c].notna().any()), None)
     blocks = []
     for title, part in ((f"Toward {state}", up), (f"Away from {state}", down)):
-        blocks.append(f"<h3>{p.text(title)}</h3>" + (_table(part, table.attrs["by"], name) if len(part) else p.paragraph("No edit.")))
+        blocks.append(f"<h3>{p.text(title)}</h3>" + (_table(part, ranking.facts["by"], name) if len(part) else p.paragraph("No edit.")))
     return p.beside(*blocks)
 
 
-def caveats(tables: Tables, ranked: Any, score: str) -> list[str]:
+def caveats(tables: Tables, ranking: Ranking, score: str) -> list[str]:
     """Reasons for doubt that this screen gives, the gravest first."""
     manifest, lines = tables.manifest, []
     if note := tables.model_note:
         lines.append(f"{note[:1].upper()}{note[1:]}.")
-    follows = ranked.attrs.get("rank_spearman", float("nan"))
-    plain = ranked.attrs.get("plain_rank_spearman")
+    follows = ranking.facts.get("rank_spearman", float("nan"))
+    plain = ranking.facts.get("plain_rank_spearman")
     if abs(follows) > TOO_CLOSE:
         lines.append(
             f"The score follows the gene's mere rank in the list (Spearman {follows:+.2f}): it orders genes by where they stood, not by what they are."
@@ -171,13 +175,13 @@ def caveats(tables: Tables, ranked: Any, score: str) -> list[str]:
     n_cells = int(manifest.get("n_cells", tables.n_cells))
     if n_cells < FEW_CELLS:
         lines.append(f"Only {n_cells:,} cells were screened: means of so few change with other cells of the same kind.")
-    if replicates(ranked) == "cells":
+    if replicates(ranking.table) == "cells":
         lines.append(
             "Cells are taken for replicates. Cells of one donor are alike, so p and FDR are too small for a statement about donors: "
             "`rankcell stats DIR --donor COLUMN` tests over donors."
         )
-    if without_p_sentence(ranked):
-        lines.append(f"{without_p_sentence(ranked)}.")
+    if without_p_sentence(ranking):
+        lines.append(f"{without_p_sentence(ranking)}.")
     cropping = manifest.get("cropping") or {}
     if cropping.get("cropped"):
         share = cropping.get("unread", 0) / max(1, cropping.get("genes", 0))

@@ -69,11 +69,11 @@ def _plain(ax: Any) -> None:
     ax.tick_params(labelsize=9)
 
 
-def draw_ranked(ranked: Any, *, ax: Any, n: int = 20, title: str | None = None) -> Any:
-    """See rankcell.pl.ranked_genes."""
+def draw_ranked(ranked: Any, *, by: str | None, ax: Any, n: int = 20, title: str | None = None) -> Any:
+    """See rankcell.pl.ranked_genes. `by`: the score of the effects, where it is known."""
     from rankcell.report.words import words
 
-    by = ranked.attrs.get("by", "effect")
+    by = by or "effect"
     ranked = ranked[np.isfinite(ranked["effect"].to_numpy(float))]
     score = Score.known(by)
     shown = strongest(ranked, n) if score is not None and score.is_toward else ranked.head(n)
@@ -111,9 +111,7 @@ def strongest(ranked: Any, n: int) -> Any:
         return ranked.loc[[ranked["effect"].abs().idxmax()]] if len(ranked) else ranked
     up = ranked[ranked.effect > 0].head(n // 2)
     down = ranked[ranked.effect < 0].tail(n - n // 2)
-    joined = pd.concat([up, down])
-    joined.attrs = ranked.attrs
-    return joined
+    return pd.concat([up, down])
 
 
 def draw_embeddings(panels: Mapping[str, np.ndarray], labels: Sequence[str], *, titles: Mapping[str, str] | None = None) -> Any:

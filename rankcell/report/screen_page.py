@@ -25,6 +25,7 @@ from rankcell.report.words import words
 from rankcell.scores import IN_PLACE, TOWARD, Score, in_place_of, score_name
 from rankcell.stats import rank_spearman
 from rankcell.stats.predictors import TOO_CLOSE
+from rankcell.stats.ranking import Ranking
 from rankcell.stats.summary import calls, calls_sentence, edits_sentence, without_p_sentence
 from rankcell.store import atomic_path
 from rankcell.wording import one_line
@@ -46,7 +47,7 @@ def write_page(
     score: str | None = None,
     n: int | None = None,
     min_cells: int | None = None,
-    statistics: Any = None,
+    statistics: Ranking | None = None,
     force: bool = False,
 ) -> Path:
     """Write the page of a screen: one html file that holds its pictures and needs no network."""
@@ -56,15 +57,15 @@ def write_page(
 
 
 def screen_page(
-    tables: Tables, *, score: str | None = None, n: int | None = None, min_cells: int | None = None, statistics: Any = None
+    tables: Tables, *, score: str | None = None, n: int | None = None, min_cells: int | None = None, statistics: Ranking | None = None
 ) -> str:
     """The HTML of the page. Sections for which the screen holds nothing are left out."""
     from rankcell import __version__
 
-    score = choose_score(tables.table, score if score is not None or statistics is None else statistics.attrs.get("by"))
+    score = choose_score(tables.table, score if score is not None or statistics is None else statistics.by)
     n = n or 20
     ranked = ranking(tables, score, min_cells=min_cells, tested=True) if statistics is None else of_this_screen(tables, statistics)
-    least = ranked.attrs.get("min_cells", least_cells(tables, min_cells))
+    least = ranked.facts.get("min_cells", least_cells(tables, min_cells))
     settings = tables.manifest.get("settings", {})
     parts = [
         answer(tables, ranked, score, _toward_rankings(tables, min_cells)),
@@ -75,7 +76,7 @@ def screen_page(
         _decomposition(tables, score, n, least),
         _by_rank(tables, score, least),
         _states(tables, n, least),
-        _affected(tables, ranked),
+        _affected(tables, ranked.table),
         _one_cell(tables, score),
         _run(tables, settings),
         _reading(settings.get("kind", "delete")),
@@ -92,7 +93,7 @@ def screen_page(
     )
 
 
-def _toward_rankings(tables: Tables, min_cells: int | None) -> dict[str, Any]:
+def _toward_rankings(tables: Tables, min_cells: int | None) -> dict[str, Ranking]:
     """{state: ranking by the movement of the cell mean toward it, in place where that is known}, of the first states."""
     rankings = {}
     for state in list(tables.manifest.get("settings", {}).get("states") or [])[:3]:
@@ -192,13 +193,14 @@ def _signed(x: float) -> str:
     return "unknown" if not np.isfinite(x) else f"{x:+.2f}"
 
 
-def _ranked(ranked: Any, score: str, n: int) -> str:
+def _ranked(given: Ranking, score: str, n: int) -> str:
+    ranked, facts = given.table, given.facts
     columns = ["edit", "cells", "mean rank", "effect", "s.e."] + (["effect, gap closed"] if "plain_effect" in ranked else [])
     columns += [c for c in probability_columns(ranked)[:1] + [fdr_of(c) for c in probability_columns(ranked)[:1]] if c in ranked]
     shown = strongest(ranked, n) if Score.parse(score).is_toward else ranked.head(n)
     rows = [[_cell_of(r, c) for c in columns] for r in shown.to_dict("records")]
-    counts = f" {edits_sentence(ranked.attrs)}." if "left_out" in ranked.attrs else ""
-    rest = f"{counts} The mean of one or two cells can stand anywhere." if ranked.attrs.get("left_out") else counts
+    counts = f" {edits_sentence(facts)}." if "left_out" in facts else ""
+    rest = f"{counts} The mean of one or two cells can stand anywhere." if facts.get("left_out") else counts
     where = (
         "in place: nothing attends to the gene, the others keep their positions; 'gap closed' is the deletion as such, after which every later gene moves up one"
         if Score.parse(score).is_in_place
@@ -213,7 +215,7 @@ def _ranked(ranked: Any, score: str, n: int) -> str:
         p.paragraph(f"Edits by the {words(score)} ({where}), means over the {over} that were edited.{rest}"),
         _figure(
             *PICTURES["ranked"].size(min(n, len(ranked))),
-            lambda f: draw_ranked(ranked, ax=f.subplots(), n=n),
+            lambda f: draw_ranked(ranked, by=given.by, ax=f.subplots(), n=n),
             alt="Bars of the strongest edits",
             caption=f"Mean {words(score)}; line: standard error over {over}.{dependent}",
         ),
@@ -233,17 +235,18 @@ def _cell_of(row: dict[str, Any], column: str) -> str:
     return f"{value:.0f}" if column == "mean rank" else f"{value:+.2e}" if column in ("effect", "effect, gap closed") else f"{value:.1e}"
 
 
-def _volcano(ranked: Any) -> str:
+def _volcano(given: Ranking) -> str:
+    ranked = given.table
     if not any(ranked[c].notna().any() for c in probability_columns(ranked)):
         return ""
     picture = _figure(
         *PICTURES["volcano"].size(0),
-        lambda f: PICTURES["volcano"].draw(None, ax=f.subplots(), statistics=ranked),
+        lambda f: PICTURES["volcano"].draw(None, ax=f.subplots(), statistics=given),
         alt="Volcano of all edits",
         caption="Each dot is an edit: its effect, less that of genes alike in rank and detection where these are the null, against how unlikely one as large is. Red: more than they do, blue: less, both with FDR below 0.05. Without donors, cells are taken for replicates.",
     )
     said = [calls_sentence(name, *found) for name, found in calls(ranked).items()]
-    said += [without_p_sentence(ranked)] if without_p_sentence(ranked) else []
+    said += [without_p_sentence(given)] if without_p_sentence(given) else []
     return p.section("Effect and significance", p.paragraph("; ".join(said) + "."), picture)
 
 

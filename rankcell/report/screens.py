@@ -12,9 +12,11 @@ import numpy as np
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
 from rankcell.perturb import Screen
 from rankcell.scores import POSITION, REFILL, Score, in_place_of, scores_in
-from rankcell.stats import effect_of, rank_edits
+from rankcell.stats import effect_of
 from rankcell.stats.affected import gene_symbols
 from rankcell.stats.prediction import Shared, attrs_of
+from rankcell.stats.rank import edit_ranking
+from rankcell.stats.ranking import Ranking
 from rankcell.stats.rows import is_table, screen_of
 from rankcell.stats.rows import least_cells as floor_of
 from rankcell.wording import option
@@ -156,15 +158,15 @@ def least_cells(tables: Tables, asked: int | None) -> int:
     return floor_of(tables.table["edit"].value_counts().to_numpy(), asked)
 
 
-def ranking(tables: Tables, score: str, *, min_cells: int | None = None, tested: bool = False) -> Any:
+def ranking(tables: Tables, score: str, *, min_cells: int | None = None, tested: bool = False) -> Ranking:
     """Edits by mean effect, with p-values where `tested`; without the line about scores that follow the rank: the pictures say it.
 
     SettingsError when no edit has an effect.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RankcellWarning)
-        ranked = rank_edits(tables.table, by=score, min_cells=min_cells, mode="matched" if tested else [])
-    ranked = ranked[np.isfinite(ranked["effect"].to_numpy(float))].reset_index(drop=True)
+        ranked = edit_ranking(tables.table, by=score, min_cells=min_cells, mode="matched" if tested else [])
+    ranked = ranked.where(np.isfinite(ranked.table["effect"].to_numpy(float)))
     if not len(ranked):
         raise SettingsError(
             f"no edit has a value of '{score}'{f' in {min_cells} cells or more' if (min_cells or 0) > 1 else ''}: nothing to draw"

@@ -11,6 +11,7 @@ from rankcell.report import screens_edits as edits
 from rankcell.report import screens_ranks as ranks
 from rankcell.report.figures import draw_ranked, mark, new_figure
 from rankcell.report.screens import Tables, choose_score, one_cell, ranking
+from rankcell.stats.ranking import Ranking
 from rankcell.store import atomic_path
 from rankcell.wording import option
 
@@ -37,19 +38,20 @@ class Picture:
     needed: tuple[str, ...] = ()
 
 
-def ranked_of(tables: Tables, *, score: str | None, min_cells: int | None, statistics: Any, tested: bool = False) -> Any:
+def ranked_of(tables: Tables, *, score: str | None, min_cells: int | None, statistics: Ranking | None, tested: bool = False) -> Ranking:
     """The ranking to draw: the table of rankcell stats where one is given, else that of the screen itself."""
     if statistics is not None:
         return statistics if tables is None else of_this_screen(tables, statistics)
     return ranking(tables, choose_score(tables.table, score), min_cells=min_cells, tested=tested)
 
 
-def of_this_screen(tables: Tables, statistics: Any) -> Any:
+def of_this_screen(tables: Tables, statistics: Ranking) -> Ranking:
     """The table of rankcell stats; SettingsError when it is of edits that the screen has not."""
-    other = ~statistics["edit"].isin(tables.table["edit"])
+    edit = statistics.table["edit"]
+    other = ~edit.isin(tables.table["edit"])
     if other.any():
         raise SettingsError(
-            f"the table has {int(other.sum()):,} edits that are not in this screen, such as {statistics['edit'][other].iloc[0]}"
+            f"the table has {int(other.sum()):,} edits that are not in this screen, such as {edit[other].iloc[0]}"
         )
     return statistics
 
@@ -57,14 +59,15 @@ def of_this_screen(tables: Tables, statistics: Any) -> Any:
 def _ranked(
     tables: Tables, *, ax: Any, n: int | None = None, score: str | None = None, min_cells: int | None = None, statistics: Any = None
 ) -> Any:
-    return draw_ranked(ranked_of(tables, score=score, min_cells=min_cells, statistics=statistics), ax=ax, n=n or 20)
+    ranked = ranked_of(tables, score=score, min_cells=min_cells, statistics=statistics)
+    return draw_ranked(ranked.table, by=ranked.by, ax=ax, n=n or 20)
 
 
 def _volcano(
     tables: Tables, *, ax: Any, n: int | None = None, score: str | None = None, min_cells: int | None = None, statistics: Any = None
 ) -> Any:
     ranked = ranked_of(tables, score=score, min_cells=min_cells, statistics=statistics, tested=True)
-    return edits.draw_volcano(ranked, ax=ax, n=12 if n is None else n)
+    return edits.draw_volcano(ranked.table, by=ranked.by, ax=ax, n=12 if n is None else n)
 
 
 def _rows(wide: float, each: float, least: float) -> Callable[[int], tuple[float, float]]:

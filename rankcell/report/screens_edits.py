@@ -37,8 +37,8 @@ PART_WORDS = {"total": "total", "position": "position part", "refill": "refill p
 # Volcano
 
 
-def draw_volcano(ranked: Any, *, ax: Any, x: str | None = None, y: str | None = None, n: int = 12) -> Any:
-    """See rankcell.pl.volcano."""
+def draw_volcano(ranked: Any, *, by: str | None, ax: Any, x: str | None = None, y: str | None = None, n: int = 12) -> Any:
+    """See rankcell.pl.volcano. `by`: the score of the effects, where it is known."""
     y = _probability_column(ranked, y)
     x = _effect_column(ranked, x, y)
     effect, p = (ranked[c].to_numpy(float) for c in (x, y))
@@ -56,7 +56,7 @@ def draw_volcano(ranked: Any, *, ax: Any, x: str | None = None, y: str | None = 
     for shape, these in (("o", p > 0), ("^", p == 0)):
         for which, size in ((~called & these, 13), (called & these, 20)):
             ax.scatter(effect[which], height[which], s=size, c=colour[which], marker=shape, linewidths=0, alpha=0.8 if size > 13 else 0.5)
-    _volcano_axes(ax, _effect_words(ranked.attrs.get("by"), x), y, effect, height)
+    _volcano_axes(ax, _effect_words(by, x), y, effect, height)
     _threshold(ax, p, called, fdr_name if fdr_name in ranked else y, y)
     order = np.lexsort((-np.abs(effect), -height))
     chosen = [int(i) for i in order if called[i] or len(order) <= n][:n]
@@ -312,7 +312,7 @@ def decomposition_table(tables: Tables, score: str | None, *, n: int, min_cells:
         raise SettingsError(
             f"'{stem}' of this screen ({kind}) has no in-place value, so there are no parts to show: that is scored for deletions"
         )
-    ranked = strongest(ranking(tables, in_place_of(stem, tables.table), min_cells=min_cells), n)
+    ranked = strongest(ranking(tables, in_place_of(stem, tables.table), min_cells=min_cells).table, n)
     means = pd.DataFrame(parts).groupby(tables.table["edit"].to_numpy(), sort=False).mean()
     return stem, ranked[["edit", "symbols", "n_cells"]].join(means, on="edit")
 

@@ -63,7 +63,7 @@ def _smooth(line: np.ndarray, half: int) -> np.ndarray:
 def draw_shift_by_rank(tables: Tables, *, ax: Any, score: str | None = None, n: int = 10, min_cells: int | None = None) -> Any:
     """See rankcell.pl.shift_by_rank."""
     score, least = choose_score(tables.table, score), least_cells(tables, min_cells)
-    ranked = ranking(tables, score, min_cells=least)
+    ranked = ranking(tables, score, min_cells=least).table
     ranked = ranked[np.isfinite(ranked["mean_rank"].to_numpy(float))].reset_index(drop=True)
     if not len(ranked):
         raise SettingsError(f"no edit with '{score}' has a rank (its genes are in no cell): nothing to draw")

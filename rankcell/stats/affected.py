@@ -10,6 +10,7 @@ import numpy as np
 
 from rankcell.errors import InputError, SettingsError
 from rankcell.stats.matched import LEAST, from_neighbours, log_size
+from rankcell.stats.ranking import Ranking
 from rankcell.stats.rows import is_table, mean_ranks, remarks_of, screen_of
 from rankcell.wording import option
 
@@ -18,9 +19,14 @@ DIRECTIONS = ("more", "less", "both")
 LEAST_CELLS = 5  # of a pair: one of fewer is at the top by chance
 
 
-def rank_affected(
+def rank_affected(table: Any, **options: Any) -> Any:
+    """See rankcell.tl.rank_affected."""
+    return affected_ranking(table, **options).df()
+
+
+def affected_ranking(
     table: Any, *, edits: Any = None, min_cells: int | None = None, direction: str = "more", symbols: Mapping[str, str] | None = None
-) -> Any:
+) -> Ranking:
     """See rankcell.tl.rank_affected. `symbols`: of genes by their ids; None: those of the table."""
     if direction not in DIRECTIONS:
         raise SettingsError(f"direction is '{direction}'; one of {', '.join(DIRECTIONS)}")
@@ -46,8 +52,8 @@ def rank_affected(
     wanted = np.isnan(z) | (direction == "both") | (ranked["direction"] == direction).to_numpy(bool)
     ranked = ranked.iloc[np.lexsort((ranked["affected"], ranked["edit"], -ranked["effect"], order))]  # without z: last
     ranked = ranked[wanted[ranked.index]].reset_index(drop=True)
-    ranked.attrs = {"mode": ["affected"], "by": cos, "direction": direction, "min_cells": least, "pairs": n_pairs} | remarks
-    return ranked
+    facts = {"mode": ["affected"], "by": cos, "direction": direction, "min_cells": least, "pairs": n_pairs}
+    return Ranking(ranked, facts | remarks)
 
 
 def _opened(table: Any, edits: Any) -> tuple[Any, Any]:

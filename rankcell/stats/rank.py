@@ -10,6 +10,7 @@ from rankcell.errors import SettingsError
 from rankcell.scores import Score, in_place_of
 from rankcell.stats.prediction import carried
 from rankcell.stats.predictors import TOO_CLOSE, follows_rank, partial_spearman
+from rankcell.stats.ranking import Ranking
 from rankcell.stats.rows import Rows, choose_score, goal_score, is_table, least_cells, read_rows, remarks_of, rows_of, screen_of
 from rankcell.stats.units import LEAST_REPLICATES, Donors, donors_of, fdr, interval, warn_few
 from rankcell.stats.work import MODES, Work, check_modes, common_error, means_over
@@ -18,7 +19,12 @@ from rankcell.wording import note, option
 P_COLUMNS = ("matched_p", "matched_p_peers", "control_p", "zero_p", "vs_p")  # those that have a false discovery rate
 
 
-def rank_edits(
+def rank_edits(table: Any, **options: Any) -> Any:
+    """See rankcell.tl.rank_edits."""
+    return edit_ranking(table, **options).df()
+
+
+def edit_ranking(
     table: Any,
     *,
     by: str | None = None,
@@ -29,8 +35,8 @@ def rank_edits(
     against: Any = None,
     min_cells: int | None = None,
     seed: int = 0,
-) -> Any:
-    """See rankcell.tl.rank_edits."""
+) -> Ranking:
+    """See rankcell.tl.rank_edits, whose table has the facts of the ranking in its attrs."""
     modes = check_modes(mode)
     for name, value in (("min_cells", min_cells), ("seed", seed)):
         if value is not None and value < 0:
@@ -64,18 +70,18 @@ def rank_edits(
     )
     ranked = ranked.assign(**{name: values for m in modes for name, values in MODES[m](work).items()})[keep]
     ranked = _with_fdr(ranked).sort_values(["effect", "edit"], ascending=[False, True], ignore_index=True)
-    ranked.attrs = {"by": by, "mode": modes, "seed": seed, "rank_spearman": follows_rank(rows, by)}
+    facts: dict[str, Any] = {"by": by, "mode": modes, "seed": seed, "rank_spearman": follows_rank(rows, by)}
     if plain is not None:
-        ranked.attrs["plain_rank_spearman"] = follows_rank(rows, plain)
-    ranked.attrs["predictors"] = partial_spearman(ranked)
-    ranked.attrs |= _counts(rows, n_cells, floor)
+        facts["plain_rank_spearman"] = follows_rank(rows, plain)
+    facts["predictors"] = partial_spearman(ranked)
+    facts |= _counts(rows, n_cells, floor)
     if by in rows.predicted:
-        ranked.attrs |= {"method": "fast", "prediction": rows.predicted[by].facts}
+        facts |= {"method": "fast", "prediction": rows.predicted[by].facts}
     if donors is not None:
-        ranked.attrs |= {"donor": donor, "donors": list(donors.names), "few_donors": few}
-    ranked.attrs |= {"without_p": _without_p(ranked)} | remarks_of(source)
-    _warn_position(ranked.attrs, by, columns)
-    return ranked
+        facts |= {"donor": donor, "donors": list(donors.names), "few_donors": few}
+    facts |= {"without_p": _without_p(ranked)} | remarks_of(source)
+    _warn_position(facts["rank_spearman"], by, columns)
+    return Ranking(ranked, facts)
 
 
 def _with_unseen(rows: Rows) -> Rows:
@@ -156,11 +162,11 @@ def _with_fdr(ranked: Any) -> Any:
     return ranked
 
 
-def _warn_position(attrs: dict[str, Any], by: str, columns: Sequence[str]) -> None:
-    if abs(attrs["rank_spearman"]) > TOO_CLOSE:
+def _warn_position(follows: float, by: str, columns: Sequence[str]) -> None:
+    if abs(follows) > TOO_CLOSE:
         better = " Rank by its _in_place counterpart." if in_place_of(by, columns) else ""
         note(
-            f"'{by}' follows the gene's rank in the cell (median Spearman {attrs['rank_spearman']:.2f}): it orders genes by "
+            f"'{by}' follows the gene's rank in the cell (median Spearman {follows:.2f}): it orders genes by "
             f"position more than by effect.{better}"
         )
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.stats.ranking import Ranking
 from rankcell.stats.units import LEAST_REPLICATES
 
 LEVEL = 0.05  # of the false discovery rate below which an edit is called
 
 
 def edits_sentence(counts: Mapping[str, Any]) -> str:
-    """How many edits there are, and how many are in enough cells; `counts`: attrs of rank_edits, or `edit_counts`."""
+    """How many edits there are, and how many are in enough cells; `counts`: facts of a ranking, or `edit_counts`."""
     total, left_out, floor = (counts[k] for k in ("edits", "left_out", "min_cells"))
     if not left_out:
         return f"{total:,} edit{'s' * (total != 1)}" + (f", all in {floor:,} cells or more" if floor > 1 else "")
@@ -41,10 +42,10 @@ def edit_counts(screen: Any) -> dict[str, int]:
     }
 
 
-def without_p_sentence(ranked: Any) -> str:
+def without_p_sentence(ranking: Ranking) -> str:
     """How many edits have no p for being in too few cells, or donors; empty where none is."""
-    n, over = ranked.attrs.get("without_p", 0), "donors" if "n_donors" in ranked else "cells"
-    return f"{n:,} of {len(ranked):,} edits are in fewer than {LEAST_REPLICATES} {over}: no p rests on so few" if n else ""
+    n, over = ranking.facts.get("without_p", 0), "donors" if "n_donors" in ranking.table else "cells"
+    return f"{n:,} of {len(ranking):,} edits are in fewer than {LEAST_REPLICATES} {over}: no p rests on so few" if n else ""
 
 
 def calls(ranked: Any) -> dict[str, tuple[int, int]]:

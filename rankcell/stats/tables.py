@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def _is_facts(path: Path) -> bool:
         return False
 
 
-def write_ranked(table: Any, path: str | os.PathLike, *, force: bool = False) -> Path:
-    """Write a table, and its attrs beside it as PATH.json: each whole or not at all, the table last.
+def write_ranked(table: Any, path: str | os.PathLike, *, facts: Mapping[str, Any], force: bool = False) -> Path:
+    """Write a table, and what it is of beside it as PATH.json: each whole or not at all, the table last.
 
     A file PATH.json that rankcell did not write is never replaced: OutputError.
     """
@@ -75,12 +76,14 @@ def write_ranked(table: Any, path: str | os.PathLike, *, force: bool = False) ->
     beside = _beside(path)
     with atomic_path(path, force=force) as part:
         if path.suffix == ".parquet":
+            table = table.copy(deep=False)
+            table.attrs = dict(facts)  # pandas keeps them in the file
             table.to_parquet(part, index=False)
         else:
             one_line_texts(table).to_csv(part, sep=_SEPARATORS[path.suffix], index=False)
         with atomic_path(beside, force=True, wrote=_is_facts) as part:
-            facts = _plain(table.attrs) | {_BY: f"rankcell {__version__}"}
-            part.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            known = _plain(dict(facts)) | {_BY: f"rankcell {__version__}"}
+            part.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return beside
 
 
