@@ -322,13 +322,16 @@ def speeds(steps: Steps, a: argparse.Namespace) -> None:
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--device", default="cuda")
+    ap.add_argument("--device", help='Default: "cuda"; with --small "cpu" where there is none.')
     ap.add_argument("--minutes", type=float, default=9)
     ap.add_argument("--shapes", nargs="+", choices=SHAPES, default=["v1-10m", "v2-104m", "v2-316m"])
     ap.add_argument("--lengths", nargs="+", type=int, default=[1000, 2048, 4096])
-    ap.add_argument("--small", action="store_true", help="All steps with next to no work, on any machine (--device cpu).")
+    ap.add_argument("--small", action="store_true", help="All steps with next to no work, on any machine.")
     ap.add_argument("--json", type=Path, help="Also write all figures to this file.")
     a = ap.parse_args()
+    a.device = a.device or ("cuda" if torch.cuda.is_available() or not a.small else "cpu")
+    if a.device.startswith("cuda") and not torch.cuda.is_available():
+        ap.error("torch sees no CUDA device here: --small tries all steps on the processor")
     if a.small:
         a.shapes, a.lengths = a.shapes if len(a.shapes) < 3 else ["demo"], [64]
     warnings.simplefilter("ignore")
