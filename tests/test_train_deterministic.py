@@ -11,8 +11,8 @@ from pretended_gpu import pretended
 from training_cells import DRAWS, SMALL, two_kinds_of_cells
 
 from rankcell.errors import RankcellWarning
+from rankcell.model.deterministic import CUBLAS, deterministic
 from rankcell.train import Recipe, pretrain
-from rankcell.train.deterministic import CUBLAS, deterministic
 
 SHAPE = {name: value for name, value in SMALL.items() if name != "device"}
 pytestmark = [pytest.mark.pretended_gpu, pytest.mark.usefixtures("one_thread")]

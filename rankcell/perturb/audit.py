@@ -49,13 +49,13 @@ def judge(predicted: np.ndarray, exact: np.ndarray, drawn: np.ndarray, *, depth:
     n = len(x)
     error, size = (float(np.sqrt(np.mean(v**2))) if n else math.nan for v in (y - x, y))
     a, b = centred_ranks(x), centred_ranks(y)
-    told = {"n_edits": len(predicted), "n": n, "spearman": correlation(a, b) if n > 2 else math.nan, "error": error}
-    told |= {"relative_error": error / size if n and size else math.nan, "recall": _recall(predicted, exact, judging)}
+    judgement = {"n_edits": len(predicted), "n": n, "spearman": correlation(a, b) if n > 2 else math.nan, "error": error}
+    judgement |= {"relative_error": error / size if n and size else math.nan, "recall": _recall(predicted, exact, judging)}
     kept = {"squares": float((y * y).sum()), "off": float((x - y).sum()), "rank_xy": float((a * b).sum())}
     kept |= {"rank_xx": float((a * a).sum()), "rank_yy": float((b * b).sum())}
     tops = n_top(n) if n > 1 else 0
     kept |= {"hits": int((_is_top(np.abs(x), tops) & _is_top(np.abs(y), tops)).sum()), "tops": tops}
-    return told | kept | _missed(predicted, exact, judging, depth)
+    return judgement | kept | _missed(predicted, exact, judging, depth)
 
 
 def _is_top(values: np.ndarray, n: int) -> np.ndarray:

@@ -72,10 +72,10 @@ class Engine:
     @property
     def plain_names(self) -> list[str]:
         """Scores of one pass: cosines, then those toward states, then the same by distance."""
-        ways = [(r, s) for s in self.states.names for r in self.scored if (s, r) in self.states.vectors]
-        names = [*(score_name(COS, r) for r in self.scored), *(score_name(TOWARD, r, s) for r, s in ways)]
+        directions = [(r, s) for s in self.states.names for r in self.scored if (s, r) in self.states.vectors]
+        names = [*(score_name(COS, r) for r in self.scored), *(score_name(TOWARD, r, s) for r, s in directions)]
         if self.euclidean:
-            names += [*(score_name(EUCLIDEAN, r) for r in self.scored), *(score_name(EUCLIDEAN, r, s) for r, s in ways)]
+            names += [*(score_name(EUCLIDEAN, r) for r in self.scored), *(score_name(EUCLIDEAN, r, s) for r, s in directions)]
         return names
 
     @property
@@ -229,8 +229,8 @@ class _Unit:
     def _pieces(self, cell: np.ndarray, edit: np.ndarray) -> Iterator[Piece]:
         """The edits of a batch cut into those of one cell that are made at once."""
         for part in np.split(np.arange(len(cell)), np.flatnonzero(np.diff(cell)) + 1):
-            held = self.edits[cell[part[0]]]
-            yield from (Piece(int(cell[part[0]]), held, alike) for alike in held.alike(edit[part]))
+            row_edits = self.edits[cell[part[0]]]
+            yield from (Piece(int(cell[part[0]]), row_edits, alike) for alike in row_edits.alike(edit[part]))
 
     def _shared(self, cell: int) -> FirstBlock | None:
         """The first block of a cell of which enough single genes are deleted for it to be worth it: never on a GPU, which computes it
@@ -259,7 +259,7 @@ class _Unit:
         """The first block of a batch, where all of it is shared."""
         import torch
 
-        if (which == "" and self.engine.plan.options.refill) or any((p.held.n_gone[p.edit] != 1).any() for p in pieces):
+        if (which == "" and self.engine.plan.options.refill) or any((p.row_edits.n_gone[p.edit] != 1).any() for p in pieces):
             return None
         cells = {p.cell for p in pieces}
         for done in shared.keys() - cells:
@@ -267,12 +267,12 @@ class _Unit:
         shared |= {c: self._shared(c) for c in cells - shared.keys()}
         if any(shared[c] is None for c in cells):
             return None
-        where = [p.held.where[p.edit].max(1) for p in pieces]
+        where = [p.row_edits.where[p.edit].max(1) for p in pieces]
         try:
-            found = [shared[p.cell].run(w, in_place=which == IN_PLACE) for p, w in zip(pieces, where, strict=True)]
+            first_blocks = [shared[p.cell].run(w, in_place=which == IN_PLACE) for p, w in zip(pieces, where, strict=True)]
         except Vanished:
             return None
-        return tuple(torch.cat(x) for x in zip(*found, strict=True))
+        return tuple(torch.cat(x) for x in zip(*first_blocks, strict=True))
 
     def _run_batch(
         self, base: Baseline, which: str, cell: np.ndarray, edit: np.ndarray, shared: dict[int, FirstBlock | None], at: np.ndarray

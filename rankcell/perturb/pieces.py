@@ -25,21 +25,21 @@ class Piece:
     """Edits of one cell that are made at once: `edit` are their numbers among those of the cell."""
 
     cell: int
-    held: RowEdits
+    row_edits: RowEdits
     edit: np.ndarray
 
     def options(self, which: str) -> Options:
         """What the kind is told in a pass."""
-        return Options() if which == UNFILLED else self.held.plan.options
+        return Options() if which == UNFILLED else self.row_edits.plan.options
 
     def closes_up(self, which: str) -> bool:
         """Whether genes go and nothing comes, in a pass."""
-        return self.held.plan.kind == "delete" and not self.options(which).refill
+        return self.row_edits.plan.kind == "delete" and not self.options(which).refill
 
     @property
-    def gone(self) -> np.ndarray:
+    def perturbed(self) -> np.ndarray:
         """int64 [edits, perturbed]: positions of the perturbed genes, ascending."""
-        where = self.held.where[self.edit]
+        where = self.row_edits.where[self.edit]
         return np.sort(where[where >= 0].reshape(len(where), -1), axis=1)
 
 
@@ -69,7 +69,7 @@ class EditedRows:
     def of(cls, pieces: Sequence[Piece], which: str, base: Baseline, encoder: Encoder) -> "EditedRows":
         """The edits of `pieces`, made, in one pass of their plan."""
         cell = np.repeat([p.cell for p in pieces], [len(p.edit) for p in pieces])
-        edit, target = (np.concatenate(parts) for parts in ([p.edit for p in pieces], [p.held.target[p.edit] for p in pieces]))
+        edit, target = (np.concatenate(parts) for parts in ([p.edit for p in pieces], [p.row_edits.target[p.edit] for p in pieces]))
         if which == IN_PLACE:
             packed, came_from = _Deletions(pieces, cell, base, encoder).in_place()
         elif pieces[0].closes_up(which):
@@ -144,15 +144,15 @@ class _Deletions:
     """
 
     def __init__(self, pieces: Sequence[Piece], cell: np.ndarray, base: Baseline, encoder: Encoder):
-        gone = [p.gone for p in pieces]
-        n_gone = np.repeat([g.shape[1] for g in gone], [len(g) for g in gone])
-        gaps, end = np.full((len(cell), int(n_gone.max())), _NO_GAP), 0
-        for g in gone:
-            end += len(g)
-            gaps[end - len(g) : end, : g.shape[1]] = g - np.arange(g.shape[1])
+        perturbed = [p.perturbed for p in pieces]
+        n_perturbed = np.repeat([p.shape[1] for p in perturbed], [len(p) for p in perturbed])
+        gaps, end = np.full((len(cell), int(n_perturbed.max())), _NO_GAP), 0
+        for positions in perturbed:
+            end += len(positions)
+            gaps[end - len(positions) : end, : positions.shape[1]] = positions - np.arange(positions.shape[1])
         start, self.n_before = base.rows_of(cell)
-        self.n_left = self.n_before - n_gone
-        self._first, last = pieces[0].held.plan.frame.span(self.n_before)
+        self.n_left = self.n_before - n_perturbed
+        self._first, last = pieces[0].row_edits.plan.frame.span(self.n_before)
         edits = encoder.tensor(np.column_stack([start, last, self.n_before, self.n_left, gaps]))
         self._start, self._last, self._before, self._left = edits[:, :4].unbind(1)
         self._gaps, self._ids = edits[:, 4:], base.tokens
@@ -168,12 +168,12 @@ class _Deletions:
         import torch
 
         edit, place = _enumerated(self._before, int(self.n_before.sum()))
-        gone = self._gaps + torch.arange(self._gaps.shape[1], device=place.device)
-        is_gone = (place[:, None] == gone[edit]).any(1)
+        perturbed = self._gaps + torch.arange(self._gaps.shape[1], device=place.device)
+        is_perturbed = (place[:, None] == perturbed[edit]).any(1)
         edit_left, place_left = _enumerated(self._left, int(self.n_left.sum()))
         keys = (self._before.cumsum(0) - self._before)[edit_left] + self._position(edit_left, place_left)
         packed = Packed(self._tokens(edit, place), place, self.n_before, self.n_left, keys)
-        return packed, self._compared(edit, place).masked_fill_(is_gone, -1)
+        return packed, self._compared(edit, place).masked_fill_(is_perturbed, -1)
 
     def _position(self, edit: Any, place: Any) -> Any:
         """Where the tokens of closed-up rows stood before."""
@@ -199,7 +199,7 @@ def _enumerated(lengths: Any, total: int) -> tuple[Any, Any]:
 
 def _as_made(pieces: Sequence[Piece], which: str, encoder: Encoder) -> tuple[Packed, Any]:
     """Rows as the plan's kind makes them, and where each of their genes stood."""
-    made = [p.held.made(p.edit, p.options(which)) for p in pieces]
+    made = [p.row_edits.made(p.edit, p.options(which)) for p in pieces]
     lengths = np.concatenate([np.full(len(ids), ids.shape[1]) for ids, _ in made]).astype(np.int64)
     ids, came_from = (np.concatenate([part.ravel() for part in parts]).astype(np.int64) for parts in zip(*made, strict=True))
     place = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

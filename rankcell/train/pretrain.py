@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import SettingsError, TokensError
+from rankcell.model.deterministic import deterministic
 from rankcell.model.devices import choose_device, full_name, make_current, one_device
 from rankcell.model.heads import CHECKPOINT_FILES, new_masked_lm, save_masked_lm
 from rankcell.model.memory import Memory
 from rankcell.model.precisions import pinned, precision_on
 from rankcell.store import atomic_path, require_new, write_json
 from rankcell.tokens.tokenset import TokenSet
-from rankcell.train.deterministic import deterministic
 from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, questions
 from rankcell.train.initial import set_initial_values
 from rankcell.train.loop import Loop, Progress
