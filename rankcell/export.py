@@ -19,9 +19,9 @@ def edits_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
     import anndata as ad
 
     table = _table(screen)
-    there = scores_in(table.columns)
-    asked = there if score is None else [score] if isinstance(score, str) else list(score)
-    effects = _mean_effects(table, _known(asked, there))
+    all_scores = scores_in(table.columns)
+    wanted = all_scores if score is None else [score] if isinstance(score, str) else list(score)
+    effects = _mean_effects(table, _known(wanted, all_scores))
     obs = _edits_obs(screen, table)
     if score is None and screen.has("affected.parquet"):
         matrix, layers, var = _affected_matrices(screen, obs.index)
@@ -42,9 +42,9 @@ def cells_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
     if score is not None and not isinstance(score, str):
         raise SettingsError("cells x edits hold one score: name one, or ask for each by itself")
     table = _table(screen)
-    there = scores_in(table.columns)
-    default = next((s for s in DEFAULT_SCORES if s in there), "cos_genes")
-    (score,) = _known([score or default], there)
+    all_scores = scores_in(table.columns)
+    default = next((s for s in DEFAULT_SCORES if s in all_scores), "cos_genes")
+    (score,) = _known([score or default], all_scores)
     obs, var = _cells_obs(screen, table), _edits_obs(screen, table)
     row, column = obs.index.get_indexer(table["cell_id"]), var.index.get_indexer(table["edit"])
     matrix, rank = (np.full((len(obs), len(var)), np.nan, dtype) for dtype in (np.float64, np.float32))

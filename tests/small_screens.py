@@ -26,3 +26,12 @@ def make_engine(model, device, precision="fp32", *, kind="delete", genes="all", 
     rng = np.random.default_rng(3)
     states = StateEmbeddings({("s", readout): rng.normal(size=model.width) for readout in ("cell", "cls")})
     return Engine(Encoder(model, device=device, precision=precision), plan, model.n_layers - 1, states, budget, **how)
+
+
+class Stopped(Exception):
+    """Ends a run where its progress is reported, as Ctrl-C would."""
+
+
+def stop(done, n):
+    """A `progress` that ends the run at its first report."""
+    raise Stopped

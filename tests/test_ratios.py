@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import make_checkpoint, make_vocab
 from pretended_gpu import pretended
-from small_screens import make_engine, make_rows
+from small_screens import Stopped, make_engine, make_rows, stop
 
 from rankcell.errors import OutputError, RankcellWarning
 from rankcell.perturb import Perturber, job, merge, ratios
@@ -21,14 +21,6 @@ pytestmark = [pytest.mark.pretended_gpu, pytest.mark.usefixtures("one_thread")]
 
 WAY = dict(toward=["kind=x"], readout="cell", method="fast", splits=6, projections=2)
 SLOW = Ratios(tape=24.0, adjoint=48.0, slopes=32.0)
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop(done, n):
-    raise Stopped
 
 
 @pytest.fixture(scope="module")

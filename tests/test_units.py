@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pretended_gpu import pretended
+from small_screens import Stopped, stop
 
 from rankcell.embed import Embedder, run, units
 from rankcell.embed.asked import Asked
@@ -25,14 +26,6 @@ from rankcell.store import ShardedRun
 from rankcell.tokens import TokenSet, TokenSpec
 
 pytestmark = [pytest.mark.pretended_gpu, pytest.mark.usefixtures("one_thread")]
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop(done, n):
-    raise Stopped
 
 
 @pytest.fixture(scope="module")

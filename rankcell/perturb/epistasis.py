@@ -92,10 +92,10 @@ def tokens_of_pairs(fast: FastEngine, edits: np.ndarray, lengths: np.ndarray, *,
 def _passes_to_predict(fast: FastEngine, genes: int) -> int:
     """Forward passes that it takes to predict all pairs of so many genes of a row."""
     toward = sum(Score.parse(name).family == TOWARD for name in fast.plain_names)
-    how = {"toward": toward, "readouts": len(fast.engine.scored), "projections": fast.projections}
-    how |= {"passes": len(fast.passes), "ratios": fast.ratios}
-    found = cost(np.array([10**9]), np.array([1]), audit=0.0, splits=0, contexts=2 * genes + 1, **how)
-    return int(found[0])
+    options = {"toward": toward, "readouts": len(fast.engine.scored), "projections": fast.projections}
+    options |= {"passes": len(fast.passes), "ratios": fast.ratios}
+    tokens = cost(np.array([10**9]), np.array([1]), audit=0.0, splits=0, contexts=2 * genes + 1, **options)
+    return int(tokens[0])
 
 
 def _of_cell(fast: FastEngine, row: np.ndarray, scores: np.ndarray, n: int, verify: int, progress: Callable[[int], None] | None) -> dict:
@@ -152,8 +152,8 @@ def _predict(
     for name, values in both.items():
         mean = (values[a, b] + values[b, a]) / 2
         found["values"][name][:] = found["predicted"][name][:] = mean
-        whole = mean + sum(Score.parse(name).effect(alone[name])[x] for x in pairs)
-        found["joint"][name][:] = Score.parse(name).effect(whole)
+        joint_effect = mean + sum(Score.parse(name).effect(alone[name])[x] for x in pairs)
+        found["joint"][name][:] = Score.parse(name).effect(joint_effect)
 
 
 def _run(

@@ -97,8 +97,8 @@ def cost(
     """
     edits, lengths = np.asarray(edits, np.int64), np.asarray(lengths, np.int64)
     sample = np.minimum(edits, np.maximum(splits, np.ceil(audit * edits)))
-    both = ratios.adjoint + ratios.slopes
-    adjoints = 2 * ratios.tape + both * toward + projections * (ratios.adjoint + both * (readouts - 1))
+    trapezoid = ratios.adjoint + ratios.slopes  # a function's slopes before and after the shift
+    adjoints = 2 * ratios.tape + trapezoid * toward + projections * (ratios.adjoint + trapezoid * (readouts - 1))
     fast = contexts * adjoints + sample + passes * np.minimum(verify_top, edits)
     return np.ceil(np.minimum(fast, passes * edits) * lengths).astype(np.int64)
 

@@ -229,11 +229,11 @@ class Job:
         n = min(self.asked.fast("verify_screen"), int(self.survey.edits.sum())) if self.asked.is_fast else 0
         return tokens_of_rows(n, self.tokens.lengths[self.rows], self.plan)
 
-    def _settle_ratios(self, held: Mapping[str, Any], *, may_measure: bool) -> None:
+    def _settle_ratios(self, earlier: Mapping[str, Any], *, may_measure: bool) -> None:
         """Decide what the parts of a prediction take: as an earlier start measured it, else measured now; on a processor, and where
         nothing may be measured, the constants, of which the settings say nothing."""
         device = choose_device(self.runtime.devices[0])
-        self.ratios = {n: v for n, v in held.items() if n == "ratios"}
+        self.ratios = {n: v for n, v in earlier.items() if n == "ratios"}
         if may_measure and self.asked.is_fast and device.type != "cpu":
             rows = sorted((self.tokens.row(int(i)) for i in self._probed()), key=len)[-2:]
             projections = self._effort_asked["projections"]
@@ -305,12 +305,12 @@ class Job:
 
     def _open(self, out: Path, *, force: bool, shared: bool) -> Prepared | None:
         """The prepared run; None when it is complete."""
-        held = {} if force else settings_in(out)
-        is_held = self.runtime.restore(held)
-        check = None if is_held else self._settle()
+        earlier = {} if force else settings_in(out)
+        has_earlier = self.runtime.restore(earlier)
+        check = None if has_earlier else self._settle()
         # parts in folders of their own measure nothing: they are to be cut into the same units
-        self._settle_ratios(held if is_held else {}, may_measure=not is_held and not shared)
-        tried = self._settle_effort(held if is_held else {})
+        self._settle_ratios(earlier if has_earlier else {}, may_measure=not has_earlier and not shared)
+        tried = self._settle_effort(earlier if has_earlier else {})
         run = ShardedRun.open(out, self.what | self.runtime.settings | self.effort | self.ratios, force=force, shared=shared, own=OWN)
         if run.complete:
             remove_work(out)
@@ -318,8 +318,8 @@ class Job:
         if not is_prepared(out):
             if self.what["states"]:
                 self.states.save(out / STATES)
-            how = {"plan": self.plan, "survey": self.work, "checkpoint": self.runtime.checkpoint, "model": self.runtime.model}
-            how |= {"tokens_folder": self.tokens_folder, "tokens_per_unit": self.tokens_per_unit}
+            parts = {"plan": self.plan, "survey": self.work, "checkpoint": self.runtime.checkpoint, "model": self.runtime.model}
+            parts |= {"tokens_folder": self.tokens_folder, "tokens_per_unit": self.tokens_per_unit}
             unknown = self.asked.unknown_genes(self.runtime.checkpoint.vocab)
             if unknown:
                 run.note(unknown_genes=unknown)
@@ -331,7 +331,7 @@ class Job:
                 run.note(input=input_facts(self.tokens.spec.source))
             if tried is not None:
                 run.note(effort=tried)
-            prepare(run, self.tokens, self.rows, **how)
+            prepare(run, self.tokens, self.rows, **parts)
         return read_prepared(out, checkpoint=self.runtime.checkpoint, tokens=self.tokens)
 
     def _settle(self) -> dict[str, Any] | None:

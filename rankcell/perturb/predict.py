@@ -121,9 +121,9 @@ class _Home:
 
         if not self._tensors:
             return
-        whole = torch.cat([x.reshape(-1) for x in self._tensors]).cpu().numpy()
+        numbers = torch.cat([x.reshape(-1) for x in self._tensors]).cpu().numpy()
         ends = np.cumsum([x.numel() for x in self._tensors])
-        self._arrays = [part.reshape(x.shape) for part, x in zip(np.split(whole, ends[:-1]), self._tensors, strict=True)]
+        self._arrays = [part.reshape(x.shape) for part, x in zip(np.split(numbers, ends[:-1]), self._tensors, strict=True)]
 
 
 _Array = Callable[[], np.ndarray]  # known once the numbers are home
@@ -272,8 +272,8 @@ class _Row:
         effects, slopes = self.tape.adjoint(cotangents, self._new)
         exchange, shifts = self._home.add(effects[:, self._place]), []
         for step, tape, ends in self.steps.values():
-            both = (slopes + tape.adjoint(cotangents, effects=False)[1]).float() / 2 if trapezoid else slopes.float()
-            shifts.append(self._summed(both, step, ends))
+            mean_slopes = (slopes + tape.adjoint(cotangents, effects=False)[1]).float() / 2 if trapezoid else slopes.float()
+            shifts.append(self._summed(mean_slopes, step, ends))
 
         def changes() -> tuple[np.ndarray, np.ndarray]:
             shift = np.zeros_like(exchange())

@@ -111,8 +111,8 @@ def settings_in(folder: Path) -> dict[str, Any]:
 
 def is_begun(folder: Path, what: Mapping[str, Any]) -> bool:
     """Whether the same screen is finished there, or prepared."""
-    held = settings_in(folder)
-    is_same = all(held.get(k) == v for k, v in what.items())
+    settings = settings_in(folder)
+    is_same = all(settings.get(k) == v for k, v in what.items())
     return is_same and (is_prepared(folder) or ShardedRun.read(folder).complete)
 
 

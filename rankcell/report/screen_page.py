@@ -161,11 +161,11 @@ def _follows(tables: Tables) -> str:
     """How far each score goes with the rank alone, plain and in place."""
     rows, warned = [], []
     for score in scores_of(tables.table):
-        both = [name for name in (score, in_place_of(score, tables.table)) if name is not None]
-        rho = [rank_spearman(tables.table, name) for name in both]
-        warned += [name for name, r in zip(both, rho, strict=True) if abs(r) > TOO_CLOSE]
-        size = [_number(effect_spread(tables, name)) for name in both]
-        pad = [] if len(both) == 2 else ["-"]
+        names = [name for name in (score, in_place_of(score, tables.table)) if name is not None]
+        rho = [rank_spearman(tables.table, name) for name in names]
+        warned += [name for name, r in zip(names, rho, strict=True) if abs(r) > TOO_CLOSE]
+        size = [_number(effect_spread(tables, name)) for name in names]
+        pad = [] if len(names) == 2 else ["-"]
         rows.append([f"`{score}`", *size, *pad, *map(_signed, rho), *pad])
     lines = [
         p.paragraph(

@@ -116,13 +116,13 @@ def scores_of(table: Any) -> list[str]:
 
 def choose_score(table: Any, score: str | None) -> str:
     """The score asked for, or the shift of the other genes, in place where that is known. SettingsError when it is not there."""
-    there = scores_in(table.columns)
+    all_scores = scores_in(table.columns)
     if score is None:
         scores = scores_of(table)
         first = "cos_genes" if "cos_genes" in scores else next(iter(scores), "")
-        score = in_place_of(first, there) or first
-    if score not in there:
-        raise SettingsError(f"the screen has no score '{score}'; it has {', '.join(there) or 'none'}")
+        score = in_place_of(first, all_scores) or first
+    if score not in all_scores:
+        raise SettingsError(f"the screen has no score '{score}'; it has {', '.join(all_scores) or 'none'}")
     return score
 
 
@@ -137,17 +137,17 @@ def parts_of(table: Any, score: str) -> dict[str, np.ndarray]:
     The parts add up to the total. The position part is read where the screen holds it, else it is what the others leave.
     """
     whole = Score.parse(score).whole
-    found = {"total": effects(table, str(whole))}
+    parts = {"total": effects(table, str(whole))}
     in_place = in_place_of(str(whole), table)
     if in_place is None:
-        return found
-    found["in_place"] = effects(table, in_place)
+        return parts
+    parts["in_place"] = effects(table, in_place)
     position, refill = (table[n].to_numpy(float) if n in table else None for n in (str(whole.with_part(p)) for p in (POSITION, REFILL)))
     if position is not None:
-        found["position"] = position
+        parts["position"] = position
     else:
-        found["position"] = found["total"] - found["in_place"] - (0 if refill is None else refill)
-    return found if refill is None else found | {"refill": refill}
+        parts["position"] = parts["total"] - parts["in_place"] - (0 if refill is None else refill)
+    return parts if refill is None else parts | {"refill": refill}
 
 
 # Edits
