@@ -3,12 +3,18 @@
 import itertools
 import os
 import pathlib
+import signal
 
 import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("RANKCELL_SHARED", ROOT.parent / "shared"))
+
+for _name in ("SIGINT", "SIGHUP"):
+    _number = getattr(signal, _name, None)
+    if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:  # under nohup, or in the background of a script
+        signal.signal(_number, lambda *_: None)  # ignored here as before, but not by the commands that tests start and interrupt
 
 
 @pytest.fixture(scope="session")
