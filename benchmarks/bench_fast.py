@@ -22,8 +22,8 @@ from common import best_of, machine
 
 from rankcell.embed import Embedder
 from rankcell.perturb import EditPlan, StateEmbeddings
-from rankcell.perturb.engine import Engine
-from rankcell.perturb.fast import FastEngine
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.fast.fast_engine import FastEngine
 
 SCREENS = {"toward": (("cell",), True, 0), "sizes": (("genes", "cell"), False, 32), "both": (("genes", "cell"), True, 32)}
 

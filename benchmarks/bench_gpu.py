@@ -28,13 +28,14 @@ from common import forward_flops, machine
 
 import rankcell as rc
 from rankcell.embed import Embedder
-from rankcell.embed.pools import POOLS
 from rankcell.model import Encoder, collate, open_checkpoint
 from rankcell.model.checkpoint import Checkpoint
-from rankcell.perturb import EditPlan, StateEmbeddings, sharing
-from rankcell.perturb import precision as precisions
-from rankcell.perturb.engine import Engine
-from rankcell.perturb.fast import FastEngine
+from rankcell.model.pools import POOLS
+from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb.exact import sharing
+from rankcell.perturb.exact import shift_precision as precisions
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.fast.fast_engine import FastEngine
 
 PEAK = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12, "L40": 181e12, "A10": 125e12, "L4": 121e12}  # half, dense
 EDITS = ("delete", "overexpress", "mask")

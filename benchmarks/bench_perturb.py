@@ -18,8 +18,9 @@ from common import best_of, machine
 
 from rankcell.embed import Embedder
 from rankcell.model.precisions import PRECISIONS
-from rankcell.perturb import EditPlan, StateEmbeddings, sharing
-from rankcell.perturb.engine import Engine
+from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb.exact import sharing
+from rankcell.perturb.exact.engine import Engine
 
 
 def plain_screen(model, row: np.ndarray, positions: range, device: str) -> np.ndarray:

@@ -47,8 +47,8 @@ def main() -> None:
     from rankcell.model.encoder import choose_device
     from rankcell.model.precisions import faster_precisions
     from rankcell.perturb import EditPlan, StateEmbeddings
-    from rankcell.perturb.engine import Engine
-    from rankcell.perturb.precision import compare
+    from rankcell.perturb.exact.engine import Engine
+    from rankcell.perturb.exact.shift_precision import compare
     from rankcell.vocab import Frame
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

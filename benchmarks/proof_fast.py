@@ -37,11 +37,11 @@ from rankcell.model import open_checkpoint
 from rankcell.model.tape import weights_of
 from rankcell.model.twin import random_twin
 from rankcell.perturb import EditPlan
-from rankcell.perturb.engine import Engine
-from rankcell.perturb.fast import AUDIT, LEAST_IN_PLACE, PROJECTIONS, SPLITS, cost
-from rankcell.perturb.predict import Context, predictors
-from rankcell.perturb.smooth import corrected
-from rankcell.perturb.states import embed_states
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.exact.states import embed_states
+from rankcell.perturb.fast.calibration import corrected
+from rankcell.perturb.fast.fast_engine import AUDIT, LEAST_IN_PLACE, PROJECTIONS, SPLITS, cost
+from rankcell.perturb.fast.response import Context, predictors
 from rankcell.tokens.tokenset import TokenSet
 
 IN_PLACE = "_in_place"

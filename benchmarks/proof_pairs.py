@@ -15,9 +15,9 @@ import numpy as np
 from rankcell.errors import RankcellWarning
 from rankcell.model import Encoder, open_checkpoint
 from rankcell.perturb import EditPlan, StateEmbeddings
-from rankcell.perturb.engine import Engine
-from rankcell.perturb.fast import FastEngine, pair_predictors
-from rankcell.perturb.precision import spearman
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.exact.shift_precision import spearman
+from rankcell.perturb.fast.fast_engine import FastEngine, pair_predictors
 from rankcell.tokens import TokenSet
 
 

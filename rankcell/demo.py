@@ -104,7 +104,7 @@ def run_demo(
 
 def _own() -> tuple[Own, ...]:
     """All that the folder holds."""
-    from rankcell.perturb.prepared import OWN
+    from rankcell.perturb.run.prepared import OWN
     from rankcell.tokens.tokenset import DATASET_FILES
     from rankcell.vocab.folder import FILES
 

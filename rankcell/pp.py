@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rankcell import jobs
-from rankcell.counts.genes import MIN_KNOWN
+from rankcell.counts.genes.gene_map import MIN_KNOWN
 from rankcell.progress import progress
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary, find_vocabulary
@@ -56,7 +56,7 @@ def align_genes(
     layers are summed like X (with `raw` they are left out, because their columns are others). Left out: varm, varp, the
     input's own var columns, raw, and with `layer` the old X.
     """
-    from rankcell.counts.align import align_genes as align
+    from rankcell.counts.io.align import align_genes as align
 
     return align(
         adata,

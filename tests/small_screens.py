@@ -4,7 +4,7 @@ import numpy as np
 
 from rankcell.model import Encoder
 from rankcell.perturb import EditPlan, StateEmbeddings
-from rankcell.perturb.engine import Engine
+from rankcell.perturb.exact.engine import Engine
 from rankcell.tokens import TokenSet, TokenSpec
 
 KINDS = {"delete": {}, "overexpress": {}, "inhibit": {"quarters": 2}, "activate": {}, "mask": {}, "move": {"to_rank": 3}}

@@ -284,7 +284,8 @@ def test_poolings_beside_random_weights_and_pca(small, counted):
 def test_comparing_is_repeatable_and_makes_one_pass_a_model(small, counted, monkeypatch):
     import torch
 
-    from rankcell.embed import POOLS, Embedder
+    from rankcell.embed import Embedder
+    from rankcell.model import POOLS
 
     calls, embed = [], Embedder.embed
 
@@ -319,7 +320,7 @@ def test_cells_on_disk_give_the_same_and_nothing_is_changed(small, counted, tmp_
 
 
 def test_only_poolings_that_the_tokens_allow(tmp_path, counted):
-    from rankcell.embed import POOLS
+    from rankcell.model import POOLS
 
     vocab = make_vocab(special=("<pad>", "<mask>"))
     folder = make_checkpoint(tmp_path / "model", vocab)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rankcell.perturb import audit
-from rankcell.perturb.audit import columns, expected_recall, garwood, judge, recall_at, summarize, wilson
+from rankcell.perturb.fast import audit
+from rankcell.perturb.fast.audit import columns, expected_recall, garwood, judge, recall_at, summarize, wilson
 
 NAN = np.nan
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from rankcell import jobs
 from rankcell.cli.main import main
-from rankcell.counts.check import read_facts
-from rankcell.counts.ids import id_facts, vocabulary_species
-from rankcell.counts.places import choose, find_places
+from rankcell.counts.genes.ids import id_facts, vocabulary_species
+from rankcell.counts.validate.check_counts import read_facts
+from rankcell.counts.validate.places import choose, find_places
 from rankcell.errors import InputError, RankcellWarning, SettingsError
 from rankcell.tokens import Tokenizer, TokenSet
 
@@ -28,7 +28,7 @@ COUNTS = [[1, 0, 2, 0], [0, 3, 0, 0], [4, 1, 1, 0]]  # genes G0 to G3; nobody sh
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty working folder with a vocabulary of the genes G0, G1, ... in `v`."""
-    monkeypatch.setattr("rankcell.counts.repeats.SHARED", 2)  # several inputs here hold the same three cells
+    monkeypatch.setattr("rankcell.counts.validate.repeats.SHARED", 2)  # several inputs here hold the same three cells
     make_vocab(species="human").save(tmp_path / "v")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -10,7 +10,8 @@ from conftest import make_adata, make_vocab
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rankcell.counts import match_genes, open_counts, spill
+from rankcell.counts import match_genes, open_counts
+from rankcell.counts.io import spill
 from rankcell.errors import CountsError, GeneError, InputError
 from rankcell.wording import command_line
 

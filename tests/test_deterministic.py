@@ -8,10 +8,10 @@ from small_screens import KINDS, make_engine, make_rows, make_tokens
 
 from rankcell.embed import Embedder
 from rankcell.embed.gene_sums import GeneSums
-from rankcell.embed.pools import POOLS
 from rankcell.embed.unit import Work
-from rankcell.perturb.affected import AffectedRows, AffectedSums
-from rankcell.perturb.fast import FastEngine
+from rankcell.model.pools import POOLS
+from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
+from rankcell.perturb.fast.fast_engine import FastEngine
 
 pytestmark = [pytest.mark.pretended_gpu, pytest.mark.usefixtures("one_thread")]
 

@@ -110,7 +110,7 @@ def test_the_device_that_is_named_is_the_one_that_works(gpu, tmp_path):
 def accelerator(monkeypatch):
     """rankcell's way to one, in a process that has not trained yet."""
     state = pytest.importorskip("accelerate.state")
-    from rankcell.train.pretrain import _accelerator
+    from rankcell.train.pretraining import _accelerator
 
     state.AcceleratorState._reset_state(reset_partial_state=True)
     yield _accelerator

@@ -15,9 +15,10 @@ from reference_model import Reference
 
 import rankcell as rc
 from rankcell import jobs
-from rankcell.embed import POOLS, Embedder
+from rankcell.embed import Embedder
 from rankcell.embed.stores import check_output
 from rankcell.errors import ModelError, OutputError, RankcellWarning, SettingsError, TokensError
+from rankcell.model import POOLS
 from rankcell.tokens import TokenSet, TokenSpec
 from rankcell.vocab import Frame
 

@@ -18,7 +18,8 @@ from rankcell.cli import main
 from rankcell.embed import Embedder, run
 from rankcell.embed.stores import read_embeddings
 from rankcell.errors import OutputError, RankcellWarning, SettingsError
-from rankcell.perturb import Perturber, job
+from rankcell.perturb import Perturber
+from rankcell.perturb.run import driver as job
 from rankcell.store.parts import PartDone
 from rankcell.tokens import TokenSet, TokenSpec
 

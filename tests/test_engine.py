@@ -12,9 +12,11 @@ from reference_model import Reference
 from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import Encoder, open_checkpoint
 from rankcell.model.memory import Memory
-from rankcell.perturb import EditPlan, StateEmbeddings, precision, sharing
-from rankcell.perturb.affected import AffectedRows, AffectedSums
-from rankcell.perturb.engine import Engine, _Unit
+from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb.exact import sharing
+from rankcell.perturb.exact import shift_precision as precision
+from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
+from rankcell.perturb.exact.engine import Engine, _Unit
 
 SPECIAL = {"framed": ("<pad>", "<mask>", "<cls>", "<eos>"), "headed": ("<pad>", "<mask>", "<cls>"), "bare": ("<pad>", "<mask>")}
 CELLS = {  # gene numbers from the top; "full" fills its row
@@ -261,7 +263,7 @@ def test_a_shift_far_below_the_precision_of_a_cosine():
     """1 - cos of float32 states is right where it is 1e-10; 1 - a.b/|a||b| would be 0 or 1e-7."""
     import torch
 
-    from rankcell.perturb.shifts import Compared
+    from rankcell.perturb.exact.shifts import Compared
 
     random = torch.Generator().manual_seed(0)
     before = torch.randn(1, 50, 256, generator=random)
@@ -309,7 +311,7 @@ def test_sharing_where_one_gene_has_all_the_attention(tmp_path, monkeypatch):
 def test_what_is_no_number_stays_none(cases, monkeypatch):
     import torch
 
-    from rankcell.perturb.shifts import Compared
+    from rankcell.perturb.exact.shifts import Compared
 
     before = torch.randn(1, 3, 8)
     for bad in (float("nan"), float("inf")):

@@ -10,13 +10,15 @@ from conftest import make_checkpoint, make_vocab
 from rankcell.errors import ModelError, RankcellWarning, SettingsError
 from rankcell.model import Encoder, open_checkpoint
 from rankcell.model.memory import Memory
-from rankcell.perturb import EditPlan, StateEmbeddings, epistasis, fast
-from rankcell.perturb import predict as predict_module
-from rankcell.perturb.engine import Engine
-from rankcell.perturb.epistasis import interactions
-from rankcell.perturb.fast import FastEngine, refuse, verify_score
-from rankcell.perturb.precision import spearman
-from rankcell.perturb.smooth import corrected
+from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.exact.shift_precision import spearman
+from rankcell.perturb.fast import epistasis
+from rankcell.perturb.fast import fast_engine as fast
+from rankcell.perturb.fast import response as predict_module
+from rankcell.perturb.fast.calibration import corrected
+from rankcell.perturb.fast.epistasis import interactions
+from rankcell.perturb.fast.fast_engine import FastEngine, refuse, verify_score
 
 KINDS = {"delete": {}, "mask": {}, "inhibit": {}, "activate": {"quarters": 2}, "move": {"to_rank": 20}, "overexpress": {}}
 GENES, ROOM = 140, 200
@@ -76,7 +78,7 @@ def predicted_alone(engine, rows, monkeypatch):
 
 
 def fast_smoothed(x, at):
-    from rankcell.perturb.smooth import Smoothed
+    from rankcell.perturb.fast.calibration import Smoothed
 
     return Smoothed(x.sum(1), x.sum(1)[at])
 
@@ -260,7 +262,7 @@ def test_cost_says_when_to_run_everything(framed):
 
 
 def test_refused(framed):
-    from rankcell.perturb.asked import Asked
+    from rankcell.perturb.run.screen_config import Asked
 
     for how, what in (
         (dict(distance="euclidean"), "distance='euclidean'"),

@@ -17,10 +17,12 @@ import rankcell as rc
 from rankcell import jobs
 from rankcell.cli import main
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
-from rankcell.perturb import Estimate, Perturber, effort, epistasis, job, merge, read_screen, run_unit
-from rankcell.perturb import units as units_
-from rankcell.perturb.engine import Engine
-from rankcell.perturb.fast import FastEngine
+from rankcell.perturb import Estimate, Perturber, merge, read_screen, run_unit
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.fast import effort, epistasis
+from rankcell.perturb.fast.fast_engine import FastEngine
+from rankcell.perturb.run import driver as job
+from rankcell.perturb.run import worker as units_
 from rankcell.store import read_sealed_json, write_sealed_json
 from rankcell.tokens import TokenSet, TokenSpec
 
@@ -354,7 +356,7 @@ def test_several_devices_give_the_same_bytes(place, tokens, whole, tmp_path, mon
     several.perturb(tokens, tmp_path / "s", progress=lambda *at: seen.append(at), **MORE)
     same(tmp_path / "s", whole.folder)
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
-    assert tasks == [("rankcell.perturb.units:open_worker", N), ("rankcell.perturb.verify:open_verification", 7)]
+    assert tasks == [("rankcell.perturb.run.worker:open_worker", N), ("rankcell.perturb.run.verify:open_verification", 7)]
 
 
 # effort

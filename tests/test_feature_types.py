@@ -12,7 +12,7 @@ from count_files import Counts, write_mtx, write_tenx
 
 import rankcell as rc
 from rankcell.cli.main import main
-from rankcell.counts.features import feature_types
+from rankcell.counts.genes.features import feature_types
 from rankcell.errors import GeneError, InputError, RankcellWarning, SettingsError
 from rankcell.vocab import find_vocabulary
 

@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rankcell import Tokenizer
-from rankcell.counts import find_inputs, hdf5, hdf5dense, open_counts, spill
+from rankcell.counts import find_inputs, open_counts
+from rankcell.counts.io import hdf5, hdf5dense, spill
 from rankcell.errors import CellError, CountsError, InputError, OutputError, RankcellWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::rankcell.errors.RankcellWarning")  # cells without genes
@@ -103,7 +104,7 @@ def test_a_larger_matrix(tmp_path, monkeypatch):
     monkeypatch.setattr(spill, "BUCKET_ENTRIES", 100)
     monkeypatch.setattr(spill, "WALK_ENTRIES", 33)
     monkeypatch.setattr(hdf5dense, "_AT_ONCE", 300)
-    monkeypatch.setattr("rankcell.counts.mtx._BLOCK", 500)
+    monkeypatch.setattr("rankcell.counts.io.mtx._BLOCK", 500)
     for n, (name, write) in enumerate(every_file(counts, tmp_path)):
         place = tmp_path / str(n)
         place.mkdir()
@@ -188,7 +189,7 @@ def test_chunks_that_were_never_written(tmp_path):
 
 def test_the_index_of_chunks_is_the_librarys(tmp_path):
     """Read from the file where it has the old form, asked for where it has the new one."""
-    from rankcell.counts.hdf5index import chunk_index
+    from rankcell.counts.io.hdf5index import chunk_index
 
     for libver in ("earliest", "latest"):
         with h5py.File(tmp_path / "x.h5", "w", libver=libver) as f:

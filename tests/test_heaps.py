@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rankcell.counts.heaps import require_walkable_heaps
+from rankcell.counts.io.heaps import require_walkable_heaps
 from rankcell.errors import InputError
 from rankcell.vocab import find_vocabulary
 

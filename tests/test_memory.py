@@ -21,12 +21,13 @@ from rankcell.model import encoder as encoder_module
 from rankcell.model.heads import load_masked_lm
 from rankcell.model.memory import Memory
 from rankcell.model.weights import read_weights
-from rankcell.perturb import EditPlan, StateEmbeddings, pieces, sharing
-from rankcell.perturb.affected import AffectedRows, AffectedSums
-from rankcell.perturb.engine import Engine
-from rankcell.perturb.epistasis import interactions
-from rankcell.perturb.fast import FastEngine
-from rankcell.perturb.units import _Several
+from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb.exact import pieces, sharing
+from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.fast.epistasis import interactions
+from rankcell.perturb.fast.fast_engine import FastEngine
+from rankcell.perturb.run.worker import _Several
 from rankcell.tokens import TokenSet, TokenSpec
 from rankcell.train.evaluate import masked_accuracy, questions
 

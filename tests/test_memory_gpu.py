@@ -14,9 +14,9 @@ from rankcell.embed.gene_sums import GeneSums
 from rankcell.embed.unit import Work
 from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import Encoder
-from rankcell.perturb import sharing
-from rankcell.perturb.epistasis import interactions
-from rankcell.perturb.fast import FastEngine
+from rankcell.perturb.exact import sharing
+from rankcell.perturb.fast.epistasis import interactions
+from rankcell.perturb.fast.fast_engine import FastEngine
 
 pytestmark = [pytest.mark.pretended_gpu, pytest.mark.usefixtures("one_thread")]
 MOST = 5  # allocations of a run that fail, in turn

@@ -8,12 +8,12 @@ from small_screens import KINDS, make_engine, make_rows, make_tokens
 
 from rankcell.embed import Embedder
 from rankcell.embed.gene_sums import GeneSums
-from rankcell.embed.pools import POOLS
 from rankcell.embed.unit import Work
 from rankcell.errors import SettingsError
 from rankcell.model.devices import wide
+from rankcell.model.pools import POOLS
 from rankcell.perturb import Perturber
-from rankcell.perturb.affected import AffectedRows, AffectedSums
+from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
 
 pytestmark = [pytest.mark.pretended_gpu, pytest.mark.usefixtures("one_thread")]
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from reference_model import POOLINGS, Reference
 from safetensors.torch import load_file, save_file
 
-from rankcell.embed import POOLS, Embedder, embedder, gene_sums
+from rankcell.embed import Embedder, embedder, gene_sums
 from rankcell.embed.gene_sums import GeneSums
-from rankcell.embed.pools import choose_outputs
 from rankcell.embed.unit import Work
 from rankcell.errors import ModelError, RankcellWarning, SettingsError
-from rankcell.model import Encoder, blocks, encoder
+from rankcell.model import POOLS, Encoder, blocks, encoder
+from rankcell.model.pools import choose_outputs
 from rankcell.tokens import TokenSet, TokenSpec
 from rankcell.vocab import Frame
 
@@ -142,7 +142,7 @@ def test_where_parts_stand(small):
 
 def test_a_pool_that_is_added_is_found(small, monkeypatch):
     """One entry in the registry is all that a new pool takes."""
-    from rankcell.embed import Pool
+    from rankcell.model import Pool
 
     monkeypatch.setitem(POOLS, "last", Pool("last", lambda s: s.genes_btd[:, -1]))
     vocab, folder = small

@@ -11,8 +11,8 @@ from rankcell.errors import SettingsError
 from rankcell.model import Encoder, open_checkpoint, precisions
 from rankcell.model.precisions import dtype_of, faster_precisions, pinned, precision_on
 from rankcell.perturb import EditPlan, StateEmbeddings
-from rankcell.perturb.engine import Engine
-from rankcell.perturb.precision import spearman
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.exact.shift_precision import spearman
 from rankcell.vocab import Frame
 
 

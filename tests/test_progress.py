@@ -11,7 +11,7 @@ from conftest import make_adata, make_vocab
 import rankcell as rc
 from rankcell import progress as shown
 from rankcell.errors import RankcellWarning, SettingsError
-from rankcell.perturb.units import Amount, Count
+from rankcell.perturb.run.worker import Amount, Count
 from rankcell.wording import note
 
 

@@ -10,11 +10,13 @@ from pretended_gpu import pretended
 from small_screens import Stopped, make_engine, make_rows, stop
 
 from rankcell.errors import OutputError, RankcellWarning
-from rankcell.perturb import Perturber, job, merge, ratios
-from rankcell.perturb.fast import FastEngine, cost
-from rankcell.perturb.prepared import read_prepared
-from rankcell.perturb.ratios import PROCESSOR, Ratios, measure, rounded
-from rankcell.perturb.units import Worker
+from rankcell.perturb import Perturber, merge
+from rankcell.perturb.fast import ratios
+from rankcell.perturb.fast.fast_engine import FastEngine, cost
+from rankcell.perturb.fast.ratios import PROCESSOR, Ratios, measure, rounded
+from rankcell.perturb.run import driver as job
+from rankcell.perturb.run.prepared import read_prepared
+from rankcell.perturb.run.worker import Worker
 from rankcell.tokens import TokenSet, TokenSpec
 
 pytestmark = [pytest.mark.pretended_gpu, pytest.mark.usefixtures("one_thread")]

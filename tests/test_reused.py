@@ -5,7 +5,8 @@ import pytest
 
 from rankcell.embed import Embedder, run
 from rankcell.embed.stores import read_embeddings
-from rankcell.perturb import Perturber, runtime
+from rankcell.perturb import Perturber
+from rankcell.perturb.run import runtime
 from rankcell.tokens import TokenSet, TokenSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread")

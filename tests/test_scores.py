@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rankcell.errors import SettingsError
 from rankcell.perturb import EditPlan, StateEmbeddings
-from rankcell.perturb.engine import Engine
+from rankcell.perturb.exact.engine import Engine
 from rankcell.scores import IN_PLACE, POSITION, READOUTS, REFILL, UNFILLED, Score, in_place_of, score_name, scores_in
 
 PARTS = ("", IN_PLACE, POSITION, REFILL, UNFILLED)

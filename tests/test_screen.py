@@ -19,7 +19,7 @@ import rankcell as rc
 from rankcell import jobs
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.perturb import Perturber, StateEmbeddings, read_screen, read_states
-from rankcell.perturb.engine import Engine
+from rankcell.perturb.exact.engine import Engine
 from rankcell.store import locked, read_sealed_json, write_sealed_json
 from rankcell.tokens import TokenSet, TokenSpec
 

@@ -20,8 +20,9 @@ import rankcell as rc
 from rankcell import jobs
 from rankcell.cli import main
 from rankcell.errors import InputError, OutputError, RankcellWarning, SettingsError, TokensError
-from rankcell.perturb import Estimate, PartDone, Perturber, merge, read_screen, results, run_unit
-from rankcell.perturb.engine import Engine
+from rankcell.perturb import Estimate, PartDone, Perturber, merge, read_screen, run_unit
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.results import tables as results
 from rankcell.store import locked
 from rankcell.store.parts import Part
 from rankcell.tokens import TokenSet, TokenSpec
@@ -384,7 +385,7 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(perturber, tokens, 
 
 
 def test_a_second_start_surveys_and_embeds_nothing(perturber, tokens, whole, tmp_path, monkeypatch):
-    from rankcell.perturb import job
+    from rankcell.perturb.run import driver as job
 
     prepared(perturber, tokens, tmp_path / "s")
 
@@ -773,8 +774,8 @@ def test_a_folder_of_another_job_is_refused(perturber, tokens, small, tmp_path):
 
 @pytest.mark.parametrize("how", [{}, dict(any=True)])
 def test_a_survey_of_large_sets(small, tokens, how):
-    from rankcell.perturb.edits import EditPlan
-    from rankcell.perturb.survey import Survey
+    from rankcell.perturb.edits.plan import EditPlan
+    from rankcell.perturb.run.survey import Survey
 
     rng = np.random.default_rng(4)
     sets = {f"s{i}": [f"G{g}" for g in rng.permutation(12)[:n]] for i, n in enumerate((1, 2, 5, 7, 3))}

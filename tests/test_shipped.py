@@ -40,7 +40,7 @@ def test_demo_figures_are_what_the_checkpoint_gives():
     import rankcell as rc
     from rankcell.model.heads import load_masked_lm
     from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, questions
-    from rankcell.train.pretrain import split_cells
+    from rankcell.train.pretraining import split_cells
 
     checkpoint = open_checkpoint("demo")
     facts = json.loads((checkpoint.folder / "training.json").read_text())

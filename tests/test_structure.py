@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports itself and rooms that stand before it.
 ROOMS = (
-    *("errors", "config", "progress", "arguments", "wording", "scores", "compiled", "store", "hub", "vocab", "counts", "tokens", "model", "embed", "perturb", "stats", "assess", "interpret"),
+    *("errors", "lazy", "config", "progress", "arguments", "wording", "scores", "compiled", "store", "hub", "vocab", "counts", "tokens", "model", "embed", "perturb", "stats", "assess", "interpret"),
     *("report", "export", "train", "jobs", "datasets", "pp", "get", "tl", "pl", "demo", "cli"),
 )
 DEVIATIONS = {

@@ -84,7 +84,7 @@ def test_nothing_and_folders_are_refused(tmp_path):
 
 
 def test_tables_of_ids_and_states_and_cells(tmp_path):
-    from rankcell.perturb.states import read_states
+    from rankcell.perturb.exact.states import read_states
     from rankcell.stats.tables import read_table
     from rankcell.vocab.catalog import read_ids
 

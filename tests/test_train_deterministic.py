@@ -61,7 +61,7 @@ def test_every_operation_is_deterministic_and_seeded_on_the_gpu_that_is_named(gp
 
 
 def test_otherwise_it_is_not(gpu, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["rankcell.train.pretrain"], "deterministic", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(sys.modules["rankcell.train.pretraining"], "deterministic", lambda device: contextlib.nullcontext())
     trained_on("cuda:0", tmp_path / "a")
     names = {event.name for event in gpu.unordered}
     assert names == {"embedding_dense_backward", "index_put", "scaled_dot_product_attention_backward"} and set(gpu.used) == {0}

@@ -12,7 +12,7 @@ from count_files import Counts, write_h5ad, write_loom, write_mtx, write_zarr
 import rankcell as rc
 from rankcell.cli.main import main
 from rankcell.counts import open_counts
-from rankcell.counts.orientation import require_genes_in_columns
+from rankcell.counts.genes.orientation import require_genes_in_columns
 from rankcell.errors import GeneError, InputError, RankcellError
 from rankcell.vocab import find_vocabulary
 

@@ -20,8 +20,9 @@ from rankcell.embed.run import embed_to_store
 from rankcell.errors import OutputError
 from rankcell.model import workers
 from rankcell.model.encoder import budget_for, unit_size
-from rankcell.perturb import Perturber, results
-from rankcell.perturb import units as perturb_units
+from rankcell.perturb import Perturber
+from rankcell.perturb.results import tables as results
+from rankcell.perturb.run import worker as perturb_units
 from rankcell.store import ShardedRun
 from rankcell.tokens import TokenSet, TokenSpec
 

@@ -10,7 +10,7 @@ import pytest
 from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import workers
 from rankcell.perturb import Perturber
-from rankcell.perturb.results import SCREEN
+from rankcell.perturb.results.tables import SCREEN
 from rankcell.tokens import TokenSet, TokenSpec
 
 posix = pytest.mark.skipif(os.name != "posix", reason="ended by signals")
@@ -52,7 +52,7 @@ ENDS = {
 def test_what_ended_a_process(tmp_path, monkeypatch, end):
     monkeypatch.setattr(workers, "_START", BEGIN + end)
     with pytest.raises(ModelError) as e:
-        workers.run_on("rankcell.perturb.units:open_worker", tmp_path, [0, 1], ["cpu"], None)
+        workers.run_on("rankcell.perturb.run.worker:open_worker", tmp_path, [0, 1], ["cpu"], None)
     assert str(e.value) == f"the process on device 'cpu' {ENDS[end]}: what is done is kept, and the same command goes on from there"
     assert ("want of memory" in str(e.value)) == (signal.SIGKILL.name in end)
 
@@ -69,7 +69,7 @@ def test_an_error_of_a_process(tmp_path, monkeypatch, capfd, error):
     raising = f"from rankcell.model import workers\ndef fail(*args):\n    raise {error}\nworkers._serve = fail\n"
     monkeypatch.setattr(workers, "_START", BEGIN + raising + SERVE)
     with pytest.raises(ModelError) as e:
-        workers.run_on("rankcell.perturb.units:open_worker", tmp_path, [0, 1], ["cpu"], None)
+        workers.run_on("rankcell.perturb.run.worker:open_worker", tmp_path, [0, 1], ["cpu"], None)
     assert str(e.value).startswith(FAILS[error])
     assert ("Traceback" in capfd.readouterr().err) == ("failed" in FAILS[error])  # of what nobody expects, the place too
 

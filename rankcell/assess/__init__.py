@@ -1,20 +1,17 @@
 """How good is it: scores of embeddings against labels, poolings compared, labels mapped from a reference, where poolings look in the ranking."""
 
-from rankcell.assess.knn import knn_right
-from rankcell.assess.mapping import Mapped, Reference, map_labels
-from rankcell.assess.poolings import compare_poolings
-from rankcell.assess.rankbias import rank_bias
-from rankcell.assess.scores import LabelledCells, ScoreSettings, knn_accuracy, score
+from rankcell.lazy import door
 
-__all__ = [
-    "LabelledCells",
-    "Mapped",
-    "Reference",
-    "ScoreSettings",
-    "compare_poolings",
-    "knn_accuracy",
-    "knn_right",
-    "map_labels",
-    "rank_bias",
-    "score",
-]
+_PLACES = {
+    "LabelledCells": "rankcell.assess.scores",
+    "Mapped": "rankcell.assess.mapping",
+    "Reference": "rankcell.assess.mapping",
+    "ScoreSettings": "rankcell.assess.scores",
+    "compare_poolings": "rankcell.assess.poolings",
+    "knn_accuracy": "rankcell.assess.scores",
+    "knn_right": "rankcell.assess.knn",
+    "map_labels": "rankcell.assess.mapping",
+    "rank_bias": "rankcell.assess.rankbias",
+    "score": "rankcell.assess.scores",
+}
+__getattr__, __dir__ = door(__name__, _PLACES)

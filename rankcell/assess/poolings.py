@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from rankcell.assess.scores import LabelledCells, ScoreSettings, paired_difference, score
-from rankcell.embed import POOLS, Embedder
+from rankcell.embed import Embedder
 from rankcell.errors import RankcellWarning, SettingsError
+from rankcell.model import POOLS
 from rankcell.model.twin import random_twin
 from rankcell.progress import Passes, Tick
 from rankcell.tokens import TokenSet

@@ -1,25 +1,19 @@
 """Count matrices in, block by block: one file per format behind one interface. Inputs are never written to."""
 
-from rankcell.counts.block import CountBlock
-from rankcell.counts.fallback import open_at_counts
-from rankcell.counts.genes import GeneMap, match_genes
-from rankcell.counts.inputs import Inputs, find_inputs
-from rankcell.counts.opening import open_counts
-from rankcell.counts.parallel import in_order
-from rankcell.counts.selection import select_rows, values_named
-from rankcell.counts.source import CountSource, register
+from rankcell.lazy import door
 
-__all__ = [
-    "CountBlock",
-    "CountSource",
-    "GeneMap",
-    "Inputs",
-    "find_inputs",
-    "in_order",
-    "match_genes",
-    "open_at_counts",
-    "open_counts",
-    "register",
-    "select_rows",
-    "values_named",
-]
+_PLACES = {
+    "CountBlock": "rankcell.counts.block",
+    "CountSource": "rankcell.counts.source",
+    "GeneMap": "rankcell.counts.genes.gene_map",
+    "Inputs": "rankcell.counts.io.inputs",
+    "find_inputs": "rankcell.counts.io.inputs",
+    "in_order": "rankcell.counts.parallel",
+    "match_genes": "rankcell.counts.genes.gene_map",
+    "open_at_counts": "rankcell.counts.io.fallback",
+    "open_counts": "rankcell.counts.io.opening",
+    "register": "rankcell.counts.source",
+    "select_rows": "rankcell.counts.selection",
+    "values_named": "rankcell.counts.selection",
+}
+__getattr__, __dir__ = door(__name__, _PLACES)

@@ -151,7 +151,7 @@ def take_cells(x, mask, gene, n_genes, lo, hi, shift, rows, columns, values, sta
 
 @compiled
 def heap_is_walkable(raw):
-    """Whether the objects of a global heap collection (its bytes, header first) lead to its end; see rankcell.counts.heaps."""
+    """Whether the objects of a global heap collection (its bytes, header first) lead to its end; see rankcell.counts.io.heaps."""
     at, end = 16, len(raw)
     while at + 16 <= end:
         index = np.int64(raw[at]) + (np.int64(raw[at + 1]) << 8)

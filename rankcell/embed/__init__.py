@@ -1,6 +1,6 @@
-"""Token rows -> one vector per cell: the POOLS registry, the Embedder, and where embeddings are written."""
+"""Token rows -> one vector per cell: the Embedder, runs that resume, and the stores that embeddings are written to."""
 
-from rankcell.embed.embedder import Embedder, Embeddings
-from rankcell.embed.pools import POOLS, Pool
+from rankcell.lazy import door
 
-__all__ = ["POOLS", "Embedder", "Embeddings", "Pool"]
+_PLACES = {"Embedder": "rankcell.embed.embedder", "Embeddings": "rankcell.embed.embedder"}
+__getattr__, __dir__ = door(__name__, _PLACES)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.embed.pools import Output, choose_outputs
 from rankcell.embed.tables import CELLS, Result, memory_table, obsm_keys
 from rankcell.embed.unit import BatchResult, Unit, UnitResult, Work
 from rankcell.errors import SettingsError
@@ -19,6 +18,7 @@ from rankcell.model.devices import choose_device, devices_of, one_device
 from rankcell.model.encoder import budget_for, unit_size
 from rankcell.model.finite import require_finite
 from rankcell.model.memory import Memory, release
+from rankcell.model.pools import Output, choose_outputs
 from rankcell.model.precisions import faster_precisions, precision_on
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary

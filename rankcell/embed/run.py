@@ -13,11 +13,11 @@ from rankcell.embed.asked import Asked
 from rankcell.embed.carried import carried_columns
 from rankcell.embed.embedder import TOKENS_PER_UNIT, Embedder, Ticker, warn_of_empty
 from rankcell.embed.groups import Groups, groups_of
-from rankcell.embed.pools import Output
 from rankcell.embed.stores import STORES, check_output, require_texts, write_result
 from rankcell.embed.units import OPENS, OWN, Units, write_work
 from rankcell.errors import SettingsError
 from rankcell.model.encoder import threads_as
+from rankcell.model.pools import Output
 from rankcell.model.workers import run_here, run_on, warn_of_threads
 from rankcell.store import LOCK, ShardedRun, locked, remove_file, remove_run, require_unshared, result_folder
 from rankcell.store.parts import Part, PartDone, preparing

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from rankcell.embed.gene_sums import GeneSums
-from rankcell.embed.pools import Output, States
 from rankcell.model import Batch, Encoder
+from rankcell.model.pools import Output, States
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Frame
 

@@ -17,12 +17,12 @@ from rankcell.embed.contexts import gene_mean_columns, gene_names
 from rankcell.embed.embedder import Embedder, units_of
 from rankcell.embed.gene_sums import GeneSums
 from rankcell.embed.groups import Groups, groups_of, state_vectors
-from rankcell.embed.pools import Output
 from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table, memory_table
 from rankcell.embed.unit import UnitResult, Work
 from rankcell.errors import OutputError
 from rankcell.model import Checkpoint, open_checkpoint
 from rankcell.model.encoder import threads_as
+from rankcell.model.pools import Output
 from rankcell.store import ShardedRun, atomic_path, inside, read_sealed_json, write_sealed_json
 from rankcell.store.run import differences
 from rankcell.tokens.tokenset import DATASET_FILES, TokenSet

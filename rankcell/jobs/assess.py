@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.counts import open_at_counts
-from rankcell.counts.genomes import keep_genome
+from rankcell.counts.genes.genomes import keep_genome
 from rankcell.errors import CellError, InputError
 from rankcell.jobs.chosen import model_for
 from rankcell.jobs.inputs import Progress, is_tokens, require_there, tokens_of, whole_layers

@@ -10,10 +10,10 @@ from typing import Any
 
 from rankcell.counts import Inputs, find_inputs
 from rankcell.counts.block import value_of_kind
-from rankcell.counts.check import Facts, read_facts
-from rankcell.counts.ids import vocabulary_species
-from rankcell.counts.places import COUNTS, EMPTY, Place, choose, find_places, read_unnamed
+from rankcell.counts.genes.ids import vocabulary_species
 from rankcell.counts.source import some, way_to
+from rankcell.counts.validate.check_counts import Facts, read_facts
+from rankcell.counts.validate.places import COUNTS, EMPTY, Place, choose, find_places, read_unnamed
 from rankcell.errors import InputError, OutputError, RankcellError
 from rankcell.jobs.check_page import Looked, Rows, bullet, doubts, full, set_out, short, total
 from rankcell.jobs.fitting import fitting_vocabulary

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rankcell.counts.check import FILTER_PASS, Facts
-from rankcell.counts.features import describe_left_out
-from rankcell.counts.places import COUNTS, Place
+from rankcell.counts.genes.features import describe_left_out
 from rankcell.counts.source import some
+from rankcell.counts.validate.check_counts import FILTER_PASS, Facts
+from rankcell.counts.validate.places import COUNTS, Place
 from rankcell.tokens.cropping import Cropping
 from rankcell.vocab import Vocabulary
 from rankcell.wording import option

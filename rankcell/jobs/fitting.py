@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankcell.counts import find_inputs, open_at_counts
-from rankcell.counts.genes import n_known_columns
-from rankcell.counts.orientation import require_genes_in_columns
+from rankcell.counts.genes.gene_map import n_known_columns
+from rankcell.counts.genes.orientation import require_genes_in_columns
 from rankcell.errors import RankcellError
 from rankcell.vocab import Vocabulary
 from rankcell.vocab.catalog import find_vocabulary, vocabularies_at_hand

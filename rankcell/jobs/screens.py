@@ -112,7 +112,7 @@ def perturb(
     options = _plain(dict(locals()))
     from rankcell.perturb import Perturber, Screen
     from rankcell.perturb import merge as put_together
-    from rankcell.perturb.states import split_state
+    from rankcell.perturb.exact.states import split_state
 
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
     if not sources:

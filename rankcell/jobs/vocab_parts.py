@@ -26,7 +26,7 @@ class Counts:
     def open(self, source: Any) -> Any:
         """A source at them, without the columns of other genomes, and with names without a genome in front."""
         from rankcell.counts import open_at_counts
-        from rankcell.counts.genomes import keep_genome, strip_genome
+        from rankcell.counts.genes.genomes import keep_genome, strip_genome
 
         opened = open_at_counts(source, layer=self.layer, raw=self.raw, genome=self.genome, allow_non_counts=self.allow_non_counts)
         keep_genome(opened, self.genome, None)
@@ -39,7 +39,7 @@ class Part:
     """One source: which genes its columns are, where it comes from, and its values in the slots of a larger set of genes.
 
     `digests`: of the cells of each of its files (rankcell.vocab.tally.CellsDigest); a count file's is there once it was read.
-    `listed`: a count file by its cell ids (rankcell.counts.repeats.Listed).
+    `listed`: a count file by its cell ids (rankcell.counts.validate.repeats.Listed).
     """
 
     name: str
@@ -80,7 +80,7 @@ def all_values(parts: list[Part], whole: GeneColumns, tick: Tick, counts: Counts
 
 def _refuse_same_cells(parts: list[Part]) -> None:
     """InputError when two of the sources that are known by now, also those inside tallies, hold the same cells."""
-    from rankcell.counts.repeats import repeated_cells
+    from rankcell.counts.validate.repeats import repeated_cells
 
     name_of: dict[str, str] = {}
     for part in parts:
@@ -100,8 +100,8 @@ def n_columns(parts: list[Part], whole: GeneColumns) -> int:
 def parts_of(sources: Sequence[str | os.PathLike], ids: Any, counts: Counts) -> list[Part]:
     """Every source opened once: its genes and what it is made with. Refused where they cannot be counted together."""
     from rankcell.counts import find_inputs
-    from rankcell.counts.repeats import refuse_repeated_cells
     from rankcell.counts.source import said_once
+    from rankcell.counts.validate.repeats import refuse_repeated_cells
     from rankcell.store import content_hash
     from rankcell.vocab.catalog import read_ids
     from rankcell.vocab.tally import is_tally
@@ -144,9 +144,9 @@ def _require_same_naming(one: Part, other: Part) -> None:
 
 
 def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, how: Counts) -> Part:
-    from rankcell.counts.features import remarks_of
-    from rankcell.counts.orientation import require_genes_in_columns
-    from rankcell.counts.repeats import Listed
+    from rankcell.counts.genes.features import remarks_of
+    from rankcell.counts.genes.orientation import require_genes_in_columns
+    from rankcell.counts.validate.repeats import Listed
     from rankcell.vocab.tally import CellsDigest
 
     digests: list[str] = []

@@ -1,7 +1,16 @@
-"""Checkpoints, the encoder, and batches. The only room that imports transformers and chooses a device."""
+"""Checkpoints, the encoder, batches and poolings. The only room that imports transformers and chooses a device."""
 
-from rankcell.model.batches import Batch, Packed, collate, plan_batches
-from rankcell.model.checkpoint import Checkpoint, open_checkpoint
-from rankcell.model.encoder import Encoder
+from rankcell.lazy import door
 
-__all__ = ["Batch", "Checkpoint", "Encoder", "Packed", "collate", "open_checkpoint", "plan_batches"]
+_PLACES = {
+    "Batch": "rankcell.model.batches",
+    "Checkpoint": "rankcell.model.checkpoint",
+    "Encoder": "rankcell.model.encoder",
+    "POOLS": "rankcell.model.pools",
+    "Packed": "rankcell.model.batches",
+    "Pool": "rankcell.model.pools",
+    "collate": "rankcell.model.batches",
+    "open_checkpoint": "rankcell.model.checkpoint",
+    "plan_batches": "rankcell.model.batches",
+}
+__getattr__, __dir__ = door(__name__, _PLACES)

@@ -1,26 +1,19 @@
 """Edits of token rows and what they do to the states: plan (no torch), shifts, the screen, and its tables."""
 
-from rankcell.perturb.edits import Edit, EditPlan
-from rankcell.perturb.estimate import Estimate
-from rankcell.perturb.job import PartDone
-from rankcell.perturb.kinds import KINDS
-from rankcell.perturb.merge import merge
-from rankcell.perturb.results import Screen, read_screen
-from rankcell.perturb.screen import Perturber
-from rankcell.perturb.states import StateEmbeddings, read_states
-from rankcell.perturb.units import run_unit
+from rankcell.lazy import door
 
-__all__ = [
-    "KINDS",
-    "Edit",
-    "EditPlan",
-    "Estimate",
-    "PartDone",
-    "Perturber",
-    "Screen",
-    "StateEmbeddings",
-    "merge",
-    "read_screen",
-    "read_states",
-    "run_unit",
-]
+_PLACES = {
+    "KINDS": "rankcell.perturb.edits.kinds",
+    "Edit": "rankcell.perturb.edits.plan",
+    "EditPlan": "rankcell.perturb.edits.plan",
+    "Estimate": "rankcell.perturb.run.estimate",
+    "PartDone": "rankcell.store.parts",
+    "Perturber": "rankcell.perturb.run.perturber",
+    "Screen": "rankcell.perturb.results.tables",
+    "StateEmbeddings": "rankcell.perturb.exact.states",
+    "merge": "rankcell.perturb.run.merge",
+    "read_screen": "rankcell.perturb.results.tables",
+    "read_states": "rankcell.perturb.exact.states",
+    "run_unit": "rankcell.perturb.run.worker",
+}
+__getattr__, __dir__ = door(__name__, _PLACES)

@@ -1,7 +1,11 @@
 """Long result table -> one row per edit: effect, interval, null, p and FDR; the trivial predictors beside every effect."""
 
-from rankcell.stats.affected import rank_affected
-from rankcell.stats.rank import rank_edits, rank_spearman
-from rankcell.stats.rows import effect_of
+from rankcell.lazy import door
 
-__all__ = ["effect_of", "rank_affected", "rank_edits", "rank_spearman"]
+_PLACES = {
+    "effect_of": "rankcell.stats.rows",
+    "rank_affected": "rankcell.stats.affected",
+    "rank_edits": "rankcell.stats.rank",
+    "rank_spearman": "rankcell.stats.rank",
+}
+__getattr__, __dir__ = door(__name__, _PLACES)

@@ -223,7 +223,7 @@ def _cells(source: Any, cells: Any, donor: str) -> Any:
     """The table of cells: the one given, the screen's cells.parquet, or the screen's own table where it has the column."""
     import os
 
-    from rankcell.perturb.results import CELLS
+    from rankcell.perturb.results.tables import CELLS
     from rankcell.stats.tables import read_table
 
     if isinstance(cells, (str, os.PathLike)):

@@ -23,7 +23,7 @@ def edits_sentence(counts: Mapping[str, Any]) -> str:
 
 def edit_counts(screen: Any) -> dict[str, int]:
     """The numbers of `edits_sentence` for a finished screen by its default score, without ranking it."""
-    from rankcell.perturb.results import EDITS, SCREEN
+    from rankcell.perturb.results.tables import EDITS, SCREEN
     from rankcell.stats.rows import choose_score, least_cells
 
     score = choose_score(screen.columns(), None)

@@ -1,7 +1,10 @@
 """Counts -> rank tokens: the kernel, the Tokenizer, and TokenSet (rows + cell ids + obs + TokenSpec)."""
 
-from rankcell.tokens.spec import TokenSpec
-from rankcell.tokens.tokenizer import Tokenizer
-from rankcell.tokens.tokenset import TokenSet
+from rankcell.lazy import door
 
-__all__ = ["TokenSet", "TokenSpec", "Tokenizer"]
+_PLACES = {
+    "TokenSet": "rankcell.tokens.tokenset",
+    "TokenSpec": "rankcell.tokens.spec",
+    "Tokenizer": "rankcell.tokens.tokenizer",
+}
+__getattr__, __dir__ = door(__name__, _PLACES)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.counts.arrays import as_numbers
 from rankcell.counts.columns import arrow_column, carried_names
+from rankcell.counts.io.arrays import as_numbers
 from rankcell.errors import CellError, TokensError
 from rankcell.store import atomic_path, content_hash, read_json
 from rankcell.tokens.arrow import DatasetWriter, dataset_files, read_rows

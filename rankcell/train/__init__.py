@@ -1,7 +1,10 @@
-"""Masked-language-model training on token sets: collate, initial values, the loop, and what came of it."""
+"""Masked-language-model training on token sets: collate, initial values, the loop, and the evaluation."""
 
-from rankcell.train.evaluate import masked_accuracy
-from rankcell.train.pretrain import pretrain
-from rankcell.train.recipe import Recipe
+from rankcell.lazy import door
 
-__all__ = ["Recipe", "masked_accuracy", "pretrain"]
+_PLACES = {
+    "Recipe": "rankcell.train.recipe",
+    "masked_accuracy": "rankcell.train.evaluate",
+    "pretrain": "rankcell.train.pretraining",
+}
+__getattr__, __dir__ = door(__name__, _PLACES)

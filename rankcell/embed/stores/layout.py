@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.counts import elements
+from rankcell.counts.io import elements
 from rankcell.embed.stores.base import TABLES, Stored, as_json, is_wanted, tables_of, walk
 from rankcell.embed.tables import CELLS, Block, Column, Result, Table
 from rankcell.errors import InputError

@@ -1,0 +1,103 @@
+"""Genomes: names with a genome in front (GRCh38_CD3D), and inputs that hold the genes of several."""
+
+from collections import Counter
+
+import numpy as np
+
+from rankcell.counts.genes.features import GENES_OF, keep_columns
+from rankcell.counts.genes.ids import GENOME
+from rankcell.counts.source import CountSource, some
+from rankcell.errors import GeneError
+from rankcell.vocab import Vocabulary
+from rankcell.wording import offers, option
+
+_COMMON = 0.5  # of the names: a genome in front of so many is one
+_LOOKED_AT = 500  # names: where none of these has a genome in front, most have none
+_PART = 0.05  # of the columns: a genome of fewer is no part of a mixture
+
+
+def without_genome(names: list[str]) -> list[str]:
+    """The names without the genome in front of them, where there is one."""
+    return [name[found.end() :] if (found := GENOME.match(name)) else name for name in names]
+
+
+def prefixes(names: list[str]) -> list[str]:
+    """What stands in front of most names, such as ["GRCh38_", "mm10___"], the most frequent first; [] where most have nothing."""
+    if not any(GENOME.match(name) for name in names[:: len(names) // _LOOKED_AT + 1]):
+        return []
+    counts = Counter(found[0] for name in names if (found := GENOME.match(name)))
+    return [p for p, n in counts.most_common() if n >= _PART * len(names)] if sum(counts.values()) > _COMMON * len(names) else []
+
+
+def strip_genome(source: CountSource) -> None:
+    """Take the genome from in front of the names of a source, where it is one and the same for most."""
+    front = {column: prefixes(values) for column, values in source.var.items()}
+    for column, found in front.items():
+        if len(found) == 1:
+            source.var[column] = without_genome(source.var[column])
+    if taken := sorted({found[0] for found in front.values() if len(found) == 1}):
+        source.remarks.append(f"names begin with {some(taken)}, which is taken off")
+
+
+def genome_of_columns(source: CountSource) -> list[str] | None:
+    """The genome that each column is of, "" where none is said: by the var column `genome`, else by what is in front of the names."""
+    stated = next((values for column, values in source.var.items() if column.lower() in ("genome", "genomes")), None)
+    if stated is not None and any(_stated(v) for v in stated):
+        return [_stated(v) for v in stated]
+    for values in source.var.values():
+        if prefixes(values):
+            return [found[1] if (found := GENOME.match(v)) else "" for v in values]
+    return None
+
+
+def _stated(value: str) -> str:
+    return "" if value.strip().lower() in ("", "nan", "na", "none", "<na>") else value.strip()
+
+
+def keep_genome(source: CountSource, genome: str | None, vocab: Vocabulary | None) -> None:
+    """Leave the columns of all genomes but one out of a source: of all but `genome`, else, in a mixture, of all but the one that
+    the vocabulary knows. GeneError when there is no such genome.
+    """
+    genomes = genome_of_columns(source)
+    if genome is None:
+        kept = _known_genome(source, genomes, vocab) if genomes and vocab is not None else None
+    elif genomes is None:
+        if (source.key[0] or "").lower() == genome.lower():
+            return
+        raise GeneError(f"{source.name} does not say of which genome its genes are: leave out {option('genome')}")
+    else:
+        kept = _named_genome(source, genomes, genome)
+    if kept is None:
+        return
+    gone = Counter(g for g in genomes if g and g != kept)
+    if not gone:
+        return
+    keep_columns(source, np.array([g in ("", kept) for g in genomes]), {GENES_OF + g: n for g, n in gone.items()})
+    if genome is None:
+        choose = f"; {option('genome')} names another" if offers("genome") else ""
+        source.remarks.append(f"of {some([kept, *gone])} the vocabulary '{vocab.name}' knows {kept}: its genes are read{choose}")
+
+
+def _named_genome(source: CountSource, genomes: list[str], genome: str) -> str:
+    known = list(dict.fromkeys(g for g in genomes if g))
+    same = [g for g in known if g.lower() == genome.lower()] or [g for g in known if g.lower().startswith(genome.lower())]
+    if len(same) != 1:
+        raise GeneError(f"{source.name} has no genome '{genome}'; it has {some(known)}")
+    return same[0]
+
+
+def _known_genome(source: CountSource, genomes: list[str], vocab: Vocabulary) -> str | None:
+    """The one genome of a mixture that the vocabulary knows; None where there is no mixture, or it knows several or none."""
+    sizes = Counter(g for g in genomes if g)
+    parts = [g for g, n in sizes.items() if n >= _PART * len(genomes)]
+    if len(parts) < 2:
+        return None
+    of = np.array(genomes)
+    best = np.zeros(len(parts))
+    for values in source.var.values():
+        as_they_are, without = (vocab.lookup(v) >= 0 for v in (values, without_genome(values)))
+        if as_they_are.sum() > without.sum():
+            without = as_they_are
+        best = np.maximum(best, [without[of == g].mean() for g in parts])
+    order = np.argsort(-best)
+    return parts[order[0]] if best[order[0]] > 4 * best[order[1]] else None

@@ -1,0 +1,96 @@
+"""Names of genes -> what is perturbed together, as tokens; and what kinds are told. Whatever contradicts itself is refused here."""
+
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+
+from rankcell.errors import SettingsError
+from rankcell.perturb.edits.kinds import KINDS, Options
+from rankcell.vocab import Vocabulary
+from rankcell.wording import note, option
+
+
+def options_of(kind: str, vocab: Vocabulary, quarters: int | None, to_rank: int | None, refill: bool) -> Options:
+    """What a kind is told; SettingsError for what makes no sense or is another kind's."""
+    if kind not in KINDS:
+        near = difflib.get_close_matches(str(kind).lower(), KINDS, n=1, cutoff=0.6)
+        raise SettingsError(f"unknown kind of edit '{kind}'; one of {', '.join(KINDS)}{f' (did you mean {near[0]}?)' if near else ''}")
+    if quarters is not None and kind not in ("inhibit", "activate"):
+        raise SettingsError(f"quarters are for inhibit and activate, and this is {kind}")
+    if quarters is not None and quarters not in (1, 2, 3, 4):
+        raise SettingsError(f"quarters is {quarters}; 1, 2, 3 or 4")
+    if kind != "move" and to_rank is not None:
+        raise SettingsError(f"a rank to move to is for move, and this is {kind}")
+    if kind == "move" and (to_rank is None or to_rank < 0):
+        raise SettingsError(f"move needs the rank to move to, 0 (the top) or more ({option('to_rank', placeholder='N')}); it is {to_rank}")
+    if refill and kind != "delete":
+        raise SettingsError(f"refill is for delete, and this is {kind}")
+    if kind == "mask" and vocab.mask is None:
+        raise SettingsError(f"vocabulary '{vocab.name}' has no mask token")
+    return Options(1 if quarters is None else quarters, to_rank or 0, refill)
+
+
+def token_of(vocab: Vocabulary, name: str) -> int:
+    return int(vocab.tokens[vocab.find(name)])
+
+
+def require_known(vocab: Vocabulary, names: Sequence[str]) -> None:
+    """SettingsError that names every gene that the vocabulary lacks."""
+    unknown = vocab.unknown(names)
+    if unknown:
+        raise SettingsError(f"{vocab.describe_unknown(unknown, len(set(names)))}; {option('skip_unknown', True)} goes on without them")
+
+
+def targets_of(vocab: Vocabulary, names: list[str], group: bool, pairs: bool, anchor: str | None) -> tuple[tuple[int, ...], ...]:
+    """Names -> the tokens of each edit: one by one, as one group, in pairs, or each with an anchor."""
+    if not names:
+        raise SettingsError("no gene to perturb was named")
+    require_known(vocab, names)
+    tokens = [token_of(vocab, name) for name in names]
+    if pairs or anchor is not None:
+        twice = next((names[i] for i, t in enumerate(tokens) if t in tokens[:i]), None)
+        if pairs and twice is not None:
+            raise SettingsError(f"'{twice}' is named twice, and a gene makes no pair with itself: name each gene once")
+        if pairs and len(tokens) < 2:
+            raise SettingsError("pairs need two genes or more")
+        if anchor is not None and token_of(vocab, anchor) in tokens:
+            raise SettingsError(
+                f"the anchor '{anchor}' is among the genes to pair it with, and a gene makes no pair with itself: leave it out"
+            )
+    if pairs:
+        return tuple(itertools.combinations(tokens, 2))
+    tokens = list(dict.fromkeys(tokens))
+    if anchor is not None:
+        return tuple((token_of(vocab, anchor), t) for t in tokens)
+    return (tuple(tokens),) if group else tuple((t,) for t in tokens)
+
+
+def targets_of_sets(vocab: Vocabulary, sets: Mapping[str, Sequence[str]], *, some: bool) -> dict[str, tuple[int, ...]]:
+    """{name: tokens}; with `some` without the genes that the vocabulary lacks and the sets of which none is left, else these are refused."""
+    if not sets:
+        raise SettingsError("no set of genes was given")
+    empty = next((name for name, genes in sets.items() if not len(genes)), None)
+    if empty is not None:
+        raise SettingsError(f"the set '{empty}' has no genes")
+    text = next((name for name, genes in sets.items() if isinstance(genes, str)), None)
+    if text is not None:
+        raise SettingsError(f"the set '{text}' is {sets[text]!r}; a list of genes")
+    found = {name: vocab.lookup(genes) for name, genes in sets.items()}
+    kept = {name: tuple(dict.fromkeys(vocab.tokens[at[at >= 0]].tolist())) for name, at in found.items()}
+    if not some:
+        unknown = vocab.unknown([g for genes in sets.values() for g in genes])
+        if unknown:
+            where = next(name for name, genes in sets.items() if unknown[0] in map(str, genes))
+            said = vocab.describe_unknown(unknown, len({str(g) for genes in sets.values() for g in genes}))
+            raise SettingsError(
+                f"{said} (first in the set '{where}'); {option('skip_unknown', True)} leaves them out, {option('any', True)} also perturbs where "
+                "a cell shows only some genes of a set"
+            )
+        return kept
+    n_lost, n_empty = sum(int((at < 0).sum()) for at in found.values()), sum(not genes for genes in kept.values())
+    if n_empty == len(kept):
+        raise SettingsError(f"vocabulary '{vocab.name}' has none of the genes of these {n_empty:,} sets")
+    if n_lost:
+        lost = f"; {n_empty:,} sets have no other and are left out" if n_empty else ""
+        note(f"{n_lost:,} genes of the sets are not in vocabulary '{vocab.name}'{lost}")
+    return {name: genes for name, genes in kept.items() if genes}

@@ -1,0 +1,356 @@
+"""The tables of a screen: their schema, the shards they are made of, and how they are read back.
+
+`Screen.read` is the one reader of a finished results folder, for every room: a table is compared with the size and hash that the
+manifest keeps of it before it is used. `read_shard` is that of the parts of an unfinished one.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rankcell.errors import InputError, OutputError, is_out_of_memory
+from rankcell.perturb.edits.plan import EditPlan
+from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
+from rankcell.perturb.exact.engine import Scored
+from rankcell.scores import IN_PLACE
+from rankcell.store import ShardedRun, atomic_path, damage, seal, seal_damage
+from rankcell.store.whole import BLANK, SEAL_KEY
+from rankcell.vocab import Vocabulary
+from rankcell.wording import option
+
+SCREEN, CELLS, EDITS, STATES = "screen.parquet", "cells.parquet", "edits.parquet", "states.parquet"
+AUDIT, AUDIT_CELLS, SHORT = "audit.parquet", "audit_cells.parquet", "short_cells.txt"
+EPISTASIS = "epistasis.parquet"
+AFFECTED = {"mean": "affected.parquet", "top": "affected_top.parquet", "raw": "affected_raw.parquet"}
+ROW_GROUP = 131_072  # rows at least; a row group holds whole cells
+_KEYS = 20_000_000  # pairs of perturbed and affected gene that are added up at once
+
+
+class Names:
+    """The texts of a plan's targets, of which tables are made."""
+
+    def __init__(self, plan: EditPlan, vocab: Vocabulary):
+        self.kind = plan.kind
+        self.edits, self.genes = pa.array(plan.ids(vocab), pa.string()), pa.array(plan.names(vocab), pa.string())
+        self.tokens = pa.array([vocab.describe_token(t) for t in range(vocab.n_ids)], pa.string())
+        self.n_ids = vocab.n_ids
+
+
+def screen_table(scored: Scored, *, cell_ids: Sequence[str], names: Names) -> pa.Table:
+    """One row per cell and edit: cell_id, edit, kind, genes, rank, n_tokens, then the scores (NaN as null).
+
+    `rank`: of the first gene before the edit, 0 = top, null when the cell lacks it; `n_tokens`: length of the cell's row
+    before the edit, special tokens included. Of the fast method, before the scores: `exact` and, where there are scores in place,
+    `exact_in_place`, whether these were run and not predicted.
+    """
+    target = pa.array(scored.target)
+    columns = {
+        "cell_id": pa.array(cell_ids, pa.string()).take(pa.array(scored.cell)),
+        "edit": names.edits.take(target),
+        "kind": pa.array([names.kind] * len(target), pa.string()),
+        "genes": names.genes.take(target),
+        "rank": pa.array(scored.rank.astype(np.int32), mask=scored.rank < 0),
+        "n_tokens": pa.array(scored.n_tokens.astype(np.int32)),
+    }
+    columns |= {f"exact{which}": pa.array(v) for which, v in getattr(scored, "exact", {}).items()}
+    return pa.table(columns | {name: numbers(v) for name, v in scored.scores.items()})
+
+
+def numbers(values: np.ndarray) -> pa.Array:
+    """NaN as null."""
+    return pa.array(values, pa.float64(), from_pandas=True)
+
+
+def affected_rows_table(rows: AffectedRows, table: pa.Table, names: Names) -> pa.Table:
+    """One row per edit of `table` (see `screen_table`) and gene that it affects: cell_id, edit, genes, affected, cos."""
+    edit, token, shift = rows.rows()
+    at = pa.array(edit)
+    columns = {name: table[name].combine_chunks().take(at) for name in ("cell_id", "edit", "genes")}
+    return pa.table(columns | {"affected": names.tokens.take(pa.array(token)), "cos": pa.array(1 - shift.astype(np.float64))})
+
+
+_SUMS = ("sum", "squares", "sum_in_place", "squares_in_place")
+
+
+def sums_table(sums: AffectedSums, passes: Sequence[str]) -> pa.Table:
+    """key, n, sum, squares, and the last two of the shifts in place where the screen has such a pass."""
+    key, n, *plain = sums.reduce()
+    in_place = sums.reduce(IN_PLACE)[2:] if IN_PLACE in passes else []
+    return pa.table({"key": key, "n": n} | dict(zip(_SUMS, (*plain, *in_place), strict=False)))
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    with atomic_path(path, force=True) as part:
+        pq.write_table(table, part)
+
+
+def shard_kinds(settings: Mapping[str, Any]) -> list[str]:
+    """The kinds of shards that a unit has, that of the screen last: with it the unit is done."""
+    is_fast = settings.get("method", "exact") == "fast"
+    pairs = ["epistasis"] if is_fast and settings.get("epistasis") else []
+    return [*(f"affected_{n}" for n in settings["affected"]), *(["audit", "audit_cells"] if is_fast else []), *pairs, "screen"]
+
+
+def join_tables(
+    sources: Sequence[ShardedRun], kind: str, out: Path, change: Callable[[int, pa.Table], pa.Table] = lambda _, table: table
+) -> int:
+    """One table of the shards of all units, in a stream; the number of rows. Neighbouring small ones share a row group.
+
+    sources
+        Where the shards of each unit are.
+    change
+        (unit, table) -> what becomes of it.
+    """
+    import pyarrow.parquet as pq
+
+    held: list[pa.Table] = []
+    n_rows = n_held = 0
+    writer = None
+    with atomic_path(out, force=True) as part:
+        try:
+            for unit, source in enumerate(sources):
+                held.append(change(unit, read_shard(source, kind, unit)))
+                n_held += len(held[-1])
+                writer = writer or pq.ParquetWriter(part, held[0].schema)
+                if n_held >= ROW_GROUP or unit == len(sources) - 1:
+                    writer.write_table(pa.concat_tables(held), row_group_size=max(1, n_held))
+                    n_rows, n_held, held = n_rows + n_held, 0, []
+        finally:
+            if writer is not None:
+                writer.close()
+    return n_rows
+
+
+def join_affected(sources: Sequence[ShardedRun], out: Path, names: Names) -> None:
+    """affected.parquet from shards of sums: edit, genes, affected, n, mean_cos, sd_cos (population), of deletions also mean_cos_in_place and
+    sd_cos_in_place; by target and affected token.
+
+    Targets are taken in several goes where there are more pairs than the memory should hold.
+    """
+    import pyarrow.parquet as pq
+
+    n_pairs = sum(len(read_shard(source, "affected_mean", unit, columns=["n"])) for unit, source in enumerate(sources))
+    n_keys = min(n_pairs, len(names.edits) * names.n_ids)  # what is added up is no more than that
+    edges = np.linspace(0, len(names.edits), n_keys // _KEYS + 2).astype(np.int64) * names.n_ids
+    writer = None
+    with atomic_path(out, force=True) as part:
+        try:
+            for a, b in zip(edges[:-1], edges[1:], strict=True):
+                table = _affected_table(_added_up(sources, int(a), int(b), is_all=len(edges) == 2), names)
+                writer = writer or pq.ParquetWriter(part, table.schema)
+                writer.write_table(table)
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+Sums = tuple[np.ndarray, ...]  # key, n, then those of _SUMS that the shards have
+
+
+def _added_up(sources: Sequence[ShardedRun], a: int, b: int, *, is_all: bool) -> Sums:
+    """The sums over all shards, keys from `a` to before `b`."""
+    filters = None if is_all else [("key", ">=", a), ("key", "<", b)]
+    waiting: list[Sums] = []
+    for unit, source in enumerate(sources):
+        table = read_shard(source, "affected_mean", unit, filters=filters)
+        waiting.append(tuple(table[c].to_numpy() for c in ("key", "n", *_SUMS) if c in table.column_names))
+        if sum(len(w[0]) for w in waiting) > _KEYS:
+            waiting = [_merged(waiting)]
+    return _merged(waiting)
+
+
+def _merged(parts: Sequence[Sums]) -> Sums:
+    keys, n, *sums = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    keys, where = np.unique(keys, return_inverse=True)
+    n, *sums = (np.bincount(where, values, len(keys)) for values in (n, *sums))
+    return keys, n.astype(np.int64), *sums
+
+
+def _affected_table(sums: Sums, names: Names) -> pa.Table:
+    keys, n, *sums = sums
+    target, token = pa.array(keys // names.n_ids), pa.array(keys % names.n_ids)
+    columns = {"edit": names.edits.take(target), "genes": names.genes.take(target), "affected": names.tokens.take(token), "n": pa.array(n)}
+    for which, total, squares in zip(("", IN_PLACE), sums[::2], sums[1::2], strict=False):
+        mean = total / n
+        columns |= {f"mean_cos{which}": 1 - mean, f"sd_cos{which}": np.sqrt(np.maximum(squares / n - mean**2, 0))}
+    return pa.table(columns)
+
+
+_LEAST = {  # columns without which a table is none
+    SCREEN: ("cell_id", "edit", "kind", "genes", "rank", "n_tokens"),
+    CELLS: ("cell_id",),
+    EDITS: ("edit", "genes"),
+    AUDIT: ("edit", "sampled"),
+    AFFECTED["mean"]: ("edit", "genes", "affected", "n", "mean_cos", "sd_cos"),
+    AFFECTED["top"]: ("cell_id", "edit", "genes", "affected", "cos"),
+    AFFECTED["raw"]: ("cell_id", "edit", "genes", "affected", "cos"),
+}
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A finished screen: its folder and what its manifest says."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    def has(self, name: str) -> bool:
+        """Whether the screen has a table (SCREEN, CELLS, ...), lost or not; folders of early versions: whether it is there."""
+        return name in self.manifest["files"] if "files" in self.manifest else (self.folder / name).exists()
+
+    def path(self, name: str) -> Path:
+        """Where a table is. InputError when it is not as it was written (its hash is taken once by a process)."""
+        path = self.folder / name
+        said = damage(path, self.manifest.get("files", {}).get(name))
+        if said is not None:
+            raise self._damaged(name, said)
+        return path
+
+    def read(self, name: str, columns: Sequence[str] | None = None, **how: Any) -> pa.Table:
+        """A table of the screen (SCREEN, CELLS, EDITS, AUDIT, ...), or some columns of it; InputError when it is damaged.
+
+        how
+            Of pyarrow.parquet.read_table: `filters`, `read_dictionary`.
+        """
+        import pyarrow.parquet as pq
+
+        path = self.path(name)
+        self.columns(name)
+        try:
+            return pq.read_table(path, columns=columns, **how)
+        except (OSError, ValueError, KeyError, pa.ArrowException) as e:
+            if is_out_of_memory(e):
+                raise
+            raise self._damaged(name, e) from e
+
+    def columns(self, name: str = SCREEN) -> list[str]:
+        """The columns of a table. InputError when it lacks one that belongs to it."""
+        import pyarrow.parquet as pq
+
+        try:
+            names = pq.read_schema(self.path(name)).names
+        except (OSError, ValueError, pa.ArrowException) as e:
+            if is_out_of_memory(e):
+                raise
+            raise self._damaged(name, e) from e
+        missing = [c for c in _LEAST.get(name, ()) if c not in names]
+        if missing:
+            raise self._damaged(name, f"it has no column {missing[0]}")
+        return names
+
+    def check(self) -> None:
+        """InputError when any table is damaged."""
+        for name in self.manifest.get("files", (SCREEN,)):
+            self.path(name)
+
+    def _damaged(self, name: str, said: object) -> InputError:
+        return InputError(
+            f"{self.folder / name} is damaged ({_line(said)}): bring it back from a copy, or delete {self.folder} and give the same "
+            "rankcell perturb command again"
+        )
+
+    def table(self) -> pa.Table:
+        """One row per cell and edit (see `screen_table`)."""
+        return self.read(SCREEN)
+
+    def cells(self) -> pa.Table:
+        """One row per screened cell, in order: `cell_id`, `n_tokens`, `n_genes` and the cell columns that the tokens carry."""
+        return self.read(CELLS)
+
+    def edits(self) -> pa.Table:
+        """One row per target: `edit`, `kind`, `genes`, `symbols`, `n_cells`, `detection`, `expression`, `mean_rank`."""
+        return self.read(EDITS)
+
+    def affected(self, which: str = "mean") -> pa.Table:
+        """One row per perturbed target and affected gene ("mean"), or per edit of a cell and affected gene ("top", "raw").
+
+        OutputError when the screen was run without it.
+        """
+        name = AFFECTED[which]
+        if not self.has(name):
+            parameter = "affected" if which == "mean" else f"affected_{which}"
+            way = option(parameter, placeholder="K") if which == "top" else option(parameter, True)
+            raise OutputError(f"{self.folder} has no {name}: run the screen with {way}")
+        return self.read(name)
+
+    def audit(self) -> pa.Table:
+        """Of a fast screen, one row per edit that was run exactly: `cell_id`, `edit`, `rank`, `n_tokens`, `sampled` (drawn at random),
+        then each score and `<score>_predicted`. OutputError for a screen by the exact method."""
+        if not self.has(AUDIT):
+            raise OutputError(f"{self.folder} has no {AUDIT}: it was not run with {option('method', 'fast')}")
+        return self.read(AUDIT)
+
+    def epistasis(self) -> pa.Table:
+        """Pairs of genes of a fast screen: see rankcell.perturb.fast.audit_tables.epistasis_table. OutputError when it was run without."""
+        if not self.has(EPISTASIS):
+            way = f"{option('method', 'fast')} and {option('epistasis', placeholder='N')}"
+            raise OutputError(f"{self.folder} has no {EPISTASIS}: run the screen with {way}")
+        return self.read(EPISTASIS)
+
+    def symbols(self) -> dict[str, str]:
+        """`genes` as in the table -> symbols joined by +."""
+        t = self.edits()
+        return dict(zip(t["genes"].to_pylist(), t["symbols"].to_pylist(), strict=True))
+
+
+def read_screen(folder: str | os.PathLike) -> Screen:
+    """Open a results folder. OutputError when it is none, or its run has not finished."""
+    if not Path(folder).is_dir():
+        raise InputError(f"no results folder {folder}")
+    run = ShardedRun.read(folder)
+    if not run.complete:
+        is_cut = any(Path(folder).glob(".lock-*of*"))
+        parts = f" (its parts by {option('shard')} are put together with {option('merge', True)})" if is_cut else ""
+        raise OutputError(f"the screen in {folder} has not finished: give the same rankcell perturb command again to go on{parts}")
+    return Screen(Path(folder), run.manifest)
+
+
+def write_shard(table: pa.Table, run: ShardedRun, kind: str, unit: int) -> Path:
+    """Write a part of a table, sealed: `read_shard` knows whether it is this part of this run, and whole."""
+    import pyarrow.parquet as pq
+
+    path = run.shard(kind, unit)
+    with atomic_path(path, force=True, sweep=False) as part:
+        with pq.ParquetWriter(part, table.schema) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({SEAL_KEY: BLANK})
+        seal(part, _label(run, path))
+    return path
+
+
+def shard_damage(run: ShardedRun, kind: str, unit: int) -> str | None:
+    """In which way a shard is not what was written, in words; None when it is."""
+    path = run.shard(kind, unit)
+    return seal_damage(path, _label(run, path), required=run.is_sealed)
+
+
+def read_shard(run: ShardedRun, kind: str, unit: int, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+    """A part of a table. InputError when it is not as it was written."""
+    import pyarrow.parquet as pq
+
+    path = run.shard(kind, unit)
+    said: object = shard_damage(run, kind, unit)
+    if said is None:
+        try:
+            return pq.read_table(path, columns=columns, filters=filters)
+        except (OSError, ValueError, KeyError, pa.ArrowException) as e:
+            if is_out_of_memory(e):
+                raise
+            said = e
+    raise InputError(f"{path} is damaged ({_line(said)}): delete it and give the rankcell perturb command of {run.folder} again")
+
+
+def _label(run: ShardedRun, path: Path) -> str:
+    return f"{run.manifest['fingerprint']}/{path.name}"
+
+
+def _line(said: object) -> str:
+    text = str(said).strip()
+    return text.splitlines()[0][:200] if text else type(said).__name__

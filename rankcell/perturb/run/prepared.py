@@ -1,0 +1,246 @@
+"""What a results folder holds before its first unit is run: all that decides the result, so that any process, anywhere, can go on.
+
+`manifest.json` says which model and tokens; `work/` holds what else there is to know until the screen is finished: the plan and
+the units (`plan.json`), which rows are screened (`rows.npy`), and the tokens themselves where they are in no folder of their own.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankcell.errors import OutputError
+from rankcell.model import Checkpoint, open_checkpoint
+from rankcell.perturb.edits.plan import EditPlan
+from rankcell.perturb.exact.states import StateEmbeddings, read_states
+from rankcell.perturb.results.tables import (
+    AFFECTED,
+    AUDIT,
+    AUDIT_CELLS,
+    CELLS,
+    EDITS,
+    EPISTASIS,
+    SCREEN,
+    SHORT,
+    STATES,
+    shard_damage,
+    shard_kinds,
+    write_table,
+)
+from rankcell.perturb.run.cells_table import write_cells
+from rankcell.perturb.run.survey import Survey, tokens_of_rows
+from rankcell.store import (
+    ShardedRun,
+    atomic_path,
+    content_hash,
+    damage,
+    file_facts,
+    inside,
+    read_sealed_json,
+    remove_own,
+    write_sealed_json,
+    writing,
+)
+from rankcell.store.run import MANIFEST, SHARD_FILES
+from rankcell.tokens.tokenset import DATASET_FILES, TokenSet, dataset_folder
+from rankcell.vocab.folder import FILES
+from rankcell.wording import note, option
+
+WORK, TOKENS, VOCAB, PLAN, ROWS = "work", "tokens", "vocabulary", "plan.json", "rows.npy"
+STAGED = "tables"  # in WORK: the tables of a screen until all of them are written
+TABLES = (CELLS, EDITS, STATES)
+_RESULTS = (SCREEN, AUDIT, AUDIT_CELLS, SHORT, EPISTASIS, *AFFECTED.values())
+_WORK = inside(WORK, (PLAN, ROWS, *inside(STAGED, _RESULTS), *inside(VOCAB, FILES), *inside(TOKENS, DATASET_FILES)))
+OWN = (*TABLES, *_RESULTS, "explain-*.png", *_WORK)  # what a screen writes
+_AT_ONCE = 10_000  # cells whose tokens are copied at once
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run and what its units are made of: rows `rows[edges[u]:edges[u + 1]]` of `tokens` are unit u."""
+
+    run: ShardedRun
+    checkpoint: Checkpoint
+    tokens: TokenSet
+    rows: np.ndarray
+    plan: EditPlan
+    edges: Sequence[int]
+    unit_tokens: Sequence[int]
+    unit_edits: Sequence[int]
+    states: StateEmbeddings
+
+    @property
+    def n_units(self) -> int:
+        return len(self.edges) - 1
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.run.manifest["settings"]
+
+    @property
+    def n_verified_tokens(self) -> int:
+        """Tokens, about, that are to come once all units are there: of the largest predictions of the whole screen."""
+        return tokens_of_rows(self.settings.get("verify_screen", 0), self.tokens.lengths[self.rows], self.plan)
+
+    def is_done(self, unit: int) -> bool:
+        return self.run.shard("screen", unit).exists()
+
+    def drop_damaged(self, unit: int) -> None:
+        """Of a unit that is done, remove the shard that says so when any of its shards is damaged: it is run again, with a warning."""
+        if not self.is_done(unit):
+            return
+        said = {kind: shard_damage(self.run, kind, unit) for kind in shard_kinds(self.settings)}
+        damaged = next((kind for kind, what in said.items() if what), None)
+        if damaged is not None:
+            note(f"{self.run.shard(damaged, unit)} is damaged ({said[damaged]}): unit {unit} is run again")
+            self.run.shard("screen", unit).unlink()
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether nothing is left to be prepared there (or all is done)."""
+    return (folder / WORK / PLAN).is_file()
+
+
+def settings_in(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder; empty where there is none."""
+    return ShardedRun.read(folder).manifest.get("settings", {}) if (folder / MANIFEST).is_file() else {}
+
+
+def is_begun(folder: Path, what: Mapping[str, Any]) -> bool:
+    """Whether the same screen is finished there, or prepared."""
+    settings = settings_in(folder)
+    is_same = all(settings.get(k) == v for k, v in what.items())
+    return is_same and (is_prepared(folder) or ShardedRun.read(folder).complete)
+
+
+def prepare(
+    run: ShardedRun,
+    tokens: TokenSet,
+    rows: np.ndarray,
+    *,
+    plan: EditPlan,
+    survey: Survey,
+    checkpoint: Checkpoint,
+    model: str,
+    tokens_folder: Path | None,
+    tokens_per_unit: int,
+) -> None:
+    """Write everything but the states. `work/plan.json` comes last: with it, the folder is prepared.
+
+    model
+        How any process opens the checkpoint: its folder, or a hub name.
+    tokens_folder
+        Where the tokens are; None: in memory, so that the rows to be screened are saved beside the results.
+    """
+    folder, work = run.folder, run.folder / WORK
+    with writing(folder):
+        work.mkdir(exist_ok=True)
+    write_cells(tokens, rows, folder / CELLS)
+    write_table(survey.edits_table(plan, checkpoint.vocab), folder / EDITS)
+    place = {"model": model, "vocab": None, "tokens": TOKENS, "tokens_hash": run.manifest["settings"]["tokens_hash"]}
+    checkpoint.vocab.save(work / VOCAB, force=True)  # for checkpoints without one, and to put parts together where no model is
+    if not (checkpoint.folder / VOCAB).is_dir():
+        place["vocab"] = VOCAB
+    if tokens_folder is None:
+        rows = _save_tokens(tokens, rows, work / TOKENS)
+        place["tokens_hash"] = TokenSet.open(work / TOKENS).fingerprint
+    else:
+        place["tokens"] = str(tokens_folder.resolve())
+    with atomic_path(work / ROWS, force=True) as part, open(part, "wb") as f:
+        np.save(f, rows.astype(np.int64))
+    edges = survey.edges(tokens_per_unit)
+    unit_tokens = np.add.reduceat(survey.tokens, edges[:-1]).tolist()
+    held = {"place": place, "plan": plan.to_json(), "edges": edges, "unit_tokens": unit_tokens}
+    held["unit_edits"] = np.add.reduceat(survey.edits, edges[:-1]).tolist()
+    held |= {"n_edits": int(survey.edits.sum()), "n_skipped": skipped(survey, plan)}
+    held["files"] = {name: file_facts(folder / name) for name in (*TABLES, f"{WORK}/{ROWS}") if (folder / name).exists()}
+    write_sealed_json(work / PLAN, held, indent=None)
+
+
+def skipped(survey: Survey, plan: EditPlan) -> int | None:
+    """Pairs of cell and target without a row (the cell lacks the gene, or nothing would change); None where the targets are the
+    cell's own genes."""
+    return None if plan.every_gene else int(len(survey.edits) * len(plan.targets) - survey.edits.sum())
+
+
+def _save_tokens(tokens: TokenSet, rows: np.ndarray, folder: Path) -> np.ndarray:
+    """Save the chosen rows as a TokenSet of their own; their numbers in it."""
+    with dataset_folder(folder, tokens.table.schema.remove_metadata(), force=True) as sink:
+        for a in range(0, len(rows), _AT_ONCE):
+            for batch in tokens.take(rows[a : a + _AT_ONCE]).table.to_batches():
+                sink.write(batch.replace_schema_metadata(None))
+        sink.spec = tokens.spec
+    return np.arange(len(rows))
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """What `prepare` wrote. OutputError when the folder has nothing to go on with."""
+    path = folder / WORK / PLAN
+    if not os.path.lexists(path):
+        raise OutputError(
+            f"{folder} has no {WORK}/{PLAN}: it is finished, or was stopped before it was prepared; give the rankcell perturb command again"
+        )
+    try:
+        held = read_sealed_json(path)
+        {k: held[k] for k in ("place", "plan", "edges", "unit_tokens", "n_skipped")}
+        return held
+    except (OSError, ValueError, KeyError) as e:
+        raise _damaged(path, e, folder) from e
+
+
+def check_files(folder: Path) -> None:
+    """OutputError when a file that `prepare` wrote beside the plan is damaged."""
+    for name, facts in read_plan(folder).get("files", {}).items():
+        said = damage(folder / name, facts)
+        if said is not None:
+            raise _damaged(folder / name, said, folder)
+
+
+def _damaged(path: Path, said: object, folder: Path) -> OutputError:
+    return OutputError(f"{path} is damaged ({said}): bring it back, or delete {folder} and give the same rankcell perturb command again")
+
+
+def read_prepared(folder: str | os.PathLike, *, checkpoint: Checkpoint | None = None, tokens: TokenSet | None = None) -> Prepared:
+    """Open a prepared folder, its model and its tokens, each checked to be what it was.
+
+    checkpoint, tokens
+        Those of the manifest, where they are open already.
+    """
+    folder = Path(folder)
+    run, held = ShardedRun.read(folder), read_plan(folder)
+    check_files(folder)
+    settings, place, work = run.manifest["settings"], held["place"], folder / WORK
+    if checkpoint is None:
+        checkpoint = open_checkpoint(
+            place["model"], vocab=place["vocab"] and work / place["vocab"], vocab_mismatch_ok="vocab_mismatch" in settings
+        )
+        _require_same(checkpoint.hash, settings["model_hash"], f"the model of {folder}, {place['model']},")
+    if tokens is None or place["tokens"] == TOKENS:
+        own = place["tokens"] == TOKENS
+        tokens = TokenSet.open(work / TOKENS if own else place["tokens"], vocab=None if own else _vocab_for(place["tokens"], checkpoint))
+        _require_same(tokens.fingerprint, place["tokens_hash"], f"the token set of {folder}, {work / TOKENS if own else place['tokens']},")
+    plan = EditPlan.from_json(held["plan"], checkpoint.vocab)
+    _require_same(content_hash(held["plan"]), settings["plan_hash"], f"the plan of {folder}")
+    states = read_states(folder / STATES) if settings["states"] else StateEmbeddings({})
+    rows = np.load(work / ROWS)
+    return Prepared(
+        run, checkpoint, tokens, rows, plan, held["edges"], held["unit_tokens"], held.get("unit_edits", held["unit_tokens"]), states
+    )
+
+
+def _vocab_for(tokens: str, checkpoint: Checkpoint) -> Any:
+    """A plain `datasets` folder does not say its vocabulary."""
+    return None if (Path(tokens) / "rankcell.json").exists() else checkpoint.vocab
+
+
+def _require_same(found: str, wanted: str, what: str) -> None:
+    if found != wanted:
+        raise OutputError(f"{what} is not what it was when the screen began: bring it back, or start anew with {option('force', True)}")
+
+
+def remove_work(folder: Path) -> None:
+    """Remove what only an unfinished screen needs."""
+    remove_own(folder, (*SHARD_FILES, *_WORK))

@@ -1,0 +1,96 @@
+"""What one screen computes with: the model as it is loaded, its precision and its budget of tokens, settled for this screen alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rankcell.embed import Embedder
+from rankcell.model import Checkpoint, Encoder
+from rankcell.model.devices import choose_device
+from rankcell.model.precisions import faster_precisions
+from rankcell.perturb.edits.plan import EditPlan
+from rankcell.perturb.exact import shift_precision as precisions
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.exact.states import StateEmbeddings
+from rankcell.perturb.run.screen_config import Asked
+
+
+@dataclass
+class Runtime:
+    """Made for each screen anew of what a rankcell.Perturber was constructed with; what is settled here, no other screen inherits.
+
+    embedder
+        The model that the screen runs: with "auto" in fp32, until a precision is settled or an earlier start's is gone on with.
+    model
+        How any process opens the checkpoint.
+    layer, n_blocks
+        Whose states are compared, as typed and as the number of blocks.
+    devices
+        Which share the work.
+    precision
+        As asked for.
+    """
+
+    embedder: Embedder
+    model: str
+    layer: int
+    n_blocks: int
+    devices: Sequence[str]
+    precision: str
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.embedder.checkpoint
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that belong to this machine, and the precision."""
+        return {"tokens_per_batch": self.embedder.planned_tokens_per_batch} | self.embedder.description
+
+    def restore(self, settings: Mapping[str, Any]) -> bool:
+        """Go on with what an earlier start came to, where nothing else is asked for; whether there was one."""
+        if not {"precision", "tokens_per_batch"} <= settings.keys():
+            return False  # none, or another job's
+        if self.precision == "auto" and settings["precision"] != self.embedder.encoder.precision:
+            self._replace(self._embedder(settings["precision"]))
+        if self.embedder.asked_tokens_per_batch is None:
+            self.embedder.hold_budget(settings["tokens_per_batch"])
+        return True
+
+    def settle_precision(
+        self, engine_of: Callable[[Encoder], Engine], rows: Sequence[np.ndarray], longer: Sequence[np.ndarray] | None
+    ) -> dict[str, Any] | None:
+        """What "auto" means for a screen: the one place where that is decided. None where there is nothing to decide."""
+        faster = [] if self.precision != "auto" else faster_precisions(choose_device(self.devices[0]), self.checkpoint.width)
+        if not faster:
+            return None
+        embedders = {"fp32": self.embedder}
+
+        def engine(precision: str) -> Engine:
+            if precision not in embedders:
+                embedders[precision] = self._embedder(precision)
+            return engine_of(embedders[precision].encoder)
+
+        check = precisions.settle(engine, faster, rows, longer)
+        self._replace(embedders[check["precision"]])
+        precisions.note_choice(check)
+        return check
+
+    def _replace(self, embedder: Embedder) -> None:
+        if embedder is not self.embedder:
+            self.embedder.release()
+            self.embedder = embedder
+
+    def _embedder(self, precision: str) -> Embedder:
+        budget = self.embedder.asked_tokens_per_batch
+        return Embedder(self.checkpoint, device=self.devices[0], precision=precision, tokens_per_batch=budget)
+
+    def engine(self, encoder: Encoder | None, *, plan: EditPlan, states: StateEmbeddings, asked: Asked) -> Engine:
+        """The engine of a screen, with a loaded model."""
+        is_kept, is_euclidean = asked.readout_compat == "geneformer", asked.distance == "euclidean"
+        budget = self.embedder.planned_tokens_per_batch
+        return Engine(
+            encoder, plan, self.n_blocks, states, budget, keep_perturbed=is_kept, euclidean=is_euclidean, readouts=tuple(asked.readouts)
+        )

@@ -1,0 +1,213 @@
+"""The largest predictions of a whole screen, run exactly once all units are there."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from rankcell.model.workers import run_here
+from rankcell.perturb.edits.plan import RowEdits
+from rankcell.perturb.fast.audit_tables import set_values
+from rankcell.perturb.fast.effort import pass_of
+from rankcell.perturb.results.tables import numbers, read_shard, shard_damage, write_shard
+from rankcell.perturb.run.prepared import read_prepared
+from rankcell.perturb.run.worker import TokenCount, Worker, threads_as_begun
+from rankcell.scores import IN_PLACE, Score
+from rankcell.store import ShardedRun, content_hash
+
+Ticks = Callable[[int], None] | None
+
+
+class Chosen(NamedTuple):
+    """Rows of a screen, in its order: the unit of each, and its row in the unit's shard (int64)."""
+
+    unit: np.ndarray
+    row: np.ndarray
+
+
+def verify_screen(
+    run: ShardedRun,
+    sources: Sequence[ShardedRun],
+    open_worker: Callable[[], Worker],
+    progress: Ticks = None,
+    *,
+    share: Callable[[Sequence[int]], bool] | None = None,
+) -> dict[int, pa.Table]:
+    """Run the largest predictions of a fast screen exactly, as far as they are not done: {unit: its rows that were}.
+
+    run
+        Where the shards of these go.
+    sources
+        Where the shards of each unit are.
+    open_worker
+        Gives the screen with its model loaded; called when there is something to run.
+    share
+        Has chunks run by others (`open_verification`), where there are several of both; whether it did.
+
+    The rows of a table: `cell` (number in the screen), `row` (in the shard of its unit), and every score. The same rows are chosen
+    whenever this is called, and what is chosen is in the names of the shards.
+    """
+    chunks = _Chunks.of(run, sources)
+    pending = [n for n in range(chunks.n) if shard_damage(run, chunks.kind, n) is not None]  # damaged or not there yet
+    if pending and not (share and share(pending)):
+        run_here(_Verifier(chunks, open_worker()), pending, TokenCount(progress))
+    if not chunks.n:
+        return {}
+    verified = pa.concat_tables([read_shard(run, chunks.kind, n) for n in range(chunks.n)])
+    at = verified["unit"].to_numpy()
+    return {int(u): verified.filter(pa.array(at == u)) for u in np.unique(at)}
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The rows that are verified, in chunks of neighbours: chunk n is rows `edges[n]` to `edges[n + 1]` of `chosen`."""
+
+    home: ShardedRun
+    sources: Sequence[ShardedRun]
+    chosen: Chosen
+    edges: Sequence[int]
+
+    @classmethod
+    def of(cls, run: ShardedRun, sources: Sequence[ShardedRun]) -> "_Chunks":
+        settings = run.manifest["settings"]
+        wanted, none = settings.get("verify_screen", 0), np.empty(0, np.int64)
+        chosen = choose(sources, settings["verify_by"], wanted) if wanted else Chosen(none, none)
+        return cls(run, sources, chosen, _edges(chosen, sources, settings["tokens_per_unit"]) if len(chosen.unit) else [0])
+
+    @property
+    def n(self) -> int:
+        return len(self.edges) - 1
+
+    @functools.cached_property
+    def kind(self) -> str:
+        return f"verified-{content_hash([self.chosen.unit.tolist(), self.chosen.row.tolist()])[:12]}"
+
+    def compute(self, worker: Worker, number: int, progress: Ticks) -> Callable[[], Path]:
+        """Run a chunk; what is returned writes it."""
+        a, b = self.edges[number], self.edges[number + 1]
+        rows = Chosen(self.chosen.unit[a:b], self.chosen.row[a:b])
+        return functools.partial(write_shard, _run_chunk(worker, rows, self.sources, progress), self.home, self.kind, number)
+
+
+@dataclass(frozen=True)
+class _Verifier:
+    """What runs chunks on one device (rankcell.model.workers.Worker)."""
+
+    chunks: _Chunks
+    worker: Worker
+
+    @property
+    def device(self) -> Any:
+        return self.worker.device
+
+    def compute(self, unit: int, tick: Callable[[int], None]) -> Callable[[], Path]:
+        return self.chunks.compute(self.worker, unit, tick)
+
+    def finish(self) -> None:
+        """Nothing is left once the chunks are done."""
+
+
+@contextlib.contextmanager
+def open_verification(folder: str, device: str, name: str) -> Iterator[_Verifier]:
+    """The verification of a screen whose units are all in one folder, on one device (rankcell.model.workers)."""
+    work = read_prepared(folder)
+    with threads_as_begun(work):
+        yield _Verifier(_Chunks.of(work.run, [work.run] * work.n_units), Worker.open(work, device))
+
+
+def choose(sources: Sequence[ShardedRun], score: str, wanted: int) -> Chosen:
+    """The rows with the largest predicted effects by `score` that were not run; of equal ones the first."""
+    unit, row, size = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+    for number, source in enumerate(sources):
+        table = read_shard(source, "screen", number, [score, f"exact{pass_of(score)}"])
+        value = np.abs(Score.parse(score).effect(table[score].to_numpy()))
+        at = np.flatnonzero(~table.column(1).to_numpy() & np.isfinite(value))
+        unit, row = np.concatenate([unit, np.full(len(at), number)]), np.concatenate([row, at])
+        size = np.concatenate([size, value[at]])
+        best = np.sort(np.argsort(-size, kind="stable")[:wanted])
+        unit, row, size = unit[best], row[best], size[best]
+    return Chosen(unit, row)
+
+
+def _edges(chosen: Chosen, sources: Sequence[ShardedRun], tokens_per_chunk: int) -> list[int]:
+    """Where the chunks begin, and the end: rows of about so many edited tokens together."""
+    tokens = np.zeros(len(chosen.unit), np.int64)
+    for unit in np.unique(chosen.unit):
+        here = chosen.unit == unit
+        tokens[here] = read_shard(sources[unit], "screen", int(unit), ["n_tokens"])["n_tokens"].to_numpy()[chosen.row[here]]
+    chunk = (np.cumsum(tokens) - tokens) // tokens_per_chunk
+    return [*np.flatnonzero(np.diff(chunk, prepend=-1)).tolist(), len(tokens)]
+
+
+def _run_chunk(worker: Worker, chosen: Chosen, sources: Sequence[ShardedRun], progress: Ticks) -> pa.Table:
+    parts = []
+    for unit in np.unique(chosen.unit).tolist():
+        rows = chosen.row[chosen.unit == unit]
+        screen = read_shard(sources[unit], "screen", unit).take(pa.array(rows))
+        parts.append(_run_rows(worker, unit, rows, screen, progress))
+    return pa.concat_tables(parts)
+
+
+def _run_rows(worker: Worker, unit: int, rows: np.ndarray, screen: pa.Table, progress: Ticks) -> pa.Table:
+    """Rows of one unit with all scores exact; only the passes that were not run are run."""
+    work = worker.work
+    first = work.edges[unit]
+    tokens = [work.tokens.row(int(i)) for i in work.rows[first : work.edges[unit + 1]]]
+    edits = [work.plan.of_row(row) for row in tokens]
+    ends = np.cumsum([len(e) for e in edits])
+    cell = np.searchsorted(ends, rows, side="right")
+    inside = rows - np.concatenate([[0], ends])[cell]
+    lacks = {which: ~screen[f"exact{which}"].to_numpy() for which in _passes(screen)}
+    names = [n + which for n in worker.fast.plain_names for which in lacks]
+    values = {n: screen[n].to_numpy().copy() for n in names}
+    for pattern in np.unique(np.stack(list(lacks.values()), axis=1), axis=0):
+        passes = [which for which, lacking in zip(lacks, pattern, strict=True) if lacking]
+        at = np.flatnonzero(np.all([lacks[w] == p for w, p in zip(lacks, pattern, strict=True)], axis=0))
+        if passes:
+            _run_some(worker, tokens, edits, (cell[at], inside[at]), passes, at, values, progress)
+    columns = {"unit": pa.array(np.full(len(rows), unit)), "cell": pa.array(first + cell), "row": pa.array(rows)}
+    return pa.table(columns | {n: numbers(v) for n, v in worker.fast.with_parts(values).items()})
+
+
+def _run_some(
+    worker: Worker,
+    tokens: Sequence[np.ndarray],
+    edits: Sequence[RowEdits],
+    place: tuple[np.ndarray, np.ndarray],
+    passes: Sequence[str],
+    at: np.ndarray,
+    values: dict[str, np.ndarray],
+    progress: Ticks,
+) -> None:
+    """Run edits in the same passes, and put their scores into `values`; `place`: cell and number in it, ascending."""
+    cell, inside = place
+    here = np.unique(cell)
+    some = [edits[c].chosen(inside[cell == c]) for c in here]
+    found = worker.engine.run_edits([tokens[c] for c in here], some, passes=passes, progress=progress)
+    for score in values:
+        if pass_of(score) in passes:
+            values[score][at] = found.scores[score]
+
+
+def _passes(screen: pa.Table) -> list[str]:
+    return [which for which in ("", IN_PLACE) if f"exact{which}" in screen.column_names]
+
+
+def with_verified(table: pa.Table, verified: pa.Table) -> pa.Table:
+    """The screen of a unit with the rows that were run later."""
+    rows = verified["row"].to_numpy()
+    for which in _passes(table):
+        table = set_values(table, f"exact{which}", rows, np.ones(len(rows), bool))
+    for name in verified.column_names[3:]:
+        table = set_values(table, name, rows, verified[name].to_numpy())
+    return table
+
+
+def by_unit(verified: Mapping[int, pa.Table]) -> Callable[[int, pa.Table], pa.Table]:
+    """What joins the screen's shards with them."""
+    return lambda unit, table: with_verified(table, verified[unit]) if unit in verified else table
