@@ -159,7 +159,8 @@ def made_up(noise: str, rng: np.random.Generator, *, is_size: bool) -> pd.DataFr
 
 def few_cells(shuffles: int) -> pd.DataFrame:
     """Shares of p below 0.05, 0.01 and 1e-4 by noise, test and number of cells; with the p that are left out below five cells."""
-    from rankcell.stats import matched, units, work
+    from rankcell.stats import matched, work
+    from rankcell.stats import replicates as units
 
     found: dict[tuple[str, str, int], list[np.ndarray]] = {}
     columns = {"matched_p": "matched", "zero_p": "against zero", "control_p": "control", "vs_p": "vs"}

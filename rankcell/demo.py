@@ -189,7 +189,7 @@ def detected_genes(tokens: Any, rows: np.ndarray, vocab: Any, least_share: float
 def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps) -> None:
     from rankcell import get, jobs
     from rankcell.stats.rank import edit_ranking
-    from rankcell.stats.tables import write_ranked
+    from rankcell.stats.ranked_tables import write_ranked
 
     rows = np.flatnonzero(found.tokens.obs(LABELS).astype(str) == d.start)[:CELLS_PER_STATE]
     genes = detected_genes(found.tokens, rows, found.vocab, LEAST_SHARE)

@@ -11,7 +11,7 @@ from rankcell.errors import InputError, SettingsError
 from rankcell.scores import Score, scores_in
 from rankcell.stats import effect_of
 from rankcell.stats.ranking import Ranking
-from rankcell.stats.rows import DEFAULT_SCORES
+from rankcell.stats.screen_rows import DEFAULT_SCORES
 
 
 def edits_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
@@ -162,7 +162,7 @@ def ranking(given: Ranking, *, column: str, names: str) -> Any:
 def open_screen(folder: str | os.PathLike | Any) -> Any:
     """A Screen as it is, or read from its folder. InputError for anything else: a table in memory has no files beside it."""
     from rankcell.perturb import Screen
-    from rankcell.stats.rows import is_table, screen_of
+    from rankcell.stats.screen_rows import is_table, screen_of
 
     if isinstance(folder, (str, os.PathLike, Screen)):
         return screen_of(folder)

@@ -56,8 +56,8 @@ def affected_df(folder: Any, *, which: str = "mean") -> "pd.DataFrame":
     """
     from rankcell.errors import SettingsError
     from rankcell.export import open_screen
-    from rankcell.stats.affected import gene_symbols
-    from rankcell.stats.rows import remarks_of
+    from rankcell.stats.affected_pairs import gene_symbols
+    from rankcell.stats.screen_rows import remarks_of
 
     if which not in ("mean", "top", "raw"):
         raise SettingsError(f"which is '{which}'; mean, top or raw")
@@ -111,7 +111,7 @@ def ranking(ranked: Any, *, column: str = "effect", names: str = "symbols") -> "
     from rankcell.export import ranking as series
     from rankcell.jobs.plots import read_statistics
     from rankcell.stats.ranking import Ranking
-    from rankcell.stats.rows import is_table
+    from rankcell.stats.screen_rows import is_table
 
     return series(Ranking.of(ranked) if is_table(ranked) else read_statistics(ranked, None), column=column, names=names)
 

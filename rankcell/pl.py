@@ -112,7 +112,7 @@ def _ranked(source: Any) -> Any:
     """A ranking from what was given: itself, the path of the table of `rankcell stats`, or a screen, ranked by its default score."""
     from rankcell.jobs.plots import read_statistics
     from rankcell.report.screens import choose_score, open_tables, ranking
-    from rankcell.stats.rows import is_table
+    from rankcell.stats.screen_rows import is_table
 
     if is_table(source) and ("effect" in source or "cell_id" not in source):
         return read_statistics(source, None)

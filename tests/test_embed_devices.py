@@ -15,7 +15,8 @@ from conftest import make_checkpoint, make_vocab
 
 import rankcell as rc
 from rankcell.cli import main
-from rankcell.embed import Embedder, run
+from rankcell.embed import Embedder
+from rankcell.embed import store_run as run
 from rankcell.embed.stores import read_embeddings
 from rankcell.errors import OutputError, RankcellWarning, SettingsError
 from rankcell.perturb import Perturber
@@ -148,7 +149,7 @@ def test_tokens_that_have_changed_meanwhile(place, tmp_path, capsys):
 
 
 def run_units(folder):
-    from rankcell.embed.units import open_units
+    from rankcell.embed.embedding_units import open_units
 
     return open_units(str(folder), "cpu", "0")
 

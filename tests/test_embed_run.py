@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 
 import rankcell as rc
 from rankcell.cli import main
-from rankcell.embed import Embedder, gene_sums, run, units
+from rankcell.embed import Embedder, gene_sums
+from rankcell.embed import embedding_units as units
+from rankcell.embed import store_run as run
 from rankcell.embed.stores import STORES, read_embeddings
-from rankcell.embed.unit import Work
+from rankcell.embed.unit_cells import Work
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.jobs import inputs
 from rankcell.model import Encoder
@@ -617,7 +619,8 @@ import json, os, random, shutil, signal, sys
 import torch
 torch.set_num_threads(1)
 from rankcell.cli import main
-from rankcell.embed import run, units
+from rankcell.embed import store_run as run
+from rankcell.embed import embedding_units as units
 
 base, name, seed, *command = sys.argv[1:]
 run.TOKENS_PER_UNIT, units._SECONDS = 12, 0
@@ -749,7 +752,8 @@ def test_interrupted_and_doubled_as_a_command(place, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "TOKENS_PER_UNIT", 12)
     script = """
     import sys, time
-    from rankcell.embed import run, unit
+    from rankcell.embed import store_run as run
+    from rankcell.embed import unit_cells as unit
     from rankcell.cli import main
     run.TOKENS_PER_UNIT = 12
     keep = unit.Unit.keep

@@ -11,7 +11,7 @@ from reference_model import Reference
 
 from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import Encoder, open_checkpoint
-from rankcell.model.memory import Memory
+from rankcell.model.device_memory import Memory
 from rankcell.perturb import EditPlan, StateEmbeddings
 from rankcell.perturb.exact import sharing
 from rankcell.perturb.exact import shift_precision as precision

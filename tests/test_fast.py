@@ -9,7 +9,7 @@ from conftest import make_checkpoint, make_vocab
 
 from rankcell.errors import ModelError, RankcellWarning, SettingsError
 from rankcell.model import Encoder, open_checkpoint
-from rankcell.model.memory import Memory
+from rankcell.model.device_memory import Memory
 from rankcell.perturb import EditPlan, StateEmbeddings
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.exact.shift_precision import spearman

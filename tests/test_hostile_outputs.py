@@ -11,7 +11,7 @@ from conftest import make_adata
 from rankcell.cli import main
 from rankcell.demo import PAGE
 from rankcell.demo import _own as demo_files
-from rankcell.embed import run as embed_run
+from rankcell.embed import store_run as embed_run
 from rankcell.errors import OutputError
 from rankcell.jobs import inputs
 from rankcell.store import ShardedRun, atomic_path, locked, require_new
@@ -229,7 +229,7 @@ def test_tokens_kept_beside_an_output(counts, small, victim, tmp_path, capsys, m
 def test_the_facts_beside_a_table_are_not_replaced_unasked(tmp_path):
     import pandas as pd
 
-    from rankcell.stats.tables import write_ranked
+    from rankcell.stats.ranked_tables import write_ranked
 
     (tmp_path / "t.tsv.json").write_text("mine")
     for force in (False, True):

@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rankcell.embed import Embedder
 from rankcell.embed.gene_sums import GeneSums
-from rankcell.embed.unit import Work
+from rankcell.embed.unit_cells import Work
 from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import Encoder, open_checkpoint
 from rankcell.model import encoder as encoder_module
+from rankcell.model.device_memory import Memory
 from rankcell.model.heads import load_masked_lm
-from rankcell.model.memory import Memory
 from rankcell.model.weights import read_weights
 from rankcell.perturb import EditPlan, StateEmbeddings
 from rankcell.perturb.exact import pieces, sharing

@@ -11,7 +11,7 @@ from pretended_gpu import pretended
 from test_memory import SCREENS, SOME, Setting, close, few_objects, screened
 
 from rankcell.embed.gene_sums import GeneSums
-from rankcell.embed.unit import Work
+from rankcell.embed.unit_cells import Work
 from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import Encoder
 from rankcell.perturb.exact import sharing

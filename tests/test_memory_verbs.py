@@ -14,7 +14,7 @@ from test_memory import RunsOut, close, few_objects
 from rankcell.cli import main
 from rankcell.errors import ModelError, OutputError, is_out_of_memory
 from rankcell.model import encoder as encoder_module
-from rankcell.model.memory import Memory, lacking
+from rankcell.model.device_memory import Memory, lacking
 from rankcell.model.weights import read_weights
 from rankcell.tokens import TokenSet, TokenSpec
 

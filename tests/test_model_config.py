@@ -8,7 +8,7 @@ from conftest import make_checkpoint, make_vocab
 from rankcell.cli import main
 from rankcell.errors import ModelError, RankcellError
 from rankcell.model import Encoder, open_checkpoint
-from rankcell.model.config import shape_of
+from rankcell.model.bert_config import shape_of
 from rankcell.model.seal import SEAL
 
 

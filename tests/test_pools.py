@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from rankcell.embed import Embedder, embedder, gene_sums
 from rankcell.embed.gene_sums import GeneSums
-from rankcell.embed.unit import Work
+from rankcell.embed.unit_cells import Work
 from rankcell.errors import ModelError, RankcellWarning, SettingsError
 from rankcell.model import POOLS, Encoder, blocks, encoder
 from rankcell.model.pools import choose_outputs

@@ -10,7 +10,7 @@ from small_screens import KINDS, make_engine, make_rows, make_tokens
 
 from rankcell.embed import Embedder
 from rankcell.embed.gene_sums import GeneSums
-from rankcell.embed.unit import Work
+from rankcell.embed.unit_cells import Work
 from rankcell.model.pools import POOLS
 from rankcell.perturb.exact import sharing
 from rankcell.perturb.exact.affected import AffectedRows, AffectedSums

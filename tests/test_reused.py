@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rankcell.embed import Embedder, run
+from rankcell.embed import Embedder
+from rankcell.embed import store_run as run
 from rankcell.embed.stores import read_embeddings
 from rankcell.perturb import Perturber
 from rankcell.perturb.run import runtime

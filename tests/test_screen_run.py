@@ -22,7 +22,7 @@ from rankcell.cli import main
 from rankcell.errors import InputError, OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.perturb import Estimate, PartDone, Perturber, merge, read_screen, run_unit
 from rankcell.perturb.exact.engine import Engine
-from rankcell.perturb.results import tables as results
+from rankcell.perturb.results import screen_tables as results
 from rankcell.store import locked
 from rankcell.store.parts import Part
 from rankcell.tokens import TokenSet, TokenSpec

@@ -14,9 +14,9 @@ from rankcell.cli.main import main
 from rankcell.errors import CellError, InputError, RankcellError, RankcellWarning, SettingsError
 from rankcell.perturb import read_screen
 from rankcell.stats import rank_edits
-from rankcell.stats.rows import least_cells
+from rankcell.stats.replicates import LEAST_REPLICATES, means, p_against_zero
+from rankcell.stats.screen_rows import least_cells
 from rankcell.stats.summary import edit_counts, edits_sentence
-from rankcell.stats.units import LEAST_REPLICATES, means, p_against_zero
 
 RNG = np.random.default_rng
 SYMBOL = "MS4A1"
@@ -71,7 +71,7 @@ def test_no_p_from_fewer_than_five_cells():
 
 
 def test_fdr_is_over_the_edits_that_have_a_p():
-    from rankcell.stats.units import fdr
+    from rankcell.stats.replicates import fdr
 
     ranked = rank_edits(in_so_many_cells(np.repeat([2, 9], 60)), mode="toward", min_cells=0)
     with_p = ranked[ranked.zero_p.notna()]

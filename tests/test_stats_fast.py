@@ -16,8 +16,8 @@ from rankcell.errors import InputError, RankcellWarning, SettingsError
 from rankcell.stats import rank_edits
 from rankcell.stats.mixture import impact
 from rankcell.stats.prediction import Shared, corrected, fit_error
-from rankcell.stats.rows import rows_of
-from rankcell.stats.units import Means, interval, p_against_zero
+from rankcell.stats.replicates import Means, interval, p_against_zero
+from rankcell.stats.screen_rows import rows_of
 
 RNG = np.random.default_rng
 SCORE = "toward_t_cell"

@@ -8,7 +8,7 @@ from sklearn.mixture import GaussianMixture
 from rankcell.errors import RankcellWarning
 from rankcell.stats import geneformer
 from rankcell.stats.mixture import impact
-from rankcell.stats.rows import rows_of
+from rankcell.stats.screen_rows import rows_of
 
 MODE = {"V1": "cell", "V2": "cls"}
 SCORE = {"V1": "cos_genes", "V2": "cos_cls"}

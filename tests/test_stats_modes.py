@@ -19,8 +19,8 @@ from rankcell.stats import rank_edits as rank_any
 from rankcell.stats.matched import NEAREST, log_size, residuals, standing
 from rankcell.stats.mixture import impact
 from rankcell.stats.predictors import partial_spearman, ranks_within
-from rankcell.stats.rows import rows_of
-from rankcell.stats.units import Means, donors_of, fdr, least_p, means, p_against_zero, sign_flip_p
+from rankcell.stats.replicates import Means, donors_of, fdr, least_p, means, p_against_zero, sign_flip_p
+from rankcell.stats.screen_rows import rows_of
 
 RNG = np.random.default_rng
 
@@ -611,7 +611,7 @@ def test_compat_writes_geneformers_tables(folder, tmp_path, mode):
 
 def test_goal_state_shift_is_scipys_rank_sum(folder):
     from rankcell.stats.geneformer import goal_state_shift
-    from rankcell.stats.rows import read_rows, screen_of
+    from rankcell.stats.screen_rows import read_rows, screen_of
 
     rows = read_rows(screen_of(folder), ["toward_t_cell"])
     found = goal_state_shift(rows, "toward_t_cell", {}).set_index("Ensembl_ID")

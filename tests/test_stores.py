@@ -19,8 +19,8 @@ import pytest
 import scipy.sparse as sp
 from conftest import ROOT
 
+from rankcell.embed.embedding_tables import Column, Result, Table, memory_table
 from rankcell.embed.stores import STORES, check_output, read_embeddings, write_result
-from rankcell.embed.tables import Column, Result, Table, memory_table
 from rankcell.errors import CellError, InputError, OutputError, SettingsError
 
 SUFFIXES = [".h5ad", ".zarr", ".parquet", ".npz", ".npy", ".safetensors", ".sqlite"]
@@ -522,7 +522,7 @@ FULL = """
     import pathlib, resource, sys
     import numpy as np
     from rankcell.embed.stores import STORES, write_result
-    from rankcell.embed.tables import Result, memory_table
+    from rankcell.embed.embedding_tables import Result, memory_table
     from rankcell.errors import OutputError
 
     here = pathlib.Path(sys.argv[1])
@@ -637,7 +637,7 @@ PEAK = """
     import numpy as np
     import pyarrow as pa
     from rankcell.embed.stores import STORES, write_result
-    from rankcell.embed.tables import Column, Result, Table
+    from rankcell.embed.embedding_tables import Column, Result, Table
 
     def of(n, n_vectors):
         names = [f"mean_layer-{i}" for i in range(n_vectors)]
@@ -695,7 +695,7 @@ SMALL_WORLD = """
     sys.modules["rankcell.embed"] = package
     import numpy as np
     from rankcell.embed.stores import read_embeddings, write_result
-    from rankcell.embed.tables import Result, memory_table
+    from rankcell.embed.embedding_tables import Result, memory_table
 
     here = pathlib.Path(sys.argv[1])
     cells = memory_table("cells", {"cell_id": ["a", "b"], "mean_layer-2": np.ones((2, 3))})

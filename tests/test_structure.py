@@ -67,6 +67,38 @@ def test_rooms_import_upstream_only():
     assert used == set(DEVIATIONS), "a deviation that nothing needs any more"
 
 
+# Folders of a room, each of which imports itself and those before it; "" are the room's own files.
+FOLDERS = {
+    "perturb": ("edits", "exact", "results", "fast", "run"),
+    "counts": ("", "genes", "io", "validate"),
+}
+
+
+def modules_imported(path):
+    """(line, module or name in a module) of every import of the package in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+@pytest.mark.parametrize("room", FOLDERS)
+def test_folders_of_a_room_import_upstream_only(room):
+    order, wrong = FOLDERS[room], []
+
+    def folder_of(parts):
+        """Of the parts of a path or module below the room."""
+        return parts[0] if (PACKAGE / room / parts[0]).is_dir() else ""
+
+    for path in (p for p in FILES if room_of(p) == room and p.name != "__init__.py"):
+        here = folder_of(path.relative_to(PACKAGE / room).parts)
+        for line, module in modules_imported(path):
+            if module.startswith(f"rankcell.{room}.") and len(module.split(".")) > 3:
+                there = folder_of(module.split(".")[2:])
+                if order.index(there) > order.index(here):
+                    wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+    assert wrong == []
+
+
 def test_rooms_are_read_right():
     """The reader of imports above sees what it is to see."""
     assert {other for _, other in imports(PACKAGE / "tokens" / "job.py")} == {"counts", "errors", "tokens", "vocab"}
@@ -190,7 +222,7 @@ SCORE_PARSES = {
     r"\}_(in_place|position|refill|unfilled)\b": "the end of a name is made",
 }
 SCORE_LIKE = {
-    ("stats/affected.py", r"\}_(in_place|position|refill|unfilled)\b"): "mean_cos and sd_cos of affected genes are no scores",
+    ("stats/affected_pairs.py", r"\}_(in_place|position|refill|unfilled)\b"): "mean_cos and sd_cos of affected genes are no scores",
 }
 
 

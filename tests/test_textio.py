@@ -85,7 +85,7 @@ def test_nothing_and_folders_are_refused(tmp_path):
 
 def test_tables_of_ids_and_states_and_cells(tmp_path):
     from rankcell.perturb.exact.states import read_states
-    from rankcell.stats.tables import read_table
+    from rankcell.stats.ranked_tables import read_table
     from rankcell.vocab.catalog import read_ids
 
     for encoding in ENCODINGS:

@@ -12,7 +12,8 @@ from conftest import make_adata, make_vocab
 from rankcell.cli.main import main
 from rankcell.embed import Embedder
 from rankcell.errors import CellError, RankcellError, RankcellWarning, TokensError
-from rankcell.tokens import Tokenizer, TokenSet, TokenSpec, seal
+from rankcell.tokens import Tokenizer, TokenSet, TokenSpec
+from rankcell.tokens import fingerprint as seal
 from rankcell.vocab import Frame
 
 VOCAB = make_vocab()  # <pad> 0, <mask> 1, <cls> 2, <eos> 3, genes from 4 on

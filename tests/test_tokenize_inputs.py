@@ -337,7 +337,7 @@ def test_shards_are_read_as_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize("most", [5, 700, 10_000])
 def test_crowded_buckets(shape, most):
     """Rows whose values fall into few buckets are ranked all the same: descending, equal ones by column."""
-    from rankcell.tokens.kernel import rank_rows
+    from rankcell.tokens.rank_kernel import rank_rows
 
     rng = np.random.default_rng(5)
     n = 3_000

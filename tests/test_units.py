@@ -14,14 +14,16 @@ import torch
 from pretended_gpu import pretended
 from small_screens import Stopped, stop
 
-from rankcell.embed import Embedder, run, units
-from rankcell.embed.asked import Asked
-from rankcell.embed.run import embed_to_store
+from rankcell.embed import Embedder
+from rankcell.embed import embedding_units as units
+from rankcell.embed import store_run as run
+from rankcell.embed.embed_config import Asked
+from rankcell.embed.store_run import embed_to_store
 from rankcell.errors import OutputError
 from rankcell.model import workers
 from rankcell.model.encoder import budget_for, unit_size
 from rankcell.perturb import Perturber
-from rankcell.perturb.results import tables as results
+from rankcell.perturb.results import screen_tables as results
 from rankcell.perturb.run import worker as perturb_units
 from rankcell.store import ShardedRun
 from rankcell.tokens import TokenSet, TokenSpec

@@ -10,7 +10,7 @@ import pytest
 from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import workers
 from rankcell.perturb import Perturber
-from rankcell.perturb.results.tables import SCREEN
+from rankcell.perturb.results.screen_tables import SCREEN
 from rankcell.tokens import TokenSet, TokenSpec
 
 posix = pytest.mark.skipif(os.name != "posix", reason="ended by signals")

@@ -3,15 +3,15 @@
 from rankcell.lazy import door
 
 _PLACES = {
-    "LabelledCells": "rankcell.assess.scores",
+    "LabelledCells": "rankcell.assess.embedding_scores",
     "Mapped": "rankcell.assess.mapping",
     "Reference": "rankcell.assess.mapping",
-    "ScoreSettings": "rankcell.assess.scores",
+    "ScoreSettings": "rankcell.assess.embedding_scores",
     "compare_poolings": "rankcell.assess.poolings",
-    "knn_accuracy": "rankcell.assess.scores",
+    "knn_accuracy": "rankcell.assess.embedding_scores",
     "knn_right": "rankcell.assess.knn",
     "map_labels": "rankcell.assess.mapping",
     "rank_bias": "rankcell.assess.rankbias",
-    "score": "rankcell.assess.scores",
+    "score": "rankcell.assess.embedding_scores",
 }
 __getattr__, __dir__ = door(__name__, _PLACES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.assess.scores import LabelledCells, ScoreSettings, paired_difference, score
+from rankcell.assess.embedding_scores import LabelledCells, ScoreSettings, paired_difference, score
 from rankcell.embed import Embedder
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.model import POOLS

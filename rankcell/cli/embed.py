@@ -66,7 +66,7 @@ def embed(
     """
     options = dict(locals())  # every option is a parameter of the job
     from rankcell import jobs
-    from rankcell.embed.run import run_folder
+    from rankcell.embed.store_run import run_folder
 
     def kept() -> str:
         there = run_folder(out).is_dir()

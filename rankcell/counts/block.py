@@ -16,7 +16,7 @@ class CountBlock:
     data
         The stored entries, in the matrix' own type; explicit zeros are allowed and mean nothing.
     n_counts
-        One total per cell, in the type that the arithmetic uses (see `rankcell.tokens.kernel`).
+        One total per cell, in the type that the arithmetic uses (see `rankcell.tokens.rank_kernel`).
     """
 
     start: int

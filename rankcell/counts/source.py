@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rankcell.counts.arrays import as_numbers
 from rankcell.counts.block import CountBlock, above_zero, first_non_count, row_sums, totals_dtype, value_of_kind
-from rankcell.counts.io.arrays import as_numbers
 from rankcell.counts.matrix import Matrix, Rows
 from rankcell.errors import CellError, CountsError, InputError
 from rankcell.wording import offers, option

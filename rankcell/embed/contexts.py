@@ -10,7 +10,7 @@ import pyarrow as pa
 from rankcell.embed.embedder import TOKENS_PER_UNIT, Embedder, Ticker, units_of, warn_of_empty
 from rankcell.embed.gene_sums import GeneSums
 from rankcell.embed.groups import Groups, groups_of
-from rankcell.embed.unit import Work
+from rankcell.embed.unit_cells import Work
 from rankcell.errors import SettingsError
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.embed.tables import CELLS, Result, memory_table, obsm_keys
-from rankcell.embed.unit import BatchResult, Unit, UnitResult, Work
+from rankcell.embed.embedding_tables import CELLS, Result, memory_table, obsm_keys
+from rankcell.embed.unit_cells import BatchResult, Unit, UnitResult, Work
 from rankcell.errors import SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
+from rankcell.model.device_memory import Memory, release
 from rankcell.model.devices import choose_device, devices_of, one_device
 from rankcell.model.encoder import budget_for, unit_size
 from rankcell.model.finite import require_finite
-from rankcell.model.memory import Memory, release
 from rankcell.model.pools import Output, choose_outputs
 from rankcell.model.precisions import faster_precisions, precision_on
 from rankcell.tokens.tokenset import TokenSet

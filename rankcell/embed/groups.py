@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rankcell.embed.tables import Table
+from rankcell.embed.embedding_tables import Table
 from rankcell.errors import SettingsError
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.wording import note

@@ -94,7 +94,7 @@ def compare(
     from rankcell.assess.comparison import summary
     from rankcell.assess.poolings import pool_names
     from rankcell.embed import Embedder
-    from rankcell.stats.tables import check_out, write_ranked
+    from rankcell.stats.ranked_tables import check_out, write_ranked
 
     if out is not None:
         require_apart(out, [source])

@@ -30,7 +30,7 @@ def check_out(source: Any, reference: Any, out: Path, columns: Sequence[str], *,
         require_there(given)
     require_apart(out, [source, reference])
     if suffix != ".h5ad":
-        from rankcell.stats.tables import check_out as check_table
+        from rankcell.stats.ranked_tables import check_out as check_table
 
         require_free(columns, ["cell_id"], f"the table {out}")
         check_table(out, force=force)
@@ -56,7 +56,7 @@ def _obs_columns(path: str | os.PathLike) -> list[str]:
 
 def write_labels(table: Any, source: Any, out: Path, *, force: bool) -> None:
     if out.suffix != ".h5ad":
-        from rankcell.stats.tables import write_ranked
+        from rankcell.stats.ranked_tables import write_ranked
 
         write_ranked(table, out, facts=table.attrs, force=force)
         return

@@ -50,17 +50,17 @@ def embed(
     force: bool = False,
     progress: Progress = None,
 ) -> Any:
-    """Counts or tokens -> Embeddings of the cells in memory; with `out` a store, of which a rankcell.embed.run.Written is returned.
+    """Counts or tokens -> Embeddings of the cells in memory; with `out` a store, of which a rankcell.embed.store_run.Written is returned.
 
     shard
         `i/n`: only the i-th of n parts of the store is computed (-> rankcell.store.parts.PartDone); the same without it puts them together.
 
     include, by, statistic, dtype
-        What the store is to hold: see rankcell.embed.run.Asked.
+        What the store is to hold: see rankcell.embed.store_run.Asked.
     """
     from rankcell.embed import Embedder
-    from rankcell.embed.asked import Asked
-    from rankcell.embed.run import check_store, embed_to_store
+    from rankcell.embed.embed_config import Asked
+    from rankcell.embed.store_run import check_store, embed_to_store
 
     pool, include = ([x] if isinstance(x, str) else list(dict.fromkeys(x)) for x in (pool, include))
     layer = whole_layers(layer)
@@ -110,8 +110,8 @@ def state_embeddings(
     import pandas as pd
 
     from rankcell.embed import Embedder
+    from rankcell.embed.embedding_tables import CELLS
     from rankcell.embed.groups import check_statistic, groups_of, state_vectors
-    from rankcell.embed.tables import CELLS
 
     check_statistic(statistic)
     layer = whole_layers(layer)

@@ -75,7 +75,7 @@ def read_statistics(source: Any, score: str | None) -> Ranking:
     """The table of rankcell stats, and what stands beside it. InputError when it is none."""
     import pandas as pd
 
-    from rankcell.stats.rows import is_table
+    from rankcell.stats.screen_rows import is_table
 
     if is_table(source):
         missing = [c for c in ("edit", "symbols", "effect") if c not in source]

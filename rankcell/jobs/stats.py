@@ -43,7 +43,7 @@ def stats(
     force: bool = False,
 ) -> Ranked:
     """Rank the edits of the screen in `source`, test them as `mode` says, and write OUT (tsv, csv or parquet) and OUT.json."""
-    from rankcell.stats.tables import check_out, write_ranked
+    from rankcell.stats.ranked_tables import check_out, write_ranked
 
     modes = [m.strip() for part in ([mode] if isinstance(mode, str) else mode) for m in part.split(",") if m.strip()]
     check_out(out, force=force)
@@ -57,7 +57,7 @@ def stats(
     if compat == "geneformer":
         ranking = _compat(Path(source), modes, score, against)
     elif "affected" in modes:
-        from rankcell.stats.affected import affected_ranking
+        from rankcell.stats.affected_pairs import affected_ranking
 
         ranking = affected_ranking(source, min_cells=min_cells, direction=direction or "more")
     else:
@@ -110,7 +110,7 @@ def _compat(source: Path, modes: Sequence[str], score: str | None, against: str 
     from rankcell.perturb import read_screen
     from rankcell.stats import geneformer as g
     from rankcell.stats.prediction import is_fast
-    from rankcell.stats.rows import goal_score, read_rows, remarks_of
+    from rankcell.stats.screen_rows import goal_score, read_rows, remarks_of
 
     if len(modes) != 1 or modes[0] not in COMPAT_MODES:
         raise SettingsError(f"{option('compat', 'geneformer')} takes one mode of {', '.join(COMPAT_MODES)}; it got {', '.join(modes)}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from rankcell.errors import ModelError, SettingsError, TokensError, VocabularyError
 from rankcell.hub import parse_name, sha256_of
-from rankcell.model.config import CONFIG, max_positions, read_config
+from rankcell.model.bert_config import CONFIG, max_positions, read_config
 from rankcell.model.download import VOCABULARY, download_checkpoint
 from rankcell.model.fit import require_fit, series_of
 from rankcell.model.seal import Seal, read_seal, require_intact

@@ -9,11 +9,11 @@ import numpy as np
 
 from rankcell.errors import ModelError
 from rankcell.model.batches import TOKENS_PER_BATCH, Batch, Packed
+from rankcell.model.bert_config import shape_of
 from rankcell.model.blocks import Attention, Block, Rows, has_onednn
 from rankcell.model.checkpoint import Checkpoint
-from rankcell.model.config import shape_of
+from rankcell.model.device_memory import Memory
 from rankcell.model.devices import choose_device, has_float64
-from rankcell.model.memory import Memory
 from rankcell.model.precisions import dtype_of, pinned, precision_on
 from rankcell.model.weights import read_weights
 from rankcell.wording import note

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import VocabularyError
-from rankcell.model.config import CONFIG, OFFSET
+from rankcell.model.bert_config import CONFIG, OFFSET
 from rankcell.vocab import Vocabulary
 from rankcell.vocab.recipes import PublishedSeries, published_series
 from rankcell.vocab.vocabulary import CLS, EOS, MASK, PAD

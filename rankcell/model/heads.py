@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import SettingsError
+from rankcell.model.bert_config import CONFIG, require_activation
 from rankcell.model.checkpoint import VOCABULARY, Checkpoint
-from rankcell.model.config import CONFIG, require_activation
 from rankcell.model.seal import SEAL, write_seal
 from rankcell.model.weights import INDEX, WEIGHTS
 from rankcell.store import inside

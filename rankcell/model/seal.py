@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rankcell.errors import ModelError
 from rankcell.hub import sha256_of
-from rankcell.model.config import read_json_object
+from rankcell.model.bert_config import read_json_object
 from rankcell.store import write_json
 from rankcell.wording import shortened
 

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
+from rankcell.model.bert_config import shape_of
 from rankcell.model.checkpoint import Checkpoint
-from rankcell.model.config import shape_of
 
 
 def random_twin(checkpoint: Checkpoint, folder: str | os.PathLike, *, seed: int = 0) -> Checkpoint:

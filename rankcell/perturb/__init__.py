@@ -9,10 +9,10 @@ _PLACES = {
     "Estimate": "rankcell.perturb.run.estimate",
     "PartDone": "rankcell.store.parts",
     "Perturber": "rankcell.perturb.run.perturber",
-    "Screen": "rankcell.perturb.results.tables",
+    "Screen": "rankcell.perturb.results.screen_tables",
     "StateEmbeddings": "rankcell.perturb.exact.states",
     "merge": "rankcell.perturb.run.merge",
-    "read_screen": "rankcell.perturb.results.tables",
+    "read_screen": "rankcell.perturb.results.screen_tables",
     "read_states": "rankcell.perturb.exact.states",
     "run_unit": "rankcell.perturb.run.worker",
 }

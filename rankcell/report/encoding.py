@@ -14,7 +14,7 @@ import numpy as np
 from rankcell.errors import CellError, SettingsError, TokensError, VocabularyError
 from rankcell.report.figures import DOWN, GREY, INK, UP, _plain
 from rankcell.tokens import TokenSet
-from rankcell.tokens.rows import row_number
+from rankcell.tokens.token_rows import row_number
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.catalog import find_by_hash
 

@@ -13,12 +13,12 @@ from rankcell.errors import CellError, InputError, OutputError, RankcellWarning,
 from rankcell.perturb import Screen
 from rankcell.scores import POSITION, REFILL, Score, in_place_of, scores_in
 from rankcell.stats import effect_of
-from rankcell.stats.affected import gene_symbols
+from rankcell.stats.affected_pairs import gene_symbols
 from rankcell.stats.prediction import Shared, attrs_of
 from rankcell.stats.rank import edit_ranking
 from rankcell.stats.ranking import Ranking
-from rankcell.stats.rows import is_table, screen_of
-from rankcell.stats.rows import least_cells as floor_of
+from rankcell.stats.screen_rows import is_table, screen_of
+from rankcell.stats.screen_rows import least_cells as floor_of
 from rankcell.wording import option
 
 

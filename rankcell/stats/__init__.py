@@ -3,8 +3,8 @@
 from rankcell.lazy import door
 
 _PLACES = {
-    "effect_of": "rankcell.stats.rows",
-    "rank_affected": "rankcell.stats.affected",
+    "effect_of": "rankcell.stats.screen_rows",
+    "rank_affected": "rankcell.stats.affected_pairs",
     "rank_edits": "rankcell.stats.rank",
     "rank_spearman": "rankcell.stats.rank",
 }

@@ -11,8 +11,8 @@ import numpy as np
 
 from rankcell.errors import SettingsError
 from rankcell.stats.predictors import ranks_within
-from rankcell.stats.rows import Rows
-from rankcell.stats.units import fdr
+from rankcell.stats.replicates import fdr
+from rankcell.stats.screen_rows import Rows
 
 _MOST = 100_000
 _LEVEL = 0.05

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankcell.scores import Score
-from rankcell.stats.rows import Rows
-from rankcell.stats.units import LEAST_REPLICATES, Means
+from rankcell.stats.replicates import LEAST_REPLICATES, Means
+from rankcell.stats.screen_rows import Rows
 
 NEAREST = 25  # neighbours on each side in a cell
 LEAST = 10  # fewest neighbours, and fewest peers, that make a comparison

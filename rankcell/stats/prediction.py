@@ -13,7 +13,7 @@ import numpy as np
 
 from rankcell.errors import InputError, SettingsError
 from rankcell.scores import Score, scores_in
-from rankcell.stats.rows import Rows, facts_of, is_table, remarks_of
+from rankcell.stats.screen_rows import Rows, facts_of, is_table, remarks_of
 
 LEAST_TWICE = 20  # edits audited in two cells or more below which the whole error counts as common
 _BINS, _LEAST_IN_BIN = 20, 10
@@ -176,7 +176,7 @@ def is_fast(columns: Sequence[str]) -> bool:
 
 def carried(rows: Rows, source: Any) -> Rows:
     """The rows of a Screen or of a table with the prediction error carried along; those of an exact screen as they are."""
-    from rankcell.perturb.results.tables import SCREEN
+    from rankcell.perturb.results.screen_tables import SCREEN
 
     is_screen = not is_table(source)
     if is_screen:
@@ -208,7 +208,7 @@ def _check_known(score: str, errors: dict[str, PredictionError], rows: Rows, exa
 
 def read_errors(screen: Any, scores: Sequence[str] | None = None) -> dict[str, PredictionError]:
     """The error of every audited score (of `scores` alone where given) from a fast screen's audit.parquet. InputError when it is lost."""
-    from rankcell.perturb.results.tables import AUDIT
+    from rankcell.perturb.results.screen_tables import AUDIT
 
     if not screen.has(AUDIT):
         raise InputError(
@@ -245,7 +245,7 @@ def attrs_of(screen: Any) -> dict[str, Any]:
     """What the table of a screen must carry in `attrs` so that it is ranked as its folder is: `facts`, of a fast one `prediction`, and
     what is to be said of the model.
     """
-    from rankcell.perturb.results.tables import AUDIT, SCREEN
+    from rankcell.perturb.results.screen_tables import AUDIT, SCREEN
 
     counts = screen.read(SCREEN, ["edit"], read_dictionary=["edit"])["edit"].value_counts()
     rows, names = counts.field("counts").to_numpy(), counts.field("values").to_pylist()

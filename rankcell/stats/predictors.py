@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.stats.rows import Rows
+from rankcell.stats.screen_rows import Rows
 
 PREDICTORS = ("mean_rank", "detection", "expression")
 TOO_CLOSE = 0.9  # a score that follows the rank this far (Spearman, either sign) orders genes by position more than by effect

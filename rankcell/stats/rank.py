@@ -11,8 +11,8 @@ from rankcell.scores import Score, in_place_of
 from rankcell.stats.prediction import carried
 from rankcell.stats.predictors import TOO_CLOSE, follows_rank, partial_spearman
 from rankcell.stats.ranking import Ranking
-from rankcell.stats.rows import Rows, choose_score, goal_score, is_table, least_cells, read_rows, remarks_of, rows_of, screen_of
-from rankcell.stats.units import LEAST_REPLICATES, Donors, donors_of, fdr, interval, warn_few
+from rankcell.stats.replicates import LEAST_REPLICATES, Donors, donors_of, fdr, interval, warn_few
+from rankcell.stats.screen_rows import Rows, choose_score, goal_score, is_table, least_cells, read_rows, remarks_of, rows_of, screen_of
 from rankcell.stats.work import MODES, Work, check_modes, common_error, means_over
 from rankcell.wording import note, option
 
@@ -223,8 +223,8 @@ def _cells(source: Any, cells: Any, donor: str) -> Any:
     """The table of cells: the one given, the screen's cells.parquet, or the screen's own table where it has the column."""
     import os
 
-    from rankcell.perturb.results.tables import CELLS
-    from rankcell.stats.tables import read_table
+    from rankcell.perturb.results.screen_tables import CELLS
+    from rankcell.stats.ranked_tables import read_table
 
     if isinstance(cells, (str, os.PathLike)):
         return read_table(cells)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.stats.ranking import Ranking
-from rankcell.stats.units import LEAST_REPLICATES
+from rankcell.stats.replicates import LEAST_REPLICATES
 
 LEVEL = 0.05  # of the false discovery rate below which an edit is called
 
@@ -23,8 +23,8 @@ def edits_sentence(counts: Mapping[str, Any]) -> str:
 
 def edit_counts(screen: Any) -> dict[str, int]:
     """The numbers of `edits_sentence` for a finished screen by its default score, without ranking it."""
-    from rankcell.perturb.results.tables import EDITS, SCREEN
-    from rankcell.stats.rows import choose_score, least_cells
+    from rankcell.perturb.results.screen_tables import EDITS, SCREEN
+    from rankcell.stats.screen_rows import choose_score, least_cells
 
     score = choose_score(screen.columns(), None)
     table = screen.read(SCREEN, ["edit", score], read_dictionary=["edit"])

@@ -11,8 +11,8 @@ from rankcell.errors import SettingsError
 from rankcell.scores import Score
 from rankcell.stats.matched import Residuals, heaviness, log_error, log_size, residuals, standing
 from rankcell.stats.mixture import impact
-from rankcell.stats.rows import Rows, near_names
-from rankcell.stats.units import LEAST_REPLICATES, Donors, Means, means, means_of_matrix, p_against_zero
+from rankcell.stats.replicates import LEAST_REPLICATES, Donors, Means, means, means_of_matrix, p_against_zero
+from rankcell.stats.screen_rows import Rows, near_names
 from rankcell.wording import note, option
 
 Columns = dict[str, np.ndarray]

@@ -4,7 +4,7 @@ from rankcell.store.atomic import atomic_path, publish, writing
 from rankcell.store.jsonio import content_hash, read_json, read_sealed_json, write_json, write_sealed_json
 from rankcell.store.lock import LOCK, locked
 from rankcell.store.own import Own, inside, remove_file, remove_folder, remove_own, require_apart, require_new, require_unshared
-from rankcell.store.run import RUN_FILES, ShardedRun, check_result_folder, remove_run, result_folder
+from rankcell.store.sharded_run import RUN_FILES, ShardedRun, check_result_folder, remove_run, result_folder
 from rankcell.store.textio import read_lines, read_text
 from rankcell.store.whole import damage, file_facts, seal, seal_damage
 

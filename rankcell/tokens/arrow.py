@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rankcell.errors import TokensError
 from rankcell.store import read_json
-from rankcell.tokens.seal import file_hash, remember
+from rankcell.tokens.fingerprint import file_hash, remember
 
 SHARD_BYTES = 128 * 2**20
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"

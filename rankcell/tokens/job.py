@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_genes, open_at_counts, select_rows, values_named
+from rankcell.counts.arrays import numbers, texts
 from rankcell.counts.columns import carried_names
 from rankcell.counts.genes.features import remarks_of
-from rankcell.counts.io.arrays import numbers, texts
 from rankcell.counts.source import said_once, some
 from rankcell.counts.validate.repeats import Listed, refuse_repeated_cells
 from rankcell.errors import CellError

@@ -60,7 +60,7 @@ class Ranker:
         self, block: CountBlock, rows: np.ndarray | None = None, *, keep_counts: bool = False, keep_uncropped: bool = False
     ) -> RankedRows:
         """The given rows of a block (int64; None: all)."""
-        from rankcell.tokens.kernel import product_type, rank_rows
+        from rankcell.tokens.rank_kernel import product_type, rank_rows
 
         rows = np.arange(len(block)) if rows is None else rows
         kind = product_type(block.data.dtype, block.n_counts.dtype)

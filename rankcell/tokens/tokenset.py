@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rankcell.counts.arrays import as_numbers
 from rankcell.counts.columns import arrow_column, carried_names
-from rankcell.counts.io.arrays import as_numbers
 from rankcell.errors import CellError, TokensError
 from rankcell.store import atomic_path, content_hash, read_json
 from rankcell.tokens.arrow import DatasetWriter, dataset_files, read_rows
+from rankcell.tokens.fingerprint import check_seal, sealed
 from rankcell.tokens.plain import check_rows, spec_of_plain
-from rankcell.tokens.rows import COUNTS, IDS, ROWS, UNCROPPED, plain_ids, plain_rows, row_number, row_numbers, without_padding
-from rankcell.tokens.seal import check_seal, sealed
 from rankcell.tokens.spec import TokenSpec
+from rankcell.tokens.token_rows import COUNTS, IDS, ROWS, UNCROPPED, plain_ids, plain_rows, row_number, row_numbers, without_padding
 from rankcell.vocab import Frame, Vocabulary, find_vocabulary
 from rankcell.wording import offers, option, python_verb
 

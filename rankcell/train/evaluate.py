@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.model import collate
-from rankcell.model.memory import Memory
+from rankcell.model.device_memory import Memory
 from rankcell.train.collate import IGNORE, Masking, excluded_tokens
 from rankcell.vocab import Frame
 

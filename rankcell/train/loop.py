@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import SettingsError
-from rankcell.model.memory import Memory
+from rankcell.model.device_memory import Memory
 from rankcell.train.collate import IGNORE, MaskedBatch, Masking, collate_masked, length_groups
 from rankcell.train.evaluate import Question, masked_accuracy
 from rankcell.train.recipe import Recipe

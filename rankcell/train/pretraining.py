@@ -10,9 +10,9 @@ import numpy as np
 
 from rankcell.errors import SettingsError, TokensError
 from rankcell.model.deterministic import deterministic
+from rankcell.model.device_memory import Memory
 from rankcell.model.devices import choose_device, full_name, make_current, one_device
 from rankcell.model.heads import CHECKPOINT_FILES, new_masked_lm, save_masked_lm
-from rankcell.model.memory import Memory
 from rankcell.model.precisions import pinned, precision_on
 from rankcell.store import atomic_path, require_new, write_json
 from rankcell.tokens.tokenset import TokenSet

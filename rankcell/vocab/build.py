@@ -167,7 +167,7 @@ def vocabulary_of_values(
 
 def normalised(blocks: Iterable[Any], columns: GeneColumns, target_sum: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(slots, values) of each block: every value above zero, columns of one slot summed within a cell."""
-    from rankcell.vocab.kernel import normalise
+    from rankcell.vocab.tally_kernel import normalise
 
     for block in blocks:
         slots = np.empty(len(block.data), np.int32)

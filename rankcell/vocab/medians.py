@@ -4,7 +4,7 @@ The median of n values is the mean of the values of rank (n - 1) // 2 and n // 2
 the lower of the two. A pass counts the gene's values in equal bins of its interval, which then shrinks to one bin. When
 all that lies inside the intervals fits into the budget, a last pass collects it, and the least value above each interval,
 which is the upper of the two where that is not inside. Values that are all equal end in an interval of a single value and
-need no room. Nothing is rounded on the way: an interval is a range of bit patterns (see rankcell.vocab.kernel).
+need no room. Nothing is rounded on the way: an interval is a range of bit patterns (see rankcell.vocab.tally_kernel).
 """
 
 import dataclasses
@@ -110,7 +110,7 @@ class _Intervals:
 
     def count(self, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
         """One pass: count the values of the active slots in bins, and shrink their intervals to one bin each."""
-        from rankcell.vocab.kernel import choose_bins, count_into_bins
+        from rankcell.vocab.tally_kernel import choose_bins, count_into_bins
 
         n_slots = len(self.n)
         n_bins = min(max(2, BINS // len(self.active)), 65_536)
@@ -159,7 +159,7 @@ class _Intervals:
 
     def collect(self, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """The last pass: the medians."""
-        from rankcell.vocab.kernel import collect
+        from rankcell.vocab.tally_kernel import collect
 
         need = self._need()
         start = np.where(need > 0, np.cumsum(need) - need, -1)

@@ -137,7 +137,7 @@ def _summed(matrix: Any, genes: GeneMap, totals_type: np.dtype, *, only_above_ze
 def _holding(sums: np.ndarray, dtype: np.dtype, totals_type: np.dtype) -> np.dtype:
     """The input's type where it holds the sums, else a wider one in which tokens come out the same.
 
-    Rank values are computed in single precision when counts and cell totals both fit it (rankcell.tokens.kernel). A wider
+    Rank values are computed in single precision when counts and cell totals both fit it (rankcell.tokens.rank_kernel). A wider
     type may not change that, or ties would break otherwise; so single precision stays where it was, and rounds sums
     above 2^24 as the rank values themselves do. Fractions are rounded to the input's type.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.counts.io.arrays import as_numbers, numbers, texts, utf8
+from rankcell.counts.arrays import as_numbers, numbers, texts, utf8
 from rankcell.counts.io.hdf5 import require_filters
 from rankcell.counts.io.room import require_all_stored, require_room
 from rankcell.errors import InputError

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from rankcell.counts.arrays import texts
 from rankcell.counts.io import elements
-from rankcell.counts.io.arrays import texts
 from rankcell.counts.io.hdf5 import holds, loading, open_source
 from rankcell.counts.io.hdf5dense import dense_dataset
 from rankcell.counts.io.room import row_numbers

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from rankcell.counts.arrays import as_numbers, texts
 from rankcell.counts.genes.features import TYPES, genes_only, left_out
-from rankcell.counts.io.arrays import as_numbers, texts
 from rankcell.counts.io.hdf5 import loading
 from rankcell.counts.io.spill import Entries, SpilledMatrix
 from rankcell.counts.io.tenx import as_float32

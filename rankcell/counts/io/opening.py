@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 # In the order in which they are asked: h5ad takes every other HDF5 file, and says what it holds
-from rankcell.counts.io import loom, tenx, mtx, zarrstore, memory, h5ad  # noqa: F401 # isort: skip
+from rankcell.counts.io import loom, tenx, mtx, zarrstore, in_memory, h5ad  # noqa: F401 # isort: skip
 from rankcell.counts.genes.features import leave_out
 from rankcell.counts.genes.orientation import refuse_transposed
 from rankcell.counts.io.file_kinds import describe_file, require_file

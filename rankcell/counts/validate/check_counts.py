@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rankcell.counts.arrays import as_numbers
 from rankcell.counts.block import CountBlock, above_zero, first_non_count, row_sums
 from rankcell.counts.genes.gene_map import GeneMap, match_genes
 from rankcell.counts.genes.ids import IdFacts, id_facts
-from rankcell.counts.io.arrays import as_numbers
 from rankcell.counts.io.opening import open_counts
 from rankcell.counts.parallel import in_order
 from rankcell.counts.selection import select_rows

@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from rankcell.embed.embedding_tables import CELLS, Result
 from rankcell.embed.stores import h5ad, npy, npz, parquet, safetensors, sqlite, zarr
 from rankcell.embed.stores.base import Store, Stored, tables_of
 from rankcell.embed.stores.layout import uns_entry
-from rankcell.embed.tables import CELLS, Result
 from rankcell.errors import CellError, InputError, RankcellError, SettingsError, is_out_of_memory
 from rankcell.store import atomic_path, remove_file, require_new, writing
 

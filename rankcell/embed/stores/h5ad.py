@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from rankcell.embed.embedding_tables import Column, Result, Table
 from rankcell.embed.stores import layout
 from rankcell.embed.stores.base import Store, Stored, matches, number_type, walk
-from rankcell.embed.tables import Column, Result, Table
 
 
 @contextlib.contextmanager

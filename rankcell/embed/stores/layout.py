@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts.io import elements
+from rankcell.embed.embedding_tables import CELLS, Block, Column, Result, Table
 from rankcell.embed.stores.base import TABLES, Stored, as_json, is_wanted, tables_of, walk
-from rankcell.embed.tables import CELLS, Block, Column, Result, Table
 from rankcell.errors import InputError
 
 ENTRY, STORED = "rankcell", "stored"  # uns["rankcell"], and in it the JSON text that says what stands where

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from rankcell.embed.embedding_tables import CELLS, Result, Table
 from rankcell.embed.stores.base import Store, Stored, as_json, beside, matches, number_type, raw, tables_of, walk
 from rankcell.embed.stores.npz import write_header
-from rankcell.embed.tables import CELLS, Result, Table
 from rankcell.errors import InputError, SettingsError
 
 _IDS, _META = ".cells.txt", ".json"

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rankcell.embed.embedding_tables import CELLS, Column, Result, Table
 from rankcell.embed.stores.base import Store, Stored, as_json, by_table, is_wanted, key_of, matches, number_type, raw, tables_of, walk
-from rankcell.embed.tables import CELLS, Column, Result, Table
 from rankcell.errors import InputError
 
 _META = "meta"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rankcell.embed.embedding_tables import CELLS, Block, Result, Table
 from rankcell.embed.stores.base import (
     TABLES,
     Store,
@@ -22,7 +23,6 @@ from rankcell.embed.stores.base import (
     tables_of,
     walk,
 )
-from rankcell.embed.tables import CELLS, Block, Result, Table
 from rankcell.errors import InputError
 
 _GROUP = 16 * 2**20  # bytes of a row group

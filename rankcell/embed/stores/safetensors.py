@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rankcell.embed.embedding_tables import Block, Column, Result, Table
 from rankcell.embed.stores.base import Store, Stored, as_json, is_wanted, key_of, number_type, raw, tables_of, walk
-from rankcell.embed.tables import Block, Column, Result, Table
 from rankcell.errors import InputError
 
 _META, _COLUMNS = "rankcell", "rankcell_columns"  # keys of the file's own metadata

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.embed.embedding_tables import CELLS, Block, Column, Result, Table
 from rankcell.embed.stores.base import Store, Stored, is_wanted, number_type, tables_of, walk
-from rankcell.embed.tables import CELLS, Block, Column, Result, Table
 from rankcell.errors import InputError
 
 _COLUMNS = "columns"  # the key of `meta` that describes the tables; all other keys are the result's own

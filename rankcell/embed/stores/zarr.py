@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from rankcell.embed.embedding_tables import Block, Column, Result, Table
 from rankcell.embed.stores import layout
 from rankcell.embed.stores.base import Store, Stored, number_type, rechunk, row_bytes, rows_within, walk
-from rankcell.embed.tables import Block, Column, Result, Table
 from rankcell.errors import InputError
 
 _CHUNK = 4 * 2**20  # bytes of the widest column's chunks

@@ -20,7 +20,7 @@ from rankcell.perturb.exact.states import StateEmbeddings
 from rankcell.scores import COS, EUCLIDEAN, IN_PLACE, POSITION, READOUTS, REFILL, TOWARD, UNFILLED, Score, score_name
 from rankcell.wording import note
 
-_SHARED = "first blocks"  # of rankcell.model.memory.Memory.most
+_SHARED = "first blocks"  # of rankcell.model.device_memory.Memory.most
 
 
 @dataclass(frozen=True)

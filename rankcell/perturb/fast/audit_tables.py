@@ -12,7 +12,7 @@ from rankcell.perturb.fast import audit
 from rankcell.perturb.fast.effort import pass_of
 from rankcell.perturb.fast.epistasis import Interactions
 from rankcell.perturb.fast.fast_engine import FastScored
-from rankcell.perturb.results.tables import AUDIT, AUDIT_CELLS, EPISTASIS, SHORT, join_tables, numbers, read_shard
+from rankcell.perturb.results.screen_tables import AUDIT, AUDIT_CELLS, EPISTASIS, SHORT, join_tables, numbers, read_shard
 from rankcell.scores import Score
 from rankcell.store import ShardedRun, atomic_path
 from rankcell.vocab import Vocabulary
@@ -32,7 +32,7 @@ def audit_table(scored: FastScored, table: pa.Table, *, first_cell: int) -> pa.T
     """The edits of a unit that were run exactly in some pass.
 
     table
-        The same as `rankcell.perturb.results.tables.screen_table` gives them.
+        The same as `rankcell.perturb.results.screen_tables.screen_table` gives them.
     first_cell
         Number in the screen of the unit's first cell.
     """

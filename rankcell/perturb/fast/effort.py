@@ -10,10 +10,10 @@ from rankcell.perturb.exact.engine import Engine, Scored
 from rankcell.perturb.fast import audit
 from rankcell.perturb.fast.fast_engine import FastEngine, FastScored
 from rankcell.perturb.fast.ratios import Ratios
-from rankcell.perturb.run.screen_config import AUTO
 from rankcell.scores import IN_PLACE, Score
 from rankcell.wording import note, option
 
+AUTO = "auto"
 SPLITS = (8, 16, 32, 64)
 PROJECTIONS = (8, 16, 32, 64, 128)
 PROBED = 128  # edits of a probed cell that are run exactly

@@ -26,7 +26,7 @@ from rankcell.perturb.fast import effort
 from rankcell.perturb.fast.epistasis import tokens_of_pairs
 from rankcell.perturb.fast.fast_engine import FastEngine, refuse, verify_score
 from rankcell.perturb.fast.ratios import measure
-from rankcell.perturb.results.tables import STATES, Screen
+from rankcell.perturb.results.screen_tables import STATES, Screen
 from rankcell.perturb.run.cells_table import columns_left_out
 from rankcell.perturb.run.estimate import Estimate
 from rankcell.perturb.run.merge import finish

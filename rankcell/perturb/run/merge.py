@@ -11,12 +11,12 @@ from rankcell.errors import InputError, OutputError, SettingsError
 from rankcell.model.devices import devices_of
 from rankcell.perturb.edits.plan import EditPlan
 from rankcell.perturb.fast.audit_tables import join_audit, say_if_short
-from rankcell.perturb.results.tables import AFFECTED, SCREEN, Names, Screen, join_affected, join_tables, read_shard, shard_kinds
+from rankcell.perturb.results.screen_tables import AFFECTED, SCREEN, Names, Screen, join_affected, join_tables, read_shard, shard_kinds
 from rankcell.perturb.run.prepared import OWN, STAGED, TABLES, VOCAB, WORK, check_files, read_plan, read_prepared, remove_work
 from rankcell.perturb.run.verify import by_unit, verify_screen
 from rankcell.perturb.run.worker import Worker, is_fast, threads_as_begun
 from rankcell.store import ShardedRun, atomic_path, check_result_folder, locked, publish, remove_run, require_apart, result_folder, writing
-from rankcell.store.run import SHARDS, differences
+from rankcell.store.sharded_run import SHARDS, differences
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
 

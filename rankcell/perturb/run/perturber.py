@@ -9,7 +9,7 @@ from rankcell.errors import SettingsError
 from rankcell.model import Checkpoint, open_checkpoint
 from rankcell.model.devices import choose_device, devices_of, has_float64
 from rankcell.perturb.exact.states import StateEmbeddings
-from rankcell.perturb.results.tables import Screen
+from rankcell.perturb.results.screen_tables import Screen
 from rankcell.perturb.run.driver import Job, PartDone
 from rankcell.perturb.run.estimate import Estimate
 from rankcell.perturb.run.runtime import Runtime

@@ -16,7 +16,7 @@ from rankcell.errors import OutputError
 from rankcell.model import Checkpoint, open_checkpoint
 from rankcell.perturb.edits.plan import EditPlan
 from rankcell.perturb.exact.states import StateEmbeddings, read_states
-from rankcell.perturb.results.tables import (
+from rankcell.perturb.results.screen_tables import (
     AFFECTED,
     AUDIT,
     AUDIT_CELLS,
@@ -44,7 +44,7 @@ from rankcell.store import (
     write_sealed_json,
     writing,
 )
-from rankcell.store.run import MANIFEST, SHARD_FILES
+from rankcell.store.sharded_run import MANIFEST, SHARD_FILES
 from rankcell.tokens.tokenset import DATASET_FILES, TokenSet, dataset_folder
 from rankcell.vocab.folder import FILES
 from rankcell.wording import note, option

@@ -11,6 +11,7 @@ from rankcell.errors import CellError, SettingsError, TokensError
 from rankcell.perturb.edits.kinds import KINDS
 from rankcell.perturb.edits.plan import EditPlan
 from rankcell.perturb.exact.states import cells_of, split_state
+from rankcell.perturb.fast.effort import AUTO
 from rankcell.scores import READOUTS
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
@@ -20,7 +21,6 @@ TOKENS_PER_UNIT = 250_000  # edited tokens, where nothing else is asked for, at 
 COMPAT = ("rankcell", "geneformer")
 DISTANCES = ("cos", "euclidean")
 METHODS = ("exact", "fast")
-AUTO = "auto"
 FAST = {"audit": 0.02, "verify_top": 0, "verify_screen": 0, "verify_by": None, "splits": 16, "projections": 32, "min_recall": None}
 FAST |= {"epistasis": 0, "verify_pairs": 10}
 _LEAST = {"verify_top": 0, "verify_screen": 0, "splits": 2, "projections": 0, "epistasis": 2, "verify_pairs": 0}

@@ -14,7 +14,7 @@ from rankcell.model.workers import run_here
 from rankcell.perturb.edits.plan import RowEdits
 from rankcell.perturb.fast.audit_tables import set_values
 from rankcell.perturb.fast.effort import pass_of
-from rankcell.perturb.results.tables import numbers, read_shard, shard_damage, write_shard
+from rankcell.perturb.results.screen_tables import numbers, read_shard, shard_damage, write_shard
 from rankcell.perturb.run.prepared import read_prepared
 from rankcell.perturb.run.worker import TokenCount, Worker, threads_as_begun
 from rankcell.scores import IN_PLACE, Score

@@ -20,12 +20,12 @@ from rankcell.perturb.fast.audit_tables import audit_cells_table, audit_table, e
 from rankcell.perturb.fast.effort import fast_engine
 from rankcell.perturb.fast.epistasis import interactions
 from rankcell.perturb.fast.fast_engine import FastScored
-from rankcell.perturb.results.tables import Names, affected_rows_table, screen_table, sums_table, write_shard
+from rankcell.perturb.results.screen_tables import Names, affected_rows_table, screen_table, sums_table, write_shard
 from rankcell.perturb.run.prepared import Prepared, read_prepared
 from rankcell.progress import report
 from rankcell.scores import Score
 from rankcell.store import ShardedRun
-from rankcell.store.run import differences
+from rankcell.store.sharded_run import differences
 from rankcell.wording import note, option
 
 Ticks = Callable[[int], None] | None

@@ -12,26 +12,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.embed.asked import Asked
 from rankcell.embed.contexts import gene_mean_columns, gene_names
+from rankcell.embed.embed_config import Asked
 from rankcell.embed.embedder import Embedder, units_of
+from rankcell.embed.embedding_tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table, memory_table
 from rankcell.embed.gene_sums import GeneSums
 from rankcell.embed.groups import Groups, groups_of, state_vectors
-from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table, memory_table
-from rankcell.embed.unit import UnitResult, Work
+from rankcell.embed.unit_cells import UnitResult, Work
 from rankcell.errors import OutputError
 from rankcell.model import Checkpoint, open_checkpoint
 from rankcell.model.encoder import threads_as
 from rankcell.model.pools import Output
 from rankcell.store import ShardedRun, atomic_path, inside, read_sealed_json, write_sealed_json
-from rankcell.store.run import differences
+from rankcell.store.sharded_run import differences
 from rankcell.tokens.tokenset import DATASET_FILES, TokenSet
 from rankcell.vocab.folder import FILES
 from rankcell.wording import option
 
 _SUMS, WORK, TOKENS, VOCAB = "gene_sums", "work.json", "tokens", "vocabulary"
 OWN = (re.compile(rf"{_SUMS}(-[\w-]+)?\.npz"), WORK, *inside(TOKENS, DATASET_FILES), *inside(VOCAB, FILES))  # what a run's folder holds beside its manifest and shards
-OPENS = "rankcell.embed.units:open_units"
+OPENS = "rankcell.embed.embedding_units:open_units"
 _SECONDS = 30  # between two savings of the sums over genes
 _GENE_BYTES = 2**26  # of a unit whose genes' states are kept
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rankcell.embed.embedding_tables import CELLS, GENE_MEANS, GENES, STATES, check_dtype
 from rankcell.embed.groups import check_statistic
-from rankcell.embed.tables import CELLS, GENE_MEANS, GENES, STATES, check_dtype
 from rankcell.errors import SettingsError
 from rankcell.wording import option
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from rankcell.embed.asked import Asked
 from rankcell.embed.carried import carried_columns
+from rankcell.embed.embed_config import Asked
 from rankcell.embed.embedder import TOKENS_PER_UNIT, Embedder, Ticker, warn_of_empty
+from rankcell.embed.embedding_units import OPENS, OWN, Units, write_work
 from rankcell.embed.groups import Groups, groups_of
 from rankcell.embed.stores import STORES, check_output, require_texts, write_result
-from rankcell.embed.units import OPENS, OWN, Units, write_work
 from rankcell.errors import SettingsError
 from rankcell.model.encoder import threads_as
 from rankcell.model.pools import Output
 from rankcell.model.workers import run_here, run_on, warn_of_threads
 from rankcell.store import LOCK, ShardedRun, locked, remove_file, remove_run, require_unshared, result_folder
 from rankcell.store.parts import Part, PartDone, preparing
-from rankcell.store.run import MANIFEST, SHARDS
+from rankcell.store.sharded_run import MANIFEST, SHARDS
 from rankcell.tokens.tokenset import TokenSet
 
 _RUN = ".run"  # ends the name of the folder beside an output that holds its shards

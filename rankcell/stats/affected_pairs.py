@@ -11,7 +11,7 @@ import numpy as np
 from rankcell.errors import InputError, SettingsError
 from rankcell.stats.matched import LEAST, from_neighbours, log_size
 from rankcell.stats.ranking import Ranking
-from rankcell.stats.rows import is_table, mean_ranks, remarks_of, screen_of
+from rankcell.stats.screen_rows import is_table, mean_ranks, remarks_of, screen_of
 from rankcell.wording import option
 
 COLUMNS = ("edit", "genes", "affected", "n", "mean_cos", "sd_cos")

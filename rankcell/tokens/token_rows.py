@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rankcell.counts.io.arrays import as_numbers
+from rankcell.counts.arrays import as_numbers
 from rankcell.errors import CellError, TokensError
 from rankcell.wording import note, shortened
 

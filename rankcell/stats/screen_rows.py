@@ -180,7 +180,7 @@ def read_rows(screen: Any, scores: Sequence[str]) -> Rows:
     """A finished screen (rankcell.perturb.Screen) as Rows; of its table only the columns needed are read."""
     import pandas as pd
 
-    from rankcell.perturb.results.tables import SCREEN
+    from rankcell.perturb.results.screen_tables import SCREEN
 
     columns = ["cell_id", "edit", "kind", "genes", "rank", "n_tokens", *scores]
     table = screen.read(SCREEN, columns, read_dictionary=["cell_id", "edit", "kind", "genes"])
@@ -263,7 +263,7 @@ def _require_once(rows: Rows) -> None:
 
 def _require_own_ids(screen: Any) -> bool:
     """Whether the screen has a table of its cells; CellError when a cell stands in it twice."""
-    from rankcell.perturb.results.tables import CELLS
+    from rankcell.perturb.results.screen_tables import CELLS
 
     if not screen.has(CELLS):
         return False
@@ -286,7 +286,7 @@ def facts_of(screen: Any, n_rows: np.ndarray, names: Sequence[str]) -> dict[str,
     Returns `n_cells`, the number of screened cells (None: not known); `rows` {edit: number of rows}; `edits` {column: list}, of all
     edits that were tried, those too that no cell has.
     """
-    from rankcell.perturb.results.tables import EDITS
+    from rankcell.perturb.results.screen_tables import EDITS
 
     edits: dict[str, list[Any]] = {"edit": []}
     if screen.has(EDITS):
