@@ -14,8 +14,12 @@ RankcellError               one line on stderr, exit code 2 at the command line
 
 import errno
 import re
+from typing import Self
+
+OF_A_PART = ""
 
 __all__ = [
+    "OF_A_PART",
     "CellError",
     "CountsError",
     "GeneError",
@@ -35,7 +39,26 @@ class RankcellError(Exception):
 
 
 class InputError(RankcellError):
-    """A file is missing, of an unknown kind, broken, or empty."""
+    """A file is missing, of an unknown kind, broken, or empty.
+
+    fact
+        What is wrong.
+    of
+        The input in front of the fact. None: the fact names it itself, or there is none; "": it is about a part of an input (`OF_A_PART`),
+        whose name `completed` puts in front.
+    way_out
+        What to do about it, after the fact.
+    """
+
+    def __init__(self, fact: str = "", *, of: str | None = None, way_out: str = ""):
+        super().__init__(": ".join(part for part in (of, fact, way_out) if part))
+        self.fact, self.of, self.way_out = fact, of, way_out
+
+    def completed(self, *, of: str | None = None, way_out: str = "") -> Self:
+        """The same error with the input's name and the way out, where it has none of its own; itself where nothing is added."""
+        named = of if self.of == OF_A_PART and of else self.of
+        way_out = self.way_out or way_out
+        return self if (named, way_out) == (self.of, self.way_out) else type(self)(self.fact, of=named, way_out=way_out)
 
 
 class CountsError(InputError):

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rankcell.errors import InputError
+from rankcell.errors import OF_A_PART, InputError
 
 ENTRIES_PER_BLOCK = 2_000_000
 ROWS_PER_BLOCK = 1_000
@@ -63,7 +63,7 @@ class ArrayVector:
 
     def __init__(self, array: Any):
         if len(array.shape) != 1:
-            raise InputError(f"a list of numbers has {len(array.shape)} dimensions")
+            raise InputError(f"a list of numbers has {len(array.shape)} dimensions", of=OF_A_PART)
         self._array = array
         self.dtype = plain_dtype(array.dtype)
 
@@ -191,22 +191,22 @@ def check_pointers(indptr: np.ndarray, stored: int) -> np.ndarray:
     """`indptr` as int64. InputError when it does not describe `stored` entries."""
     indptr = np.asarray(indptr)
     if indptr.dtype.kind not in "iu" or indptr.ndim != 1:
-        raise InputError(f"the row pointers are {indptr.dtype}, not whole numbers")
+        raise InputError(f"the row pointers are {indptr.dtype}, not whole numbers", of=OF_A_PART)
     indptr = indptr.astype(np.int64)
     if not len(indptr) or indptr[0] != 0 or indptr[-1] > stored or np.any(np.diff(indptr) < 0):
-        raise InputError(f"the row pointers do not fit the {stored:,} stored entries")
+        raise InputError(f"the row pointers do not fit the {stored:,} stored entries", of=OF_A_PART)
     return indptr
 
 
-def check_indices(indices: np.ndarray, n: int, what: str) -> np.ndarray:
-    """`indices` as int32. InputError when one is outside 0 to n - 1."""
+def check_indices(indices: np.ndarray, n: int, axis: str) -> np.ndarray:
+    """`indices` as int32. InputError when one is outside 0 to n - 1. `axis`: what they number ("gene", "cell"), for messages."""
     if indices.dtype.kind not in "iu":
-        raise InputError(f"the {what} numbers are {indices.dtype}, not whole numbers")
+        raise InputError(f"the {axis} numbers are {indices.dtype}, not whole numbers", of=OF_A_PART)
     unsigned = indices.view(indices.dtype.str.replace("i", "u"))  # a number below zero is a very large one: one look, not two
     if len(indices) and unsigned.max() >= n:
         low, high = indices.min(), indices.max()
         if low < 0 or high >= n:
-            raise InputError(f"an entry refers to {what} {low if low < 0 else high}; there are {n:,}")
+            raise InputError(f"an entry refers to {axis} {low if low < 0 else high}; there are {n:,}", of=OF_A_PART)
     return indices.astype(np.int32, copy=False)
 
 

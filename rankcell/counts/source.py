@@ -11,16 +11,12 @@ import pyarrow as pa
 from rankcell.counts.arrays import as_numbers
 from rankcell.counts.block import CountBlock, above_zero, first_non_count, row_sums, totals_dtype, value_of_kind
 from rankcell.counts.matrix import Matrix, Rows
-from rankcell.errors import CellError, CountsError, InputError
+from rankcell.counts.matrix_key import MatrixKey, X
+from rankcell.errors import OF_A_PART, CellError, CountsError, InputError
 from rankcell.wording import offers, option
 
 N_COUNTS = "n_counts"
-COUNT_LAYERS = ("counts", "rawcounts", "count", "umis", "umi", "umicounts", "countsraw", "rawcount", "originalcounts", "raw")
-
-Key = tuple[str | None, bool]
-"""Which matrix of an input: the layer's name, and whether it is raw."""
-X: Key = (None, False)
-RAW: Key = (None, True)
+N_COUNTS_WAY_OUT = "correct or remove that column; without it the row sum is used"
 
 FORMATS: list[tuple[str, Callable[[Any], bool], Callable[..., "CountSource"]]] = []
 
@@ -30,9 +26,9 @@ class CountSource:
 
     A format sets the attributes and gives `obs`; checks, n_counts and messages are here.
 
-    Attributes: `name` (for messages and provenance), `format` ("h5ad", "loom", ...), `matrix` ("X", "layer 'counts'",
-    "raw"), `key` (how it was asked for), `x` (the Matrix), `ids` (cell ids, an arrow string array), `has_cell_ids` (False: the ids are row numbers),
-    `var` (column name -> list of str, the index under its own name), `obs_columns`, `obs_tables` (with several values a cell, so no columns), `others` (Key -> another
+    Attributes: `name` (for messages and provenance), `format` ("h5ad", "loom", ...), `key` (which of its matrices it is), `name_of_x` (what the
+    format calls the one that is read where none is named), `x` (the Matrix), `ids` (cell ids, an arrow string array), `has_cell_ids` (False: the ids are row numbers),
+    `var` (column name -> list of str, the index under its own name), `obs_columns`, `obs_tables` (with several values a cell, so no columns), `others` (MatrixKey -> another
     matrix of the same input), `left_out` (kind -> number of columns that are no genes and not counted here),
     `kept_columns` (the numbers of the columns that are here, when some were left out of an AnnData), `remarks` (how it is read
     otherwise than its user may think, each a sentence).
@@ -40,15 +36,15 @@ class CountSource:
 
     name: str
     format: str
-    matrix: str
-    key: Key = X
+    name_of_x: str = "X"
+    key: MatrixKey = X
     x: Matrix
     ids: pa.StringArray
     has_cell_ids: bool = True
     var: dict[str, list[str]]
     obs_columns: list[str]
     obs_tables: tuple[str, ...] = ()
-    others: dict[Key, Callable[[], Matrix]]
+    others: dict[MatrixKey, Callable[[], Matrix]]
     left_out: Mapping[str, int] = MappingProxyType({})
     kept_columns: np.ndarray | None = None
     remarks: list[str]
@@ -57,6 +53,11 @@ class CountSource:
         source = super().__new__(cls)
         source.remarks = []
         return source
+
+    @property
+    def matrix(self) -> str:
+        """The name of the matrix, for messages and records: X, layer 'counts', raw."""
+        return self.key.name(self.name_of_x)
 
     @property
     def n_cells(self) -> int:
@@ -95,20 +96,20 @@ class CountSource:
             raise CellError(f"{self.name} has no cell column '{column}'; it has {some(self.obs_columns)}")
         return self.obs(column)
 
-    def elsewhere(self) -> list[Key]:
+    def elsewhere(self) -> list[MatrixKey]:
         """The other matrices of this input that hold counts: X, then raw, then layers, of which those named like counts come first."""
-        return sorted((key for key, matrix in self.others.items() if looks_like_counts(matrix)), key=order)
+        return sorted((key for key, matrix in self.others.items() if looks_like_counts(matrix)), key=MatrixKey.order)
 
     def hint(self) -> str:
         """Where counts are instead, and how to ask for them; '' when nowhere."""
-        return next((way_to(key) for key in self.elsewhere()), "")
+        return next((key.way_to_counts() for key in self.elsewhere()), "")
 
     def check_door(self) -> None:
         """What can be known before the matrix is read: numbers are there, and the cell ids are unique."""
         if not self.n_cells or not self.n_genes:
-            raise InputError(f"{self.name}: {self.matrix} is empty ({self.n_cells:,} cells x {self.n_genes:,} genes)")
+            raise InputError(f"{self.matrix} is empty ({self.n_cells:,} cells x {self.n_genes:,} genes)", of=self.name)
         if self.dtype.kind not in "biuf":
-            raise CountsError(f"{self.name}: {self.matrix} holds {self.dtype}, not numbers")
+            raise CountsError(f"{self.matrix} holds {self.dtype}, not numbers", of=self.name)
         self.require_names(self.x.shape, (len(self.ids), len(next(iter(self.var.values())))))
         self._check_ids()
 
@@ -117,7 +118,7 @@ class CountSource:
         if names is not None and shape != names:
             across = turned("genes x cells") if shape == names[::-1] else ""
             raise InputError(
-                f"{self.name}: {self.matrix} is {shape[0]:,} x {shape[1]:,}, but there are {names[0]:,} cell ids and {names[1]:,} genes{across}"
+                f"{self.matrix} is {shape[0]:,} x {shape[1]:,}, but there are {names[0]:,} cell ids and {names[1]:,} genes{across}", of=self.name
             )
 
     def _check_ids(self) -> None:
@@ -147,14 +148,15 @@ class CountSource:
         given = as_numbers(stored)
         if given is None:
             raise CountsError(
-                f"{self.name}: obs '{N_COUNTS}' holds {_in_words(stored.type)}, not numbers: correct or remove that column; without it the row sum is used"
+                f"obs '{N_COUNTS}' holds {_in_words(stored.type)}, not numbers", of=self.name, way_out=N_COUNTS_WAY_OUT
             )
         wrong = ~(np.isfinite(given) & (given >= 0)) if given.dtype.kind == "f" else given < 0
         if wrong.any():
             i = int(np.argmax(wrong))
             raise CountsError(
-                f"{self.name}: obs '{N_COUNTS}' of cell '{self.ids[i]}' is {given[i]} ({int(wrong.sum()):,} such cells): "
-                "correct or remove that column; without it the row sum is used"
+                f"obs '{N_COUNTS}' of cell '{self.ids[i]}' is {given[i]} ({int(wrong.sum()):,} such cells)",
+                of=self.name,
+                way_out=N_COUNTS_WAY_OUT,
             )
         return given.astype(np.float32 if given.dtype in (np.float16, np.float32) else np.float64)
 
@@ -179,8 +181,8 @@ class CountSource:
         indptr, indices, data = self.stored(a, b)
         if allow_non_counts:
             indptr, indices, data = above_zero(indptr, indices, data)
-        elif found := first_non_count(data):
-            self._refuse(a, indptr, indices, data, *found)
+        elif odd := first_non_count(data):
+            self._refuse(a, indptr, indices, data, *odd)
         given = self.n_counts
         totals = row_sums(indptr, data) if given is None else given[a:b]
         if given is not None and not totals.all():
@@ -203,10 +205,7 @@ class CountSource:
     def _require_totals(self, start: int, indptr: np.ndarray, data: np.ndarray, totals: np.ndarray) -> None:
         for i in np.flatnonzero(totals == 0):
             if np.any(data[indptr[i] : indptr[i + 1]] != 0):
-                raise CountsError(
-                    f"{self.name}: obs '{N_COUNTS}' of cell '{self.ids[start + int(i)]}' is 0 but the cell has counts: "
-                    "correct or remove that column; without it the row sum is used"
-                )
+                raise zero_total(self, start + int(i))
 
     def _refuse(self, start: int, indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, i: int, kind: str) -> None:
         row = int(np.searchsorted(indptr, i, side="right")) - 1
@@ -219,8 +218,9 @@ class CountSource:
         if offers("allow_non_counts"):
             way_out += f", or {option('allow_non_counts', True)} to rank it as it is (what is not above zero is left out)"
         raise CountsError(
-            f"{self.name}: {self.matrix} holds {shown(data[i])} (cell '{self.ids[start + row]}', gene '{gene}'), {value_of_kind(kind)}"
-            f"{looks}, not counts: {way_out}"
+            f"{self.matrix} holds {shown(data[i])} (cell '{self.ids[start + row]}', gene '{gene}'), {value_of_kind(kind)}{looks}, not counts",
+            of=self.name,
+            way_out=way_out,
         )
 
 
@@ -229,9 +229,16 @@ def _in_words(kind: pa.DataType) -> str:
     return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
 
 
-def turned(found: str) -> str:
-    """The end of a message about a matrix whose two sides have each other's length."""
-    return f": the matrix is {found}, transpose it first"
+def turned(sides: str) -> str:
+    """The end of a message about a matrix whose two sides (`sides`: "genes x cells") have each other's length."""
+    return f": the matrix is {sides}, transpose it first"
+
+
+def zero_total(source: CountSource, cell: int) -> CountsError:
+    """The refusal of an n_counts of 0 for a cell that has counts."""
+    return CountsError(
+        f"obs '{N_COUNTS}' of cell '{source.ids[cell]}' is 0 but the cell has counts", of=source.name, way_out=N_COUNTS_WAY_OUT
+    )
 
 
 def shown(value: Any) -> str:
@@ -251,8 +258,8 @@ class _Reading:
 
     def __exit__(self, kind: Any, e: Any, _: Any) -> None:
         where = f"{self.source.name}: {self.source.matrix}"
-        if isinstance(e, InputError) and self.source.name not in str(e):
-            raise type(e)(f"{where}: {e}") from e
+        if isinstance(e, InputError) and e.of == OF_A_PART:
+            raise e.completed(of=where) from e
         if isinstance(e, (OSError, KeyError, ValueError, RuntimeError, EOFError, MemoryError)) and not isinstance(e, NotImplementedError):
             text = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
             raise InputError(f"{where} could not be read to its end: {text}") from e
@@ -265,35 +272,6 @@ def looks_like_counts(matrix: Callable[[], Matrix]) -> bool:
     except (InputError, OSError, KeyError, ValueError, RuntimeError):
         return False
     return any(map(np.any, parts)) and all(p.dtype.kind in "fiu" and first_non_count(p) is None for p in parts)
-
-
-def order(key: Key) -> tuple[int, int, str]:
-    """X before raw before layers, of which those named like counts come first."""
-    layer, raw = key
-    return (0 if key == X else 1 if raw else 2, named_like_counts(layer or ""), layer or "")
-
-
-def named_like_counts(layer: str) -> int:
-    """The place of a layer among the names by which people call counts, from 0; their number for another name."""
-    word = "".join(c for c in layer.lower() if c.isalnum())
-    return COUNT_LAYERS.index(word) if word in COUNT_LAYERS else len(COUNT_LAYERS)
-
-
-def named_plainly(key: Key) -> bool:
-    """Whether a matrix other than X is called as counts are: raw, or a layer of such a name."""
-    layer, raw = key
-    return raw or named_like_counts(layer or "") < len(COUNT_LAYERS)
-
-
-def way_to(key: Key) -> str:
-    """How to have the counts of a matrix read, in the words of the verb that runs."""
-    layer, raw = key
-    if key == X:
-        named = [option(name) for name in ("counts_layer", "raw") if offers(name)]
-        return f"leave out {' and '.join(named)}: X holds counts" if named else "put X in its place, which holds counts"
-    if offers("raw" if raw else "counts_layer"):
-        return f"pass {option('raw', True) if raw else option('counts_layer', layer)}, which holds counts"
-    return f"put {'raw' if raw else f'layer {layer!r}'} into X, which holds counts"
 
 
 def said_once(remarks: Sequence[Sequence[str]], labels: Sequence[str]) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 from rankcell.counts import Inputs, find_inputs
 from rankcell.counts.block import value_of_kind
 from rankcell.counts.genes.ids import vocabulary_species
-from rankcell.counts.source import some, way_to
+from rankcell.counts.matrix_key import MatrixKey
+from rankcell.counts.source import some
 from rankcell.counts.validate.check_counts import Facts, read_facts
 from rankcell.counts.validate.places import COUNTS, EMPTY, Place, choose, find_places, read_unnamed
 from rankcell.errors import InputError, OutputError, RankcellError
@@ -112,8 +113,8 @@ def check(
     named = reads | dict(cls=cls, gene_column=gene_column, genome=genome, obs=obs, filter=filter)
     command = _command(source, inputs, place_options, named)
     if not reasons:
-        at = dict(zip(("layer", "raw"), used[0].key if place_options else (None, False), strict=True))
-        options = Options(**at, obs=obs, gene_column=gene_column, genome=genome, filter=filter)
+        key = used[0].key if place_options else MatrixKey()
+        options = Options(layer=key.layer, raw=key.raw, obs=obs, gene_column=gene_column, genome=genome, filter=filter)
         reasons = _refusal(tokenizer, source, options, Path(command[-1]))
     return CheckReport(
         page=(*compared, *_page(looked, rows, inputs.several)),
@@ -173,21 +174,26 @@ def _agree(opened: Sequence[Looked], layer: str | None, raw: bool) -> tuple[list
     """
     chosen = [choose(one.places, layer=layer, raw=raw) for one in opened]
     if layer is not None or raw or len({p.key for p in chosen}) <= 1:
-        return chosen, chosen[0].options if chosen else [], []
+        return chosen, _options(chosen[0].key) if chosen else [], []
     by_key = [{p.key: p for p in one.places} for one in opened]
     for wanted in ({COUNTS}, {COUNTS, EMPTY}):
         for place in opened[0].places:
             here = [at.get(place.key) for at in by_key]
             if all(p is not None and p.verdict in wanted for p in here):
-                return here, place.options, []
+                return here, _options(place.key), []
     unnamed = [read_unnamed(one.places) for one in opened]
     if all(unnamed):
         return unnamed, [], []
-    needs: dict[str, list[str]] = {}
+    labels_of: dict[MatrixKey, list[str]] = {}
     for one, place in zip(opened, chosen, strict=True):
-        needs.setdefault(place.option or "no option", []).append(one.label)
-    ways = "; ".join(f"{way} for {some(labels, 3)}" for way, labels in needs.items())
-    return chosen, chosen[0].options, [f"the inputs hold their counts in different places ({ways}): tokenize those of each kind apart"]
+        labels_of.setdefault(place.key, []).append(one.label)
+    ways = "; ".join(f"{key.option() or 'no option'} for {some(labels, 3)}" for key, labels in labels_of.items())
+    return chosen, _options(chosen[0].key), [f"the inputs hold their counts in different places ({ways}): tokenize those of each kind apart"]
+
+
+def _options(key: MatrixKey) -> list[str]:
+    """The words that ask for a matrix in a `rankcell tokenize` command."""
+    return ["--raw"] if key.raw else ["--layer", key.layer] if key.layer is not None else []
 
 
 def _read(looked: list[Looked], used: list[Place], rows: Rows, several: bool, how: dict[str, Any]) -> list[Looked]:
@@ -228,7 +234,7 @@ def _reasons(one: Looked) -> list[str]:
 def _way_out(one: Looked) -> str:
     able = next((p for p in one.places if p.verdict == COUNTS and p != one.used), None)
     if able is not None:
-        return way_to(able.key)
+        return able.key.way_to_counts()
     elsewhere = "no other matrix of the file holds counts either" if len(one.places) > 1 else "there is no other matrix in the file"
     way_out = f"{elsewhere}; take the file from before it was normalised"
     anyway = option("allow_non_counts", True)

@@ -186,9 +186,9 @@ def _why(looked: Looked) -> str:
         return "as no matrix seems to hold counts"
     if not able:
         return "the only one that holds counts"
-    if any(p.order < used.order for p in able):
+    if any(p.key.order() < used.key.order() for p in able):
         return f"as all inputs hold counts there{too}"
-    rule = "layers named counts come first" if used.layer else "raw comes before layers" if used.raw else f"{used.name} comes first"
+    rule = "layers named counts come first" if used.key.layer else "raw comes before layers" if used.key.raw else f"{used.name} comes first"
     return f"as {rule}{too}"
 
 
@@ -357,8 +357,8 @@ def _warnings(looked: Looked, rows: Rows) -> Iterator[str]:
     elif len(likely) > 1:
         yield f"genes of several species: {' and '.join(likely)}"
     n_columns = f.n_columns + sum(g.left_out.values())
-    wider = next((p for p in looked.places if p.raw and p.verdict == COUNTS and p.shape[1] > n_columns), None)
-    if wider and not used.raw:
+    wider = next((p for p in looked.places if p.key.raw and p.verdict == COUNTS and p.shape[1] > n_columns), None)
+    if wider and not used.key.raw:
         yield f"raw holds counts of more genes ({wider.shape[1]:,} columns, {used.name} {n_columns:,}): pass {option('raw', True)} to use them all"
     yield from f.remarks
     if f.totals.n_higher and f.non_count is None:

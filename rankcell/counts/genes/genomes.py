@@ -62,7 +62,7 @@ def keep_genome(source: CountSource, genome: str | None, vocab: Vocabulary | Non
     if genome is None:
         kept = _known_genome(source, genomes, vocab) if genomes and vocab is not None else None
     elif genomes is None:
-        if (source.key[0] or "").lower() == genome.lower():
+        if (source.key.layer or "").lower() == genome.lower():
             return
         raise GeneError(f"{source.name} does not say of which genome its genes are: leave out {option('genome')}")
     else:

@@ -35,7 +35,7 @@ def align_genes(
     if adata.isbacked or any(hasattr(x, "dask") for x in (adata.X, *adata.layers.values())):
         adata = adata.to_memory()
     with open_at_counts(adata, layer=layer, raw=raw, allow_non_counts=allow_non_counts) as source:
-        layer, raw = source.key
+        layer, raw = source.key.layer, source.key.raw
         genes = match_genes(source, vocab, gene_column=gene_column, genome=genome, min_known=min_known)
         if source.kept_columns is not None:  # the AnnData has more columns than the source: antibodies and the like
             slots = np.full((adata.raw if raw else adata).n_vars, -1, np.int32)

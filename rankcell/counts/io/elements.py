@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts.arrays import as_numbers, numbers, texts, utf8
-from rankcell.counts.io.hdf5 import require_filters
+from rankcell.counts.io.hdf5 import first_line, require_filters
 from rankcell.counts.io.room import require_all_stored, require_room
-from rankcell.errors import InputError
+from rankcell.errors import OF_A_PART, InputError
 
 
 def column(group: Any, name: str, *, where: str) -> pa.Array:
@@ -22,8 +22,7 @@ def column(group: Any, name: str, *, where: str) -> pa.Array:
     except MemoryError:
         raise
     except Exception as e:  # anndata's error for an unknown encoding has no public name
-        text = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
-        raise InputError(f"{where}: {getattr(group, 'name', '')}/{name} is not readable ({text})") from e
+        raise InputError(f"{getattr(group, 'name', '')}/{name} is not readable ({first_line(e)})", of=where) from e
 
 
 def attribute(node: Any, key: str, default: Any = "") -> Any:
@@ -43,14 +42,14 @@ class RecordTable:
         self._records, self._uns = node[:], uns
         names = list(self._records.dtype.names or ())
         if not names:
-            raise InputError(f"{self.name} is stored as {self._records.dtype}, not as a table")
+            raise InputError(f"{self.name} is stored as {self._records.dtype}, not as a table", of=OF_A_PART)
         self.index_name = next((n for n in ("index", "_index") if n in names), names[0])
         self.columns = [n for n in names if n != self.index_name]
 
     def column(self, name: str) -> pa.Array:
         values = self._records[name]
         if values.ndim != 1:
-            raise InputError(f"it has {values.ndim} dimensions, not 1")
+            raise InputError(f"it has {values.ndim} dimensions, not 1", of=OF_A_PART)
         if values.dtype.kind in "SOU":
             return texts([_decode(v) for v in values.tolist()])
         key = f"{name}_categories"
@@ -79,7 +78,7 @@ def _read(node: Any, group: Any) -> pa.Array:
     encoding = attribute(node, "encoding-type")
     if hasattr(node, "shape"):
         if encoding not in ("", "array", "string-array"):
-            raise InputError(f"it is stored as '{encoding}', which is not known here")
+            raise InputError(f"it is stored as '{encoding}', which is not known here", of=OF_A_PART)
         if "categories" in node.attrs:  # anndata before 0.8
             names = strings(group[_text_or_ref(node.attrs["categories"], group)])
             return _dictionary(_array(node), names, ordered=False)
@@ -114,7 +113,7 @@ def _dictionary(codes: np.ndarray, names: pa.Array, *, ordered: bool) -> pa.Arra
 def _plain(node: Any) -> pa.Array:
     """An array of numbers, truth values or strings."""
     if node.ndim != 1:
-        raise InputError(f"it has {node.ndim} dimensions, not 1")
+        raise InputError(f"it has {node.ndim} dimensions, not 1", of=OF_A_PART)
     if hasattr(node, "asstr") and node.dtype.kind in "OS":  # h5py: strings of variable or fixed length
         require_room(node)
         require_filters(node)
@@ -127,7 +126,7 @@ def _plain(node: Any) -> pa.Array:
     if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
     if values.dtype.kind not in "biuf":
-        raise InputError(f"it holds {values.dtype}")
+        raise InputError(f"it holds {values.dtype}", of=OF_A_PART)
     return numbers(values)
 
 
@@ -172,7 +171,7 @@ def index(group: Any, *, where: str) -> pa.StringArray:
             require_room(group[key])
             require_all_stored(group[key])
         except InputError as e:
-            raise InputError(f"{where}: {e}") from e
+            raise e.completed(of=where) from e
     return column(group, key, where=where).cast(pa.string())
 
 

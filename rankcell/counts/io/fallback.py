@@ -7,7 +7,8 @@ import numpy as np
 
 from rankcell.counts.block import first_non_count, value_of_kind
 from rankcell.counts.io.opening import open_counts
-from rankcell.counts.source import RAW, CountSource, Key, looks_like_counts, named_plainly, shown
+from rankcell.counts.matrix_key import RAW, MatrixKey
+from rankcell.counts.source import CountSource, looks_like_counts, shown
 from rankcell.errors import InputError
 from rankcell.wording import offers, option
 
@@ -33,28 +34,28 @@ def open_at_counts(
         instead = _only_counts_without_x(source)
         if instead is None:
             raise
-        return _remark(instead, str(e))
+        return _remark(instead, e.fact)
     if allow_non_counts or not opened.others or (odd := _odd(opened)) is None:
         return opened
     keys = plain_counts(opened)
     if len(keys) != 1:
         return opened
     opened.close()
-    layer, raw = keys[0]
-    return _remark(open_counts(source, layer=layer, raw=raw), f"{opened.name}: {opened.matrix} holds {odd}")
+    as_it_is = f"; {option('allow_non_counts', True)} ranks X as it is" if offers("allow_non_counts") else ""
+    return _remark(open_counts(source, layer=keys[0].layer, raw=keys[0].raw), f"{opened.matrix} holds {odd}", as_it_is)
 
 
-def plain_counts(source: CountSource) -> list[Key]:
+def plain_counts(source: CountSource) -> list[MatrixKey]:
     """The other matrices of an input that plainly hold counts."""
-    return [key for key in source.elsewhere() if named_plainly(key)]
+    return [key for key in source.elsewhere() if key.is_named_as_counts()]
 
 
 def _only_counts_without_x(source: Any) -> CountSource | None:
     """An input that cannot be opened at X, opened at the one matrix that plainly holds counts; None where there are none or several."""
     able: list[CountSource] = []
-    for layer, raw in (RAW, *((name, False) for name in _TRIED)):
+    for key in (RAW, *map(MatrixKey, _TRIED)):
         try:
-            opened = open_counts(source, layer=layer, raw=raw)
+            opened = open_counts(source, layer=key.layer, raw=key.raw)
         except InputError:
             continue
         if looks_like_counts(lambda at=opened: at.x):
@@ -80,8 +81,7 @@ def _odd(source: CountSource) -> str | None:
     return f"{shown(head[at])}, {value_of_kind(kind)}, not counts"
 
 
-def _remark(source: CountSource, why: str) -> CountSource:
-    name = f"{source.name}: "
-    as_it_is = f"; {option('allow_non_counts', True)} ranks X as it is" if " holds " in why and offers("allow_non_counts") else ""
-    source.remarks.append(f"{why.removeprefix(name)}: {source.matrix}, which holds counts, is read in its place{as_it_is}")
+def _remark(source: CountSource, cause: str, more: str = "") -> CountSource:
+    """The source with a remark that it is read where nobody asked for it, and why."""
+    source.remarks.append(f"{cause}: {source.matrix}, which holds counts, is read in its place{more}")
     return source

@@ -12,7 +12,8 @@ from rankcell.counts.io.hdf5dense import dense_dataset
 from rankcell.counts.io.room import require_room
 from rankcell.counts.io.spill import csc_matrix
 from rankcell.counts.matrix import CsrMatrix, DenseMatrix, Matrix, Vector
-from rankcell.counts.source import RAW, CountSource, X, register
+from rankcell.counts.matrix_key import RAW, MatrixKey, X
+from rankcell.counts.source import CountSource, register
 from rankcell.errors import InputError
 from rankcell.wording import option
 
@@ -42,9 +43,9 @@ class StoredAnnData(CountSource):
             raise InputError(f"{self.name} has no raw matrix")
         where = "raw/X" if raw else f"layers/{layer}" if layer is not None else "X"
         if where not in f:
-            raise InputError(f"{self.name} has no X: {other_places(layers, has_raw)}")
-        self.matrix = "raw" if raw else f"layer '{layer}'" if layer is not None else "X"
-        places = {X: "X"} | ({RAW: "raw/X"} if has_raw else {}) | {(x, False): f"layers/{x}" for x in layers}
+            raise InputError("it has no X", of=self.name, way_out=other_places(layers, has_raw))
+        self.key = MatrixKey(layer, raw)
+        places = {X: "X"} | ({RAW: "raw/X"} if has_raw else {}) | {MatrixKey(x): f"layers/{x}" for x in layers}
         self.others = {key: self._opener(w) for key, w in places.items() if w != where and w in f}
         self._obs = elements.table(f["obs"], f.get("uns"))
         self.ids = elements.index(self._obs, where=self.name)

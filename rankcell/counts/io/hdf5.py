@@ -20,7 +20,7 @@ from rankcell.counts.io.hdf5index import chunk_index
 from rankcell.counts.io.hdf5links import require_plain_sources
 from rankcell.counts.io.heaps import require_walkable_heaps
 from rankcell.counts.matrix import plain_dtype
-from rankcell.errors import InputError, is_out_of_memory
+from rankcell.errors import OF_A_PART, InputError, is_out_of_memory
 
 _SMALL = 32_768  # bytes
 _DEFLATE, _SHUFFLE = 1, 2  # numbers of HDF5's own filters
@@ -38,7 +38,7 @@ def open_hdf5(path: Path) -> Any:
     require_file(path)
     try:
         return h5py.File(path, "r")
-    except (OSError, RuntimeError, ValueError) as e:
+    except (OSError, RuntimeError, ValueError) as e:  # an OSError for nearly everything: HDF5 tells these cases apart in its text only
         if "truncated" in str(e):
             raise InputError(f"{path} is truncated (it ends before the HDF5 file it says it is): copy it again") from e
         if "unable to lock" in str(e) or "errno = 11" in str(e):
@@ -105,7 +105,9 @@ def loading(source: Any) -> Iterator[None]:
         yield
     except InputError as e:
         source.close()
-        raise e if source.name in str(e) else type(e)(f"{source.name}: {e}") from e
+        if e.of == OF_A_PART:
+            raise e.completed(of=source.name) from e
+        raise
     except Exception as e:  # HDF5 and zarr raise whatever they like at a damaged file
         source.close()
         if is_out_of_memory(e):

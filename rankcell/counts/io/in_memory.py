@@ -10,7 +10,8 @@ from rankcell.counts.columns import arrow_column
 from rankcell.counts.io.h5ad import other_places
 from rankcell.counts.io.spill import csc_matrix, tiled_matrix
 from rankcell.counts.matrix import ArrayVector, CsrMatrix, DenseMatrix, Matrix, Rows, dense_rows, plain_dtype, row_groups
-from rankcell.counts.source import RAW, CountSource, X, register
+from rankcell.counts.matrix_key import RAW, MatrixKey, X
+from rankcell.counts.source import CountSource, register
 from rankcell.errors import CellError, InputError
 
 
@@ -28,8 +29,8 @@ class AnnDataSource(CountSource):
             raise InputError("this AnnData has no raw matrix")
         x = adata.raw.X if raw else adata.layers[layer] if layer is not None else adata.X
         if x is None:
-            raise InputError(f"this AnnData has no X: {other_places(list(map(str, adata.layers)), adata.raw is not None)}")
-        self.matrix = "raw" if raw else f"layer '{layer}'" if layer is not None else "X"
+            raise InputError("it has no X", of=self.name, way_out=other_places(list(map(str, adata.layers)), adata.raw is not None))
+        self.key = MatrixKey(layer, raw)
         self.x = matrix_of(x)
         self.ids = pa.array(_names(adata.obs_names), pa.string())
         self.obs_columns = [str(c) for c in adata.obs.columns]
@@ -38,7 +39,7 @@ class AnnDataSource(CountSource):
         for column in var.columns:
             if var[column].dtype.kind == "O" or str(var[column].dtype) in ("category", "string", "str"):
                 self.var.setdefault(str(column), [v or "" for v in _names(var[column])])
-        self.others = {(str(k), False): _opener(v) for k, v in adata.layers.items() if v is not x}
+        self.others = {MatrixKey(str(k)): _opener(v) for k, v in adata.layers.items() if v is not x}
         if adata.raw is not None and not raw:
             self.others[RAW] = _opener(adata.raw.X)
         if (raw or layer is not None) and adata.X is not None:

@@ -14,7 +14,8 @@ from rankcell.counts.io.hdf5 import holds, loading, open_source
 from rankcell.counts.io.hdf5dense import dense_dataset
 from rankcell.counts.io.room import row_numbers
 from rankcell.counts.matrix import Matrix
-from rankcell.counts.source import N_COUNTS, CountSource, X, register, turned
+from rankcell.counts.matrix_key import MatrixKey, X
+from rankcell.counts.source import N_COUNTS, CountSource, register, turned
 from rankcell.errors import InputError
 from rankcell.wording import option
 
@@ -25,6 +26,7 @@ class LoomSource(CountSource):
     """A loom file: /matrix or one of /layers, row_attrs as var, col_attrs as obs."""
 
     format = "loom"
+    name_of_x = "matrix"
 
     def __init__(self, path: str | os.PathLike, *, layer: str | None = None, raw: bool = False):
         self.name = str(path)
@@ -37,12 +39,12 @@ class LoomSource(CountSource):
     def _load(self, layer: str | None) -> None:
         root = self._root
         if not _is_loom(root):
-            raise InputError(f"it is not a loom file: it holds {', '.join(sorted(root)) or 'nothing'}, not matrix, row_attrs and col_attrs")
+            raise InputError(f"it is not a loom file: it holds {', '.join(sorted(root)) or 'nothing'}, not matrix, row_attrs and col_attrs", of=self.name)
         layers = sorted(root["layers"]) if "layers" in root else []
         if layer is not None and layer not in layers:
             raise InputError(f"{self.name} has no layer '{layer}'; it has {', '.join(layers) or 'none'}")
-        self.matrix = "matrix" if layer is None else f"layer '{layer}'"
-        places = {X: "matrix"} | {(x, False): f"layers/{x}" for x in layers}
+        self.key = MatrixKey(layer)
+        places = {X: "matrix"} | {MatrixKey(x): f"layers/{x}" for x in layers}
         where = "matrix" if layer is None else f"layers/{layer}"
         self.others = {key: self._opener(w) for key, w in places.items() if w != where}
         self.x = dense_dataset(root[where], transposed=True)
@@ -65,10 +67,11 @@ class LoomSource(CountSource):
         lengths = [{len(group[name]) for name in _attributes(group)} for group in (self._obs, genes)]
         for name, of, n in (("col_attrs", lengths[0], self.n_cells), ("row_attrs", lengths[1], self.n_genes)):
             if of and n not in of and lengths != [{self.n_genes}, {self.n_cells}]:
-                raise InputError(f"{self.matrix} is {self.n_genes:,} x {self.n_cells:,}, but {name} are {max(of):,} long")
+                raise InputError(f"{self.matrix} is {self.n_genes:,} x {self.n_cells:,}, but {name} are {max(of):,} long", of=self.name)
         if self.n_cells != self.n_genes and lengths == [{self.n_genes}, {self.n_cells}]:
             n = f"{self.n_genes:,} x {self.n_cells:,}"
-            raise InputError(f"{self.matrix} is {n}, but row_attrs are {self.n_cells:,} long and col_attrs {self.n_genes:,}{turned('cells x genes')}")
+            lengths = f"row_attrs are {self.n_cells:,} long and col_attrs {self.n_genes:,}"
+            raise InputError(f"{self.matrix} is {n}, but {lengths}{turned('cells x genes')}", of=self.name)
 
     def _opener(self, where: str) -> Callable[[], Matrix]:
         return lambda: dense_dataset(self._root[where], transposed=True)

@@ -18,7 +18,7 @@ from rankcell.counts.io.hdf5 import loading
 from rankcell.counts.io.spill import Entries, SpilledMatrix
 from rankcell.counts.io.tenx import as_float32
 from rankcell.counts.source import CountSource, register, turned
-from rankcell.errors import InputError
+from rankcell.errors import OF_A_PART, InputError
 from rankcell.store import read_lines
 from rankcell.wording import option
 
@@ -31,7 +31,7 @@ class MtxSource(CountSource):
     """A 10x matrix folder, or the path of a matrix.mtx with the lists of its name beside it."""
 
     format = "10x mtx"
-    matrix = "matrix.mtx"
+    name_of_x = "matrix.mtx"
 
     def __init__(self, path: str | os.PathLike, *, layer: str | None = None, raw: bool = False):
         self.name = str(path)
@@ -104,17 +104,17 @@ class _Text:
             for what, found, most in (("feature", feature, self.shape[0]), ("cell", cell, self.shape[1])):
                 if len(found) and not (found.min() >= 1 and found.max() <= most):
                     raise InputError(
-                        f"an entry refers to {what} {found.min() if found.min() < 1 else found.max()}; there are 1 to {most:,}"
+                        f"an entry refers to {what} {found.min() if found.min() < 1 else found.max()}; there are 1 to {most:,}", of=OF_A_PART
                     )
             gene = number[feature - 1]
             kept = slice(None) if len(gene) == 0 or gene.min() >= 0 else gene >= 0
             yield (cell[kept] - 1).astype(np.int32), gene[kept], _counts(value[kept])
         if n != self._n:
             raise InputError(
-                f"{self.path.name} says that it has {self._n:,} entries and has {n:,}: it may have been cut off, copy it again"
+                f"{self.path.name} says that it has {self._n:,} entries and has {n:,}: it may have been cut off, copy it again", of=OF_A_PART
             )
         if not self.path.name.endswith(".gz") and not _ends_with_a_line(self.path):
-            raise InputError(f"{self.path.name} does not end with a line end: its last number may have been cut off, copy it again")
+            raise InputError(f"{self.path.name} does not end with a line end: its last number may have been cut off, copy it again", of=OF_A_PART)
 
     def _lines(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         with _opened(self.path) as file:
@@ -146,7 +146,7 @@ class _Text:
             words = [line.split() for line in lines]
             words = [w for w in words if w]
             if any(len(w) != width for w in words):
-                raise InputError(f"{self.path.name} has a line that does not hold {width} numbers")
+                raise InputError(f"{self.path.name} has a line that does not hold {width} numbers", of=OF_A_PART)
             table = np.array(words, dtype="S").reshape(-1, width)
             value = np.ones(len(table), np.float64) if self._pattern else table[:, 2].astype(np.float64)
             yield table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), value

@@ -9,6 +9,7 @@ from rankcell.counts.io import loom, tenx, mtx, zarrstore, in_memory, h5ad  # no
 from rankcell.counts.genes.features import leave_out
 from rankcell.counts.genes.orientation import refuse_transposed
 from rankcell.counts.io.file_kinds import describe_file, require_file
+from rankcell.counts.matrix_key import MatrixKey
 from rankcell.counts.source import FORMATS, CountSource
 from rankcell.errors import InputError
 
@@ -29,7 +30,7 @@ def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> 
     for _, recognises, opener in FORMATS:
         if recognises(source):
             opened = opener(source, layer=layer, raw=raw)
-            opened.key = layer, raw
+            opened.key = MatrixKey(layer, raw)
             try:
                 opened.check_door()
                 refuse_transposed(opened)

@@ -4,7 +4,7 @@ import math
 import os
 from typing import Any
 
-from rankcell.errors import InputError
+from rankcell.errors import OF_A_PART, InputError
 
 _UNKNOWN = 2**40  # bytes of memory where the system does not say
 _TEXT = 70  # bytes of a short text
@@ -24,7 +24,7 @@ def require_room(node: Any, *, whole: bool = True) -> None:
         n_bytes = math.prod(map(int, shape)) * node.dtype.itemsize
         if n_bytes > machine_memory():
             size = " x ".join(f"{int(n):,}" for n in shape)
-            raise InputError(f"{node.name} says that it {words} {size} values ({n_bytes / 1e9:,.0f} GB), more than fit in memory: is it damaged?")
+            raise InputError(f"{node.name} says that it {words} {size} values ({n_bytes / 1e9:,.0f} GB), more than fit in memory: is it damaged?", of=OF_A_PART)
 
 
 def require_all_stored(node: Any) -> None:
@@ -34,11 +34,11 @@ def require_all_stored(node: Any) -> None:
         return
     start = (n - 1) // int(chunks[0]) * int(chunks[0])
     if start and not any(node[start:n].tolist()):
-        raise InputError(f"{node.name} says that it holds {n:,} names, and those from number {start:,} on are not stored: is it damaged, or cut off?")
+        raise InputError(f"{node.name} says that it holds {n:,} names, and those from number {start:,} on are not stored: is it damaged, or cut off?", of=OF_A_PART)
 
 
 def row_numbers(n: int, kind: str) -> list[str]:
     """Numbers from 0, as text, in place of names that are not there. InputError when there would be more than fit in memory."""
     if n * _TEXT > machine_memory():
-        raise InputError(f"the matrix says that it has {n:,} {kind}, more than fit in memory: is it damaged?")
+        raise InputError(f"the matrix says that it has {n:,} {kind}, more than fit in memory: is it damaged?", of=OF_A_PART)
     return [str(i) for i in range(n)]

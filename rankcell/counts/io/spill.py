@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.counts.matrix import DenseMatrix, Matrix, Rows, Vector, check_indices, check_pointers, dense_rows, plain_dtype
-from rankcell.errors import InputError
+from rankcell.errors import OF_A_PART, InputError
 from rankcell.store import writing
 
 BUCKET_ENTRIES = 1_000_000
@@ -52,7 +52,7 @@ class SpilledMatrix(Matrix):
         once: bool = False,
     ):
         if np.dtype(dtype).kind not in "biuf":
-            raise InputError(f"it holds {dtype}, not numbers")
+            raise InputError(f"it holds {dtype}, not numbers", of=OF_A_PART)
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.head, self._walk, self._once = head, walk, once
         self._walk_rows = walk_rows or (lambda: (rows for rows, _, _ in walk()))

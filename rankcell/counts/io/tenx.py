@@ -17,7 +17,7 @@ from rankcell.counts.io.file_kinds import other_layout
 from rankcell.counts.io.hdf5 import Hdf5Vector, holds, loading, open_source
 from rankcell.counts.matrix import CsrMatrix, Matrix, Rows
 from rankcell.counts.source import CountSource, register
-from rankcell.errors import CountsError, InputError
+from rankcell.errors import OF_A_PART, CountsError, InputError
 from rankcell.wording import option
 
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
@@ -40,7 +40,7 @@ class TenxSource(CountSource):
         if words := other_layout(self._root):
             raise InputError(f"{self.name} {words}")
         group = self._group(layer)
-        self.matrix, self.others, self.obs_columns = group.name.strip("/"), {}, []
+        self._matrix_name, self.others, self.obs_columns = group.name.strip("/"), {}, []
         self.ids = elements.column(group, "barcodes", where=self.name).cast(pa.string())
         features = self._features(group)
         self.var, columns = genes_only(features, self.name)
@@ -55,6 +55,11 @@ class TenxSource(CountSource):
             )
         inner = CsrMatrix(pointers.read(0, len(pointers)), Hdf5Vector(group["indices"]), Hdf5Vector(group["data"]), found[0])
         self.x = GeneExpression(inner, columns)
+
+    @property
+    def matrix(self) -> str:
+        """The name of its group: `matrix`, or a genome."""
+        return self._matrix_name
 
     def _group(self, layer: str | None) -> Any:
         root = self._root
@@ -104,7 +109,8 @@ def as_float32(data: np.ndarray) -> np.ndarray:
     if len(data) and data.max() > _EXACT:
         raise CountsError(
             f"it holds {data.max():,}, which is no exact float32 (what counts of 10x files are read as, here and in scanpy): write the "
-            "matrix as an h5ad of float64"
+            "matrix as an h5ad of float64",
+            of=OF_A_PART,
         )
     return data.astype(np.float32)
 

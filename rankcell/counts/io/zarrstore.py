@@ -15,7 +15,7 @@ from rankcell.counts.io.spill import dense_matrix
 from rankcell.counts.io.zarropen import MARKS, open_zarr, require_sound
 from rankcell.counts.matrix import ArrayVector, Matrix
 from rankcell.counts.source import register
-from rankcell.errors import InputError
+from rankcell.errors import OF_A_PART, InputError
 
 
 class ZarrSource(StoredAnnData):
@@ -53,7 +53,7 @@ class _Slices:
 
     def __init__(self, node: Any):
         if not hasattr(node, "shape"):
-            raise InputError(f"{node.name} is not a list of numbers")
+            raise InputError(f"{node.name} is not a list of numbers", of=OF_A_PART)
         require_room(node, whole=False)
         self._node, self.shape, self.dtype = node, node.shape, node.dtype
 

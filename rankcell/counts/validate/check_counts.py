@@ -14,7 +14,7 @@ from rankcell.counts.genes.ids import IdFacts, id_facts
 from rankcell.counts.io.opening import open_counts
 from rankcell.counts.parallel import in_order
 from rankcell.counts.selection import select_rows
-from rankcell.counts.source import N_COUNTS, CountSource
+from rankcell.counts.source import N_COUNTS, N_COUNTS_WAY_OUT, CountSource, zero_total
 from rankcell.counts.validate.places import Place, stored_as
 from rankcell.errors import CellError, GeneError, InputError
 from rankcell.vocab import Vocabulary
@@ -22,7 +22,6 @@ from rankcell.vocab import Vocabulary
 FILTER_PASS = "filter_pass"
 _MOST_COLUMNS = 20
 _MOST_UNKNOWN = 10
-_WAY_OUT = "correct or remove that column; without it the row sum is used"
 _EQUAL = 1e-6  # row sums in single precision differ from n_counts in double by less
 
 
@@ -125,7 +124,7 @@ def read_facts(
 
     InputError when it cannot be opened or read to its end; what makes it unfit for tokens stands in `wrong`.
     """
-    with open_counts(item, layer=place.layer, raw=place.raw) as source:
+    with open_counts(item, layer=place.key.layer, raw=place.key.raw) as source:
         wrong: list[str] = []
         genes = _map_genes(source, vocab, gene_column, genome, wrong)
         given, unusable = _given_totals(source, wrong)
@@ -141,7 +140,7 @@ def read_facts(
         if tally.zero_total is not None:
             cell = source.ids[tally.zero_total]
             unusable = f"it is 0 in cell '{cell}', which has counts"
-            wrong.append(f"{source.name}: obs '{N_COUNTS}' of cell '{cell}' is 0 but the cell has counts: {_WAY_OUT}")
+            wrong.append(str(zero_total(source, tally.zero_total)))
         return Facts(
             name=source.name,
             format=source.format,
@@ -181,7 +180,7 @@ def _given_totals(source: CountSource, wrong: list[str]) -> tuple[np.ndarray | N
     try:
         given = source.n_counts
     except InputError as e:
-        wrong.append(str(e) if _WAY_OUT in str(e) else f"{e}: {_WAY_OUT}")
+        wrong.append(str(e.completed(way_out=N_COUNTS_WAY_OUT)))
         unusable = _unusable(source)
     source.n_counts = None
     return given, unusable

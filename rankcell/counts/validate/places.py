@@ -10,9 +10,9 @@ from rankcell.counts.block import first_non_count
 from rankcell.counts.io.opening import open_counts
 from rankcell.counts.io.spill import SpilledMatrix
 from rankcell.counts.matrix import CsrMatrix, DenseMatrix, Matrix
-from rankcell.counts.source import RAW, CountSource, Key, X, named_plainly, order
+from rankcell.counts.matrix_key import RAW, MatrixKey
+from rankcell.counts.source import CountSource
 from rankcell.errors import InputError
-from rankcell.wording import option
 
 COUNTS, EMPTY, OTHER = "counts", "empty", "other"
 _LOGARITHMS_BELOW = 20
@@ -23,78 +23,57 @@ _STORED = {CsrMatrix: "by cell (CSR)", SpilledMatrix: "by gene", DenseMatrix: "d
 class Place:
     """One matrix of an input.
 
+    key
+        Which one.
     name
         What the format calls it: X, raw, layer 'counts'.
-    layer, raw
-        The options that ask for it (neither: X, or what a format has in its place).
     verdict
         COUNTS, EMPTY (the entries looked at are all zero, or there are none) or OTHER.
-    found
+    cause
         Why, in a few words, when it is not COUNTS.
     """
 
+    key: MatrixKey
     name: str
-    layer: str | None
-    raw: bool
     shape: tuple[int, int]
     verdict: str
-    found: str
-
-    @property
-    def key(self) -> Key:
-        return self.layer, self.raw
-
-    @property
-    def option(self) -> str:
-        """What asks for it, as the caller would write it; "" where nothing need be named."""
-        return option("raw", True) if self.raw else option("counts_layer", self.layer) if self.layer is not None else ""
-
-    @property
-    def options(self) -> list[str]:
-        """The words that ask for it in a `rankcell tokenize` command."""
-        return ["--raw"] if self.raw else ["--layer", self.layer] if self.layer is not None else []
-
-    @property
-    def order(self) -> tuple[int, int, str]:
-        return order(self.key)
+    cause: str
 
     def describe(self) -> str:
-        return f"{self.name}: {f'not counts ({self.found})' if self.verdict == OTHER else self.found or 'counts'}"
+        return f"{self.name}: {f'not counts ({self.cause})' if self.verdict == OTHER else self.cause or 'counts'}"
 
 
 def find_places(item: Any, *, layer: str | None = None, raw: bool = False, genome: str | None = None) -> list[Place]:
-    """The matrices of an input, in the order of `Place.order`; `layer` or `raw` when the user named one, which must be there."""
+    """The matrices of an input, in the order of `MatrixKey.order`; `layer` or `raw` when the user named one, which must be there."""
     opened, key = _open_somewhere(item, layer, raw, genome)
     with opened as source:
-        found = [_judge(source.matrix, key, lambda: source.x)]
-        for (layer, raw), opener in source.others.items():
-            name = "raw" if raw else f"layer '{layer}'" if layer is not None else "X"
-            found.append(_judge(name, (layer, raw), opener))
-    return sorted(found, key=lambda p: p.order)
+        places = [_judge(source.matrix, key, lambda: source.x)]
+        places += [_judge(other.name(), other, opener) for other, opener in source.others.items()]
+    return sorted(places, key=lambda p: p.key.order())
 
 
-def _open_somewhere(item: Any, layer: str | None, raw: bool, genome: str | None) -> tuple[CountSource, Key]:
+def _open_somewhere(item: Any, layer: str | None, raw: bool, genome: str | None) -> tuple[CountSource, MatrixKey]:
     """The input at the matrix that was named; where none was and it has no X, at raw or a layer named like counts."""
     try:
-        return open_counts(item, layer=layer, raw=raw), (layer, raw)
+        return open_counts(item, layer=layer, raw=raw), MatrixKey(layer, raw)
     except InputError as e:
         if layer is not None or raw:
             raise
-        for other in (*([(genome, False)] if genome else []), RAW, *((name, False) for name in ("counts", "raw_counts", "count"))):
+        for other in (*([MatrixKey(genome)] if genome else []), RAW, *map(MatrixKey, ("counts", "raw_counts", "count"))):
             try:
-                return open_counts(item, layer=other[0], raw=other[1]), other
+                return open_counts(item, layer=other.layer, raw=other.raw), other
             except InputError:
                 continue
         raise e from None
 
 
-def _judge(name: str, key: Key, opener: Callable[[], Matrix]) -> Place:
+def _judge(name: str, key: MatrixKey, opener: Callable[[], Matrix]) -> Place:
     try:
         matrix = opener()
-        verdict, found = _look(matrix.head())
-        return Place(name, *key, matrix.shape, verdict, found)
+        verdict, cause = _look(matrix.head())
+        return Place(key, name, matrix.shape, verdict, cause)
     except (InputError, OSError, KeyError, ValueError, RuntimeError, TypeError) as e:
-        return Place(name, *key, (0, 0), OTHER, f"not readable: {str(e).splitlines()[0][:80] if str(e) else type(e).__name__}")
+        return Place(key, name, (0, 0), OTHER, f"not readable: {str(e).splitlines()[0][:80] if str(e) else type(e).__name__}")
 
 
 def _look(head: np.ndarray) -> tuple[str, str]:
@@ -115,7 +94,7 @@ def _look(head: np.ndarray) -> tuple[str, str]:
 
 def choose(places: Sequence[Place], *, layer: str | None = None, raw: bool = False) -> Place:
     """What was named; else the first that holds counts; else the first whose start says nothing; else X."""
-    named = [p for p in places if p.key == (layer, raw)] if layer is not None or raw else []
+    named = [p for p in places if p.key == MatrixKey(layer, raw)] if layer is not None or raw else []
     for verdict in (COUNTS, EMPTY, OTHER):
         named += [p for p in places if p.verdict == verdict]
     return named[0]
@@ -123,10 +102,10 @@ def choose(places: Sequence[Place], *, layer: str | None = None, raw: bool = Fal
 
 def read_unnamed(places: Sequence[Place]) -> Place | None:
     """The matrix that is read where the user names none (rankcell.counts.io.fallback); None where that is refused."""
-    x = next((p for p in places if p.key == X), None)
+    x = next((p for p in places if p.key.is_x), None)
     if x is not None and x.verdict != OTHER:
         return x
-    plain = [p for p in places if p.verdict == COUNTS and named_plainly(p.key)]
+    plain = [p for p in places if p.verdict == COUNTS and p.key.is_named_as_counts()]
     return plain[0] if len(plain) == 1 else None
 
 
