@@ -16,10 +16,7 @@ import errno
 import re
 from typing import Self
 
-OF_A_PART = ""
-
 __all__ = [
-    "OF_A_PART",
     "CellError",
     "CountsError",
     "GeneError",
@@ -33,6 +30,8 @@ __all__ = [
     "VocabularyError",
 ]
 
+OF_A_PART = ""  # `InputError.of` where the error is about a part of an input whose name is not known there
+
 
 class RankcellError(Exception):
     """Any error that rankcell raises on purpose."""
@@ -45,7 +44,7 @@ class InputError(RankcellError):
         What is wrong.
     of
         The input in front of the fact. None: the fact names it itself, or there is none; "": it is about a part of an input (`OF_A_PART`),
-        whose name `completed` puts in front.
+        and `completed` puts the name in front.
     way_out
         What to do about it, after the fact.
     """

@@ -1,5 +1,7 @@
 """Count files in blocks: whatever the storage, the same numbers, and the input untouched."""
 
+import pickle
+
 import anndata as ad
 import h5py
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from rankcell.counts import match_genes, open_counts
 from rankcell.counts.io import spill
-from rankcell.errors import CountsError, GeneError, InputError
+from rankcell.errors import OF_A_PART, CountsError, GeneError, InputError
 from rankcell.wording import command_line
 
 STORED = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": lambda x: sp.csr_matrix(x).toarray()}
@@ -320,3 +322,14 @@ def test_layer_and_raw_together():
 def test_objects_that_are_no_counts(source):
     with pytest.raises(InputError, match="counts come as an AnnData or as the path of a file .*, and this is of type"):
         open_counts(source)
+
+
+def test_an_error_of_an_input_takes_its_name_and_way_out_once():
+    part = CountsError("it holds 3.5", of=OF_A_PART)
+    named = part.completed(of="a.h5ad: X", way_out="correct it")
+    assert str(part) == "it holds 3.5" and str(named) == "a.h5ad: X: it holds 3.5: correct it" and type(named) is CountsError
+    assert named.completed(of="b", way_out="other") is named  # both are there
+    about_itself = InputError("no such file: a.h5ad")
+    assert about_itself.completed(of="a.h5ad") is about_itself
+    again = pickle.loads(pickle.dumps(named))
+    assert (str(again), again.fact, again.of, again.way_out) == (str(named), "it holds 3.5", "a.h5ad: X", "correct it")
