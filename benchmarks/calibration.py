@@ -207,11 +207,12 @@ STYLES = {
 
 def draw(findings: Findings, cases: list[str], path: Path) -> None:
     """-log10 p seen against expected, a panel per case: a colour per score, a style of line per test."""
-    from rankcell.report.figures import _PALETTE, GREY, new_figure, save
+    from rankcell.report.pictures.colours import GREY, PALETTE
+    from rankcell.report.pictures.figures import new_figure, save
 
     figure = new_figure(4.4 * len(cases), 5.4)
     axes = figure.subplots(1, len(cases), sharex=True, sharey=True)
-    colours = dict(zip(dict.fromkeys(k[1] for k in findings.p), _PALETTE, strict=False))
+    colours = dict(zip(dict.fromkeys(k[1] for k in findings.p), PALETTE, strict=False))
     drawn = {}
     for ax, case in zip(axes, cases, strict=True):
         ax.plot([0, 5], [0, 5], color=GREY, lw=0.8)

@@ -362,7 +362,9 @@ def effort_table(t: pd.DataFrame) -> str:
 
 def draw_deciles(t: pd.DataFrame, path: Path) -> None:
     """Spearman within each tenth of the ranks: median over cells, a panel per kind."""
-    from rankcell.report.figures import _PALETTE, _plain, new_figure, save
+    from rankcell.report.pictures.axes import plain_axes
+    from rankcell.report.pictures.colours import PALETTE
+    from rankcell.report.pictures.figures import new_figure, save
 
     kinds, scores = list(dict.fromkeys(t.kind)), [s for s in dict.fromkeys(t.score) if "cls" not in s]
     figure = new_figure(3.0 * len(kinds) + 0.6, 3.7)
@@ -372,11 +374,11 @@ def draw_deciles(t: pd.DataFrame, path: Path) -> None:
                 p = t[(t.kind == kind) & (t.score == score) & (t.way == way)]
                 if len(p):
                     y = [p[f"decile_{d + 1}"].median() for d in range(DECILES)]
-                    ax.plot(range(1, DECILES + 1), y, color=_PALETTE[i % len(_PALETTE)], ls=style, lw=1.4, label=f"{score}, {way}")
+                    ax.plot(range(1, DECILES + 1), y, color=PALETTE[i % len(PALETTE)], ls=style, lw=1.4, label=f"{score}, {way}")
         ax.set_title(kind, loc="left", fontsize=11)
         ax.set_xlabel("tenth of the cell's ranks (1: top)", fontsize=9)
         ax.axhline(0, color="#cccccc", lw=0.7)
-        _plain(ax)
+        plain_axes(ax)
     first = figure.axes[0]
     first.set_ylabel("Spearman within the tenth", fontsize=9)
     first.set_ylim(min(-0.05, first.get_ylim()[0]), 1.02)
@@ -392,7 +394,9 @@ def draw_deciles(t: pd.DataFrame, path: Path) -> None:
 def draw_points(shown: list[tuple[str, dict]], path: Path) -> None:
     """Predicted against exact, (title, {way: (exact, predicted)}) a panel: sizes on log axes, movements on axes that are linear
     up to the median size and logarithmic beyond."""
-    from rankcell.report.figures import DOWN, GREY, _plain, new_figure, save
+    from rankcell.report.pictures.axes import plain_axes
+    from rankcell.report.pictures.colours import DOWN, GREY
+    from rankcell.report.pictures.figures import new_figure, save
 
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
@@ -415,7 +419,7 @@ def draw_points(shown: list[tuple[str, dict]], path: Path) -> None:
             x, y = (np.maximum(v, floor) if is_size else v for v in (x, y))
             ax.scatter(x, y, s=5, c=colour, alpha=0.6, linewidths=0, label=way)
         ax.set_title(title, fontsize=8, loc="left")
-        _plain(ax)
+        plain_axes(ax)
         ax.tick_params(labelsize=7)
         for axis in (ax.xaxis, ax.yaxis):
             if is_size and high < 10 * low:
@@ -435,7 +439,9 @@ def draw_points(shown: list[tuple[str, dict]], path: Path) -> None:
 
 def draw_effort(t: pd.DataFrame, path: Path) -> None:
     """Against passes: movements by the sample; sizes by the number of projections, and by the sample."""
-    from rankcell.report.figures import _PALETTE, _plain, new_figure, save
+    from rankcell.report.pictures.axes import plain_axes
+    from rankcell.report.pictures.colours import PALETTE
+    from rankcell.report.pictures.figures import new_figure, save
 
     figure = new_figure(10.4, 6.0)
     axes = figure.subplots(2, 3, sharey="row")
@@ -446,7 +452,7 @@ def draw_effort(t: pd.DataFrame, path: Path) -> None:
         f"sizes, sample of {least}, K of 8 to 128": t[is_size & (t["sample"] == least)],
     }
     parts[f"sizes, K = {PROJECTIONS}, sample of 8 to 128"] = t[is_size & (t.projections == PROJECTIONS)]
-    colours = {score: _PALETTE[i % len(_PALETTE)] for i, score in enumerate(dict.fromkeys(t.score))}
+    colours = {score: PALETTE[i % len(PALETTE)] for i, score in enumerate(dict.fromkeys(t.score))}
     drawn = {}
     for column, (title, part) in zip(axes.T, parts.items(), strict=True):
         for ax, (measure, words) in zip(column, {"spearman": "Spearman", "recall_20": "top 20 in 20"}.items(), strict=True):
@@ -458,7 +464,7 @@ def draw_effort(t: pd.DataFrame, path: Path) -> None:
             ax.set_xticks(ticks, [str(v) for v in ticks])
             ax.set_xticks([], minor=True)
             ax.set_ylabel(words if part is parts[next(iter(parts))] else "", fontsize=9)
-            _plain(ax)
+            plain_axes(ax)
         column[0].set_title(title, fontsize=9, loc="left")
         column[1].set_xlabel("passes a cell for this score", fontsize=9)
     figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
@@ -492,7 +498,9 @@ def together(tables: list[pd.DataFrame], out: Path) -> None:
 
 def draw_models(t: pd.DataFrame, path: Path) -> None:
     """Spearman of each cell, a panel per score, a row per model and kind: hollow raw, filled corrected."""
-    from rankcell.report.figures import DOWN, GREY, UP, _plain, new_figure, save
+    from rankcell.report.pictures.axes import plain_axes
+    from rankcell.report.pictures.colours import DOWN, GREY, UP
+    from rankcell.report.pictures.figures import new_figure, save
 
     scores = sorted((s for s in set(t.score) if "cls" not in s), reverse=True)
     rows = list(dict.fromkeys(zip(t.model, t.kind, strict=True)))
@@ -507,7 +515,7 @@ def draw_models(t: pd.DataFrame, path: Path) -> None:
         ax.axvline(0.9, color="#cccccc", lw=0.8, zorder=0)
         ax.set_xlim(min(0.4, ax.get_xlim()[0]), 1.02)
         ax.set_xlabel("Spearman in a cell", fontsize=8)
-        _plain(ax)
+        plain_axes(ax)
         ax.tick_params(labelsize=8)
     figure.axes[0].set_yticks(range(len(rows)), [f"{m}: {k}" for m, k in rows], fontsize=8)
     figure.axes[0].invert_yaxis()

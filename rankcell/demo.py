@@ -95,7 +95,7 @@ def run_demo(
         _pictures(folder, adata, found)
         steps.reach(99)
         found.seconds = time.perf_counter() - began
-        from rankcell.report.demo_page import demo_page
+        from rankcell.report.pages.demo_page import demo_page
 
         (folder / PAGE).write_text(demo_page(folder, found), encoding="utf-8")
         steps.reach(100)
@@ -231,15 +231,17 @@ def _follows(table: Any, score: str) -> tuple[str, float, float, float, float]:
 
 
 def _pictures(folder: Path, adata: Any, found: Found) -> None:
-    from rankcell.report import figures
+    from rankcell.report.pictures.embedding_panels import draw_embeddings
+    from rankcell.report.pictures.figures import new_figure, save
+    from rankcell.report.pictures.ranked_genes import draw_ranked
 
     titles = {p: f"{words} (kNN accuracy {found.knn[p]:.2f})" for p, words in POOLS.items()}
-    umap = figures.draw_embeddings({p: adata.obsm[f"X_umap_{p}"] for p in POOLS}, adata.obs[LABELS].astype(str), titles=titles)
+    umap = draw_embeddings({p: adata.obsm[f"X_umap_{p}"] for p in POOLS}, adata.obs[LABELS].astype(str), titles=titles)
     note = found.model.get("model_note")
     umap.suptitle(note or "", fontsize=9, x=0.01, ha="left")
-    figures.save(umap, folder / UMAP)
-    both = figures.new_figure(11, 6.4)
+    save(umap, folder / UMAP)
+    both = new_figure(11, 6.4)
     for ax, d in zip(both.subplots(1, 2), DIRECTIONS, strict=True):
-        figures.draw_ranked(found.ranked[d.name], by=d.score, n=24, title=f"Genes lost in place by {d.start_words}", ax=ax)
+        draw_ranked(found.ranked[d.name], by=d.score, n=24, title=f"Genes lost in place by {d.start_words}", ax=ax)
     both.suptitle(note or "", fontsize=9, x=0.01, ha="left")
-    figures.save(both, folder / RANKED)
+    save(both, folder / RANKED)

@@ -114,7 +114,7 @@ def _affected_matrices(screen: Any, edits: Any) -> tuple[np.ndarray, dict[str, n
     """(mean shift, {n, sd}, genes), [edits, affected genes in order of their ids]; float32 and int32, since there may be 20,000 x 20,000."""
     import pandas as pd
 
-    from rankcell.report.screens import open_tables
+    from rankcell.report.screen_view import open_tables
 
     affected = screen.affected().to_pandas()
     genes = pd.Index(sorted(affected["affected"].unique()), dtype=object)

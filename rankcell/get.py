@@ -144,6 +144,6 @@ def tokens_df(tokens: Any, cell: str | int, *, vocab: str | os.PathLike | Vocabu
     target_sum / median, so 1 is what a typical cell that shows the gene has. `value` is NaN for special tokens, and
     everywhere when the tokens do not carry their counts: tokenize with keep_counts=True.
     """
-    from rankcell.report.encoding import encoding_table, opened
+    from rankcell.report.token_table import encoding_table, tokens_and_vocabulary
 
-    return encoding_table(*opened(tokens, vocab), cell)
+    return encoding_table(*tokens_and_vocabulary(tokens, vocab), cell)

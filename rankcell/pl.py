@@ -2,10 +2,18 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankcell.vocab import Vocabulary
 from rankcell.wording import python_verb
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from rankcell.stats.ranking import Ranking
 
 __all__ = [
     "affected_genes",
@@ -29,8 +37,8 @@ def rank_encoding(
     vocab: str | os.PathLike | Vocabulary | None = None,
     n: int = 15,
     genes: str | Sequence[str] | None = None,
-    ax: Any = None,
-) -> Any:
+    ax: "Axes | None" = None,
+) -> "Axes | npt.NDArray[np.object_]":
     """One cell as the model reads it: the rank value of every gene, from the top down, and beneath it the row of tokens.
 
     tokens, cell, vocab
@@ -45,22 +53,20 @@ def rank_encoding(
     Returns an array of two axes, curve and row. Where the tokens do not carry their counts there is no curve, a note says
     so, and the axes of the row are returned. CellError when the cell has no gene.
     """
-    from rankcell.report.encoding import draw_encoding, encoding_table, opened, require_genes
+    from rankcell.report.pictures.rank_encoding import draw_encoding
+    from rankcell.report.token_table import encoding_table, require_genes, tokens_and_vocabulary
 
-    tokens, vocab = opened(tokens, vocab)
+    tokens, vocab = tokens_and_vocabulary(tokens, vocab)
     named = [] if genes is None else [genes] if isinstance(genes, str) else list(genes)
     marked = [vocab.find(name) for name in named]
     table = encoding_table(tokens, vocab, cell)
     require_genes(table, vocab)
-    if ax is None:
-        from matplotlib import pyplot as plt
-
-        ax = plt.figure(figsize=(9, 5 if table["value"].notna().any() else 2.1)).add_axes((0, 0, 1, 1))
+    ax = ax or _whole_figure(9, 5 if table["value"].notna().any() else 2.1)
     return draw_encoding(table, vocab, ax=ax, n=n, marked=marked)
 
 
 @python_verb()
-def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any = None) -> Any:
+def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: "Axes | None" = None) -> "Axes":
     """Bars of the strongest edits, with standard errors.
 
     ranked
@@ -73,18 +79,17 @@ def ranked_genes(ranked: Any, *, n: int = 20, title: str | None = None, ax: Any 
 
     Returns the axes.
     """
-    from rankcell.report.figures import draw_ranked, mark
+    from rankcell.report.pictures.figures import mark
+    from rankcell.report.pictures.ranked_genes import draw_ranked
+    from rankcell.report.pictures.screen_pictures import picture_of
 
-    ranked = _ranked(ranked)
-    if ax is None:
-        from matplotlib import pyplot as plt
-
-        _, ax = plt.subplots(figsize=(6.4, 1.4 + 0.24 * max(4, min(n, len(ranked)))), layout="constrained")
-    return mark(draw_ranked(ranked.table, by=ranked.by, ax=ax, n=n, title=title), ranked.model_note)
+    ranking = _ranked(ranked)
+    ax = ax or _axes(*picture_of("ranked").size(min(n, len(ranking))))
+    return mark(draw_ranked(ranking.table, by=ranking.by, ax=ax, n=n, title=title), ranking.model_note)
 
 
 @python_verb()
-def volcano(ranked: Any, *, x: str | None = None, y: str | None = None, n: int = 12, ax: Any = None) -> Any:
+def volcano(ranked: Any, *, x: str | None = None, y: str | None = None, n: int = 12, ax: "Axes | None" = None) -> "Axes":
     """Effect of every edit against -log10 of its p-value or false discovery rate; those with FDR < 0.05 in colour (red: positive).
 
     ranked
@@ -101,17 +106,19 @@ def volcano(ranked: Any, *, x: str | None = None, y: str | None = None, n: int =
 
     A probability of 0 is a triangle above all others. Returns the axes. SettingsError when there is no such column.
     """
-    from rankcell.report.figures import mark
-    from rankcell.report.screens_edits import draw_volcano
+    from rankcell.report.pictures.figures import mark
+    from rankcell.report.pictures.screen_pictures import picture_of
+    from rankcell.report.pictures.volcano import draw_volcano
 
-    ranked = _ranked(ranked)
-    return mark(draw_volcano(ranked.table, by=ranked.by, ax=ax or _axes("volcano", None, n), x=x, y=y, n=n), ranked.model_note)
+    ranking = _ranked(ranked)
+    ax = ax or _axes(*picture_of("volcano").size(n))
+    return mark(draw_volcano(ranking.table, by=ranking.by, ax=ax, x=x, y=y, n=n), ranking.model_note)
 
 
-def _ranked(source: Any) -> Any:
+def _ranked(source: Any) -> "Ranking":
     """A ranking from what was given: itself, the path of the table of `rankcell stats`, or a screen, ranked by its default score."""
     from rankcell.jobs.plots import read_statistics
-    from rankcell.report.screens import choose_score, open_tables, ranking
+    from rankcell.report.screen_view import choose_score, open_tables, ranking
     from rankcell.stats.screen_rows import is_table
 
     if is_table(source) and ("effect" in source or "cell_id" not in source):
@@ -124,8 +131,8 @@ def _ranked(source: Any) -> Any:
 
 @python_verb()
 def screen_heatmap(
-    screen: Any, *, score: str | None = None, groupby: str | None = None, n: int = 30, min_cells: int | None = None, ax: Any = None
-) -> Any:
+    screen: Any, *, score: str | None = None, groupby: str | None = None, n: int = 30, min_cells: int | None = None, ax: "Axes | None" = None
+) -> "Axes":
     """The strongest edits against states (mean movement toward each) or groups of cells (mean effect in each).
 
     screen
@@ -144,19 +151,11 @@ def screen_heatmap(
 
     Returns the axes. SettingsError without states and without `groupby`, CellError when the cells have no such column.
     """
-    from rankcell.report.figures import mark
-    from rankcell.report.screens import open_tables
-    from rankcell.report.screens_edits import draw_heatmap
-
-    tables = open_tables(screen)
-    return mark(
-        draw_heatmap(tables, ax=ax or _axes("heatmap", tables, n), score=score, groupby=groupby, n=n, min_cells=min_cells),
-        tables.model_note,
-    )
+    return _of_screen("heatmap", screen, ax, n, score=score, groupby=groupby, min_cells=min_cells)
 
 
 @python_verb()
-def affected_genes(screen: Any, edit: str, *, n: int = 20, min_cells: int | None = None, ax: Any = None) -> Any:
+def affected_genes(screen: Any, edit: str, *, n: int = 20, min_cells: int | None = None, ax: "Axes | None" = None) -> "Axes":
     """Bars of the genes that one edit shifts most (in place where the screen has that), with their standard deviation over cells, and
     the number of cells.
 
@@ -171,16 +170,11 @@ def affected_genes(screen: Any, edit: str, *, n: int = 20, min_cells: int | None
 
     Returns the axes. OutputError when the screen was run without affected genes.
     """
-    from rankcell.report.figures import mark
-    from rankcell.report.screens import open_tables
-    from rankcell.report.screens_edits import draw_affected
-
-    tables = open_tables(screen)
-    return mark(draw_affected(tables, edit, ax=ax or _axes("affected", tables, n), n=n, min_cells=min_cells), tables.model_note)
+    return _of_screen("affected", screen, ax, n, edit=edit, min_cells=min_cells)
 
 
 @python_verb()
-def shift_by_rank(screen: Any, *, score: str | None = None, n: int = 10, min_cells: int | None = None, ax: Any = None) -> Any:
+def shift_by_rank(screen: Any, *, score: str | None = None, n: int = 10, min_cells: int | None = None, ax: "Axes | None" = None) -> "Axes":
     """Mean effect of every edit against the mean rank of its gene, over the band of genes of like rank; those outside it named.
 
     screen
@@ -198,16 +192,11 @@ def shift_by_rank(screen: Any, *, score: str | None = None, n: int = 10, min_cel
     on either side; no band below 20 edits). The title says how far the score follows the rank (median Spearman over cells),
     in red above 0.9. Returns the axes.
     """
-    from rankcell.report.figures import mark
-    from rankcell.report.screens import open_tables
-    from rankcell.report.screens_ranks import draw_shift_by_rank
-
-    tables = open_tables(screen)
-    return mark(draw_shift_by_rank(tables, ax=ax or _axes("rank", tables, n), score=score, n=n, min_cells=min_cells), tables.model_note)
+    return _of_screen("rank", screen, ax, n, score=score, min_cells=min_cells)
 
 
 @python_verb()
-def decomposition(screen: Any, *, score: str | None = None, n: int = 20, min_cells: int | None = None, ax: Any = None) -> Any:
+def decomposition(screen: Any, *, score: str | None = None, n: int = 20, min_cells: int | None = None, ax: "Axes | None" = None) -> "Axes":
     """What the effect of the strongest deletions consists of: total, in place, the part of positions, and that of refilling.
 
     screen
@@ -224,18 +213,11 @@ def decomposition(screen: Any, *, score: str | None = None, n: int = 20, min_cel
     Means over cells, so that the parts of each edit add up to its total; the scale is logarithmic. Returns the axes. SettingsError
     for a screen without in-place scores.
     """
-    from rankcell.report.figures import mark
-    from rankcell.report.screens import open_tables
-    from rankcell.report.screens_edits import draw_decomposition
-
-    tables = open_tables(screen)
-    return mark(
-        draw_decomposition(tables, ax=ax or _axes("decomposition", tables, n), score=score, n=n, min_cells=min_cells), tables.model_note
-    )
+    return _of_screen("decomposition", screen, ax, n, score=score, min_cells=min_cells)
 
 
 @python_verb()
-def explain_cell(screen: Any, cell: str, *, score: str | None = None, n: int = 10, ax: Any = None) -> Any:
+def explain_cell(screen: Any, cell: str, *, score: str | None = None, n: int = 10, ax: "Axes | None" = None) -> "Axes":
     """One cell: the shift of every edit against the rank of its gene, total and in place, with the Spearman correlation of each.
 
     screen
@@ -251,27 +233,36 @@ def explain_cell(screen: Any, cell: str, *, score: str | None = None, n: int = 1
 
     Returns the axes. CellError when the cell was not screened.
     """
-    from rankcell.report.figures import mark
-    from rankcell.report.screens import open_tables
-    from rankcell.report.screens_ranks import draw_cell
+    return _of_screen("explain", screen, ax, n, cell=cell, score=score)
+
+
+def _of_screen(picture: str, screen: Any, ax: "Axes | None", n: int, **options: Any) -> "Axes":
+    """A registered picture of a screen on `ax`, or on new axes of the size that it wants."""
+    from rankcell.report.pictures.figures import mark
+    from rankcell.report.pictures.screen_pictures import picture_of, size_of
+    from rankcell.report.screen_view import open_tables
 
     tables = open_tables(screen)
-    return mark(draw_cell(tables, cell, ax=ax or _axes("explain", tables, n), score=score, n=n), tables.model_note)
+    ax = ax or _axes(*size_of(picture, tables, n))
+    return mark(picture_of(picture).draw(tables, ax=ax, n=n, **options), tables.model_note)
 
 
-def _axes(what: str, tables: Any, n: int) -> Any:
-    """A new pyplot figure of the size that the picture wants."""
+def _axes(width: float, height: float) -> "Axes":
+    """The axes of a new pyplot figure of that many inches, with a constrained layout."""
     from matplotlib import pyplot as plt
 
-    from rankcell.report.screens_draw import PICTURES, size_of
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
-    size = PICTURES[what].size(n) if tables is None else size_of(what, tables, n)
-    _, ax = plt.subplots(figsize=size, layout="constrained")
-    return ax
+
+def _whole_figure(width: float, height: float) -> "Axes":
+    """Axes that fill a new pyplot figure of that many inches, for pictures that lay out their own."""
+    from matplotlib import pyplot as plt
+
+    return plt.figure(figsize=(width, height)).add_axes((0, 0, 1, 1))
 
 
 @python_verb()
-def compare_poolings(table: Any, *, score: str = "knn_accuracy", ax: Any = None) -> Any:
+def compare_poolings(table: "pd.DataFrame", *, score: str = "knn_accuracy", ax: "Axes | None" = None) -> "Axes":
     """Dots of every pooling, layers in colours, beside the random-weight models (hollow) and PCA (dashed line).
 
     table
@@ -284,23 +275,19 @@ def compare_poolings(table: Any, *, score: str = "knn_accuracy", ax: Any = None)
     Returns the axes.
     """
     from rankcell.errors import SettingsError
-    from rankcell.report.assessments import draw_poolings
-    from rankcell.report.figures import mark
+    from rankcell.report.pictures.compare_poolings import draw_poolings
+    from rankcell.report.pictures.figures import mark
 
     if "source" not in table or "over_pca" not in table:
         raise SettingsError("this is not a comparison: give what rc.tl.compare_poolings(adata, label) returns")
     if score not in table or table[score].dtype.kind not in "fiu":
         raise SettingsError(f"the comparison has no score '{score}'; knn_accuracy, silhouette, ... (its columns: {', '.join(table)})")
-    if ax is None:
-        from matplotlib import pyplot as plt
-
-        rows = table["pool"].nunique()
-        _, ax = plt.subplots(figsize=(7.2, 1.3 + 0.34 * max(3, rows)), layout="constrained")
+    ax = ax or _axes(7.2, 1.3 + 0.34 * max(3, table["pool"].nunique()))
     return mark(draw_poolings(table, ax=ax, score=score), table.attrs.get("model_note"))
 
 
 @python_verb()
-def rank_bias(table: Any, *, score: str = "relative_shift", ax: Any = None) -> Any:
+def rank_bias(table: "pd.DataFrame", *, score: str = "relative_shift", ax: "Axes | None" = None) -> "npt.NDArray[np.object_]":
     """How far each pooling moves over the deciles of the ranking, a panel per kind of edit, on a logarithmic scale.
 
     table
@@ -314,16 +301,13 @@ def rank_bias(table: Any, *, score: str = "relative_shift", ax: Any = None) -> A
     of axes [layers, kinds of edit].
     """
     from rankcell.errors import SettingsError
-    from rankcell.report.assessments import draw_rank_bias
-    from rankcell.report.figures import mark
+    from rankcell.report.pictures.figures import mark
+    from rankcell.report.pictures.rank_bias import draw_rank_bias
 
     if "between_cells" not in table:
         raise SettingsError("this is not a table of rank biases: give what rc.tl.rank_bias(adata) returns")
-    if ax is None:
-        from matplotlib import pyplot as plt
-
-        size = (2.6 + 2.9 * table["how"].nunique(), (3.6 if table["pool"].nunique() <= 6 else 4.6) * table["layer"].nunique())
-        ax = plt.figure(figsize=size).add_axes((0, 0, 1, 1))
+    each = 3.6 if table["pool"].nunique() <= 6 else 4.6
+    ax = ax or _whole_figure(2.6 + 2.9 * table["how"].nunique(), each * table["layer"].nunique())
     panels = draw_rank_bias(table, ax=ax, score=score)
     mark(panels.flat[0], table.attrs.get("model_note"))
     return panels

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from rankcell import progress
 from rankcell.config import settings
@@ -25,6 +25,7 @@ from rankcell.errors import RankcellWarning
 
 __all__ = ["adopt", "command_line", "current", "note", "offers", "one_line", "option", "python_verb", "shortened", "visible"]
 
+Function = TypeVar("Function", bound=Callable)
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -110,13 +111,13 @@ def command_line(spelling: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
-def python_verb(**renamed: str) -> Callable[[Callable], Callable]:
+def python_verb(**renamed: str) -> Callable[[Function], Function]:
     """Decorator of a public function: messages name options as its parameters. `renamed`: option -> its parameter of another name.
 
     Arguments are compared with its annotations (rankcell.arguments). It changes nothing within `command_line`, nor within another public function.
     """
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: Function) -> Function:
         own = [name for name in inspect.signature(function).parameters if name not in renamed.values()]
         verb = _Verb(False, MappingProxyType({name: name for name in own} | renamed))
 
@@ -130,7 +131,7 @@ def python_verb(**renamed: str) -> Callable[[Callable], Callable]:
                 args, kwargs = checked_arguments(function, args, kwargs)
                 return function(*args, **kwargs)
 
-        return called
+        return cast(Function, called)
 
     return decorate
 

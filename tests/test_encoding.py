@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import rankcell as rc
 from rankcell.errors import CellError, SettingsError, TokensError, VocabularyError
-from rankcell.report.encoding import spread
+from rankcell.report.pictures.rank_encoding import spread
 from rankcell.tokens import TokenSet, TokenSpec
 from rankcell.vocab import find_vocabulary
 
@@ -212,7 +212,7 @@ def test_axes_of_ones_own(plt):
     assert axes[0].figure.figure is figure and len(plt.get_fignums()) == 1
     assert [t for t in texts(axes[0]) if t in {f"G{i}" for i in range(40)}] == ["G0", "G1", "G2"]
     _, small = plt.subplots(figsize=(3, 2))
-    with pytest.raises(SettingsError, match="this picture needs at least 6 x 4.2"):
+    with pytest.raises(SettingsError, match="this picture needs at least 6.0 x 4.2"):
         rc.pl.rank_encoding(tokens, "x", vocab=vocab, ax=small)
 
 

@@ -15,9 +15,9 @@ from scipy.stats import spearmanr
 import rankcell as rc
 from rankcell.cli.main import main
 from rankcell.errors import CellError, InputError, OutputError, SettingsError
-from rankcell.report import screens
-from rankcell.report.screens_draw import PICTURES, explain_cell
-from rankcell.report.screens_ranks import running_band
+from rankcell.report import screen_view
+from rankcell.report.pictures.screen_pictures import PICTURES, explain_cell
+from rankcell.report.pictures.shift_by_rank import running_band
 from rankcell.report.words import words
 
 pytestmark = pytest.mark.filterwarnings("ignore:no edit is in 5 cells:rankcell.errors.RankcellWarning")  # tables of a hand's size
@@ -148,28 +148,28 @@ def require_apart(ax):
 
 def test_parts_add_up_and_are_read_where_they_stand():
     table = hand_table()
-    parts = screens.parts_of(table, "cos_genes")
+    parts = screen_view.parts_of(table, "cos_genes")
     assert list(parts) == ["total", "in_place", "position"]
     np.testing.assert_allclose(parts["total"], [0.5, 0.25, 0.125, 0.25, 0.5])
     np.testing.assert_allclose(parts["position"], [0.375, 0.1875, 0.115, 0.125, 0.46875])
     table["shift_genes_refill"] = 0.0625
     table["shift_genes_position"] = 0.25  # what the screen says is not worked out again
-    parts = screens.parts_of(table, "cos_genes_in_place")
+    parts = screen_view.parts_of(table, "cos_genes_in_place")
     assert set(parts["position"]) == {0.25} and set(parts["refill"]) == {0.0625}
-    without = screens.parts_of(table.drop(columns="shift_genes_position"), "cos_genes")
+    without = screen_view.parts_of(table.drop(columns="shift_genes_position"), "cos_genes")
     np.testing.assert_allclose(without["in_place"] + without["position"] + without["refill"], without["total"])
     table["toward_hot_cell_position"] = 7.0
-    assert set(screens.parts_of(table, "toward_hot_cell")["position"]) == {7.0}
-    assert list(screens.parts_of(table[["cos_genes"]], "cos_genes")) == ["total"]
+    assert set(screen_view.parts_of(table, "toward_hot_cell")["position"]) == {7.0}
+    assert list(screen_view.parts_of(table[["cos_genes"]], "cos_genes")) == ["total"]
 
 
 def test_scores_are_told_from_their_parts():
     table = hand_table().assign(shift_genes_position=0.1, toward_hot_cell_refill=0.1, euclidean_genes=1.0)
-    assert screens.scores_of(table) == ["cos_genes", "toward_hot_cell", "toward_cold_cell", "euclidean_genes"]
-    assert screens.choose_score(table, None) == "cos_genes_in_place"
-    assert screens.choose_score(table.drop(columns="cos_genes_in_place"), None) == "cos_genes"
+    assert screen_view.scores_of(table) == ["cos_genes", "toward_hot_cell", "toward_cold_cell", "euclidean_genes"]
+    assert screen_view.choose_score(table, None) == "cos_genes_in_place"
+    assert screen_view.choose_score(table.drop(columns="cos_genes_in_place"), None) == "cos_genes"
     with pytest.raises(SettingsError, match="no score 'cos_cls'; it has cos_genes, cos_genes_in_place"):
-        screens.choose_score(table, "cos_cls")
+        screen_view.choose_score(table, "cos_cls")
 
 
 @pytest.mark.parametrize(
@@ -190,10 +190,10 @@ def test_words(score, said):
 def test_spearman_is_scipys():
     rng = np.random.default_rng(0)
     a, b = np.round(rng.random(40), 1), rng.integers(0, 9, 40)
-    assert screens.spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert screen_view.spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
     a[:5] = np.nan
-    assert screens.spearman(a, b) == pytest.approx(spearmanr(a[5:], b[5:]).statistic)
-    assert np.isnan(screens.spearman([1, 2], [1, 2])) and np.isnan(screens.spearman([1, 1, 1], [1, 2, 3]))
+    assert screen_view.spearman(a, b) == pytest.approx(spearmanr(a[5:], b[5:]).statistic)
+    assert np.isnan(screen_view.spearman([1, 2], [1, 2])) and np.isnan(screen_view.spearman([1, 1, 1], [1, 2, 3]))
 
 
 # The pictures
@@ -661,9 +661,9 @@ def test_the_picture_of_three_absences_is_the_one_that_is_drawn(tmp_path, monkey
     monkeypatch.syspath_prepend(str(ROOT / "tutorials"))
     import draw_absence
 
-    from rankcell.report.figures import new_figure
-    from rankcell.report.screens_absence import GENES
-    from rankcell.report.screens_absence import draw_absence as draw
+    from rankcell.report.pictures.absence import GENES
+    from rankcell.report.pictures.absence import draw_absence as draw
+    from rankcell.report.pictures.figures import new_figure
 
     assert draw_absence.PICTURE.exists() and draw_absence.main(tmp_path / "a.png").stat().st_size > 10_000
     ax = draw(new_figure(9.6, 3.6).subplots())

@@ -71,6 +71,7 @@ def test_rooms_import_upstream_only():
 FOLDERS = {
     "perturb": ("edits", "exact", "results", "fast", "run"),
     "counts": ("", "genes", "io", "validate"),
+    "report": ("", "pictures", "pages"),
 }
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from rankcell.report.figures import new_figure, save
-from rankcell.report.screens_absence import draw_absence
+from rankcell.report.pictures.absence import draw_absence
+from rankcell.report.pictures.figures import new_figure, save
 
 PICTURE = Path(__file__).resolve().parent / "pictures" / "three_absences.png"
 

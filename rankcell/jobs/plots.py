@@ -41,8 +41,8 @@ def plot(
         The table of `rankcell stats` (csv, tsv, parquet, or a DataFrame) to draw a volcano or the ranked edits from; None: those
         of rc.tl.rank_edits, without donors.
     """
-    from rankcell.report.screens import open_tables
-    from rankcell.report.screens_draw import picture_of, write_picture
+    from rankcell.report.pictures.screen_pictures import picture_of, write_picture
+    from rankcell.report.screen_view import open_tables
 
     out = Path(out)
     options = {"edit": edit, "cell": cell, "score": score, "n": n, "groupby": groupby, "min_cells": min_cells}
@@ -51,7 +51,7 @@ def plot(
     _check(out, what, n, min_cells)
     given = None if statistics is None else read_statistics(statistics, score)
     if what == "report":
-        from rankcell.report.screen_page import write_page
+        from rankcell.report.pages.screen_page import write_page
 
         unused = [option(k) for k in ("edit", "cell", "groupby") if options[k] is not None]
         if unused:

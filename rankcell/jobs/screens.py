@@ -147,7 +147,7 @@ def perturb(
             _check_carried(tokens, perturber.checkpoint, _several(obs), explain)
             done = perturber.perturb(tokens, **options)
     if explain is not None and isinstance(done, Screen):
-        from rankcell.report.screens_draw import explain_cell
+        from rankcell.report.pictures.screen_pictures import explain_cell
 
         explain_cell(done, explain, explained(out, explain))
     return done

@@ -1,6 +1,11 @@
 """Scores and names as pictures and pages say them."""
 
+from typing import TYPE_CHECKING
+
 from rankcell.scores import Score
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def words(score: str) -> str:
@@ -15,3 +20,13 @@ def wrapped(label: str, n: int = 46) -> str:
         return label
     at = max(label.rfind(", ", 0, n) + 1, label.rfind(" (", 0, n))
     return label if at <= 0 else f"{label[:at]}\n{label[at:].lstrip()}"
+
+
+def replicates(ranked: "pd.DataFrame") -> str:
+    """What the means of a ranked table are over."""
+    return "donors" if "n_donors" in ranked and ranked["n_donors"].notna().any() else "cells"
+
+
+def in_cells(least: int) -> str:
+    """What a sentence about edits ends with where those in fewer cells are left out."""
+    return f" in {least} cells or more" if least > 1 else ""

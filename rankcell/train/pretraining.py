@@ -187,7 +187,7 @@ def final_figures(
 def _write_curve(curve: list[dict[str, float]], folder: Path) -> None:
     import csv
 
-    from rankcell.report.figures import draw_curve
+    from rankcell.report.pictures.loss_curve import draw_curve
 
     with open(folder / LOSS, "w", newline="") as f:
         writer = csv.DictWriter(f, list(curve[0]))

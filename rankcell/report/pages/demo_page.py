@@ -1,45 +1,48 @@
 """The page that the demo ends with: what was done, what came out, and what each number means in plain words."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rankcell.report import page as p
-from rankcell.report.answer import small, toy_line
+from rankcell.report.pages import page as p
+from rankcell.report.pages.answer import small, toy_line
 from rankcell.stats.summary import LEVEL
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def demo_page(folder: Path, found: Any) -> str:
-    """The HTML of the demo's report; `found` is a rankcell.demo.Found, pictures are read from `folder`."""
+
+def demo_page(folder: Path, demo: Any) -> str:
+    """The HTML of the demo's report, about what `demo` (rankcell.demo.Found) holds; pictures are read from `folder`."""
     from rankcell import __version__
 
     sections = [
-        _answer(found),
-        _tokens(found),
-        _embeddings(folder, found),
-        _screen(folder, found),
-        _limits(found),
+        _answer(demo),
+        _tokens(demo),
+        _embeddings(folder, demo),
+        _screen(folder, demo),
+        _limits(demo),
         _own_file(),
     ]
-    where = "a CUDA device" if found.model["device"] != "cpu" else f"a processor with {found.model['threads']} threads"
+    where = "a CUDA device" if demo.model["device"] != "cpu" else f"a processor with {demo.model['threads']} threads"
     return p.page(
         "rankcell: from counts to a perturbation screen",
         "700 real blood cells (peripheral blood, 10x Genomics, as shipped with scanpy) went in; what you see here was computed from their counts "
-        f"in {found.seconds:.0f} seconds on {where}.",
+        f"in {demo.seconds:.0f} seconds on {where}.",
         *sections,
-        footer=f"rankcell {__version__}, model '{found.model['model']}', vocabulary '{found.model['vocabulary']}' ({found.model['vocabulary_hash'][:12]}).",
-        first=toy_line(found.model.get("model_note")),
+        footer=f"rankcell {__version__}, model '{demo.model['model']}', vocabulary '{demo.model['vocabulary']}' ({demo.model['vocabulary_hash'][:12]}).",
+        first=toy_line(demo.model.get("model_note")),
     )
 
 
-def _answer(found: Any) -> str:
+def _answer(demo: Any) -> str:
     """The strongest genes of either direction, by FDR or plainly none, before everything else."""
     rows, lines = [], []
-    for d in found.directions:
-        ranked = found.ranked[d.name]
+    for d in demo.directions:
+        ranked = demo.ranked[d.name]
         fdr = ranked["matched_fdr"]
         tested, below = int(fdr.notna().sum()), int((fdr < LEVEL).sum())
-        told = f"{below:,} of {tested:,} genes tested stand out (FDR below {LEVEL:g})" if below else "nothing stands out"
-        lines.append(f"{d.start_words} toward {d.goal_words}: {told if below or not tested else f'{told} (FDR >= {fdr.min():.2g})'}.")
+        count = f"{below:,} of {tested:,} genes tested stand out (FDR below {LEVEL:g})" if below else "nothing stands out"
+        lines.append(f"{d.start_words} toward {d.goal_words}: {count if below or not tested else f'{count} (FDR >= {fdr.min():.2g})'}.")
         for r in ranked.head(3).to_dict("records"):
             rows.append(
                 (
@@ -65,8 +68,8 @@ def _answer(found: Any) -> str:
     )
 
 
-def _tokens(found: Any) -> str:
-    tokens, vocab = found.tokens, found.vocab
+def _tokens(demo: Any) -> str:
+    tokens, vocab = demo.tokens, demo.vocab
     row = tokens.genes(0)[:12]
     genes = [int(vocab.gene_of_token[t]) for t in row]
     rows = [(i, vocab.label(g), vocab.genes[g], f"{vocab.medians[g]:.2f}") for i, g in enumerate(genes)]
@@ -82,18 +85,18 @@ def _tokens(found: Any) -> str:
     )
 
 
-def _embeddings(folder: Path, found: Any) -> str:
+def _embeddings(folder: Path, demo: Any) -> str:
     names = {"mean": "mean over genes", "cls": "CLS token", "first": "first gene", "pca": "PCA (50) of log-normalised counts, no model"}
-    rows = [(names[k], f"{v:.3f}") for k, v in found.knn.items()]
+    rows = [(names[k], f"{v:.3f}") for k, v in demo.knn.items()]
     return p.section(
         "2. The model turns each list into a vector",
         p.paragraph(
             "A small BERT, trained to guess hidden genes of such lists and never shown a label, gives every gene of a cell a state (a vector of "
-            f"{_width(found)} numbers). A cell's embedding is the mean of them, or the state of the CLS token that stands in front, or the state of the "
+            f"{_width(demo)} numbers). A cell's embedding is the mean of them, or the state of the CLS token that stands in front, or the state of the "
             "top-ranked gene. Each dot is a cell; the colours are cell types that the model has not seen."
         ),
         p.picture(
-            folder / "umap.png",
+            (folder / "umap.png").read_bytes(),
             alt="UMAP of three kinds of cell embedding, coloured by cell type",
             caption="UMAP of the three embeddings. Distances between far groups mean little in a UMAP; which cells lie together does.",
         ),
@@ -105,14 +108,14 @@ def _embeddings(folder: Path, found: Any) -> str:
     )
 
 
-def _width(found: Any) -> int:
-    return int(found.model.get("width", 0))
+def _width(demo: Any) -> int:
+    return int(demo.model.get("width", 0))
 
 
-def _screen(folder: Path, found: Any) -> str:
+def _screen(folder: Path, demo: Any) -> str:
     tables = []
-    for d in found.directions:
-        ranked = found.ranked[d.name]
+    for d in demo.directions:
+        ranked = demo.ranked[d.name]
         columns = ["gene", "cells", "mean rank", "in place", "s.e.", "plain"]
         up, down = ranked.head(10), ranked.tail(10)[::-1]
         blocks = [
@@ -125,12 +128,12 @@ def _screen(folder: Path, found: Any) -> str:
     return p.section(
         "3. Deleting genes in silico",
         p.paragraph(
-            f"The first {found.cells_per_state} B cells and the first {found.cells_per_state} monocytes of the file lost, one at a time, every gene that at least a fifth of them "
-            f"show: {found.n_genes['b_to_monocyte']} and {found.n_genes['monocyte_to_b']} genes, {sum(found.n_rows.values()):,} edited cells, each scored plainly and in place. "
+            f"The first {demo.cells_per_state} B cells and the first {demo.cells_per_state} monocytes of the file lost, one at a time, every gene that at least a fifth of them "
+            f"show: {demo.n_genes['b_to_monocyte']} and {demo.n_genes['monocyte_to_b']} genes, {sum(demo.n_rows.values()):,} edited cells, each scored plainly and in place. "
             "The bars say how far the mean state of the remaining genes moved toward the mean of the other cell type: cosine after, less cosine before."
         ),
         p.picture(
-            folder / "ranked_genes.png",
+            (folder / "ranked_genes.png").read_bytes(),
             alt="Bar charts of the genes whose loss moves B cells toward monocytes and monocytes toward B cells",
             caption="Red: losing the gene moves the cell toward the other type. Blue: losing it moves the cell away. In place: nothing attends to the lost gene, the others keep their positions.",
         ),
@@ -139,14 +142,14 @@ def _screen(folder: Path, found: Any) -> str:
             "The table shows how far each score follows the gene's mere rank in the list (Spearman correlation, median over cells): a score near 1 or -1 orders genes by "
             "where they stood, whatever they are. The size is the median over all edits."
         ),
-        p.table(["cells", "score", "size, plain", "size, in place", "follows rank, plain", "follows rank, in place"], _follow_rows(found)),
+        p.table(["cells", "score", "size, plain", "size, in place", "follows rank, plain", "follows rank, in place"], _follow_rows(demo)),
         p.paragraph(
             "The ends of both lists, in units of 0.001 of cosine, means over the cells that show the gene with their standard error (s.e.); 'plain' is the same deletion with positions closing "
             "up, mean rank 0 the top of the list. B cells and monocytes are the labels 'CD19+ B' and 'CD14+ Monocyte'. A gene shown by five of 25 cells, or one whose standard error is as "
             "large as its effect, stands where it does by chance as likely as not."
         ),
         p.beside(*tables),
-        p.bullets([_check(d, found.higher[d.name]) for d in found.directions]),
+        p.bullets([_check(d, demo.higher[d.name]) for d in demo.directions]),
     )
 
 
@@ -160,23 +163,23 @@ def _check(d: Any, higher: dict[str, tuple[int, int]]) -> str:
     )
 
 
-def _follow_rows(found: Any) -> list[tuple[object, ...]]:
+def _follow_rows(demo: Any) -> list[tuple[object, ...]]:
     names = {"cos_genes": "shift of all other genes (1 - cos_genes)"}
     return [
         (d.start_words, names.get(score, f"movement toward {d.goal_words}"), f"{a:.1e}", f"{b:.1e}", f"{c:+.2f}", f"{e:+.2f}")
-        for d in found.directions
-        for score, a, b, c, e in found.follows[d.name]
+        for d in demo.directions
+        for score, a, b, c, e in demo.follows[d.name]
     ]
 
 
-def _rows(ranked: Any) -> list[tuple[object, ...]]:
+def _rows(ranked: "pd.DataFrame") -> list[tuple[object, ...]]:
     return [
         (r.symbols, r.n_cells, f"{r.mean_rank:.0f}", f"{1e3 * r.effect:+.2f}", f"{1e3 * r.sem:.2f}", f"{1e3 * r.plain_effect:+.2f}")
         for r in ranked.itertuples()
     ]
 
 
-def _limits(found: Any) -> str:
+def _limits(demo: Any) -> str:
     return p.section(
         "4. What this does not show",
         p.bullets(

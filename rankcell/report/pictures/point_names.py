@@ -1,79 +1,42 @@
 """Names beside points: measured before they are placed, so that none lies on another, on a named point, or outside the axes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankcell.report.figures import GREY, INK
+from rankcell.report.pictures.axes import in_points, legend_box, text_width
+from rankcell.report.pictures.colours import GREY, INK
 from rankcell.wording import shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SIZE = 8.2
 _HEIGHT, _GAP = 1.25 * SIZE, 3.0
 _FREE = 16.0  # points from its dot at which a name gets a line to it
 
 
-def text_width(text: str, size: float = SIZE) -> float:
-    """Points that a text takes."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0])
-
-
-def scaled_axis(axis: Any, values: np.ndarray) -> str:
-    """Number an axis of small values in units of a power of ten; what its label is to say of that ("" for ordinary values)."""
-    most = np.abs(values[np.isfinite(values)]).max(initial=0.0)
-    power = int(np.floor(np.log10(most))) if most > 0 else 0
-    if -3 < power < 4:
-        return ""
-    axis.set_major_formatter(lambda v, _: f"{v / 10.0**power:g}".replace("-", "\u2212"))
-    return f", in units of 1e{power}"
-
-
-def name_points(ax: Any, x: Sequence[float], y: Sequence[float], names: Sequence[str], *, chosen: Sequence[int], colour: Any = INK) -> int:
+def name_points(ax: "Axes", x: Sequence[float], y: Sequence[float], names: Sequence[str], *, chosen: Sequence[int], colour: Any = INK) -> int:
     """Write `names[i]` beside the point i for every i in `chosen`, first come first served; how many names the axes then have.
 
     To be called when the axes' limits and scales are final. A name goes where it hides the fewest points; one that would lie on another name is left out.
     """
-    at, frame = _in_points(ax, x, y)
+    at, frame = in_points(ax, x, y)
     seen = at[np.isfinite(at).all(1)]
     mine = at[list(chosen)] if len(chosen) else np.empty((0, 2))
-    taken = _legend_box(ax)
+    taken = legend_box(ax)
     for k, i in enumerate(chosen):
         if not np.isfinite(at[i]).all():
             continue
         text = shorten(names[i])
-        width = text_width(text)
-        found = _best_place(at[i], width, seen, np.delete(mine, k, 0), taken, frame)
-        if found is None:
+        width = text_width(text, SIZE)
+        box = _best_place(at[i], width, seen, np.delete(mine, k, 0), taken, frame)
+        if box is None:
             continue
-        taken.append(found)
-        _write(ax, (x[i], y[i]), text, at[i], found, colour[i] if isinstance(colour, (list, np.ndarray)) else colour)
+        taken.append(box)
+        _write(ax, (x[i], y[i]), text, at[i], box, colour[i] if isinstance(colour, (list, np.ndarray)) else colour)
     return len([t for t in ax.texts if t.get_text()])
-
-
-def _legend_box(ax: Any) -> list[tuple[float, float, float, float]]:
-    """The place of the legend, in points from the lower left corner of the axes."""
-    if ax.get_legend() is None:
-        return []
-    figure = ax.figure.figure
-    frame, box = ax.get_window_extent(), ax.get_legend().get_window_extent(figure.canvas.get_renderer())
-    scale = 72 / figure.dpi
-    corners = np.array([[box.x0, box.y0], [box.x1, box.y1]]) - [frame.x0, frame.y0]
-    return [tuple((corners * scale).ravel().tolist())]
-
-
-def _in_points(ax: Any, x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, tuple[float, float]]:
-    """Places of data in points from the lower left corner of the axes, and the axes' width and height. A layout moves axes only when drawn."""
-    figure = ax.figure.figure
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-    box = ax.get_window_extent()
-    with np.errstate(all="ignore"):
-        pixels = ax.transData.transform(np.column_stack([np.asarray(x, float), np.asarray(y, float)]))
-    scale = 72 / figure.dpi
-    return (pixels - [box.x0, box.y0]) * scale, (box.width * scale, box.height * scale)
 
 
 def _best_place(
@@ -96,7 +59,7 @@ def _best_place(
 
 def _offsets(width: float) -> list[tuple[float, float, float]]:
     """(cost, dx, dy) of the lower left corner of a name from its dot: right, left, above, below, and further round it."""
-    found = []
+    offsets = []
     for ring, far in enumerate((0.0, 8.0, 18.0, 30.0, 44.0)):
         d = _GAP + far
         places = [
@@ -111,8 +74,8 @@ def _offsets(width: float) -> list[tuple[float, float, float]]:
             (d * 0.95, d * 0.35),
             (-d * 0.95 - width, d * 0.35),
         ]
-        found += [(6.0 * ring + 0.3 * k, dx, dy) for k, (dx, dy) in enumerate(places)]
-    return found
+        offsets += [(6.0 * ring + 0.3 * k, dx, dy) for k, (dx, dy) in enumerate(places)]
+    return offsets
 
 
 def _inside(points: np.ndarray, box: Sequence[float], margin: float) -> np.ndarray:
@@ -120,7 +83,7 @@ def _inside(points: np.ndarray, box: Sequence[float], margin: float) -> np.ndarr
     return (x > box[0] - margin) & (x < box[2] + margin) & (y > box[1] - margin) & (y < box[3] + margin)
 
 
-def _write(ax: Any, xy: tuple[float, float], text: str, dot: np.ndarray, box: Sequence[float], colour: Any) -> None:
+def _write(ax: "Axes", xy: tuple[float, float], text: str, dot: np.ndarray, box: Sequence[float], colour: Any) -> None:
     corner = np.array([box[0], (box[1] + box[3]) / 2])
     how: dict[str, Any] = {"ha": "left", "va": "center", "fontsize": SIZE, "color": colour, "parse_math": False, "zorder": 6}
     near = np.array([np.clip(dot[0], box[0], box[2]), np.clip(dot[1], box[1], box[3])])

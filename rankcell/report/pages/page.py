@@ -3,7 +3,6 @@
 import base64
 import html
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from rankcell.wording import one_line, visible
 
@@ -57,9 +56,12 @@ def commands(lines: Sequence[str]) -> str:
     return f"<pre><code>{html.escape(chr(10).join(map(visible, lines)))}</code></pre>"
 
 
-def picture(path: Path, *, alt: str, caption: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><div class="scroll"><img alt="{html.escape(one_line(alt))}" src="data:image/png;base64,{data}"></div><figcaption>{text(caption)}</figcaption></figure>'
+def picture(png: bytes, *, alt: str, caption: str, width: float | None = None) -> str:
+    """An image inside the page, with its caption; `width`: in inches, where it is not to be as wide as the page."""
+    style = "" if width is None else f' style="max-width: {6.25 * width:.0f}rem; min-width: min(38rem, {6.25 * width:.0f}rem)"'
+    data = base64.b64encode(png).decode()
+    image = f'<div class="scroll"><img{style} alt="{html.escape(one_line(alt))}" src="data:image/png;base64,{data}"></div>'
+    return f"<figure>{image}<figcaption>{text(caption)}</figcaption></figure>"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -2,19 +2,21 @@
 
 import datetime
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankcell.report import page as p
-from rankcell.report.figures import replicates
-from rankcell.report.screens import Tables
-from rankcell.report.screens_edits import fdr_of, probability_columns
-from rankcell.report.words import words
+from rankcell.report.pages import page as p
+from rankcell.report.ranked_columns import fdr_of, probability_columns
+from rankcell.report.screen_view import Tables
+from rankcell.report.words import replicates, words
 from rankcell.scores import Score
 from rankcell.stats.predictors import TOO_CLOSE
 from rankcell.stats.ranking import Ranking
 from rankcell.stats.summary import LEVEL, edits_sentence, without_p_sentence
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HITS = 10
 FEW_CELLS, FEW_KNOWN = 50, 0.5  # below which a page says so
@@ -105,7 +107,7 @@ def _hits(ranking: Ranking, score: str) -> str:
     return p.paragraph(lead) + _table(_strongest(hits, HITS), score, name) + _reading(ranked, score, name)
 
 
-def _strongest(ranked: Any, n: int) -> Any:
+def _strongest(ranked: "pd.DataFrame", n: int) -> Any:
     return ranked.iloc[np.argsort(-np.abs(ranked["effect"].to_numpy(float)), kind="stable")[:n]]
 
 
@@ -132,7 +134,7 @@ def small(x: float) -> str:
     return "-" if not np.isfinite(x) else f"{x:.1e}"
 
 
-def _reading(ranked: Any, score: str, fdr: str) -> str:
+def _reading(ranked: "pd.DataFrame", score: str, fdr: str) -> str:
     """What the columns of the hits mean, once."""
     in_place = (
         " (in place: no token attends to the gene any more, and all others keep their positions)" if Score.parse(score).is_in_place else ""

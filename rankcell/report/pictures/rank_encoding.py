@@ -1,22 +1,20 @@
-"""One cell as the model reads it: its token row as a table, and as a picture (curve of rank values over a row of tokens).
+"""One cell as the model reads it: the curve of rank values over the row of tokens.
 
 All text is measured before it is placed, in points, so that names never lie on each other at any number of genes.
 """
 
-import difflib
-import numbers
-import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rankcell.errors import CellError, SettingsError, TokensError, VocabularyError
-from rankcell.report.figures import DOWN, GREY, INK, UP, _plain
-from rankcell.tokens import TokenSet
-from rankcell.tokens.token_rows import row_number
-from rankcell.vocab import Vocabulary, find_vocabulary
-from rankcell.vocab.catalog import find_by_hash
+from rankcell.report.pictures.axes import plain_axes, require_room, text_width
+from rankcell.report.pictures.colours import DOWN, GREY, INK, UP
+from rankcell.vocab import Vocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 LEFT, RIGHT, ROW_HEIGHT = 68.0, 14.0, 58.0  # points
 SLANT = np.deg2rad(50)
@@ -25,99 +23,14 @@ BAND = 0.86  # share of the curve's height below the fan of leader lines
 _FACE = {GREY: "#eceff2", DOWN: "#e4eef7", UP: "#f8e5e1"}
 
 
-# The table
-
-
-def opened(tokens: Any, vocab: str | os.PathLike | Vocabulary | None) -> tuple[TokenSet, Vocabulary]:
-    """The token set, and the vocabulary that it was made with: the one given, or the shipped one with its hash."""
-    given = None if vocab is None else find_vocabulary(vocab)
-    if isinstance(tokens, (str, os.PathLike)):
-        tokens = TokenSet.open(tokens, vocab=given)
-    if not isinstance(tokens, TokenSet):
-        raise TokensError(f"a TokenSet or its folder is wanted and this is {type(tokens).__name__}: give what rc.pp.tokenize returns")
-    spec = tokens.spec
-    made_with = f"the tokens were made with vocabulary '{spec.vocabulary}' ({spec.vocabulary_hash[:12]})"
-    if given is not None and given.hash != spec.vocabulary_hash:
-        raise VocabularyError(f"{made_with}, not with '{given.name}' ({given.hash[:12]}): pass the one they were made with")
-    found = given or find_by_hash(spec.vocabulary_hash)
-    if found is None:
-        raise VocabularyError(f"{made_with}, which does not ship with rankcell: pass it, as vocab=...")
-    return tokens, found
-
-
-def cell_row(tokens: TokenSet, cell: str | int) -> int:
-    """The row of a cell id or row number; CellError when there is none."""
-    if isinstance(cell, str):
-        if cell in tokens.cell_ids:
-            return tokens.cell_ids.index(cell)
-        raise CellError(
-            f"the tokens have no cell '{cell}' ({len(tokens):,} cells, such as {', '.join(tokens.cell_ids[:2])}){_near(tokens, cell)}"
-        )
-    if not isinstance(cell, numbers.Integral) or isinstance(cell, bool):
-        raise CellError(f"a cell is named by its id (str) or its row number (int), and this is {type(cell).__name__}")
-    return row_number(cell, len(tokens))
-
-
-def _near(tokens: TokenSet, cell: str) -> str:
-    """The id that was probably meant. Only ids that begin alike are compared: comparing a million takes a minute."""
-    alike = [c for c in tokens.cell_ids if c[:4].lower() == cell[:4].lower()] or tokens.cell_ids
-    lower = {c.lower(): c for c in alike[:20_000]}
-    found = difflib.get_close_matches(cell.lower(), lower, n=1, cutoff=0.6)
-    return f"; did you mean '{lower[found[0]]}'?" if found else ""
-
-
-def encoding_table(tokens: TokenSet, vocab: Vocabulary, cell: str | int) -> Any:
-    """See rankcell.get.tokens_df."""
-    import pandas as pd
-
-    i = cell_row(tokens, cell)
-    row = tokens.row(i)
-    first, last = tokens.frame.span(len(row))
-    at = np.arange(len(row))
-    is_gene = (at >= first) & (at < last)
-    gene = np.where(is_gene, vocab.gene_of_token[row], -1)
-    rank = pd.array(at - first, "Int64")
-    rank[~is_gene] = pd.NA
-    columns = {
-        "position": at,
-        "rank": rank,
-        "token": row.astype(np.int64),
-        "gene": [vocab.describe_token(int(t)) for t in row],
-        "symbol": [vocab.symbols[g] if g >= 0 else "" for g in gene],
-        "value": _values(tokens, i, len(row)) / np.where(is_gene, vocab.medians[gene], np.nan),
-    }
-    table = pd.DataFrame(columns)
-    table.attrs["cell_id"] = tokens.cell_ids[i]
-    return table
-
-
-def _values(tokens: TokenSet, i: int, length: int) -> np.ndarray:
-    """count / n_counts * target_sum at each position; NaN where the tokens do not carry their counts."""
-    import pyarrow as pa
-
-    if "counts" not in tokens.table.column_names or not pa.types.is_list(tokens.table.schema.field("counts").type):
-        return np.full(length, np.nan)
-    values = tokens.table["counts"][i].as_py() or []
-    if len(values) != length:
-        raise TokensError(f"cell '{tokens.cell_ids[i]}' has {length} tokens and {len(values)} counts: tokenize again with keep_counts=True")
-    return np.array(values, np.float64)
-
-
-# The picture
-
-
-def require_genes(table: Any, vocab: Vocabulary) -> None:
-    if table["rank"].isna().all():
-        raise CellError(f"cell '{table.attrs['cell_id']}' has no gene of vocabulary '{vocab.name}': there is nothing to draw")
-
-
-def draw_encoding(table: Any, vocab: Vocabulary, *, ax: Any, n: int, marked: Sequence[int]) -> Any:
+def draw_encoding(table: "pd.DataFrame", vocab: Vocabulary, *, ax: "Axes", n: int, marked: Sequence[int]) -> "Axes | np.ndarray":
     """See rankcell.pl.rank_encoding. `table` has genes; `marked`: gene indices."""
     genes = table[table["rank"].notna()].reset_index(drop=True)
     wanted = {vocab.genes[g] for g in marked}
     ranks = [r for r, gene in enumerate(genes["gene"]) if gene in wanted]
     missing = [vocab.label(g) for g in dict.fromkeys(marked) if vocab.genes[g] not in set(genes["gene"])]
-    width, height = _room(ax, genes["value"].notna().all())
+    ax.set_axis_off()
+    width, height = require_room(ax, 432, 302 if genes["value"].notna().all() else 144)
     top = _headline(ax, table, vocab, missing, width, height)
     row = ax.inset_axes((LEFT / width, 8 / height, 1 - (LEFT + RIGHT) / width, ROW_HEIGHT / height))
     _draw_row(row, table, n, ranks, width - LEFT - RIGHT)
@@ -125,7 +38,7 @@ def draw_encoding(table: Any, vocab: Vocabulary, *, ax: Any, n: int, marked: Seq
         return row
     names = [symbol or gene for symbol, gene in zip(genes["symbol"], genes["gene"], strict=True)]
     named = _named(names, n, ranks)
-    top += max(_width(t, NAME) for t in named.values()) * np.sin(SLANT) + NAME
+    top += max(text_width(t, NAME) for t in named.values()) * np.sin(SLANT) + NAME
     bottom = ROW_HEIGHT + 64
     curve = ax.inset_axes((LEFT / width, bottom / height, 1 - (LEFT + RIGHT) / width, (height - bottom - top) / height))
     _draw_curve(curve, genes["value"].to_numpy(float), ranks)
@@ -133,35 +46,18 @@ def draw_encoding(table: Any, vocab: Vocabulary, *, ax: Any, n: int, marked: Seq
     return np.array([curve, row])
 
 
-def _room(ax: Any, with_curve: bool) -> tuple[float, float]:
-    """Width and height of the place in points. A layout engine moves it only when it is drawn: that is done first."""
-    ax.set_axis_off()
-    figure = ax.figure.figure
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-    box = ax.get_window_extent()
-    width, height = (x * 72 / figure.dpi for x in (box.width, box.height))
-    least = 302 if with_curve else 144
-    if width < 432 or height < least:
-        found = f"{width / 72:.1f} x {height / 72:.1f} inches"
-        raise SettingsError(
-            f"the axes are {found}, and this picture needs at least 6 x {least / 72:.1f}: leave out ax, or use a larger figure"
-        )
-    return width, height
-
-
-def _headline(ax: Any, table: Any, vocab: Vocabulary, missing: Sequence[str], width: float, height: float) -> float:
+def _headline(ax: "Axes", table: "pd.DataFrame", vocab: Vocabulary, missing: Sequence[str], width: float, height: float) -> float:
     """Whose row it is; in grey what orders it; in red what was asked for and is not there. Returns the points they take."""
     room = width - LEFT - RIGHT
     n = int(table["rank"].notna().sum())
     cell, rest = table.attrs["cell_id"], f" as the model reads it: {_count(n, 'gene')}, ranked"
-    fits = next((k for k in range(40, 8, -1) if _width(f"Cell {_short(cell, k)}{rest}", 11) <= room), 8)
+    fits = next((k for k in range(40, 8, -1) if text_width(f"Cell {_short(cell, k)}{rest}", 11) <= room), 8)
     how = f"rank value = count / n_counts × {vocab.target_sum:,.0f} / median of the gene"
     if table["value"].isna().all():
         how = "no counts beside the tokens: tokenize with keep_counts=True to see the rank values"
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     lacks = f"not in this cell: {', '.join(missing[:3])}{more}" if missing else ""
-    below = bool(lacks) and _width(how, 9) + _width(lacks, 9) + 20 > room
+    below = bool(lacks) and text_width(how, 9) + text_width(lacks, 9) + 20 > room
     place = {"transform": ax.transAxes, "va": "top", "parse_math": False}
     ax.text(LEFT / width, 1 - 8 / height, f"Cell {_short(cell, fits)}{rest}", fontsize=11, color=INK, **place)
     ax.text(LEFT / width, 1 - 25 / height, how, fontsize=9, color=GREY, **place)
@@ -170,7 +66,7 @@ def _headline(ax: Any, table: Any, vocab: Vocabulary, missing: Sequence[str], wi
     return 54.0 if below else 40.0
 
 
-def _draw_curve(ax: Any, values: np.ndarray, ranks: Sequence[int]) -> None:
+def _draw_curve(ax: "Axes", values: np.ndarray, ranks: Sequence[int]) -> None:
     """Rank values from the top down; a logarithmic rank axis that begins at 0 where there are many."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -192,11 +88,11 @@ def _draw_curve(ax: Any, values: np.ndarray, ranks: Sequence[int]) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(f"rank (0 = top gene{'; logarithmic spacing' if many else ''})", fontsize=9, parse_math=False)
     ax.set_ylabel("rank value\n(times the gene's median)", fontsize=9, parse_math=False)
-    _plain(ax)
+    plain_axes(ax)
     _median_line(ax, values)
 
 
-def _median_line(ax: Any, values: np.ndarray) -> None:
+def _median_line(ax: "Axes", values: np.ndarray) -> None:
     """A line at 1, named on the side where the curve leaves room."""
     if not values.min() < 1 < values.max():
         return
@@ -221,13 +117,13 @@ def _named(names: Sequence[str], n: int, ranks: Sequence[int]) -> dict[int, str]
     return {r: f"{names[r]}, rank {r}" for r in ranks} | {r: names[r] for r in range(min(n, len(names))) if r not in ranks}
 
 
-def _draw_names(ax: Any, values: np.ndarray, named: dict[int, str], ranks: Sequence[int], width: float) -> None:
+def _draw_names(ax: "Axes", values: np.ndarray, named: dict[int, str], ranks: Sequence[int], width: float) -> None:
     """Slanted names above the curve, each with a line to its gene: straight up, then fanned out to where the name has room."""
     gap = 1.25 * NAME / np.sin(SLANT)
-    longest = max(_width(t, NAME) for t in named.values())
+    longest = max(text_width(t, NAME) for t in named.values())
     fit = int((width + RIGHT - NAME - longest * np.cos(SLANT)) / gap) + 1
     named = dict(sorted(list(named.items())[: max(1, fit)]))
-    ends = [width + RIGHT - NAME - _width(t, NAME) * np.cos(SLANT) for t in named.values()]
+    ends = [width + RIGHT - NAME - text_width(t, NAME) * np.cos(SLANT) for t in named.values()]
     x = np.array([_along(ax.get_xlim(), ax.get_xscale(), r) for r in named])
     y = np.array([_along(ax.get_ylim(), "log", values[r]) for r in named])
     to = spread(x * width, gap, ends) / width
@@ -258,7 +154,7 @@ def _along(limits: tuple[float, float], scale: str, x: float) -> float:
     return float((move(x) - low) / (high - low))
 
 
-def _draw_row(ax: Any, table: Any, n: int, ranks: Sequence[int], width: float) -> None:
+def _draw_row(ax: "Axes", table: "pd.DataFrame", n: int, ranks: Sequence[int], width: float) -> None:
     """The token row as boxes: what stands around the genes, the top, what is pointed out, the last gene, gaps between."""
     from matplotlib.patches import FancyBboxPatch
 
@@ -320,23 +216,15 @@ def _extent(boxes: Sequence[tuple[str, str]], shown: Sequence[int]) -> float:
 
 
 def _box_width(name: str, token: str) -> float:
-    return max(_width(name, NAME), _width(token, SMALL), 12) + 11
+    return max(text_width(name, NAME), text_width(token, SMALL), 12) + 11
 
 
 def _gap_width(hidden: int) -> float:
-    return _width(_count(hidden, "gene"), SMALL) + 10
+    return text_width(_count(hidden, "gene"), SMALL) + 10
 
 
-def _width(text: str, size: float) -> float:
-    """Points that a text takes."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0]
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _short(text: str, n: int) -> str:

@@ -1,34 +1,37 @@
 """The page about one screen: what was run, what follows mere rank, what came out, and how to read it."""
 
-import base64
 import contextlib
-import html
 import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rankcell.errors import RankcellError
-from rankcell.report import page as p
-from rankcell.report.answer import answer, question, toy_line
-from rankcell.report.figures import draw_ranked, new_figure, replicates
-from rankcell.report.screens import Tables, choose_score, least_cells, ranking, scores_of, strongest
-from rankcell.report.screens_absence import draw_absence
-from rankcell.report.screens_audit import audit_section
-from rankcell.report.screens_draw import PICTURES, of_this_screen, save_figure, size_of
-from rankcell.report.screens_edits import PART_WORDS, decomposition_table, fdr_of, probability_columns
-from rankcell.report.screens_ranks import effect_spread
-from rankcell.report.words import words
+from rankcell.report.pages import page as p
+from rankcell.report.pages.answer import answer, question, toy_line
+from rankcell.report.pages.audit_section import audit_section
+from rankcell.report.pictures.absence import draw_absence
+from rankcell.report.pictures.decomposition import decomposition_table
+from rankcell.report.pictures.figures import new_figure, save
+from rankcell.report.pictures.part_styles import PART_WORDS
+from rankcell.report.pictures.ranked_genes import draw_ranked
+from rankcell.report.pictures.screen_pictures import PICTURES, size_of
+from rankcell.report.ranked_columns import fdr_of, probability_columns
+from rankcell.report.screen_view import Tables, choose_score, effect_spread, least_cells, of_this_screen, ranking, scores_of, strongest
+from rankcell.report.words import replicates, words
 from rankcell.scores import IN_PLACE, TOWARD, Score, in_place_of, score_name
 from rankcell.stats import rank_spearman
 from rankcell.stats.predictors import TOO_CLOSE
 from rankcell.stats.ranking import Ranking
 from rankcell.stats.summary import calls, calls_sentence, edits_sentence, without_p_sentence
 from rankcell.store import atomic_path
-from rankcell.wording import one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 _KINDS = {
     "delete": "was deleted: it is gone and every gene below it moves up one position",
@@ -115,17 +118,14 @@ def _figure(width: float, height: float, draw: Callable[[Any], Any], *, alt: str
         draw(figure)
     except RankcellError as e:
         return p.note(f"{alt}: {e}.")
-    held = io.BytesIO()
-    save_figure(figure, held, ".png")
-    data = base64.b64encode(held.getvalue()).decode()
-    wide = f' style="max-width: {6.25 * width:.0f}rem; min-width: min(38rem, {6.25 * width:.0f}rem)"'
-    image = f'<div class="scroll"><img{wide} alt="{html.escape(one_line(alt))}" src="data:image/png;base64,{data}"></div>'
-    return f"<figure>{image}<figcaption>{p.text(caption)}</figcaption></figure>"
+    buffer = io.BytesIO()
+    save(figure, buffer, ".png")
+    return p.picture(buffer.getvalue(), alt=alt, caption=caption, width=width)
 
 
-def _one(what: str, tables: Tables, *, rows: int, alt: str, caption: str, **options: Any) -> str:
+def _one(name: str, tables: Tables, *, rows: int, alt: str, caption: str, **options: Any) -> str:
     return _figure(
-        *size_of(what, tables, rows), lambda f: PICTURES[what].draw(tables, ax=f.subplots(), **options), alt=alt, caption=caption
+        *size_of(name, tables, rows), lambda f: PICTURES[name].draw(tables, ax=f.subplots(), **options), alt=alt, caption=caption
     )
 
 
@@ -245,18 +245,18 @@ def _volcano(given: Ranking) -> str:
         alt="Volcano of all edits",
         caption="Each dot is an edit: its effect, less that of genes alike in rank and detection where these are the null, against how unlikely one as large is. Red: more than they do, blue: less, both with FDR below 0.05. Without donors, cells are taken for replicates.",
     )
-    said = [calls_sentence(name, *found) for name, found in calls(ranked).items()]
-    said += [without_p_sentence(given)] if without_p_sentence(given) else []
-    return p.section("Effect and significance", p.paragraph("; ".join(said) + "."), picture)
+    sentences = [calls_sentence(name, *counts) for name, counts in calls(ranked).items()]
+    sentences += [without_p_sentence(given)] if without_p_sentence(given) else []
+    return p.section("Effect and significance", p.paragraph("; ".join(sentences) + "."), picture)
 
 
 def _decomposition(tables: Tables, score: str, n: int, least: int) -> str:
     try:
-        stem, found = decomposition_table(tables, score, n=n, min_cells=least)
+        stem, means = decomposition_table(tables, score, n=n, min_cells=least)
     except RankcellError:
         return ""
-    shown = [c for c in PART_WORDS if c in found]
-    rows = [[r["symbols"], int(r["n_cells"]), *(f"{r[c]:+.2e}" for c in shown)] for r in found.to_dict("records")]
+    shown = [c for c in PART_WORDS if c in means]
+    rows = [[r["symbols"], int(r["n_cells"]), *(f"{r[c]:+.2e}" for c in shown)] for r in means.to_dict("records")]
     refill = (
         " Refilling lets the next genes of the uncropped cell enter at the end; its part is what that adds." if "refill" in shown else ""
     )
@@ -279,7 +279,7 @@ def _decomposition(tables: Tables, score: str, n: int, least: int) -> str:
             _one(
                 "decomposition",
                 tables,
-                rows=len(found),
+                rows=len(means),
                 alt="Total, in place and position part of the strongest edits",
                 caption="Means over cells, logarithmic scale; the parts of an edit add up to its total. Where circle and triangle lie together, the score is position and nothing else.",
                 score=score,
@@ -297,7 +297,7 @@ def _by_rank(tables: Tables, score: str, least: int) -> str:
     plain = str(Score.parse(score).whole)
     both = [s for s in dict.fromkeys((plain, score)) if s in tables.table]
 
-    def draw(figure: Any) -> None:
+    def draw(figure: "Figure") -> None:
         for ax, name in zip(figure.subplots(1, len(both), squeeze=False)[0], both, strict=True):
             PICTURES["rank"].draw(tables, ax=ax, score=name, min_cells=least, n=8)
 
@@ -327,12 +327,12 @@ def _states(tables: Tables, n: int, least: int) -> str:
     return p.section("Movement toward states", p.paragraph(intro), *blocks)
 
 
-def _affected(tables: Tables, ranked: Any) -> str:
+def _affected(tables: Tables, ranked: "pd.DataFrame") -> str:
     if not tables.has_affected:
         return ""
     edits = strongest(ranked, 2)["edit"].tolist()
 
-    def draw(figure: Any) -> None:
+    def draw(figure: "Figure") -> None:
         for ax, edit in zip(figure.subplots(1, len(edits), squeeze=False)[0], edits, strict=True):
             PICTURES["affected"].draw(tables, ax=ax, edit=edit, n=15)
 

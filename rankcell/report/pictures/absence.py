@@ -1,8 +1,11 @@
 """A drawing that tells apart the three ways in which a gene can be missing from a row: deleted, absent in place, masked."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rankcell.report.figures import DOWN, GREY, INK, UP
+from rankcell.report.pictures.colours import DOWN, GREY, INK, UP
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 GENES = ("CD74", "HLA-DRA", "CD79A", "MS4A1", "RPS3", "ACTB")
 LOST = 2
@@ -15,14 +18,14 @@ ROWS = (
 )
 
 
-def draw_absence(ax: Any) -> Any:
+def draw_absence(ax: "Axes") -> "Axes":
     """Four rows of tokens on `ax` (about 9.6 x 3.6 inches): the cell, the gene deleted, absent in place, and masked."""
     ax.set(xlim=(-2.9, 11.3), ylim=(-0.85, 3 * 1.35 + 0.45))
     ax.set_axis_off()
-    for k, (name, what) in enumerate(ROWS):
+    for k, (name, explanation) in enumerate(ROWS):
         y = (len(ROWS) - 1 - k) * 1.35
         ax.text(-0.75, y, name, ha="right", va="center", fontsize=10.5, color=INK, fontweight="bold")
-        ax.text(len(GENES) * 1.06 - 0.15, y, what, ha="left", va="center", fontsize=8.8, color=INK, linespacing=1.4)
+        ax.text(len(GENES) * 1.06 - 0.15, y, explanation, ha="left", va="center", fontsize=8.8, color=INK, linespacing=1.4)
         _draw_row(ax, name, y)
     for i in range(len(GENES)):
         ax.text(i * 1.06, -0.62, str(i), ha="center", va="center", fontsize=8, color=GREY)
@@ -30,7 +33,7 @@ def draw_absence(ax: Any) -> Any:
     return ax
 
 
-def _draw_row(ax: Any, name: str, y: float) -> None:
+def _draw_row(ax: "Axes", name: str, y: float) -> None:
     genes = [g for i, g in enumerate(GENES) if i != LOST] if name == "delete" else list(GENES)
     for i, gene in enumerate(genes):
         lost = i == LOST and name != "delete"
@@ -49,7 +52,7 @@ def _draw_row(ax: Any, name: str, y: float) -> None:
             ax.annotate("", (i * 1.06 - 0.12, y + 0.46), ((i + 1) * 1.06 - 0.3, y + 0.46), arrowprops=arrow)
 
 
-def _box(ax: Any, i: int, y: float, name: str, *, edge: str, face: str, text: str, dashed: bool = False) -> None:
+def _box(ax: "Axes", i: int, y: float, name: str, *, edge: str, face: str, text: str, dashed: bool = False) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     look = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "linewidth": 1.1, "linestyle": (0, (3, 2)) if dashed else "-"}

@@ -5,12 +5,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
 from rankcell.perturb import Screen
+from rankcell.report.words import in_cells
 from rankcell.scores import POSITION, REFILL, Score, in_place_of, scores_in
 from rankcell.stats import effect_of
 from rankcell.stats.affected_pairs import gene_symbols
@@ -20,6 +21,9 @@ from rankcell.stats.ranking import Ranking
 from rankcell.stats.screen_rows import is_table, screen_of
 from rankcell.stats.screen_rows import least_cells as floor_of
 from rankcell.wording import option
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -34,12 +38,12 @@ class Tables:
         Of the results folder; empty for a table in memory.
     """
 
-    table: Any
-    cells: Any = None
-    edits: Any = None
+    table: "pd.DataFrame"
+    cells: "pd.DataFrame | None" = None
+    edits: "pd.DataFrame | None" = None
     manifest: dict[str, Any] = field(default_factory=dict)
     screen: Screen | None = None
-    _affected: Any = None
+    _affected: "pd.DataFrame | None" = None
 
     @property
     def symbols(self) -> dict[str, str]:
@@ -63,7 +67,7 @@ class Tables:
         """Gene id -> symbol: of the perturbed genes, and of the whole vocabulary where it ships with the package."""
         return self.symbols if self.screen is None else gene_symbols(self.screen) | self.symbols
 
-    def affected(self) -> Any:
+    def affected(self) -> "pd.DataFrame":
         """The table of affected genes. OutputError when there is none."""
         if self._affected is None:
             if self.screen is None:
@@ -95,10 +99,10 @@ def open_tables(source: Any) -> Tables:
 def _read(source: Any) -> Screen:
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         raise InputError(f"no results folder {source}")
-    found = screen_of(source)
-    if not (found.folder / "screen.parquet").exists():
+    screen = screen_of(source)
+    if not (screen.folder / "screen.parquet").exists():
         raise InputError(f"{source} holds results of another kind (it has no screen.parquet): name the folder of rankcell perturb")
-    return found
+    return screen
 
 
 def _optional(screen: Screen, name: str) -> Any:
@@ -109,12 +113,12 @@ def _optional(screen: Screen, name: str) -> Any:
 # Scores
 
 
-def scores_of(table: Any) -> list[str]:
+def scores_of(table: "pd.DataFrame") -> list[str]:
     """The scores as such, without their in-place values and parts."""
     return [c for c in scores_in(table.columns) if Score.parse(c).part == ""]
 
 
-def choose_score(table: Any, score: str | None) -> str:
+def choose_score(table: "pd.DataFrame", score: str | None) -> str:
     """The score asked for, or the shift of the other genes, in place where that is known. SettingsError when it is not there."""
     all_scores = scores_in(table.columns)
     if score is None:
@@ -126,12 +130,12 @@ def choose_score(table: Any, score: str | None) -> str:
     return score
 
 
-def effects(table: Any, score: str) -> np.ndarray:
+def effects(table: "pd.DataFrame", score: str) -> np.ndarray:
     """The effect of each row (Score.effect), float64."""
     return np.asarray(effect_of(table, score), float)
 
 
-def parts_of(table: Any, score: str) -> dict[str, np.ndarray]:
+def parts_of(table: "pd.DataFrame", score: str) -> dict[str, np.ndarray]:
     """What the effect of each row consists of: `total`, and `in_place`, `position`, `refill` where they are known.
 
     The parts add up to the total. The position part is read where the screen holds it, else it is what the others leave.
@@ -153,9 +157,9 @@ def parts_of(table: Any, score: str) -> dict[str, np.ndarray]:
 # Edits
 
 
-def least_cells(tables: Tables, asked: int | None) -> int:
-    """In how many cells an edit must be to be drawn: as asked, else the floor of rank_edits."""
-    return floor_of(tables.table["edit"].value_counts().to_numpy(), asked)
+def least_cells(tables: Tables, min_cells: int | None) -> int:
+    """In how many cells an edit must be to be drawn: `min_cells`, else the floor of rank_edits."""
+    return floor_of(tables.table["edit"].value_counts().to_numpy(), min_cells)
 
 
 def ranking(tables: Tables, score: str, *, min_cells: int | None = None, tested: bool = False) -> Ranking:
@@ -168,13 +172,11 @@ def ranking(tables: Tables, score: str, *, min_cells: int | None = None, tested:
         ranked = edit_ranking(tables.table, by=score, min_cells=min_cells, mode="matched" if tested else [])
     ranked = ranked.where(np.isfinite(ranked.table["effect"].to_numpy(float)))
     if not len(ranked):
-        raise SettingsError(
-            f"no edit has a value of '{score}'{f' in {min_cells} cells or more' if (min_cells or 0) > 1 else ''}: nothing to draw"
-        )
+        raise SettingsError(f"no edit has a value of '{score}'{in_cells(min_cells or 0)}: nothing to draw")
     return ranked
 
 
-def strongest(ranked: Any, n: int) -> Any:
+def strongest(ranked: "pd.DataFrame", n: int) -> "pd.DataFrame":
     """The `n` edits of the greatest effect, whichever its sign, strongest first; equal ones by name."""
     if n < 1:
         raise SettingsError(f"n is {n}; at least 1")
@@ -192,7 +194,7 @@ def find_edit(tables: Tables, edit: str) -> str:
     raise SettingsError(f"the screen has no edit '{edit}'; it has {len(known):,}, such as {some}")
 
 
-def find_cell(tables: Tables, cell: str) -> Any:
+def find_cell(tables: Tables, cell: str) -> "pd.DataFrame":
     """The rows of one cell. CellError when it was not screened."""
     rows = tables.table[tables.table["cell_id"] == str(cell)]
     if not len(rows):
@@ -223,3 +225,27 @@ def one_cell(source: Any, cell_id: str) -> Tables:
     table["rank"] = table["rank"].astype("Int32")
     table.attrs["symbols"] = Shared(screen.symbols())
     return Tables(table, manifest=screen.manifest, screen=screen)
+
+
+def ranked_of(tables: Tables, *, score: str | None, min_cells: int | None, statistics: Ranking | None, tested: bool = False) -> Ranking:
+    """The ranking to draw: the table of rankcell stats where one is given, else that of the screen itself."""
+    if statistics is not None:
+        return statistics if tables is None else of_this_screen(tables, statistics)
+    return ranking(tables, choose_score(tables.table, score), min_cells=min_cells, tested=tested)
+
+
+def of_this_screen(tables: Tables, statistics: Ranking) -> Ranking:
+    """The table of rankcell stats; SettingsError when it is of edits that the screen has not."""
+    edit = statistics.table["edit"]
+    other = ~edit.isin(tables.table["edit"])
+    if other.any():
+        raise SettingsError(
+            f"the table has {int(other.sum()):,} edits that are not in this screen, such as {edit[other].iloc[0]}"
+        )
+    return statistics
+
+
+def effect_spread(tables: Tables, score: str) -> float:
+    """Median size of the effect over all rows."""
+    size = np.abs(effects(tables.table, score))
+    return float(np.nanmedian(size)) if np.isfinite(size).any() else float("nan")

@@ -1,0 +1,1 @@
+"""Pictures, a file each; `screen_pictures` registers those of a screen."""
