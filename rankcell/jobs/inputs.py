@@ -3,22 +3,21 @@
 import contextlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from rankcell.errors import CellError, InputError, RankcellWarning, SettingsError
+from rankcell.errors import CellError, InputError, SettingsError
 from rankcell.jobs.arguments import whole_number
 from rankcell.store import read_lines, read_text, remove_folder, require_unshared
 from rankcell.tokens import Tokenizer, TokenSet
 from rankcell.tokens.cropping import note_cropping
+from rankcell.tokens.job import Options
 from rankcell.tokens.tokenset import DATASET_FILES
 from rankcell.wording import note, option, shortened
 
-_NO_GENE = "[0-9,]+ of [0-9,]+ cells have no gene"
 _IN_MEMORY = 2**29  # bytes of a count file whose tokens are kept in memory
 
 FEW = 0.1  # of the genes of a file: a smaller share that is known looks like the wrong vocabulary
@@ -67,16 +66,17 @@ def tokens_of(
         note_cropping(tokens.spec)
         return tokens
     tokenizer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)  # said by what comes next
-        how = {
-            "gene_column": gene_column,
-            "genome": genome,
-            "allow_non_counts": allow_non_counts,
-            "keep_counts": keep_counts,
-            "keep_uncropped": keep_uncropped,
-        }
-        tokens = tokenizer.tokenize(source, obs=obs, layer=counts_layer, raw=raw, **how)
+    options = Options(
+        obs,
+        counts_layer,
+        raw,
+        gene_column,
+        genome,
+        allow_non_counts=allow_non_counts,
+        keep_counts=keep_counts,
+        keep_uncropped=keep_uncropped,
+    )
+    tokens = tokenizer.run(source, options, note_empty=False)  # embedding and screens name cells without genes themselves
     warn_of_few_genes(tokens)
     return tokens
 
@@ -91,9 +91,7 @@ def tokens_on_disk(source: Any, checkpoint: Any, *, beside: str | os.PathLike, o
     folder = beside.with_name(f".{beside.name}.tokens")
     require_unshared(folder)
     tokenizer, layer = Tokenizer(checkpoint.vocab, max_len=checkpoint.max_len), how.pop("counts_layer", None)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", _NO_GENE, RankcellWarning)
-        tokens = tokenizer.write(source, folder, obs=obs, layer=layer, force=True, **how)
+    tokens = tokenizer.run(source, Options(obs=obs, layer=layer, **how), folder, force=True, note_empty=False)
     try:
         warn_of_few_genes(tokens)
         yield tokens
@@ -103,8 +101,8 @@ def tokens_on_disk(source: Any, checkpoint: Any, *, beside: str | os.PathLike, o
 
 def warn_of_few_genes(tokens: TokenSet) -> None:
     """Say so when counts were tokenized with a vocabulary that knows few of their genes, and no larger share of all counts."""
-    for said in tokens.spec.source.get("files", [tokens.spec.source]):
-        known, n = said.get("genes_known", 0), said.get("genes", 0)
+    for facts in tokens.spec.source.get("files", [tokens.spec.source]):
+        known, n = facts.get("genes_known", 0), facts.get("genes", 0)
         if n and known < FEW * n:
             note(
                 f"{known:,} of {n:,} genes are known ({known / n:.0%}) to vocabulary '{tokens.spec.vocabulary}', and the model sees no others: "

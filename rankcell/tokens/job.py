@@ -28,9 +28,9 @@ SOURCE = "source"
 
 @dataclass(frozen=True)
 class Options:
-    """How counts are read and what is kept of them (see Tokenizer)."""
+    """How counts are read and what is kept of them (see Tokenizer). `obs`: one name or several; kept as a tuple without repeats."""
 
-    obs: tuple[str, ...] = ()
+    obs: Sequence[str] = ()
     layer: str | None = None
     raw: bool = False
     gene_column: str | None = None
@@ -42,6 +42,9 @@ class Options:
     allow_repeated_cells: bool = False
     workers: int | None = None
     rows_per_block: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "obs", (self.obs,) if isinstance(self.obs, str) else tuple(dict.fromkeys(self.obs)))
 
 
 @dataclass(frozen=True)

@@ -90,10 +90,7 @@ class Tokenizer:
         Cells without any known gene keep their row (without genes) and are counted in one RankcellWarning.
         """
         options = {k: v for k, v in locals().items() if k not in ("self", "source", "progress")}
-        with closing(self._job(source, options)) as job:
-            table = pa.Table.from_batches(list(job.batches(progress)), schema=job.schema)
-            self._notes(job)
-            return TokenSet(table, self._spec(job)).known_to_fit(self.vocab.hash)
+        return self.run(source, Options(**options), progress=progress)
 
     @checked
     @python_verb(counts_layer="layer")
@@ -119,31 +116,51 @@ class Tokenizer:
     ) -> TokenSet:
         """The same into a folder, batch by batch, and open it. `progress(cells_done, cells)` is called after each batch."""
         options = {k: v for k, v in locals().items() if k not in ("self", "source", "out", "force", "progress")}
-        require_apart(out, source if isinstance(source, (list, tuple)) else [source])
-        require_new(out, force=force, marker=SPEC_FILE, own=DATASET_FILES)
-        with closing(self._job(source, options)) as job:
-            require_apart(out, job.inputs.items)
-            with dataset_folder(out, job.schema, force=force) as sink:
-                for batch in job.batches(progress):
-                    sink.write(batch)
-                sink.spec = self._spec(job)
-            self._notes(job)
-        return TokenSet.open(out)
+        return self.run(source, Options(**options), out, force=force, progress=progress)
 
-    def _job(self, source: Any, options: dict[str, Any]) -> Job:
-        obs = options.pop("obs")
-        obs = (obs,) if isinstance(obs, str) else tuple(dict.fromkeys(obs))
-        return Job.of(Encoding(self.vocab, self.frame, self.max_len), source, Options(obs=obs, **options))
+    def run(
+        self,
+        source: Any,
+        options: Options,
+        out: str | os.PathLike | None = None,
+        *,
+        force: bool = False,
+        note_empty: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> TokenSet:
+        """What `tokenize` (without `out`) and `write` do.
+
+        note_empty
+            Warn of the cells without any known gene; False where the caller goes on to a step that does.
+        """
+        if out is not None:
+            require_apart(out, source if isinstance(source, (list, tuple)) else [source])
+            require_new(out, force=force, marker=SPEC_FILE, own=DATASET_FILES)
+        with closing(Job.of(Encoding(self.vocab, self.frame, self.max_len), source, options)) as job:
+            if out is None:
+                table = pa.Table.from_batches(list(job.batches(progress)), schema=job.schema)
+                tokens = TokenSet(table, self._spec(job)).known_to_fit(self.vocab.hash)
+            else:
+                self._write(job, out, force, progress)
+            self._note(job, note_empty)
+        return tokens if out is None else TokenSet.open(out)
+
+    def _write(self, job: Job, out: str | os.PathLike, force: bool, progress: Callable[[int, int], None] | None) -> None:
+        require_apart(out, job.inputs.items)
+        with dataset_folder(out, job.schema, force=force) as sink:
+            for batch in job.batches(progress):
+                sink.write(batch)
+            sink.spec = self._spec(job)
 
     def _spec(self, job: Job) -> TokenSpec:
         how = {"source": job.facts, "categories": job.categories, "cropping": job.cropping.to_json()}
         return TokenSpec.of(self.vocab, frame=self.frame, max_len=self.max_len, **how)
 
-    def _notes(self, job: Job) -> None:
+    def _note(self, job: Job, note_empty: bool) -> None:
         for remark in job.remarks:
             note(remark)
         note_cropping(self._spec(job))
-        if job.n_empty:
+        if job.n_empty and note_empty:
             note(
                 f"{job.n_empty:,} of {job.n_kept:,} cells have no gene with a count that vocabulary '{self.vocab.name}' knows: "
                 "they keep their row, and their embedding will be NaN"
