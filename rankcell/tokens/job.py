@@ -91,7 +91,7 @@ class Part:
         if self.genes.prefix:
             found["prefix_taken_off"] = self.genes.prefix
         if self.source.left_out:
-            found["columns_left_out"] = dict(self.source.left_out)
+            found["columns_left_out"] = {str(kind): n for kind, n in self.source.left_out.items()}
         if self.mask is not None:
             found |= {"filter": self.options.filter, "cells_left_out": self.source.n_cells - self.n_kept}
         return found

@@ -5,7 +5,7 @@ a genome, a biotype such as protein_coding) say nothing against a gene.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ from rankcell.counts.source import CountSource, some
 from rankcell.errors import InputError
 
 TYPES = "feature_types"
-GENES_OF = "genes of "  # another genome
 
 _COLUMNS = (
     "featuretypes",
@@ -63,6 +62,17 @@ _NO_GENES = _ANTIBODIES | _PEAKS | _GUIDES | _HASHTAGS | _CUSTOM
 _NO_GENES_BEGIN = ("antibodycapture", "antibodyderived", "crisprguide", "multiplexingcapture", "chromatinaccess", "negativecontrol")
 _MISSING = {"", "na", "nan", "none", "null", "unknown", "unspecified"}
 _BIOTYPES = {"tec", "antisense", "ribozyme", "senseintronic", "senseoverlapping", "processedtranscript", "retainedintron", "artifact"}
+
+
+@dataclass(frozen=True)
+class ColumnKind:
+    """What columns of a matrix are that are not counted: features of a type, or the genes of a genome."""
+
+    name: str
+    is_genome: bool = False
+
+    def __str__(self) -> str:
+        return f"genes of {self.name}" if self.is_genome else self.name
 
 
 @dataclass(frozen=True)
@@ -157,9 +167,13 @@ def genes_only(features: dict[str, list[str]], name: str) -> tuple[dict[str, lis
     return {k: [v for v, kept in zip(values, keep, strict=True) if kept] for k, values in features.items()}, number
 
 
-def left_out(types: list[str] | None) -> dict[str, int]:
+def left_out(types: list[str] | None) -> dict[ColumnKind, int]:
     """Kind -> number of the features that are no genes, where some are."""
-    return feature_types({TYPES: types}, "it").left_out if types else {}
+    return of_types(feature_types({TYPES: types}, "it").left_out) if types else {}
+
+
+def of_types(n_of_type: dict[str, int]) -> dict[ColumnKind, int]:
+    return {ColumnKind(name): n for name, n in n_of_type.items()}
 
 
 def leave_out(source: CountSource) -> None:
@@ -168,14 +182,14 @@ def leave_out(source: CountSource) -> None:
     An antibody is often named after its gene: it would be counted as that gene's transcripts.
     """
     source.var = {k: ["" if v is None else v for v in values] if None in values else values for k, values in source.var.items()}
-    told = feature_types(source.var, source.name)
-    if told.remark:
-        source.remarks.append(told.remark)
-    if told.left_out:
-        keep_columns(source, told.is_gene, told.left_out)
+    types = feature_types(source.var, source.name)
+    if types.remark:
+        source.remarks.append(types.remark)
+    if types.left_out:
+        keep_columns(source, types.is_gene, of_types(types.left_out))
 
 
-def keep_columns(source: CountSource, keep: np.ndarray, gone: dict[str, int]) -> None:
+def keep_columns(source: CountSource, keep: np.ndarray, gone: dict[ColumnKind, int]) -> None:
     """Take columns out of a source. `keep`: bool, one per column; `gone`: kind -> number of those that go."""
     source.var = {k: [v for v, kept in zip(values, keep, strict=True) if kept] for k, values in source.var.items()}
     source.left_out = dict(source.left_out) | gone
@@ -189,17 +203,17 @@ def remarks_of(source: CountSource) -> list[str]:
     return [*source.remarks, *([f"left out: {describe_left_out(source.left_out)}"] if source.left_out else [])]
 
 
-def describe_left_out(kinds: dict[str, int]) -> str:
+def describe_left_out(kinds: Mapping[ColumnKind, int]) -> str:
     """How many columns are left out, and of which kinds."""
     n = sum(kinds.values())
     no_genes = " that is no gene" if n == 1 else " that are no genes"
-    some_are_genes = any(kind.startswith(GENES_OF) for kind in kinds)
+    some_are_genes = any(kind.is_genome for kind in kinds)
     return f"{n:,} column{'' if n == 1 else 's'}{'' if some_are_genes else no_genes} ({describe(kinds)})"
 
 
-def describe(kinds: dict[str, int]) -> str:
+def describe(kinds: Mapping[ColumnKind, int]) -> str:
     """Kinds of features, with their numbers when there are several."""
-    return next(iter(kinds)) if len(kinds) == 1 else ", ".join(f"{n:,} {kind}" for kind, n in kinds.items())
+    return str(next(iter(kinds))) if len(kinds) == 1 else ", ".join(f"{n:,} {kind}" for kind, n in kinds.items())
 
 
 class ChosenColumns(Matrix):

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from rankcell.counts.genes.features import GENES_OF, keep_columns
+from rankcell.counts.genes.features import ColumnKind, keep_columns
 from rankcell.counts.genes.ids import GENOME
 from rankcell.counts.source import CountSource, some
 from rankcell.errors import GeneError
@@ -72,7 +72,7 @@ def keep_genome(source: CountSource, genome: str | None, vocab: Vocabulary | Non
     gone = Counter(g for g in genomes if g and g != kept)
     if not gone:
         return
-    keep_columns(source, np.array([g in ("", kept) for g in genomes]), {GENES_OF + g: n for g, n in gone.items()})
+    keep_columns(source, np.array([g in ("", kept) for g in genomes]), {ColumnKind(g, is_genome=True): n for g, n in gone.items()})
     if genome is None:
         choose = f"; {option('genome')} names another" if offers("genome") else ""
         source.remarks.append(f"of {some([kept, *gone])} the vocabulary '{vocab.name}' knows {kept}: its genes are read{choose}")

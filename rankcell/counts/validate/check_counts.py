@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from rankcell.counts.arrays import as_numbers
 from rankcell.counts.block import CountBlock, above_zero, first_non_count, row_sums
+from rankcell.counts.genes.features import ColumnKind
 from rankcell.counts.genes.gene_map import GeneMap, match_genes
 from rankcell.counts.genes.ids import IdFacts, id_facts
 from rankcell.counts.io.opening import open_counts
@@ -57,7 +58,7 @@ class GeneFacts:
     unknown: list[tuple[str, float]]
     n_duplicate_names: int
     in_upper_case: int
-    left_out: dict[str, int]
+    left_out: dict[ColumnKind, int]
     prefix: str
 
 
