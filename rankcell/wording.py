@@ -23,7 +23,7 @@ from rankcell import progress
 from rankcell.config import settings
 from rankcell.errors import RankcellWarning
 
-__all__ = ["adopt", "command_line", "current", "note", "offers", "one_line", "option", "python_verb", "shortened", "visible"]
+__all__ = ["adopt", "command", "command_line", "current", "note", "offers", "one_line", "option", "python_verb", "shortened", "visible"]
 
 Function = TypeVar("Function", bound=Callable)
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -59,6 +59,21 @@ def option(name: str, value: Any = None, *, placeholder: str | None = None) -> s
         return " ".join(part for part in (flag, text or placeholder) if part)
     word = (_Process.running.spelling or {}).get(name, name)
     return word if value is None else f"{word}={value!r}"
+
+
+_IN_PYTHON = {"tokenize": "rc.pp.tokenize", "embed": "rc.tl.embed", "perturb": "rc.tl.perturb"}
+
+
+def command(verb: str, arguments: str = "") -> str:
+    """The command `rankcell VERB ARGUMENTS` as the caller would use it.
+
+    At the command line in quotation marks. In Python the function that does the same; where there is none, the command with the
+    remark that it is for a terminal.
+    """
+    if not _Process.running.flags and verb in _IN_PYTHON:
+        return _IN_PYTHON[verb]
+    typed = f"'{' '.join(filter(None, ('rankcell', verb, arguments)))}'"
+    return typed if _Process.running.flags else f"{typed} in a terminal"
 
 
 def offers(name: str) -> bool:

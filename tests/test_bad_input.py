@@ -312,7 +312,7 @@ def test_duplicate_cell_ids(folder, capsys):
     [
         (["--obs", "cluster"], ["no cell column 'cluster'", "it has none"]),
         (["--layer", "counts"], ["no layer 'counts'", "it has none"]),
-        (["--max-len", "2"], ["max_len is 2", "give at least 3"]),
+        (["--max-len", "2"], ["--max-len is 2", "give at least 3"]),
         (["--max-len", "0", "--no-cls"], ["give at least 1"]),
         (["--max-len", "many"], ["--max-len", "integer"]),
         (["--workers", "0"], ["at least 1"]),

@@ -409,7 +409,7 @@ REFUSED = {
     "state without by": (["--include", "state"], "states are the categories of a cell column: name it (--by COLUMN)"),
     "a column that is not there": (["--include", "state", "--by", "type"], "no cell column 'type'"),
     "precision": (["--precision", "fp8"], "unknown precision 'fp8'"),
-    "tokens per batch": (["--tokens-per-batch", "0"], "tokens_per_batch is 0"),
+    "tokens per batch": (["--tokens-per-batch", "0"], "--tokens-per-batch is 0"),
     "several in a npy": (["-o", "e.npy", "--pool", "mean", "--pool", "cls"], "a .npy holds one vector of every cell, and there are 2"),
     "layers in a npy": (["-o", "e.npy", "--layer", "-1", "--layer", "-2"], "and there are 2"),
     "tables in a npy": (["-o", "e.npy", "--include", "cell,gene"], "no table of genes"),

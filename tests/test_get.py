@@ -69,7 +69,7 @@ def test_what_is_none_of_its_inputs_is_one_line(tmp_path, getter, what):
         ("ranking", "a table", "no column 'effect'; it has a"),
         ("ranking", "a table's file", "has no column 'edit'"),
         ("ranking", "a name", "no such file: nothing"),
-        ("read_embeddings", "a folder", "embeddings end in .h5ad, .*; give the path that rankcell embed wrote"),
+        ("read_embeddings", "a folder", "embeddings end in .h5ad, .*; give the path that rc.tl.embed wrote"),
         ("read_embeddings", "a table", "out is of type DataFrame; a path"),
         ("tokens_df", "an AnnData", "this is AnnData: give what rc.pp.tokenize returns"),
     ],

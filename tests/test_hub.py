@@ -342,7 +342,7 @@ def test_stopped_between_two_files_nothing_stands_under_the_final_name(hub, reci
 
 
 def test_names_that_are_no_recipes(tmp_path, capsys):
-    with pytest.raises(VocabularyError, match="no recipe 'geneformer': rankcell vocab fetch knows geneformer-v1, geneformer-v2"):
+    with pytest.raises(VocabularyError, match="no recipe 'geneformer'; there are geneformer-v1, geneformer-v2"):
         fetch_vocabulary("geneformer")
     assert main(["vocab", "fetch", "../etc", "-o", str(tmp_path / "v")]) == 2
     assert main(["vocab", "fetch", "pbmc68k"]) == 2

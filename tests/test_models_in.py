@@ -394,7 +394,7 @@ def test_a_bare_published_model_names_its_vocabulary(small, tmp_path, monkeypatc
     with pytest.raises(ModelError) as e:
         open_checkpoint(folder)
     assert one_line(e).endswith(
-        "no vocabulary: it is Geneformer V2-104M: pass vocab='geneformer-v2' ('rankcell vocab fetch geneformer-v2' brings it)"
+        "no vocabulary: it is Geneformer V2-104M: pass vocab='geneformer-v2' ('rankcell vocab fetch geneformer-v2' in a terminal brings it)"
     )
 
 

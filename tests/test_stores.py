@@ -411,7 +411,7 @@ def test_a_source_of_other_cells_or_of_another_format(tmp_path, suffix):
 
 
 def test_unknown_suffix(tmp_path):
-    for refused, says in ((check_output, "are written as .* endings"), (read_embeddings, "end in .* that rankcell embed wrote")):
+    for refused, says in ((check_output, "are written as .* endings"), (read_embeddings, "end in .* that rc.tl.embed wrote")):
         with pytest.raises(SettingsError, match=rf"e\.csv: embeddings {says.replace('.*', r'.h5ad, .zarr, .parquet, .npz, .npy, .*')}"):
             refused(tmp_path / "e.csv")
     with pytest.raises(OutputError, match="does not exist: make it first"):

@@ -29,7 +29,7 @@ def user(tmp_path, monkeypatch):
 def test_a_fetched_vocabulary_is_known_by_name_everywhere(user, tmp_path, monkeypatch, capsys):
     vocab = make_vocab(name="mine")
     monkeypatch.setattr("rankcell.vocab.recipes.fetch_vocabulary", lambda name, **_: vocab)
-    with pytest.raises(VocabularyError, match="run 'rankcell vocab fetch geneformer-v2' once"):
+    with pytest.raises(VocabularyError, match="run 'rankcell vocab fetch geneformer-v2' in a terminal once"):
         find_vocabulary("geneformer-v2")
     jobs.fetch_vocab("geneformer-v2", tmp_path / "somewhere")
     monkeypatch.chdir(tmp_path)
@@ -76,7 +76,7 @@ def test_a_vocabulary_is_required(user, call):
         call(make_adata(COUNTS))
     text = str(e.value)
     assert text.startswith("no vocabulary was named: vocab takes") and "pbmc68k (also called demo: a toy of 765 genes)" in text
-    assert "'rankcell vocab fetch' brings geneformer-v1, geneformer-v2" in text and "\n" not in text
+    assert "'rankcell vocab fetch' in a terminal brings geneformer-v1, geneformer-v2" in text and "\n" not in text
 
 
 @pytest.mark.parametrize("vocab", [3, ["demo"], {"a": 1}, True])

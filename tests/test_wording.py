@@ -1,11 +1,22 @@
 """Messages name an option as the caller would write it."""
 
+import ast
+import re
+
 import pytest
 import typer
+from conftest import ROOT
 
 from rankcell.cli.main import app, main
 from rankcell.errors import RankcellError, RankcellWarning
-from rankcell.wording import command_line, offers, option, python_verb
+from rankcell.wording import command, command_line, offers, option, python_verb
+
+DOORS = ("cli", "report", "jobs", "demo.py")  # what stands here is for the terminal, or a page that shows commands
+FLAG = re.compile(r"--[a-z]")
+LITERAL_FLAGS = {
+    ("wording.py", "--no-"): "the one place where flags are made",
+    ("perturb/exact/states.py", "--include"): "a whole command for a terminal, which makes the file that is lacking",
+}
 
 
 def test_outside_of_a_verb_options_are_parameters():
@@ -169,3 +180,34 @@ def test_formats_name_options_as_the_caller_writes_them(tmp_path, name, kind):
     with pytest.raises(InputError, match=word) as e:
         open_counts(path, **how)
     assert "--" not in str(e.value).removeprefix(str(path))
+
+
+def test_a_command_is_a_function_in_python_where_there_is_one():
+    assert command("embed") == "rc.tl.embed" and command("vocab fetch", "v2") == "'rankcell vocab fetch v2' in a terminal"
+    with command_line({}):
+        assert command("embed") == "'rankcell embed'" and command("vocab fetch", "v2") == "'rankcell vocab fetch v2'"
+
+
+def literals(tree):
+    """(line, text) of every literal but docstrings and what is given to `wording.command`, which are words of a command line."""
+    passed = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and isinstance(node.body[0], ast.Expr):
+            passed.add(node.body[0].value)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "command":
+            passed |= set(ast.walk(node))
+    yield from ((n.lineno, n.value) for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and n not in passed)
+
+
+def test_rooms_leave_the_spelling_of_options_to_the_door():
+    """Below the doors no message holds a flag: `wording.option` and `wording.command` write what the caller would."""
+    wrong, used = [], set()
+    for path in sorted((ROOT / "rankcell").rglob("*.py")):
+        name = path.relative_to(ROOT / "rankcell").as_posix()
+        for line, text in literals(ast.parse(path.read_text())) if name.split("/")[0] not in DOORS else ():
+            excuse = next((key for key in LITERAL_FLAGS if key[0] == name and key[1] in text), None)
+            used |= {excuse} - {None}
+            if FLAG.search(text) and excuse is None:
+                wrong.append(f"{name}:{line}: {text!r}")
+    assert not wrong, "spell it by rankcell.wording.option: " + "; ".join(wrong)
+    assert used == set(LITERAL_FLAGS), "no longer needed here: " + str(set(LITERAL_FLAGS) - used)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from rankcell.errors import SettingsError
+from rankcell.wording import option
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -22,7 +23,7 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], *, workers: 
     before the end, nothing more is begun, and what is being done is waited for, half a second at most: a Ctrl-C is obeyed at once.
     """
     if workers is not None and workers < 1:
-        raise SettingsError(f"workers is {workers}; at least 1")
+        raise SettingsError(f"{option('workers')} is {workers}; at least 1")
     n = workers or min(_MOST, processors())
     pool = ThreadPoolExecutor(n, "rankcell")
     begun: deque = deque()

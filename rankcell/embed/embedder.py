@@ -22,7 +22,7 @@ from rankcell.model.pools import Output, choose_outputs
 from rankcell.model.precisions import faster_precisions, precision_on
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
-from rankcell.wording import note, python_verb
+from rankcell.wording import note, option, python_verb
 
 TOKENS_PER_UNIT = 500_000  # what is computed before anything is brought home, at least
 LEAST_COSINE = 0.9999  # of a cell's embedding in bf16 with the same in fp32, for `auto` to keep bf16
@@ -84,7 +84,7 @@ class Embedder:
         is_name = isinstance(model, str) and not os.path.isdir(model)  # `demo`, or a name on the hub
         self.model = model if is_name else str(self.checkpoint.folder.resolve())  # how any process opens it
         if tokens_per_batch is not None and tokens_per_batch < 1:
-            raise SettingsError(f"tokens_per_batch is {tokens_per_batch}; at least 1")
+            raise SettingsError(f"{option('tokens_per_batch')} is {tokens_per_batch}; at least 1")
         self._budget = self.asked_tokens_per_batch = tokens_per_batch
         self._named, self._device, self._precision = device, self.devices[0], precision
         self._encoder: Encoder | None = None

@@ -9,6 +9,7 @@ import numpy as np
 
 from rankcell.errors import SettingsError
 from rankcell.vocab import Frame
+from rankcell.wording import option
 
 # On processors what a batch holds should stay in their caches (benchmarks/RESULTS.md).
 TOKENS_PER_BATCH = 4_096
@@ -142,7 +143,7 @@ def plan_batches(lengths: Sequence[int] | np.ndarray, *, tokens_per_batch: int) 
     A row longer than the budget makes a batch of its own. The plan depends on lengths and budget alone.
     """
     if tokens_per_batch < 1:
-        raise SettingsError(f"tokens_per_batch is {tokens_per_batch}; at least 1")
+        raise SettingsError(f"{option('tokens_per_batch')} is {tokens_per_batch}; at least 1")
     lengths = np.maximum(np.asarray(lengths, np.int64), 1)
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])

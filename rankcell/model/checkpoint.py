@@ -18,7 +18,7 @@ from rankcell.model.weights import WEIGHTS, find_weight_files, refuse_adapter
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.recipes import recognize_weights
-from rankcell.wording import note, option
+from rankcell.wording import command, note, option
 
 WAYS = "a checkpoint folder, a name on the Hugging Face hub (OWNER/REPO/FOLDER), or 'demo'"
 
@@ -187,11 +187,11 @@ def _which_vocabulary(config: dict[str, Any], folder: Path, name: str) -> str:
     series = series_of(config, folder, name)
     if published is None and series is None:
         return (
-            f"pass {option('vocab', placeholder='FOLDER')}, the one that it was trained with ('rankcell vocab fetch' brings Geneformer's, "
-            "'rankcell vocab import' makes one of dictionary pickles)"
+            f"pass {option('vocab', placeholder='FOLDER')}, the one that it was trained with ({command('vocab fetch')} brings Geneformer's, "
+            f"{command('vocab import')} makes one of dictionary pickles)"
         )
     if published is not None:
         recipe, known = published.recipe, f"it is {published.name}"
     else:
         recipe, known = series[0].recipe, f"by {series[1]} it looks like {series[0].title}"
-    return f"{known}: pass {option('vocab', recipe)} ('rankcell vocab fetch {recipe}' brings it)"
+    return f"{known}: pass {option('vocab', recipe)} ({command('vocab fetch', recipe)} brings it)"

@@ -10,7 +10,7 @@ from rankcell.model.bert_config import CONFIG, OFFSET
 from rankcell.vocab import Vocabulary
 from rankcell.vocab.recipes import PublishedSeries, published_series
 from rankcell.vocab.vocabulary import CLS, EOS, MASK, PAD
-from rankcell.wording import offers, option
+from rankcell.wording import command, offers, option
 
 _MULTIPLES = (8, 16, 32, 64, 128)  # to which programs round a number of tokens up
 _ROLES = {  # special token -> what config.json and tokenizer files call it, the more telling name first
@@ -153,5 +153,5 @@ def _way_out(config: Mapping[str, Any], folder: Path, name: str, vocab: Vocabula
         return f"the vocabulary is as large as that of {found.title}, as which {by} names the model, but its {CONFIG} or weights are not {found.title}'s"
     return (
         f"{by}: {found.title}, whose vocabulary is {found.recipe}, of {found.n_tokens:,} tokens "
-        f"({option('vocab', found.recipe)}; 'rankcell vocab fetch {found.recipe}' brings it)"
+        f"({option('vocab', found.recipe)}; {command('vocab fetch', found.recipe)} brings it)"
     )

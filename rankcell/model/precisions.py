@@ -23,7 +23,7 @@ def precision_on(precision: str, device: Any) -> str:
     require_precision(precision)
     if precision == "tf32" and not _has_tf32(device):
         raise SettingsError(
-            f"precision 'tf32': device '{device}' does not have it (CUDA devices since Ampere do); choose {option('precision', 'fp32')}"
+            f"{option('precision', 'tf32')}: device '{device}' does not have it (CUDA devices since Ampere do); choose {option('precision', 'fp32')}"
         )
     return "fp32" if precision == "auto" else precision
 

@@ -102,13 +102,13 @@ class ShardedRun:
         if not os.path.lexists(path):
             raise OutputError(f"{folder} is not a rankcell result: it has no {MANIFEST}")
         try:
-            said = damage(path)
-            if said is not None:
-                raise ValueError(said)
+            fault = damage(path)
+            if fault is not None:
+                raise ValueError(fault)
             manifest = read_sealed_json(path)
             is_sealed = manifest.pop(HASH, None) is not None
         except (ValueError, OSError) as e:
-            raise OutputError(f"{path} is damaged ({e}): bring it back, or delete {folder} and give the same rankcell command again") from e
+            raise OutputError(f"{path} is damaged ({e}): bring it back, or delete {folder} and run again") from e
         wrong = next((k for k, kind in _TYPES.items() if not isinstance(manifest.get(k, kind()), kind)), None)
         if wrong is not None or "fingerprint" not in manifest:
             raise OutputError(

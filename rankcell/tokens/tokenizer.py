@@ -15,7 +15,7 @@ from rankcell.tokens.job import Encoding, Job, Options
 from rankcell.tokens.spec import TokenSpec
 from rankcell.tokens.tokenset import DATASET_FILES, SPEC_FILE, TokenSet, dataset_folder
 from rankcell.vocab import Vocabulary, find_vocabulary
-from rankcell.wording import note, python_verb
+from rankcell.wording import note, option, python_verb
 
 
 class Tokenizer:
@@ -36,7 +36,7 @@ class Tokenizer:
         self.max_len = self.vocab.max_len if max_len is None else int(max_len)
         if self.max_len <= len(self.frame):
             raise SettingsError(
-                f"max_len is {self.max_len}, with {len(self.frame)} special tokens no gene fits: give at least {len(self.frame) + 1}"
+                f"{option('max_len')} is {self.max_len}, with {len(self.frame)} special tokens no gene fits: give at least {len(self.frame) + 1}"
             )
 
     @checked

@@ -18,7 +18,7 @@ from rankcell.train.collate import IGNORE, MaskedBatch, Masking, collate_masked,
 from rankcell.train.evaluate import Question, masked_accuracy
 from rankcell.train.recipe import Recipe
 from rankcell.vocab import Frame, Vocabulary
-from rankcell.wording import note, option
+from rankcell.wording import command, note, option
 
 CHECKS = 50  # held-out checks in a run of so many epochs or more; else half as many
 _TRAINING_SHARE = 0.9  # of the minutes allowed: the rest is for the last figures and for writing
@@ -169,7 +169,7 @@ class Loop:
         """What would make steps shorter, as options of this verb and another vocabulary."""
         smaller = {"row_genes": (self.recipe.row_genes or int(self._lengths.mean())) // 2, "width": self.recipe.width // 2}
         options = [option(name, value) for name, value in smaller.items() if value >= 32]
-        genes = f"a vocabulary of fewer genes ({len(self.vocab):,} now; rankcell vocab build --min-cells N)"
+        genes = f"a vocabulary of fewer genes ({len(self.vocab):,} now; {command('vocab build', '--min-cells N')})"
         return f"{' or '.join([*options, genes])} makes steps shorter"
 
 

@@ -8,7 +8,7 @@ from rankcell.errors import InputError, OutputError, VocabularyError
 from rankcell.hub import user_folder
 from rankcell.vocab.folder import HEAD
 from rankcell.vocab.vocabulary import Vocabulary
-from rankcell.wording import option
+from rankcell.wording import command, option
 
 DEMO = "pbmc68k"
 _RECIPE = ".recipe.json"
@@ -89,7 +89,7 @@ def find_vocabulary(vocab: "str | os.PathLike | Vocabulary | None") -> Vocabular
     if vocab is None:
         raise VocabularyError(
             f"no vocabulary was named: {option('vocab', placeholder='V')} takes a vocabulary folder, or one of {_described()}; "
-            "'rankcell check FILE' says which knows the genes of a file"
+            f"{command('check', 'FILE')} says which knows the genes of a file"
         )
     if not isinstance(vocab, (str, os.PathLike)):
         raise VocabularyError(f"vocabulary is {vocab!r}; expected a Vocabulary, its folder, or one of {_described()}")
@@ -99,7 +99,7 @@ def find_vocabulary(vocab: "str | os.PathLike | Vocabulary | None") -> Vocabular
         return Vocabulary.load(at_hand[name])
     if name in known_recipes() and not Path(vocab).is_dir():
         raise VocabularyError(
-            f"vocabulary '{name}' is not fetched yet: run 'rankcell vocab fetch {name}' once, then it is known by that name"
+            f"vocabulary '{name}' is not fetched yet: run {command('vocab fetch', name)} once, then it is known by that name"
         )
     if not Path(vocab).is_dir():
         raise VocabularyError(f"no vocabulary '{vocab}': give a vocabulary folder or one of {', '.join(['demo', *at_hand])}")
@@ -111,7 +111,7 @@ def _described() -> str:
     at_hand, recipes = vocabularies_at_hand(), known_recipes()
     names = [f"{name} (also called demo: a toy of 765 genes)" if name == DEMO else name for name in at_hand]
     later = [name for name in recipes if name not in at_hand]
-    return ", ".join(names) + (f" ('rankcell vocab fetch' brings {', '.join(later)})" if later else "")
+    return ", ".join(names) + (f" ({command('vocab fetch')} brings {', '.join(later)})" if later else "")
 
 
 def find_by_hash(content_hash: str) -> Vocabulary | None:

@@ -15,7 +15,7 @@ from rankcell.store import read_json
 from rankcell.vocab.catalog import known_recipes
 from rankcell.vocab.importer import import_geneformer
 from rankcell.vocab.vocabulary import Vocabulary
-from rankcell.wording import option
+from rankcell.wording import command, option
 
 ROLES = ("tokens", "medians", "symbols", "mapping")
 _PLAIN = {  # as Geneformer called them at first
@@ -30,7 +30,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     """The recipe called `name`. VocabularyError when there is none."""
     known = known_recipes()
     if name not in known:
-        raise VocabularyError(f"no recipe '{name}': rankcell vocab fetch knows {', '.join(known)}")
+        raise VocabularyError(f"no recipe '{name}'; there are {', '.join(known)}")
     return read_json(known[name])
 
 
@@ -124,10 +124,10 @@ def recognize_weights(path: Path) -> PublishedModel | None:
 def by_hand(recipe: dict[str, Any], out: str | os.PathLike | None = None) -> str:
     """How to come by the vocabulary without a network here: what to download elsewhere, and the commands that take it."""
     paths = {role: recipe["files"][role]["path"] for role in ROLES}
-    fetch = f"rankcell vocab fetch {recipe['name']} --files FOLDER" + (f" -o {_quoted(out)}" if _is_own(out, recipe) else "")
+    fetch = command("vocab fetch", f"{recipe['name']} --files FOLDER" + (f" -o {_quoted(out)}" if _is_own(out, recipe) else ""))
     return (
-        f"download {', '.join(paths.values())} from {recipe['repository']} elsewhere, bring them here in one FOLDER, and run '{fetch}', "
-        f"or '{_import_command({r: Path('FOLDER', os.path.basename(p)) for r, p in paths.items()}, recipe, out)}'"
+        f"download {', '.join(paths.values())} from {recipe['repository']} elsewhere, bring them here in one FOLDER, and run {fetch}, "
+        f"or {_import_command({r: Path('FOLDER', os.path.basename(p)) for r, p in paths.items()}, recipe, out)}"
     )
 
 
@@ -137,7 +137,7 @@ def _is_own(out: str | os.PathLike | None, recipe: dict[str, Any]) -> bool:
 
 def _import_command(found: dict[str, Path], recipe: dict[str, Any], out: str | os.PathLike | None) -> str:
     options = " ".join(f"--{role} {_quoted(path)}" for role, path in found.items())
-    return f"rankcell vocab import {options} -o {_quoted(recipe['name'] if out is None else out)}"
+    return command("vocab import", f"{options} -o {_quoted(recipe['name'] if out is None else out)}")
 
 
 def _quoted(path: str | os.PathLike) -> str:
@@ -163,9 +163,9 @@ def _require_files(folder: Path, recipe: dict[str, Any], out: str | os.PathLike 
     missing = [path for role, path in paths.items() if role not in found]
     if missing:
         usable = {role: at for role in ROLES if (at := found.get(role) or _first(folder, _PLAIN[role]))}
-        enough = "'rankcell vocab import' takes any of them that include the tokens and the medians"
+        enough = f"{command('vocab import')} takes any of them that include the tokens and the medians"
         if {"tokens", "medians"} <= set(usable):
-            enough += f", such as what is there, whose sums it does not check: '{_import_command(usable, recipe, out)}'"
+            enough += f", such as what is there, whose sums it does not check: {_import_command(usable, recipe, out)}"
         raise InputError(
             f"{folder} has no {', '.join(map(os.path.basename, missing))}: download {', '.join(missing)} from {recipe['repository']} "
             f"into it; or {enough}"

@@ -21,6 +21,7 @@ from rankcell.errors import InputError
 from rankcell.store import atomic_path, seal, seal_damage
 from rankcell.store.whole import BLANK, SEAL_KEY
 from rankcell.vocab.build import GeneColumns
+from rankcell.wording import command
 
 _FORMAT, _UNSEALED = "rankcell-tally-2", "rankcell-tally-1"  # those of early versions hold no hash of themselves
 _KEY, _LABEL = b"rankcell", "rankcell tally"
@@ -102,10 +103,10 @@ def open_tally(path: str | os.PathLike) -> Tally:
         if len(facts["digests"]) != len(facts["built_from"]):
             raise ValueError("digests")
     except (KeyError, ValueError, TypeError) as e:
-        raise InputError(f"{path} is a parquet file but not a tally: make one of counts with 'rankcell vocab tally'") from e
-    said = seal_damage(path, _LABEL, required=facts["format"] == _FORMAT)
-    if said is not None:
-        raise InputError(f"{path} is damaged ({said}): bring it back, or delete it and make it again with 'rankcell vocab tally'")
+        raise InputError(f"{path} is a parquet file but not a tally: make one of counts with {command('vocab tally')}") from e
+    fault = seal_damage(path, _LABEL, required=facts["format"] == _FORMAT)
+    if fault is not None:
+        raise InputError(f"{path} is damaged ({fault}): bring it back, or delete it and make it again with {command('vocab tally')}")
     return Tally(path, genes, facts, file.num_rows)
 
 

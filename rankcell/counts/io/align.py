@@ -11,7 +11,7 @@ from rankcell.counts.genes.gene_map import MIN_KNOWN, GeneMap, match_genes
 from rankcell.counts.io.fallback import open_at_counts
 from rankcell.errors import InputError, SettingsError
 from rankcell.vocab import Vocabulary
-from rankcell.wording import note
+from rankcell.wording import note, option
 
 KEY = "rankcell_genes"
 
@@ -31,7 +31,7 @@ def align_genes(
     if not hasattr(adata, "obsm"):
         raise InputError(f"align_genes takes an AnnData and got {type(adata).__name__}: read the file first, with anndata.read_h5ad")
     if not 0 <= min_known <= 1:
-        raise SettingsError(f"min_known is {min_known}; it is a share, from 0 to 1")
+        raise SettingsError(f"{option('min_known')} is {min_known}; it is a share, from 0 to 1")
     if adata.isbacked or any(hasattr(x, "dask") for x in (adata.X, *adata.layers.values())):
         adata = adata.to_memory()
     with open_at_counts(adata, layer=layer, raw=raw, allow_non_counts=allow_non_counts) as source:

@@ -12,6 +12,7 @@ from rankcell.counts.io.file_kinds import describe_file, require_file
 from rankcell.counts.matrix_key import MatrixKey
 from rankcell.counts.source import FORMATS, CountSource
 from rankcell.errors import InputError
+from rankcell.wording import option
 
 
 def is_input(source: Any) -> bool:
@@ -22,7 +23,7 @@ def is_input(source: Any) -> bool:
 def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> CountSource:
     """Open a count file or an AnnData. InputError when it is not there, broken, empty or of no known format."""
     if layer is not None and raw:
-        raise InputError("a layer and raw were both asked for: choose one")
+        raise InputError(f"{option('counts_layer', layer)} and {option('raw', True)} were both given: choose one")
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         raise InputError(f"no such file: {source}")
     if isinstance(source, (str, os.PathLike)):

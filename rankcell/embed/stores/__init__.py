@@ -14,6 +14,7 @@ from rankcell.embed.stores.base import Store, Stored, tables_of
 from rankcell.embed.stores.layout import uns_entry
 from rankcell.errors import CellError, InputError, RankcellError, SettingsError, is_out_of_memory
 from rankcell.store import atomic_path, remove_file, require_new, writing
+from rankcell.wording import command
 
 __all__ = ["STORES", "Store", "Stored", "check_output", "read_embeddings", "reasons_against", "require_texts", "uns_entry", "write_result"]
 
@@ -115,7 +116,7 @@ def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = No
     out = Path(out)
     store = STORES.get(out.suffix.lower())
     if store is None:
-        raise SettingsError(f"{out}: embeddings end in {', '.join(STORES)}; give the path that rankcell embed wrote")
+        raise SettingsError(f"{out}: embeddings end in {', '.join(STORES)}; give the path that {command('embed')} wrote")
     if not out.exists():
         raise InputError(f"{out} does not exist")
     if out.is_dir() != store.is_folder:
@@ -125,5 +126,5 @@ def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = No
     except Exception as e:  # every format has its own errors
         if isinstance(e, RankcellError) or is_out_of_memory(e):
             raise
-        said = (str(e).splitlines() or [""])[0][:200]
-        raise InputError(f"{out} is broken, or rankcell did not write it ({type(e).__name__}: {said}): write it again") from e
+        first_line = (str(e).splitlines() or [""])[0][:200]
+        raise InputError(f"{out} is broken, or rankcell did not write it ({type(e).__name__}: {first_line}): write it again") from e
