@@ -25,14 +25,14 @@ def texts(values: Sequence[str | None]) -> pa.StringArray:
 
 def utf8(values: Sequence[bytes | str | None]) -> pa.StringArray:
     """Strings given by their bytes. UnicodeDecodeError when one is not UTF-8."""
-    found = _strings([v.encode() if isinstance(v, str) else v for v in values])
+    strings = _strings([v.encode() if isinstance(v, str) else v for v in values])
     try:
-        found.validate(full=True)
+        strings.validate(full=True)
     except pa.ArrowInvalid:
         for v in values:
             v.decode() if isinstance(v, bytes) else v
         raise
-    return found
+    return strings
 
 
 def _strings(raw: list[bytes | None]) -> pa.StringArray:
@@ -57,8 +57,8 @@ def as_numbers(values: pa.Array) -> np.ndarray | None:
     kind, stored = np.dtype(values.type.to_pandas_dtype()), values.buffers()[1]
     if stored is None:  # an empty array may have no room at all
         return np.empty(0, kind)
-    found = np.frombuffer(stored, kind, len(values), values.offset * kind.itemsize)
+    entries = np.frombuffer(stored, kind, len(values), values.offset * kind.itemsize)
     if not values.null_count:
-        return found
+        return entries
     known = np.unpackbits(np.frombuffer(values.buffers()[0], np.uint8), bitorder="little")[values.offset : values.offset + len(values)]
-    return np.where(known, found.astype(np.float64), np.nan)
+    return np.where(known, entries.astype(np.float64), np.nan)

@@ -223,10 +223,10 @@ def row_groups(indptr: np.ndarray, rows_per_block: int | None = None) -> list[tu
     n = len(indptr) - 1
     if rows_per_block:
         return even_ranges(n, rows_per_block)
-    found, start = [], 0
+    groups, start = [], 0
     while start < n:
         stop = int(np.searchsorted(indptr, indptr[start] + ENTRIES_PER_BLOCK, side="right")) - 1
         stop = min(n, max(stop, start + 1), (start // ROWS_PER_BLOCK + 1) * ROWS_PER_BLOCK)
-        found.append((start, stop))
+        groups.append((start, stop))
         start = stop
-    return found
+    return groups

@@ -27,7 +27,7 @@ def select_rows(source: CountSource, expression: str) -> np.ndarray:
 
     frame = pd.DataFrame({c: source.obs(c).to_pandas() for c in named})
     try:
-        found: Any = frame.eval(expression, engine="python")
+        truth: Any = frame.eval(expression, engine="python")
     except MemoryError:
         raise
     except Exception as e:  # pandas and Python raise what they like at an expression
@@ -35,19 +35,19 @@ def select_rows(source: CountSource, expression: str) -> np.ndarray:
             f'{source.name}: the filter "{expression}" cannot be evaluated ({type(e).__name__}: {e}); cell columns are '
             f"{some(source.obs_columns, 12)}; text needs quotes, names with spaces need backticks{_meant(expression)}"
         ) from e
-    if not isinstance(found, pd.Series) or str(found.dtype) not in ("bool", "boolean", "object") or len(found) != source.n_cells:
+    if not isinstance(truth, pd.Series) or str(truth.dtype) not in ("bool", "boolean", "object") or len(truth) != source.n_cells:
         raise CellError(f'{source.name}: the filter "{expression}" does not say yes or no for each cell{_meant(expression)}')
-    return found.fillna(False).to_numpy(dtype=bool)
+    return truth.fillna(False).to_numpy(dtype=bool)
 
 
 def values_named(source: CountSource, expression: str) -> dict[str, list[str]]:
     """What the columns that an expression names hold, each value once."""
-    held = {}
+    values_of_column = {}
     for column in _named(source, expression):
         values = source.obs(column)
         known = values.dictionary if hasattr(values, "dictionary") else values.unique()
-        held[column] = [str(v) for v in known.to_pylist()]
-    return held
+        values_of_column[column] = [str(v) for v in known.to_pylist()]
+    return values_of_column
 
 
 def _named(source: CountSource, expression: str) -> list[str]:

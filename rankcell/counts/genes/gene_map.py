@@ -57,9 +57,9 @@ def match_genes(
     keep_genome(source, genome, vocab)
     candidates = {gene_column: source.var[gene_column]} if gene_column is not None else source.var
     matches = {name: _lookup(vocab, values) for name, values in candidates.items()}
-    found = {name: genes for name, (genes, _) in matches.items()}
-    best = max(found, key=lambda name: (len(np.unique(found[name][found[name] >= 0])), _ensembl_share(candidates[name])))
-    genes = found[best]
+    genes_by_column = {name: genes for name, (genes, _) in matches.items()}
+    best = max(genes_by_column, key=lambda name: (len(np.unique(genes_by_column[name][genes_by_column[name] >= 0])), _ensembl_share(candidates[name])))
+    genes = genes_by_column[best]
     n_known = int((genes >= 0).sum())
     if n_known < min_known * len(genes) and len(np.unique(genes[genes >= 0])) < min_known * len(vocab):
         require_genes_in_columns(source, vocab)

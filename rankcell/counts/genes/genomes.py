@@ -18,24 +18,24 @@ _PART = 0.05  # of the columns: a genome of fewer is no part of a mixture
 
 def without_genome(names: list[str]) -> list[str]:
     """The names without the genome in front of them, where there is one."""
-    return [name[found.end() :] if (found := GENOME.match(name)) else name for name in names]
+    return [name[prefix.end() :] if (prefix := GENOME.match(name)) else name for name in names]
 
 
 def prefixes(names: list[str]) -> list[str]:
     """What stands in front of most names, such as ["GRCh38_", "mm10___"], the most frequent first; [] where most have nothing."""
     if not any(GENOME.match(name) for name in names[:: len(names) // _LOOKED_AT + 1]):
         return []
-    counts = Counter(found[0] for name in names if (found := GENOME.match(name)))
+    counts = Counter(match[0] for name in names if (match := GENOME.match(name)))
     return [p for p, n in counts.most_common() if n >= _PART * len(names)] if sum(counts.values()) > _COMMON * len(names) else []
 
 
 def strip_genome(source: CountSource) -> None:
     """Take the genome from in front of the names of a source, where it is one and the same for most."""
     front = {column: prefixes(values) for column, values in source.var.items()}
-    for column, found in front.items():
-        if len(found) == 1:
+    for column, genomes in front.items():
+        if len(genomes) == 1:
             source.var[column] = without_genome(source.var[column])
-    if taken := sorted({found[0] for found in front.values() if len(found) == 1}):
+    if taken := sorted({genomes[0] for genomes in front.values() if len(genomes) == 1}):
         source.remarks.append(f"names begin with {some(taken)}, which is taken off")
 
 
@@ -46,7 +46,7 @@ def genome_of_columns(source: CountSource) -> list[str] | None:
         return [_stated(v) for v in stated]
     for values in source.var.values():
         if prefixes(values):
-            return [found[1] if (found := GENOME.match(v)) else "" for v in values]
+            return [match[1] if (match := GENOME.match(v)) else "" for v in values]
     return None
 
 

@@ -106,9 +106,9 @@ def is_ensembl_gene(name: str) -> bool:
 
 def _look(name: str) -> tuple[str, list[str], list[str]]:
     """(system, species if an Ensembl id says it, case if a symbol)."""
-    if found := _ENSEMBL.fullmatch(name):
-        front = (found[1] or "").upper()
-        system = TRANSCRIPTS if found[2] in "tT" else VERSIONED if found[3] else PLAIN
+    if match := _ENSEMBL.fullmatch(name):
+        front = (match[1] or "").upper()
+        system = TRANSCRIPTS if match[2] in "tT" else VERSIONED if match[3] else PLAIN
         return system, [_SPECIES.get(front, f"ENS{front}")], []
     if other := next((s for k, s in _OTHER.items() if re.fullmatch(rf"{k}[0-9]{{6,}}", name)), None):
         return PLAIN, [other], []
@@ -131,6 +131,6 @@ def vocabulary_species(species: str, genes: Iterable[str]) -> str:
     """What a vocabulary says of its species, or what its Ensembl ids say; "" when neither."""
     if species:
         return _LATIN.get(species.lower().replace("_", " "), species.lower())
-    found = id_facts(genes)
-    likely = found.likely_species() if found.species else []
+    facts = id_facts(genes)
+    likely = facts.likely_species() if facts.species else []
     return likely[0] if len(likely) == 1 else ""

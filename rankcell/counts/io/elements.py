@@ -68,9 +68,9 @@ def strings(node: Any) -> pa.StringArray:
     return _plain(node).cast(pa.string())
 
 
-def require_length(values: pa.Array, n: int, what: str) -> pa.Array:
+def require_length(values: pa.Array, n: int, label: str) -> pa.Array:
     if len(values) != n:
-        raise InputError(f"{what} has {len(values):,} entries instead of {n:,}")
+        raise InputError(f"{label} has {len(values):,} entries instead of {n:,}")
     return values
 
 

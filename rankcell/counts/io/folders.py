@@ -29,10 +29,10 @@ def choose_files(paths: Sequence[Path], where: str) -> list[Path]:
     if passed:
         shown = [f"{_name(p, where)} ({why})" for p, why in list(passed.items())[:_MOST_NAMED]]
         more = f" and {len(passed) - _MOST_NAMED:,} more" if len(passed) > _MOST_NAMED else ""
-        said = f"passed over {', '.join(shown)}{more}"
+        passed_over = f"passed over {', '.join(shown)}{more}"
         if not files:
-            raise InputError(f"{where} holds no counts: {said}")
-        note(f"{where}: {said}; to read one of them, name it")
+            raise InputError(f"{where} holds no counts: {passed_over}")
+        note(f"{where}: {passed_over}; to read one of them, name it")
     return files
 
 
@@ -79,10 +79,10 @@ def _preferred(paths: Sequence[Path], passed: dict[Path, str]) -> list[Path]:
         if path.suffix.lower() == ".h5" or (path.is_dir() and path.suffix.lower() != ".zarr"):
             key, is_raw = _run_of(path)
             runs.setdefault((path.parent, key), []).append((is_raw, path.is_dir(), path))
-    for found in runs.values():
-        if len(found) > 1 and any(_CALLED.search(path.name) for _, _, path in found):
-            is_raw, is_text, best = min(found)
-            for other_raw, other_text, path in found:
+    for matrices in runs.values():
+        if len(matrices) > 1 and any(_CALLED.search(path.name) for _, _, path in matrices):
+            is_raw, is_text, best = min(matrices)
+            for other_raw, other_text, path in matrices:
                 if (other_raw, other_text) != (is_raw, is_text):
                     passed[path] = f"all barcodes, beside {best.name}" if other_raw and not is_raw else f"the cells of {best.name}"
     return [p for p in paths if p not in passed]

@@ -74,14 +74,14 @@ class StoredAnnData(CountSource):
 
     def _names(self, var: Any) -> dict[str, list[str]]:
         """The index of var and its columns of text."""
-        found = {elements.index_name(var): elements.names_of(elements.index(var, where=self.name))}
+        columns = {elements.index_name(var): elements.names_of(elements.index(var, where=self.name))}
         for column in elements.column_names(var):
             values = elements.column(var, column, where=self.name)
             kind = getattr(values.type, "value_type", values.type)
             if str(kind) in ("string", "large_string"):
-                elements.require_length(values, len(next(iter(found.values()))), f"{self.name}: var/{column}")
-                found.setdefault(column, elements.names_of(values))
-        return found
+                elements.require_length(values, len(next(iter(columns.values()))), f"{self.name}: var/{column}")
+                columns.setdefault(column, elements.names_of(values))
+        return columns
 
     def _opener(self, where: str) -> Callable[[], Matrix]:
         return lambda: self._matrix(where)

@@ -180,13 +180,13 @@ class Chunks:
             place, offset, size = known
             self.offset[tuple(place.T)], self.size[tuple(place.T)] = offset, size
         else:
-            dataset.id.chunk_iter(self._found)
+            dataset.id.chunk_iter(self._note_chunk)
         there = self.offset >= 0
         end = os.fstat(self.fd).st_size
         if (self.offset[there] + self.size[there] > end).any() or (self.size < 0).any():
             raise OSError(f"chunks of {dataset.name} lie beyond the end of the file")
 
-    def _found(self, info: Any) -> None:
+    def _note_chunk(self, info: Any) -> None:
         at = tuple(o // c for o, c in zip(info.chunk_offset, self.shape, strict=True))
         self.offset[at], self.size[at] = info.byte_offset, info.size
         self.whole = self.whole and not info.filter_mask
@@ -197,42 +197,42 @@ class Chunks:
 
     def inflated(self, places: list[tuple[int, ...]]) -> list[bytes]:
         """The bytes of some chunks, each n_bytes long; those that lie side by side in the file are read at once."""
-        found = [b""] * len(places)
+        chunks = [b""] * len(places)
         where = tuple(np.array(places).T)
         offsets, sizes = self.offset[where].tolist(), self.size[where].tolist()
         run: list[int] = []
         for k in sorted(range(len(places)), key=offsets.__getitem__):
             if offsets[k] < 0:
-                found[k] = self._filled()
+                chunks[k] = self._filled()
                 continue
             if run and not (offsets[k] == offsets[run[-1]] + sizes[run[-1]] and len(run) < _RUN):
-                self._read_run(run, offsets, sizes, found)
+                self._read_run(run, offsets, sizes, chunks)
                 run = []
             run.append(k)
         if run:
-            self._read_run(run, offsets, sizes, found)
-        return found
+            self._read_run(run, offsets, sizes, chunks)
+        return chunks
 
-    def _read_run(self, run: list[int], offsets: list[int], sizes: list[int], found: list[bytes]) -> None:
+    def _read_run(self, run: list[int], offsets: list[int], sizes: list[int], chunks: list[bytes]) -> None:
         start = offsets[run[0]]
         raw: Any = os.pread(self.fd, offsets[run[-1]] + sizes[run[-1]] - start, start)
         view = raw if len(run) == 1 else memoryview(raw)
         n_bytes = self.n_bytes
         for k in run:
             at = offsets[k] - start
-            found[k] = view if len(run) == 1 else view[at : at + sizes[k]]
+            chunks[k] = view if len(run) == 1 else view[at : at + sizes[k]]
         if self.deflated:
             inflate = self._inflate
             try:
                 for k in run:
-                    found[k] = inflate(found[k])
+                    chunks[k] = inflate(chunks[k])
             except MemoryError:
                 raise
             except Exception as e:  # zlib and ISA-L have errors of their own
                 raise OSError(f"a compressed chunk is damaged ({e})") from e
         for k in run:
-            if len(found[k]) != n_bytes:
-                raise OSError(f"a chunk holds {len(found[k]):,} bytes instead of {n_bytes:,}")
+            if len(chunks[k]) != n_bytes:
+                raise OSError(f"a chunk holds {len(chunks[k]):,} bytes instead of {n_bytes:,}")
 
     def values(self, inflated: list[bytes]) -> np.ndarray:
         """The values in such bytes, chunk after chunk, flat."""
@@ -253,8 +253,8 @@ def chunks_of(dataset: Any) -> Chunks | None:
         return None
     if math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)) > _MOST_CHUNKS:
         return None
-    found = Chunks(dataset, fd, filters)
-    return found if found.whole else None
+    chunks = Chunks(dataset, fd, filters)
+    return chunks if chunks.whole else None
 
 
 def _filters(dataset: Any) -> tuple[int, ...]:

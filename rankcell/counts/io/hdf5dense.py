@@ -18,9 +18,9 @@ def dense_dataset(dataset: Any, *, transposed: bool = False) -> Matrix:
     if dataset.ndim != 2:
         raise InputError(f"{dataset.file.filename}: {dataset.name} has {dataset.ndim} dimensions, not 2")
     require_filters(dataset)
-    found = dense_matrix(dataset, dataset.chunks or (1, 1), transposed=transposed)
-    chunks = chunks_of(dataset) if dataset.size and isinstance(found, DenseMatrix) else None
-    return found if chunks is None else ChunkedDense(dataset, chunks, transposed=transposed)
+    matrix = dense_matrix(dataset, dataset.chunks or (1, 1), transposed=transposed)
+    chunks = chunks_of(dataset) if dataset.size and isinstance(matrix, DenseMatrix) else None
+    return matrix if chunks is None else ChunkedDense(dataset, chunks, transposed=transposed)
 
 
 class ChunkedDense(DenseMatrix):
@@ -45,8 +45,8 @@ class ChunkedDense(DenseMatrix):
     def rows(self, a: int, b: int) -> Rows:
         if not hasattr(self._mine, "entries"):
             self._mine.entries = _Entries(self.dtype)
-        found = self._mine.entries
-        found.n = 0
+        entries = self._mine.entries
+        entries.n = 0
         stripes = range(a // self._step, -(-b // self._step))
         n_chunks, at_once = self._chunks.grid[self._genes], max(1, _AT_ONCE // self._chunks.n_bytes)
         for first in range(0, n_chunks, at_once):
@@ -58,8 +58,8 @@ class ChunkedDense(DenseMatrix):
                 x = self._chunks.values(part).reshape(len(row), *self._chunks.shape)
                 lo, hi = max(a, s * self._step) - s * self._step, min(b, (s + 1) * self._step) - s * self._step
                 gene = first * self._chunks.shape[self._genes]
-                found.take(x, self._transposed, gene, self.shape[1], lo, hi, s * self._step - a)
-        return found.by_row(b - a)
+                entries.take(x, self._transposed, gene, self.shape[1], lo, hi, s * self._step - a)
+        return entries.by_row(b - a)
 
 
 class _Entries:

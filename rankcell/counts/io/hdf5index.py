@@ -20,20 +20,20 @@ def chunk_index(dataset: Any, fd: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
         root = _root_of_tree(dataset, fd)
         if root is None:
             return None
-        found = _leaves(fd, root, dataset.ndim)
+        leaves = _leaves(fd, root, dataset.ndim)
         grid = tuple(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
-        if len(found) != np.prod(grid) and len(found) != dataset.id.get_num_chunks():  # counting is slow
+        if len(leaves) != np.prod(grid) and len(leaves) != dataset.id.get_num_chunks():  # counting is slow
             return None
     except (OSError, ValueError, struct.error, RuntimeError, AttributeError, OverflowError):
         return None
-    if found["mask"].any() or found["element"].any():
+    if leaves["mask"].any() or leaves["element"].any():
         return None
-    place, odd = np.divmod(found["at"].astype(np.int64).reshape(-1, dataset.ndim), np.array(dataset.chunks))
+    place, odd = np.divmod(leaves["at"].astype(np.int64).reshape(-1, dataset.ndim), np.array(dataset.chunks))
     if odd.any() or (place < 0).any() or (place >= grid).any():
         return None
     if len(place) and np.bincount(np.ravel_multi_index(tuple(place.T), grid)).max() > 1:
         return None
-    return place, found["address"].astype(np.int64), found["size"].astype(np.int64)
+    return place, leaves["address"].astype(np.int64), leaves["size"].astype(np.int64)
 
 
 def _root_of_tree(dataset: Any, fd: int) -> int | None:
@@ -65,7 +65,7 @@ def _root_of_tree(dataset: Any, fd: int) -> int | None:
 def _leaves(fd: int, root: int, n_dimensions: int) -> np.ndarray:
     """The entries of all leaves: size, mask, position and address of a chunk."""
     entry = np.dtype([("size", "<u4"), ("mask", "<u4"), ("at", "<u8", (n_dimensions,)), ("element", "<u8"), ("address", "<u8")])
-    found, nodes, level = [], [root], -1
+    leaves, nodes, level = [], [root], -1
     while level != 0:
         below: list[int] = []
         for address in nodes:
@@ -77,9 +77,9 @@ def _leaves(fd: int, root: int, n_dimensions: int) -> np.ndarray:
                 raw = os.pread(fd, _HEADER + n * entry.itemsize, address)
             entries = np.frombuffer(raw, entry, n, _HEADER)
             if here == 0:
-                found.append(entries)
+                leaves.append(entries)
             else:
                 below += entries["address"].tolist()
             reached = here
         nodes, level = below, reached
-    return np.concatenate(found) if found else np.empty(0, entry)
+    return np.concatenate(leaves) if leaves else np.empty(0, entry)

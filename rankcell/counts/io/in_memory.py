@@ -123,12 +123,12 @@ class DaskMatrix(Matrix):
 
     def ranges(self, rows_per_block: int | None = None) -> list[tuple[int, int]]:
         edges = np.concatenate([[0], np.cumsum(self._x.chunks[0])]).astype(np.int64)
-        found = []
+        ranges = []
         for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             per_row = np.full(b - a, self.shape[1] // 4 + 1, np.int64)
             groups = row_groups(np.concatenate([[0], np.cumsum(per_row)]), rows_per_block)
-            found += [(a + lo, a + hi) for lo, hi in groups]
-        return found
+            ranges += [(a + lo, a + hi) for lo, hi in groups]
+        return ranges
 
     def rows(self, a: int, b: int) -> Rows:
         import scipy.sparse as sp

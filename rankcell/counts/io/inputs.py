@@ -34,8 +34,8 @@ def find_inputs(source: Any) -> Inputs:
         raise InputError("no input was named")
     items, several = [], len(named) > 1
     for one in named:
-        found, is_many = _expand(one)
-        items += found
+        expanded, is_many = _expand(one)
+        items += expanded
         several = several or is_many
     _refuse_twice(items)
     return Inputs(tuple(items), tuple(_labels(items)), several)
@@ -47,17 +47,17 @@ def _expand(one: Any) -> tuple[list[Any], bool]:
         return [one], False
     path = Path(one)
     if path.is_dir() and not is_input(path):
-        found = sorted(p for p in _entries(path) if not p.name.startswith(".") and is_input(p))
-        if not found:
+        paths = sorted(p for p in _entries(path) if not p.name.startswith(".") and is_input(p))
+        if not paths:
             if (path / "state.json").exists():
                 raise InputError(f"{path} holds tokens already; this takes counts")
             raise InputError(f"{path} is a folder without count files or tokens (h5ad, loom, zarr, 10x h5, 10x matrix folders)")
-        return choose_files(found, str(path)), True
+        return choose_files(paths, str(path)), True
     if not path.exists() and glob.has_magic(str(one)):
-        found = [Path(p) for p in sorted(glob.glob(str(one), recursive=True))]
-        if not found:
+        paths = [Path(p) for p in sorted(glob.glob(str(one), recursive=True))]
+        if not paths:
             raise InputError(f"no file matches {one}")
-        return choose_files(found, str(one)), True
+        return choose_files(paths, str(one)), True
     return [path], False
 
 

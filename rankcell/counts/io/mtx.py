@@ -49,16 +49,16 @@ class MtxSource(CountSource):
         features = _beside(matrix, prefix, _FEATURES)
         self.ids = texts([line[0] for line in _table(barcodes)])
         text = _Text(matrix)
-        found = _features(features)
-        n_features = len(found["index"])
+        columns = _features(features)
+        n_features = len(columns["index"])
         if (n_features, len(self.ids)) != text.shape:
             raise InputError(
                 f"{matrix} is {text.shape[0]:,} features x {text.shape[1]:,} cells, but {features.name} has {n_features:,} "
                 f"lines and {barcodes.name} {len(self.ids):,}"
                 f"{turned('cells x features') if (len(self.ids), n_features) == text.shape else ''}"
             )
-        self.var, number = genes_only(found, self.name)
-        self.left_out = left_out(found.get(TYPES))
+        self.var, number = genes_only(columns, self.name)
+        self.left_out = left_out(columns.get(TYPES))
         self.others, self.obs_columns = {}, []
         shape = len(self.ids), int((number >= 0).sum())
 
@@ -101,10 +101,10 @@ class _Text:
         n = 0
         for feature, cell, value in self._lines():
             n += len(feature)
-            for what, found, most in (("feature", feature, self.shape[0]), ("cell", cell, self.shape[1])):
-                if len(found) and not (found.min() >= 1 and found.max() <= most):
+            for axis, numbers, most in (("feature", feature, self.shape[0]), ("cell", cell, self.shape[1])):
+                if len(numbers) and not (numbers.min() >= 1 and numbers.max() <= most):
                     raise InputError(
-                        f"an entry refers to {what} {found.min() if found.min() < 1 else found.max()}; there are 1 to {most:,}", of=OF_A_PART
+                        f"an entry refers to {axis} {numbers.min() if numbers.min() < 1 else numbers.max()}; there are 1 to {most:,}", of=OF_A_PART
                     )
             gene = number[feature - 1]
             kept = slice(None) if len(gene) == 0 or gene.min() >= 0 else gene >= 0
@@ -198,8 +198,8 @@ def _features(path: Path) -> dict[str, list[str]]:
     width = min((len(x) for x in lines), default=1)
     if width == 1:
         return {"index": [x[0] for x in lines]}
-    found = {"index": [x[1] for x in lines], "gene_ids": [x[0] for x in lines]}
-    return found | ({"feature_types": [x[2] for x in lines]} if width > 2 else {})
+    columns = {"index": [x[1] for x in lines], "gene_ids": [x[0] for x in lines]}
+    return columns | ({"feature_types": [x[2] for x in lines]} if width > 2 else {})
 
 
 def _beside(matrix: Path, prefix: str, names: tuple[str, ...]) -> Path:

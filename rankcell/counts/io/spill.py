@@ -103,12 +103,12 @@ class SpilledMatrix(Matrix):
             if self._in_order:
                 self._count(walk_rows)
                 return spool
-            found = self._count_and_fill(lambda: ((spool.read(k, a, b) for k in range(3)) for a, b in spool.pieces()), walk_rows)
+            scratch = self._count_and_fill(lambda: ((spool.read(k, a, b) for k in range(3)) for a, b in spool.pieces()), walk_rows)
         except BaseException:
             spool.close()
             raise
         spool.close()
-        return found
+        return scratch
 
     def _count(self, walk_rows: Callable[[], Iterator[np.ndarray]]) -> None:
         from rankcell.counts.kernels import add_ones

@@ -47,13 +47,13 @@ class TenxSource(CountSource):
         self.left_out = left_out(features.get(TYPES))
         shape = group["shape"][:].tolist() if group["shape"].dtype.kind in "iu" else [0, 0]
         pointers = Hdf5Vector(group["indptr"])
-        found = [len(next(iter(features.values()))), len(self.ids)]
-        if shape != found or len(pointers) != found[1] + 1:
+        named = [len(next(iter(features.values()))), len(self.ids)]
+        if shape != named or len(pointers) != named[1] + 1:
             raise InputError(
                 f"{self.name}: the matrix is {shape[0]:,} features x {shape[-1]:,} cells with {len(pointers):,} pointers, but there "
-                f"are {found[0]:,} features and {found[1]:,} barcodes"
+                f"are {named[0]:,} features and {named[1]:,} barcodes"
             )
-        inner = CsrMatrix(pointers.read(0, len(pointers)), Hdf5Vector(group["indices"]), Hdf5Vector(group["data"]), found[0])
+        inner = CsrMatrix(pointers.read(0, len(pointers)), Hdf5Vector(group["indices"]), Hdf5Vector(group["data"]), named[0])
         self.x = GeneExpression(inner, columns)
 
     @property
@@ -86,15 +86,15 @@ class TenxSource(CountSource):
             return {"index": text(group, "gene_names"), "gene_ids": text(group, "genes")}
         features = group["features"]
         ids = "gene_id" if "gene_id" in features else "id"  # a probe's own id is `id`
-        found = {"index": text(features, "name"), "gene_ids": text(features, ids)}
+        columns = {"index": text(features, "name"), "gene_ids": text(features, ids)}
         if "feature_type" in features:
-            found[TYPES] = text(features, "feature_type")
+            columns[TYPES] = text(features, "feature_type")
         if "genome" in features:
-            found["genome"] = text(features, "genome")
-        for name, values in found.items():
-            if len(values) != len(found["index"]):
-                raise InputError(f"{self.name}: {name} has {len(values):,} entries, there are {len(found['index']):,} features")
-        return found
+            columns["genome"] = text(features, "genome")
+        for name, values in columns.items():
+            if len(values) != len(columns["index"]):
+                raise InputError(f"{self.name}: {name} has {len(values):,} entries, there are {len(columns['index']):,} features")
+        return columns
 
     def close(self) -> None:
         if hasattr(self, "x"):

@@ -277,8 +277,8 @@ class _Tally:
 
         column_sum, n_known = np.zeros(len(self.column_sum)), np.zeros(len(rows), np.int32)
         slots, n_slots = self.genes.slot_of_column, len(self.genes.gene_of_slot)
-        found = tally(rows, block.indptr, block.indices, _countable(block.data), slots, n_slots, column_sum, n_known)
-        return column_sum, n_known, int(found[0]), int(found[1])
+        zeros_and_repeats = tally(rows, block.indptr, block.indices, _countable(block.data), slots, n_slots, column_sum, n_known)
+        return column_sum, n_known, int(zeros_and_repeats[0]), int(zeros_and_repeats[1])
 
     def _odd(self, start: int, indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> NonCount | None:
         odd = first_non_count(data)
