@@ -274,7 +274,7 @@ def looks_like_counts(matrix: Callable[[], Matrix]) -> bool:
     return any(map(np.any, parts)) and all(p.dtype.kind in "fiu" and first_non_count(p) is None for p in parts)
 
 
-def said_once(remarks: Sequence[Sequence[str]], labels: Sequence[str]) -> list[str]:
+def distinct_remarks(remarks: Sequence[Sequence[str]], labels: Sequence[str]) -> list[str]:
     """What the sources of one job remark, each sentence once; of several sources it says which."""
     where: dict[str, list[str]] = {}
     for label, sentences in zip(labels, remarks, strict=True):

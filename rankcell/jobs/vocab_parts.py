@@ -100,7 +100,7 @@ def n_columns(parts: list[Part], whole: GeneColumns) -> int:
 def parts_of(sources: Sequence[str | os.PathLike], ids: Any, counts: Counts) -> list[Part]:
     """Every source opened once: its genes and what it is made with. Refused where they cannot be counted together."""
     from rankcell.counts import find_inputs
-    from rankcell.counts.source import said_once
+    from rankcell.counts.source import distinct_remarks
     from rankcell.counts.validate.repeats import refuse_repeated_cells
     from rankcell.store import content_hash
     from rankcell.vocab.catalog import read_ids
@@ -123,7 +123,7 @@ def parts_of(sources: Sequence[str | os.PathLike], ids: Any, counts: Counts) -> 
     if not counts.allow_repeated_cells:
         _refuse_same_cells(parts)
         refuse_repeated_cells([part.listed for part in parts if part.listed is not None])
-    for remark in said_once([part.remarks for part in parts], [part.name for part in parts]):
+    for remark in distinct_remarks([part.remarks for part in parts], [part.name for part in parts]):
         note(remark)
     return parts
 

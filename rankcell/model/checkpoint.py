@@ -110,7 +110,7 @@ class Checkpoint:
     def require(self, spec: TokenSpec, longest: int) -> None:
         """Raise unless rows of `spec`, the longest of `longest` tokens, belong to this model."""
         where = self.folder / VOCABULARY
-        spec.require(self.vocab, what=f"the model '{self.name}'", again=str(where) if where.is_dir() and self.name != "demo" else None)
+        spec.require(self.vocab, owner=f"the model '{self.name}'", again=str(where) if where.is_dir() and self.name != "demo" else None)
         if longest > self.max_positions:
             raise TokensError(
                 f"rows have up to {longest:,} tokens, but model '{self.name}' has {self.max_positions:,} positions: "

@@ -61,8 +61,8 @@ class ShardedRun:
         if not shared:
             remove_parts(folder)
         remove_parts(folder / SHARDS, alone=not shared)
-        held = folder / MANIFEST
-        if held.is_file():
+        path = folder / MANIFEST
+        if path.is_file():
             there = cls._to_replace(folder) if force and not resume else cls.read(folder)
             if there.manifest["fingerprint"] == content_hash(settings):
                 if resume or not force:
@@ -73,7 +73,7 @@ class ShardedRun:
         manifest = {"fingerprint": content_hash(settings), "settings": settings, "complete": False}
         with writing(folder):
             (folder / SHARDS).mkdir(exist_ok=True)
-        write_sealed_json(held, manifest)
+        write_sealed_json(path, manifest)
         return cls(folder, manifest)
 
     @classmethod
@@ -132,7 +132,7 @@ class ShardedRun:
     def finish(self, files: Iterable[str] = (), **facts: Any) -> None:
         """Record what came out, with size and hash of `files` in the folder, and that nothing is missing."""
         self.manifest |= facts | {"complete": True}
-        self.manifest |= {"files": found} if (found := {name: file_facts(self.folder / name) for name in files}) else {}
+        self.manifest |= {"files": by_file} if (by_file := {name: file_facts(self.folder / name) for name in files}) else {}
         write_sealed_json(self.folder / MANIFEST, self.manifest)
 
 

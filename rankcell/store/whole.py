@@ -60,16 +60,16 @@ def seal(path: str | os.PathLike, label: str) -> None:
 
 def seal_damage(path: str | os.PathLike, label: str, *, required: bool = True) -> str | None:
     """As `damage`, of a sealed parquet file. Without `required`, one that is not sealed passes."""
-    said = damage(path)
-    if said is not None:
-        return said
+    fault = damage(path)
+    if fault is not None:
+        return fault
     with open(path, "rb") as f:
         at = _seal_place(f)
         if at is None:
             return "its end is cut off or changed" if required else None
         f.seek(at)
-        found = f.read(64).decode("ascii", "replace")
-        return None if found == _sealed_hash(f, at, label) else "its bytes are not those that were written"
+        sealed = f.read(64).decode("ascii", "replace")
+        return None if sealed == _sealed_hash(f, at, label) else "its bytes are not those that were written"
 
 
 def _seal_place(f: BinaryIO) -> int | None:

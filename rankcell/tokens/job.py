@@ -13,7 +13,7 @@ from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_ge
 from rankcell.counts.arrays import numbers, texts
 from rankcell.counts.columns import carried_names
 from rankcell.counts.genes.features import remarks_of
-from rankcell.counts.source import said_once, some
+from rankcell.counts.source import distinct_remarks, some
 from rankcell.counts.validate.repeats import Listed, refuse_repeated_cells
 from rankcell.errors import CellError
 from rankcell.tokens.arrow import holds
@@ -78,7 +78,7 @@ class Part:
 
     def facts(self) -> dict[str, Any]:
         """Where the rows come from, for the TokenSpec."""
-        found = {
+        facts = {
             "name": os.path.basename(self.source.name),
             "format": self.source.format,
             "matrix": self.source.matrix,
@@ -89,12 +89,12 @@ class Part:
             "cell_ids": "given" if self.source.has_cell_ids else "row numbers",
         }
         if self.genes.prefix:
-            found["prefix_taken_off"] = self.genes.prefix
+            facts["prefix_taken_off"] = self.genes.prefix
         if self.source.left_out:
-            found["columns_left_out"] = {str(kind): n for kind, n in self.source.left_out.items()}
+            facts["columns_left_out"] = {str(kind): n for kind, n in self.source.left_out.items()}
         if self.mask is not None:
-            found |= {"filter": self.options.filter, "cells_left_out": self.source.n_cells - self.n_kept}
-        return found
+            facts |= {"filter": self.options.filter, "cells_left_out": self.source.n_cells - self.n_kept}
+        return facts
 
     def pieces(self) -> Iterator[Piece]:
         """All kept rows in order, ranked by several threads."""
@@ -138,7 +138,7 @@ class Job:
         job = cls(encoding, options, find_inputs(source))
         job.cropping = Cropping(encoding.max_len - len(encoding.frame))
         obs, facts, remarks, listed = [], [], [], []
-        held: dict[str, dict[str, None]] = {}  # column -> values, where the filter has kept nothing yet
+        values_of_column: dict[str, dict[str, None]] = {}  # column -> values, where the filter has kept nothing yet
         for n in range(len(job.inputs.items)):
             part = job._open(n)
             job.n_cells += part.source.n_cells
@@ -148,7 +148,7 @@ class Job:
             remarks.append(remarks_of(part.source))
             if options.filter and not job.n_kept:
                 for column, values in values_named(part.source, options.filter).items():
-                    held.setdefault(column, {}).update(dict.fromkeys(values))
+                    values_of_column.setdefault(column, {}).update(dict.fromkeys(values))
             if len(job.inputs.items) == 1:
                 job._only = part
             else:
@@ -158,9 +158,9 @@ class Job:
             refuse_repeated_cells(listed)
         if options.filter and not job.n_kept:
             job.close()
-            said = "; ".join(f"{column} holds {some(list(values), 10)}" for column, values in held.items())
-            raise CellError(f'the filter "{options.filter}" keeps none of the {job.n_cells:,} cells; {said}')
-        job.remarks = said_once(remarks, job.inputs.labels)
+            columns = "; ".join(f"{column} holds {some(list(values), 10)}" for column, values in values_of_column.items())
+            raise CellError(f'the filter "{options.filter}" keeps none of the {job.n_cells:,} cells; {columns}')
+        job.remarks = distinct_remarks(remarks, job.inputs.labels)
         job.facts = {"files": [{SOURCE: s} | f for s, f in zip(job.inputs.labels, facts, strict=True)]} if job.inputs.several else facts[0]
         if others := renamed(names_of_obs(options.obs, several=job.inputs.several)):
             job.facts |= others

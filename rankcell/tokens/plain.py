@@ -82,9 +82,9 @@ def _look(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, frame: Frame,
     """Add some rows to what was seen; ValueError at a token that the vocabulary does not have."""
     lengths = np.diff(ends)
 
-    def refuse(at: int, what: str) -> None:
+    def refuse(at: int, fault: str) -> None:
         row = seen.rows + int(np.searchsorted(ends, at, side="right")) - 1
-        raise ValueError(f"token {values[at]} of row {row} {what}")
+        raise ValueError(f"token {values[at]} of row {row} {fault}")
 
     outside = np.flatnonzero((values < 0) | (values >= vocab.n_ids))
     if len(outside):

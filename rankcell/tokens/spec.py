@@ -68,8 +68,8 @@ class TokenSpec:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
             raise TokensError(f"rankcell.json cannot be read ({type(e).__name__}: {e}): tokenize again") from e
 
-    def require(self, vocab: Vocabulary, *, what: str, again: str | None = None) -> None:
-        """Raise VocabularyError unless the rows were made with `vocab`, which belongs to `what` ("the model 'demo'").
+    def require(self, vocab: Vocabulary, *, owner: str, again: str | None = None) -> None:
+        """Raise VocabularyError unless the rows were made with `vocab`, which belongs to `owner` ("the model 'demo'").
 
         again
             What `vocab` is to tokenize anew; None: the vocabulary's name.
@@ -78,7 +78,7 @@ class TokenSpec:
 
         if self.vocabulary_hash != vocab.hash:
             raise VocabularyError(
-                f"the tokens were made with vocabulary '{self.vocabulary}' ({self.vocabulary_hash[:12]}), but {what} has "
+                f"the tokens were made with vocabulary '{self.vocabulary}' ({self.vocabulary_hash[:12]}), but {owner} has "
                 f"vocabulary '{vocab.name}' ({vocab.hash[:12]}): tokenize again with {option('vocab', again or vocab.name)}, or choose a model "
                 f"of '{self.vocabulary}'"
             )

@@ -221,13 +221,13 @@ class TokenSet:
         """
         vocab = None if vocab is None else find_vocabulary(vocab)
         files = dataset_files(folder)
-        held = _read_spec(Path(folder))
-        is_sealed = check_seal(Path(folder), held, files, name=SPEC_FILE)
+        head = _read_spec(Path(folder))
+        is_sealed = check_seal(Path(folder), head, files, name=SPEC_FILE)
         table = plain_rows(read_rows(folder, files, validate=not is_sealed), folder)
-        if held is not None:
-            spec = TokenSpec.from_json(held)
+        if head is not None:
+            spec = TokenSpec.from_json(head)
             if vocab is not None:
-                spec.require(vocab, what="the one given")
+                spec.require(vocab, owner="the one given")
             return cls(table, spec).known_to_fit(spec.vocabulary_hash if is_sealed else "")
         if vocab is None:
             raise TokensError(f"{folder} is a plain dataset that does not say its vocabulary: pass it with {option('vocab')}")

@@ -49,7 +49,7 @@ def pretrain(
     """
     recipe.check()
     require_new(out, force=force, marker=FACTS, own=OWN)
-    tokens.spec.require(vocab, what=option("vocab"))
+    tokens.spec.require(vocab, owner=option("vocab"))
     if vocab.mask is None:
         raise SettingsError(f"vocabulary '{vocab.name}' has no <mask> token: it cannot be used for masked-language modelling")
     precision = precision_on(precision, choose_device(one_device(device)))

@@ -104,10 +104,10 @@ def build_vocabulary(
     if callable(blocks):
         again = blocks
     else:
-        held = list(blocks)
+        block_list = list(blocks)
 
         def again() -> Iterable[Any]:
-            return held
+            return block_list
 
     return vocabulary_of_values(
         lambda: normalised(again(), columns, target_sum),
@@ -139,25 +139,25 @@ def vocabulary_of_values(
 
     `expect`: see rankcell.vocab.medians.exact_medians.
     """
-    found = exact_medians(values, len(columns.keys), likely=(target_sum / 2**18, target_sum * 2), expect=expect)
-    kept = np.flatnonzero(found.n >= max(1, min_cells))
+    medians = exact_medians(values, len(columns.keys), likely=(target_sum / 2**18, target_sum * 2), expect=expect)
+    kept = np.flatnonzero(medians.n >= max(1, min_cells))
     if not len(kept):
-        if not found.n.any():
+        if not medians.n.any():
             raise VocabularyError("no gene has a count: a vocabulary cannot be built from empty cells")
-        raise VocabularyError(f"no gene is shown by {min_cells:,} cells; the most frequent one by {found.n.max():,}: lower {option('min_cells')}")
+        raise VocabularyError(f"no gene is shown by {min_cells:,} cells; the most frequent one by {medians.n.max():,}: lower {option('min_cells')}")
     special = list(special)
     facts = dict(provenance or {})
     n_columns = facts.pop("n_columns", len(columns.keys))
-    facts |= {"n_genes_detected": int((found.n > 0).sum()), "n_columns": n_columns}
+    facts |= {"n_genes_detected": int((medians.n > 0).sum()), "n_columns": n_columns}
     facts |= {"min_cells": min_cells} if min_cells > 1 else {}
-    facts |= {"passes": found.passes} if found.passes > 1 else {}
+    facts |= {"passes": medians.passes} if medians.passes > 1 else {}
     return Vocabulary(
         name=name,
         species=species,
         genes=tuple(columns.keys[s] for s in kept),
         symbols=tuple(columns.symbols[s] for s in kept),
         tokens=np.arange(len(kept)) + len(special),
-        medians=found.median[kept],
+        medians=medians.median[kept],
         special={t: i for i, t in enumerate(special)},
         max_len=max_len,
         target_sum=target_sum,
@@ -186,13 +186,13 @@ def normalised(blocks: Iterable[Any], columns: GeneColumns, target_sum: float) -
         yield slots[:n], values[:n]
 
 
-def choose_gene_column(counts: Any, asked: str | None, has_table: bool) -> str:
+def choose_gene_column(counts: Any, named: str | None, has_table: bool) -> str:
     """The var column to name genes by: the one asked for; with a table of ids the index; else the one of most Ensembl ids, if
     they are more than half of it, and the index otherwise."""
-    if asked is not None and asked not in counts.var:
-        raise GeneError(f"{counts.name} has no gene column '{asked}'; it has {', '.join(counts.var)}")
-    if asked is not None or has_table:
-        return asked or next(iter(counts.var))
+    if named is not None and named not in counts.var:
+        raise GeneError(f"{counts.name} has no gene column '{named}'; it has {', '.join(counts.var)}")
+    if named is not None or has_table:
+        return named or next(iter(counts.var))
     best = max(counts.var, key=lambda column: ensembl_share(counts.var[column]))
     return best if ensembl_share(counts.var[best]) > 0.5 else next(iter(counts.var))
 

@@ -54,21 +54,21 @@ def fetch_vocabulary(
     Raises VocabularyError for an unknown name, InputError when a file cannot be had or is not the one meant.
     """
     recipe = read_recipe(name)
-    found = {}
-    held = _require_files(Path(files), recipe, out) if files is not None else {}
+    paths = {}
+    at_hand = _require_files(Path(files), recipe, out) if files is not None else {}
     for done, role in enumerate(ROLES):
         if progress:
             progress(done, len(ROLES))
         file = recipe["files"][role]
-        at = held.get(role)
-        found[role] = check_file(at, size=file["bytes"], sha256=file["sha256"]) if at else _from_hub(recipe, role, cache, out)
+        at = at_hand.get(role)
+        paths[role] = check_file(at, size=file["bytes"], sha256=file["sha256"]) if at else _from_hub(recipe, role, cache, out)
     if progress:
         progress(len(ROLES), len(ROLES))
     vocab = import_geneformer(
-        found["tokens"],
-        found["medians"],
-        symbols=found["symbols"],
-        mapping=found["mapping"],
+        paths["tokens"],
+        paths["medians"],
+        symbols=paths["symbols"],
+        mapping=paths["mapping"],
         name=name,
         species=recipe["species"],
         max_len=recipe["max_len"],
@@ -135,8 +135,8 @@ def _is_own(out: str | os.PathLike | None, recipe: dict[str, Any]) -> bool:
     return out is not None and str(out) != recipe["name"]
 
 
-def _import_command(found: dict[str, Path], recipe: dict[str, Any], out: str | os.PathLike | None) -> str:
-    options = " ".join(f"--{role} {_quoted(path)}" for role, path in found.items())
+def _import_command(paths: dict[str, Path], recipe: dict[str, Any], out: str | os.PathLike | None) -> str:
+    options = " ".join(f"--{role} {_quoted(path)}" for role, path in paths.items())
     return command("vocab import", f"{options} -o {_quoted(recipe['name'] if out is None else out)}")
 
 
@@ -159,10 +159,10 @@ def _require_files(folder: Path, recipe: dict[str, Any], out: str | os.PathLike 
     paths = {role: recipe["files"][role]["path"] for role in ROLES}
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: {option('files')} names the one that holds {', '.join(map(os.path.basename, paths.values()))}")
-    found = {role: at for role, path in paths.items() if (at := _first(folder, os.path.basename(path), path))}
-    missing = [path for role, path in paths.items() if role not in found]
+    at_hand = {role: at for role, path in paths.items() if (at := _first(folder, os.path.basename(path), path))}
+    missing = [path for role, path in paths.items() if role not in at_hand]
     if missing:
-        usable = {role: at for role in ROLES if (at := found.get(role) or _first(folder, _PLAIN[role]))}
+        usable = {role: at for role in ROLES if (at := at_hand.get(role) or _first(folder, _PLAIN[role]))}
         enough = f"{command('vocab import')} takes any of them that include the tokens and the medians"
         if {"tokens", "medians"} <= set(usable):
             enough += f", such as what is there, whose sums it does not check: {_import_command(usable, recipe, out)}"
@@ -170,7 +170,7 @@ def _require_files(folder: Path, recipe: dict[str, Any], out: str | os.PathLike 
             f"{folder} has no {', '.join(map(os.path.basename, missing))}: download {', '.join(missing)} from {recipe['repository']} "
             f"into it; or {enough}"
         )
-    return found
+    return at_hand
 
 
 def _first(folder: Path, *names: str) -> Path | None:

@@ -158,8 +158,8 @@ class Vocabulary:
         the letter, because a change of case turns a mouse gene's symbol into a human one's.
         """
         index = self._index
-        found = (index.get(n, -1) if (n := str(name).strip()) in index else self._without_version(n) for name in names)
-        return np.fromiter(found, np.int32)
+        numbers = (index.get(n, -1) if (n := str(name).strip()) in index else self._without_version(n) for name in names)
+        return np.fromiter(numbers, np.int32)
 
     def _without_version(self, name: str) -> int:
         """The gene that an Ensembl id in another spelling names, else -1."""
@@ -220,8 +220,8 @@ class Vocabulary:
 
 def ensembl_id(name: str) -> str:
     """An Ensembl id in upper case without its version; "" for any other name, such as the symbol ENSA."""
-    found = _ENSEMBL.fullmatch(name.upper())
-    return found[1] if found else ""
+    match = _ENSEMBL.fullmatch(name.upper())
+    return match[1] if match else ""
 
 
 def _frozen(values: Sequence, dtype: Any) -> np.ndarray:
@@ -240,8 +240,8 @@ def _frozen(values: Sequence, dtype: Any) -> np.ndarray:
 def _check(v: Vocabulary) -> None:
     """A vocabulary that contradicts itself is refused when it is made, not when it is used."""
 
-    def refuse(what: str) -> None:
-        raise VocabularyError(f"vocabulary '{v.name}': {what}")
+    def refuse(fault: str) -> None:
+        raise VocabularyError(f"vocabulary '{v.name}': {fault}")
 
     if not (len(v.genes) == len(v.symbols) == len(v.tokens) == len(v.medians)):
         refuse(f"{len(v.genes)} genes, {len(v.symbols)} symbols, {len(v.tokens)} tokens and {len(v.medians)} medians")
