@@ -2,12 +2,12 @@
 
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
 from rankcell.perturb import Screen
@@ -203,15 +203,15 @@ def find_cell(tables: Tables, cell: str) -> "pd.DataFrame":
     return rows
 
 
-def spearman(effect: Sequence[float], rank: Sequence[float]) -> float:
+def spearman(effect: ArrayLike, rank: ArrayLike) -> float:
     """Spearman correlation over what is known on both sides; NaN for fewer than three, or where one side does not vary."""
     from scipy.stats import spearmanr
 
-    effect, rank = np.asarray(effect, float), np.asarray(rank, float)
-    good = np.isfinite(effect) & np.isfinite(rank)
-    if good.sum() < 3 or len(np.unique(effect[good])) < 2 or len(np.unique(rank[good])) < 2:
+    x, y = np.asarray(effect, float), np.asarray(rank, float)
+    good = np.isfinite(x) & np.isfinite(y)
+    if good.sum() < 3 or len(np.unique(x[good])) < 2 or len(np.unique(y[good])) < 2:
         return float("nan")
-    return float(spearmanr(effect[good], rank[good]).statistic)
+    return float(spearmanr(x[good], y[good]).statistic)
 
 
 def one_cell(source: Any, cell_id: str) -> Tables:

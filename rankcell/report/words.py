@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from rankcell.scores import Score
 
+IN_SILICO = "An edit in silico changes a word of a list. It says what the model has come to expect together, not what a cell would do."
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -25,6 +27,11 @@ def wrapped(label: str, n: int = 46) -> str:
 def replicates(ranked: "pd.DataFrame") -> str:
     """What the means of a ranked table are over."""
     return "donors" if "n_donors" in ranked and ranked["n_donors"].notna().any() else "cells"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun: 1 edit, 2,000 edits."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def in_cells(least: int) -> str:

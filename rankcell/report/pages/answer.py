@@ -9,7 +9,7 @@ import numpy as np
 from rankcell.report.pages import page as p
 from rankcell.report.ranked_columns import fdr_of, probability_columns
 from rankcell.report.screen_view import Tables
-from rankcell.report.words import replicates, words
+from rankcell.report.words import IN_SILICO, replicates, words
 from rankcell.scores import Score
 from rankcell.stats.predictors import TOO_CLOSE
 from rankcell.stats.ranking import Ranking
@@ -195,7 +195,5 @@ def caveats(tables: Tables, ranking: Ranking, score: str) -> list[str]:
         lines.append(f"The model knows {known['genes_known']:,} of the input's {known['genes']:,} genes: nothing is said about the others.")
     if manifest.get("audit"):
         lines.append("Most values are predicted and not run (the fast method); the section on predictions says how good they are.")
-    lines.append(
-        "An edit in silico changes a word of a list. It says what the model has come to expect together, not what a cell would do."
-    )
+    lines.append(IN_SILICO)
     return lines

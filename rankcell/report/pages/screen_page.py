@@ -11,7 +11,7 @@ import numpy as np
 
 from rankcell.errors import RankcellError
 from rankcell.report.pages import page as p
-from rankcell.report.pages.answer import answer, question, toy_line
+from rankcell.report.pages.answer import answer, question, small, toy_line
 from rankcell.report.pages.audit_section import audit_section
 from rankcell.report.pictures.absence import draw_absence
 from rankcell.report.pictures.decomposition import decomposition_table
@@ -21,7 +21,7 @@ from rankcell.report.pictures.ranked_genes import draw_ranked
 from rankcell.report.pictures.screen_pictures import PICTURES, size_of
 from rankcell.report.ranked_columns import fdr_of, probability_columns
 from rankcell.report.screen_view import Tables, choose_score, effect_spread, least_cells, of_this_screen, ranking, scores_of, strongest
-from rankcell.report.words import replicates, words
+from rankcell.report.words import IN_SILICO, replicates, words
 from rankcell.scores import IN_PLACE, TOWARD, Score, in_place_of, score_name
 from rankcell.stats import rank_spearman
 from rankcell.stats.predictors import TOO_CLOSE
@@ -164,7 +164,7 @@ def _follows(tables: Tables) -> str:
         names = [name for name in (score, in_place_of(score, tables.table)) if name is not None]
         rho = [rank_spearman(tables.table, name) for name in names]
         warned += [name for name, r in zip(names, rho, strict=True) if abs(r) > TOO_CLOSE]
-        size = [_number(effect_spread(tables, name)) for name in names]
+        size = [small(effect_spread(tables, name)) for name in names]
         pad = [] if len(names) == 2 else ["-"]
         rows.append([f"`{score}`", *size, *pad, *map(_signed, rho), *pad])
     lines = [
@@ -183,10 +183,6 @@ def _follows(tables: Tables) -> str:
             )
         )
     return p.section("How far each score follows the mere rank", *lines)
-
-
-def _number(x: float) -> str:
-    return "-" if not np.isfinite(x) else f"{x:.1e}"
 
 
 def _signed(x: float) -> str:
@@ -367,7 +363,7 @@ def _reading(kind: str) -> str:
                 in_place,
                 "`toward_<state>_<readout>`: cosine with the state's mean embedding after the edit, less before. Positive is nearer.",
                 "The edit kind `mask` is a third thing: the mask token stands in the gene's place, and what the model then does is to guess what was there.",
-                "An edit in silico changes a word of a list. It says what the model has come to expect together, not what a cell would do.",
+                IN_SILICO,
                 "Cells of one donor are not replicates: take p-values from `rankcell stats` with the donors named.",
             ]
         ),

@@ -1,6 +1,6 @@
 """A drawing that tells apart the three ways in which a gene can be missing from a row: deleted, absent in place, masked."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rankcell.report.pictures.colours import DOWN, GREY, INK, UP
 
@@ -55,6 +55,6 @@ def _draw_row(ax: "Axes", name: str, y: float) -> None:
 def _box(ax: "Axes", i: int, y: float, name: str, *, edge: str, face: str, text: str, dashed: bool = False) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    look = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "linewidth": 1.1, "linestyle": (0, (3, 2)) if dashed else "-"}
+    look: dict[str, Any] = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "linewidth": 1.1, "linestyle": (0, (3, 2)) if dashed else "-"}
     ax.add_patch(FancyBboxPatch((i * 1.06 - 0.45, y - 0.28), 0.9, 0.56, facecolor=face, edgecolor=edge, zorder=2, **look))
     ax.text(i * 1.06, y, name, ha="center", va="center", fontsize=8.2, color=text, parse_math=False, zorder=3)

@@ -1,9 +1,9 @@
 """Axes: spines, scales, ticks, and how many points things take on them."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rankcell.errors import SettingsError
 from rankcell.report.pictures.colours import GREY
@@ -105,18 +105,23 @@ def require_room(ax: "Axes", width: float, height: float) -> tuple[float, float]
     return size
 
 
+def legend_extent(ax: "Axes") -> "Bbox | None":
+    """Where the legend stands in the figure (in pixels, of axes that are laid out); None where there is none."""
+    legend = ax.get_legend()
+    return None if legend is None else legend.get_window_extent()
+
+
 def legend_box(ax: "Axes") -> list[tuple[float, float, float, float]]:
     """The place of the legend, in points from the lower left corner of the axes."""
-    if ax.get_legend() is None:
+    frame, box = ax.get_window_extent(), legend_extent(ax)
+    if box is None:
         return []
-    figure = ax.figure.figure
-    frame, box = ax.get_window_extent(), ax.get_legend().get_window_extent(figure.canvas.get_renderer())
-    scale = 72 / figure.dpi
+    scale = 72 / ax.figure.figure.dpi
     corners = np.array([[box.x0, box.y0], [box.x1, box.y1]]) - [frame.x0, frame.y0]
     return [tuple((corners * scale).ravel().tolist())]
 
 
-def in_points(ax: "Axes", x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, tuple[float, float]]:
+def in_points(ax: "Axes", x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, tuple[float, float]]:
     """Places of data in points from the lower left corner of the axes, and the axes' width and height."""
     box = laid_out(ax)
     with np.errstate(all="ignore"):

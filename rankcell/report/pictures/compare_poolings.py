@@ -1,7 +1,7 @@
 """Poolings compared by one score, beside random weights and PCA."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def draw_poolings(table: "pd.DataFrame", *, ax: "Axes", score: str) -> "Axes":
             part = part[part["layer"] == n]
             y = [pools.index(p) + shift for p in part["pool"]]
             size = part[spread].to_numpy(float) if spread and filled else None
-            look = {"color": colour, "marker": marker, "markersize": 5.5, "linestyle": "", "elinewidth": 1.1}
+            look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5.5, "linestyle": "", "elinewidth": 1.1}
             look |= {} if filled else {"markerfacecolor": "white", "markeredgewidth": 1.1}
             ax.errorbar(part[score].to_numpy(float), y, xerr=size, zorder=3 if filled else 2, label="_", **look)
     _rows(ax, pools)
@@ -69,7 +69,7 @@ def _pooling_legend(ax: "Axes", layers: Sequence[int], with_random: bool, with_p
 
     handles = []
     for i, n in enumerate(layers):
-        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "", "markersize": 5.5}
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "", "markersize": 5.5}
         handles.append(Line2D([], [], label=f"layer {n}", **look))
     if with_random:
         handles.append(Line2D([], [], color=GREY, marker="o", linestyle="", markerfacecolor="white", label="random weights"))

@@ -1,6 +1,6 @@
 """What the effect of a deletion consists of: total, in place, positions, refill."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,22 +14,23 @@ from rankcell.scores import Score, in_place_of
 from rankcell.wording import shorten
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 
-def decomposition_table(tables: Tables, score: str | None, *, n: int, min_cells: int) -> tuple[str, Any]:
+def decomposition_table(tables: Tables, score: str | None, *, n: int, min_cells: int) -> "tuple[str, pd.DataFrame]":
     """(score, DataFrame: edit, symbols, n_cells and the mean of every part over cells, for the `n` strongest edits in place)."""
     import pandas as pd
 
     stem = str(Score.parse(choose_score(tables.table, score)).whole)
-    parts = parts_of(tables.table, stem)
-    if "in_place" not in parts:
+    in_place = in_place_of(stem, tables.table)
+    if in_place is None:
         kind = ", ".join(sorted(set(map(str, tables.table["kind"])))) if "kind" in tables.table else "this"
         raise SettingsError(
             f"'{stem}' of this screen ({kind}) has no in-place value, so there are no parts to show: that is scored for deletions"
         )
-    ranked = strongest(ranking(tables, in_place_of(stem, tables.table), min_cells=min_cells).table, n)
-    means = pd.DataFrame(parts).groupby(tables.table["edit"].to_numpy(), sort=False).mean()
+    ranked = strongest(ranking(tables, in_place, min_cells=min_cells).table, n)
+    means = pd.DataFrame(parts_of(tables.table, stem)).groupby(tables.table["edit"].to_numpy(), sort=False).mean()
     return stem, ranked[["edit", "symbols", "n_cells"]].join(means, on="edit")
 
 

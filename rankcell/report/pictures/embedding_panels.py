@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def draw_embeddings(panels: Mapping[str, np.ndarray], labels: Sequence[str], *, titles: Mapping[str, str] | None = None) -> "Figure":
     """A figure of two-dimensional embeddings side by side, coloured by label; one legend for all."""
-    labels = np.asarray(labels, str)
-    names = sorted(set(labels), key=lambda x: (-(labels == x).sum(), x))
+    label = np.asarray(labels, str)
+    names = sorted(set(label), key=lambda x: (-(label == x).sum(), x))
     figure = new_figure(4.2 * len(panels), 4.9)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    order = np.random.default_rng(0).permutation(len(labels))
-    colour = np.array([PALETTE[names.index(x) % len(PALETTE)] for x in labels])
+    order = np.random.default_rng(0).permutation(len(label))
+    colour = np.array([PALETTE[names.index(x) % len(PALETTE)] for x in label])
     for ax, (name, xy) in zip(axes, panels.items(), strict=True):
         ax.scatter(*xy[order].T, c=colour[order], s=11, linewidths=0, alpha=0.85)
         ax.set_title((titles or {}).get(name, name), fontsize=11, loc="left", color=INK, parse_math=False)
@@ -29,7 +29,7 @@ def draw_embeddings(panels: Mapping[str, np.ndarray], labels: Sequence[str], *, 
         ax.set_ylabel("UMAP 2", fontsize=8, color=GREY, parse_math=False)
         plain_axes(ax)
     handles = [
-        axes[0].scatter([], [], c=PALETTE[i % len(PALETTE)], s=30, label=f"{x} ({(labels == x).sum()})") for i, x in enumerate(names)
+        axes[0].scatter([], [], c=PALETTE[i % len(PALETTE)], s=30, label=f"{x} ({(label == x).sum()})") for i, x in enumerate(names)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)), fontsize=9, frameon=False)
     return figure

@@ -10,7 +10,7 @@ from rankcell.report.pictures.colours import GREY, INK
 from rankcell.report.pictures.part_styles import LOOKS, PART_WORDS
 from rankcell.report.pictures.point_names import name_points
 from rankcell.report.screen_view import Tables, choose_score, find_cell, parts_of, spearman
-from rankcell.report.words import words, wrapped
+from rankcell.report.words import counted, words, wrapped
 from rankcell.scores import Score
 from rankcell.wording import shorten
 
@@ -26,7 +26,7 @@ def draw_cell(tables: Tables, cell: str, *, ax: "Axes", score: str | None = None
     rows = find_cell(tables, cell)
     parts = parts_of(rows, stem)
     rank = rows["rank"].astype(float).to_numpy(float)
-    series = {p: parts[p] for p in ("total", "in_place") if p in parts}
+    series: dict[str, np.ndarray] = {p: parts[p] for p in ("total", "in_place") if p in parts}
     known = np.isfinite(rank) & np.isfinite(np.column_stack(list(series.values()))).any(1)
     if not known.any():
         raise SettingsError(f"no edit of cell '{cell}' has both a rank and '{stem}': nothing to draw")
@@ -52,7 +52,7 @@ def draw_cell(tables: Tables, cell: str, *, ax: "Axes", score: str | None = None
     )
     ax.set_ylabel(wrapped(words(stem)), fontsize=9, parse_math=False)
     ax.set_title(
-        f"Cell {shorten(cell, 40)}: {len(rows):,} edit{'' if len(rows) == 1 else 's'}",
+        f"Cell {shorten(cell, 40)}: {counted(len(rows), 'edit')}",
         fontsize=9.5,
         loc="left",
         color=INK,

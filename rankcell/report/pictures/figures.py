@@ -4,7 +4,7 @@ import textwrap
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from rankcell.report.pictures.axes import laid_out
+from rankcell.report.pictures.axes import laid_out, legend_extent
 from rankcell.report.pictures.colours import INK
 from rankcell.wording import one_line
 
@@ -37,7 +37,7 @@ def mark(ax: "Axes", note: Any) -> "Axes":
     if note:
         note = textwrap.fill(one_line(str(note)), 60)  # as wide as the narrowest axes
         title = ax.get_title(loc="left")
-        size = min(9.0, ax._left_title.get_fontsize()) if title else 9.0
+        size = min(9.0, ax._left_title.get_fontsize()) if title else 9.0  # type: ignore[attr-defined]  # there is no public way to it
         text = f"{note}\n{title}" if title else note
         ax.set_title(text, loc="left", fontsize=size, color=INK, parse_math=False, pad=6 + _legend_above(ax))
     return ax
@@ -46,8 +46,9 @@ def mark(ax: "Axes", note: Any) -> "Axes":
 def _legend_above(ax: "Axes") -> float:
     """Height of a legend that stands above the axes, in points; 0 where there is none."""
     if ax.get_legend() is None:
+        return 0.0  # no layout for nothing
+    frame, box = laid_out(ax), legend_extent(ax)
+    if box is None:
         return 0.0
-    figure = ax.figure.figure
-    frame, box = laid_out(ax), ax.get_legend().get_window_extent(figure.canvas.get_renderer())
     stands_above = box.y0 >= frame.y1 - 1 and box.x0 < frame.x1
-    return (box.y1 - frame.y1) * 72 / figure.dpi if stands_above else 0.0
+    return (box.y1 - frame.y1) * 72 / ax.figure.figure.dpi if stands_above else 0.0

@@ -10,7 +10,7 @@ from rankcell.errors import CellError, SettingsError
 from rankcell.report.pictures.axes import scaled_axis
 from rankcell.report.pictures.colours import GREY, INK
 from rankcell.report.screen_view import Tables, choose_score, effects, least_cells
-from rankcell.report.words import in_cells, words
+from rankcell.report.words import counted, in_cells, words
 from rankcell.scores import IN_PLACE, PART_LABELS, READOUT_LABELS, STATE_READOUTS, TOWARD, Score, scores_in
 from rankcell.wording import option, shorten
 
@@ -32,11 +32,11 @@ def draw_heatmap(
     size = matrix.abs().max(axis=1).to_numpy(float)
     matrix = matrix.iloc[np.lexsort((matrix.index.astype(str), -size))[: max(1, n)]]
     matrix = matrix.iloc[_order(matrix.to_numpy(float))]
-    symbols = dict(zip(tables.table["edit"], tables.table["genes"], strict=True))
-    names = [tables.symbols.get(symbols[e], symbols[e]) for e in matrix.index]
+    genes_of: dict[str, str] = dict(zip(tables.table["edit"], tables.table["genes"], strict=True))
+    names = [tables.symbols.get(genes, genes) for genes in (genes_of[e] for e in matrix.index)]
     _draw_matrix(ax, matrix.to_numpy(float), [shorten(x) for x in names], columns, measure)
     total = int((n_cells >= least).sum())
-    many = f"the {len(matrix)} strongest of {total:,} edits" if len(matrix) < total else f"{total} edit{'' if total == 1 else 's'}"
+    many = f"the {len(matrix)} strongest of {total:,} edits" if len(matrix) < total else counted(total, "edit")
     ax.set_title(f"{many}{in_cells(least)}", fontsize=9, loc="left", color=INK, parse_math=False)
     return ax
 

@@ -1,9 +1,11 @@
 """How the parts of an effect are drawn and called: total, in place, positions, refill."""
 
+from typing import Any
+
 from rankcell.report.pictures.colours import INK
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; shapes and places differ too
-LOOKS = {
+LOOKS: dict[str, dict[str, Any]] = {
     "total": {"color": INK, "marker": "o", "markerfacecolor": "white"},
     "position": {"color": "#D55E00", "marker": "^"},
     "refill": {"color": "#009E73", "marker": "D"},

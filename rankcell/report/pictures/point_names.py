@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rankcell.report.pictures.axes import in_points, legend_box, text_width
 from rankcell.report.pictures.colours import GREY, INK
@@ -17,11 +18,12 @@ _HEIGHT, _GAP = 1.25 * SIZE, 3.0
 _FREE = 16.0  # points from its dot at which a name gets a line to it
 
 
-def name_points(ax: "Axes", x: Sequence[float], y: Sequence[float], names: Sequence[str], *, chosen: Sequence[int], colour: Any = INK) -> int:
+def name_points(ax: "Axes", x: ArrayLike, y: ArrayLike, names: Sequence[str], *, chosen: Sequence[int], colour: Any = INK) -> int:
     """Write `names[i]` beside the point i for every i in `chosen`, first come first served; how many names the axes then have.
 
     To be called when the axes' limits and scales are final. A name goes where it hides the fewest points; one that would lie on another name is left out.
     """
+    x, y = np.asarray(x, float), np.asarray(y, float)
     at, frame = in_points(ax, x, y)
     seen = at[np.isfinite(at).all(1)]
     mine = at[list(chosen)] if len(chosen) else np.empty((0, 2))

@@ -21,6 +21,8 @@ _POINTS = 20_000  # that are drawn at most
 
 def draw_predicted(tables: Tables, *, ax: "Axes", score: str) -> "Axes":
     """Predicted against exact effect of the edits that were run; SettingsError when none of them was predicted."""
+    if tables.screen is None:
+        raise SettingsError("what was predicted is kept in the results folder: give that of a fast screen")
     drawn_in = drawn_column(score, tables.screen.columns("audit.parquet"))
     table = tables.screen.read("audit.parquet", [score, f"{score}_predicted", drawn_in]).to_pandas()
     table = table[table[score].notna() & table[f"{score}_predicted"].notna()]

@@ -113,6 +113,6 @@ def _bias_legend(axes: np.ndarray, pools: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], markersize=4, label=p, linewidth=1.5, **_look(i)) for i, p in enumerate(pools)]
-    look = {"color": GREY, "markerfacecolor": "white", "linestyle": ""}
+    look: dict[str, Any] = {"color": GREY, "markerfacecolor": "white", "linestyle": ""}
     handles.append(Line2D([], [], marker="o", markersize=4, label="genes drawn\nfrom all ranks", **look))
     axes[0, -1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.02), fontsize=9, frameon=False, handlelength=2.6)

@@ -4,12 +4,14 @@ All text is measured before it is placed, in points, so that names never lie on 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rankcell.report.pictures.axes import plain_axes, require_room, text_width
 from rankcell.report.pictures.colours import DOWN, GREY, INK, UP
+from rankcell.report.words import counted
 from rankcell.vocab import Vocabulary
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def _headline(ax: "Axes", table: "pd.DataFrame", vocab: Vocabulary, missing: Seq
     """Whose row it is; in grey what orders it; in red what was asked for and is not there. Returns the points they take."""
     room = width - LEFT - RIGHT
     n = int(table["rank"].notna().sum())
-    cell, rest = table.attrs["cell_id"], f" as the model reads it: {_count(n, 'gene')}, ranked"
+    cell, rest = table.attrs["cell_id"], f" as the model reads it: {counted(n, 'gene')}, ranked"
     fits = next((k for k in range(40, 8, -1) if text_width(f"Cell {_short(cell, k)}{rest}", 11) <= room), 8)
     how = f"rank value = count / n_counts × {vocab.target_sum:,.0f} / median of the gene"
     if table["value"].isna().all():
@@ -58,7 +60,7 @@ def _headline(ax: "Axes", table: "pd.DataFrame", vocab: Vocabulary, missing: Seq
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     lacks = f"not in this cell: {', '.join(missing[:3])}{more}" if missing else ""
     below = bool(lacks) and text_width(how, 9) + text_width(lacks, 9) + 20 > room
-    place = {"transform": ax.transAxes, "va": "top", "parse_math": False}
+    place: dict[str, Any] = {"transform": ax.transAxes, "va": "top", "parse_math": False}
     ax.text(LEFT / width, 1 - 8 / height, f"Cell {_short(cell, fits)}{rest}", fontsize=11, color=INK, **place)
     ax.text(LEFT / width, 1 - 25 / height, how, fontsize=9, color=GREY, **place)
     at = (LEFT, 39, "left") if below else (width - RIGHT, 25, "right")
@@ -97,7 +99,7 @@ def _median_line(ax: "Axes", values: np.ndarray) -> None:
     if not values.min() < 1 < values.max():
         return
     ax.axhline(1, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-    crossing = _along(ax.get_xlim(), ax.get_xscale(), np.argmax(values < 1))
+    crossing = _along(ax.get_xlim(), ax.get_xscale(), int(np.argmax(values < 1)))
     right = crossing < 0.5
     ax.annotate(
         "1: the gene's median over the cells that show it",
@@ -131,11 +133,11 @@ def _draw_names(ax: "Axes", values: np.ndarray, named: dict[int, str], ranks: Se
         colour = UP if r in ranks else INK
         line = ax.plot([x0, x0, x1], [y0, BAND + 0.04, 1], color=colour if r in ranks else GREY, linewidth=0.6, transform=ax.transAxes)[0]
         line.set(clip_on=False, zorder=1)
-        how = {"rotation": np.rad2deg(SLANT), "rotation_mode": "anchor", "fontsize": NAME, "color": colour, "parse_math": False}
+        how: dict[str, Any] = {"rotation": np.rad2deg(SLANT), "rotation_mode": "anchor", "fontsize": NAME, "color": colour, "parse_math": False}
         ax.annotate(named[r], (x1, 1), xycoords="axes fraction", xytext=(2, 2), textcoords="offset points", va="center", **how)
 
 
-def spread(wanted: Sequence[float], gap: float, ends: Sequence[float]) -> np.ndarray:
+def spread(wanted: ArrayLike, gap: float, ends: Sequence[float]) -> np.ndarray:
     """Rising places at least `gap` apart, none beyond its own end, moved from the rising `wanted` ones only where they must."""
     at = np.array(wanted, float)
     for i in range(1, len(at)):
@@ -166,7 +168,7 @@ def _draw_row(ax: "Axes", table: "pd.DataFrame", n: int, ranks: Sequence[int], w
     x, before = 1.0, -1
     for p in shown:
         if p > before + 1:
-            text = _count(p - before - 1, "gene")
+            text = counted(p - before - 1, "gene")
             middle = x + _gap_width(p - before - 1) / 2 - 2
             ax.text(middle, 40, "···", ha="center", va="center", fontsize=11, color=GREY)
             ax.text(middle, 25, text, ha="center", va="center", fontsize=SMALL, color=GREY)
@@ -175,7 +177,7 @@ def _draw_row(ax: "Axes", table: "pd.DataFrame", n: int, ranks: Sequence[int], w
         ax.add_patch(
             FancyBboxPatch((x + 2, 18), wide - 7, 29, boxstyle="round,pad=2", facecolor=_FACE[colour], edgecolor=colour, linewidth=0.8)
         )
-        how = {"ha": "center", "va": "center", "parse_math": False}
+        how: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
         ax.text(x + wide / 2 - 2, 40, boxes[p][0], fontsize=NAME, color=INK if colour != UP else UP, **how)
         ax.text(x + wide / 2 - 2, 25, boxes[p][1], fontsize=SMALL, color=INK, **how)
         ax.text(x + wide / 2 - 2, 8, str(p), fontsize=TINY, color=GREY, **how)
@@ -193,7 +195,7 @@ def _draw_row(ax: "Axes", table: "pd.DataFrame", n: int, ranks: Sequence[int], w
             fontsize=8,
             color=GREY,
         )
-    ax.set_title(f"The row of {_count(len(boxes), 'token')}", fontsize=9, loc="left", color=INK, pad=2, parse_math=False)
+    ax.set_title(f"The row of {counted(len(boxes), 'token')}", fontsize=9, loc="left", color=INK, pad=2, parse_math=False)
     ax.set_axis_off()
 
 
@@ -220,11 +222,7 @@ def _box_width(name: str, token: str) -> float:
 
 
 def _gap_width(hidden: int) -> float:
-    return text_width(_count(hidden, "gene"), SMALL) + 10
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    return text_width(counted(hidden, "gene"), SMALL) + 10
 
 
 def _short(text: str, n: int) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_ranked_edits(
+def draw_ranked_of_screen(
     tables: Tables, *, ax: "Axes", n: int | None = None, score: str | None = None, min_cells: int | None = None, statistics: Any = None
 ) -> "Axes":
     """`draw_ranked` of a screen, or of its ranking in `statistics`."""

@@ -12,9 +12,9 @@ from rankcell.report.pictures.decomposition import draw_decomposition
 from rankcell.report.pictures.explain_cell import draw_cell
 from rankcell.report.pictures.figures import mark, new_figure, save
 from rankcell.report.pictures.heatmap import draw_heatmap
-from rankcell.report.pictures.ranked_genes import draw_ranked_edits
+from rankcell.report.pictures.ranked_genes import draw_ranked_of_screen
 from rankcell.report.pictures.shift_by_rank import draw_shift_by_rank
-from rankcell.report.pictures.volcano import draw_volcano_of_edits
+from rankcell.report.pictures.volcano import draw_volcano_of_screen
 from rankcell.report.screen_view import Tables, one_cell
 from rankcell.store import atomic_path
 from rankcell.wording import option
@@ -51,8 +51,8 @@ def _rows(wide: float, each: float, least: float) -> Callable[[int], tuple[float
 
 
 PICTURES: dict[str, Picture] = {
-    "volcano": Picture(draw_volcano_of_edits, ("score", "n", "min_cells", "statistics"), lambda n: (6.4, 5.0)),
-    "ranked": Picture(draw_ranked_edits, ("score", "n", "min_cells", "statistics"), _rows(6.4, 0.24, 1.4)),
+    "volcano": Picture(draw_volcano_of_screen, ("score", "n", "min_cells", "statistics"), lambda n: (6.4, 5.0)),
+    "ranked": Picture(draw_ranked_of_screen, ("score", "n", "min_cells", "statistics"), _rows(6.4, 0.24, 1.4)),
     "heatmap": Picture(draw_heatmap, ("score", "n", "groupby", "min_cells"), _rows(6.4, 0.21, 2.5)),
     "affected": Picture(draw_affected, ("edit", "n", "min_cells"), _rows(6.4, 0.24, 1.4), ("edit",)),
     "rank": Picture(draw_shift_by_rank, ("score", "n", "min_cells"), lambda n: (6.8, 4.6)),

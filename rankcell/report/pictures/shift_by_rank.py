@@ -9,7 +9,7 @@ from rankcell.report.pictures.axes import rank_axes, scaled_axis
 from rankcell.report.pictures.colours import DOWN, GREY, INK, UP
 from rankcell.report.pictures.point_names import name_points
 from rankcell.report.screen_view import Tables, choose_score, least_cells, ranking
-from rankcell.report.words import in_cells, words, wrapped
+from rankcell.report.words import counted, in_cells, words, wrapped
 from rankcell.scores import Score
 from rankcell.stats import rank_spearman
 from rankcell.stats.predictors import TOO_CLOSE
@@ -110,7 +110,7 @@ def _draw_band(ax: "Axes", at: np.ndarray, band: np.ndarray) -> None:
 
 
 def _say_spearman(ax: "Axes", rho: float, n: int, least: int) -> None:
-    many = f"{n:,} edit{'' if n == 1 else 's'}{in_cells(least)}"
+    many = f"{counted(n, 'edit')}{in_cells(least)}"
     known = (
         "how far it follows the rank is unknown: no cell has ten edits"
         if np.isnan(rho)

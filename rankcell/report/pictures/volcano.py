@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NULLS = {"matched_diff": "genes of like rank", "control_diff": "the controls", "vs_diff": "the other screen"}
 
 
-def draw_volcano_of_edits(
+def draw_volcano_of_screen(
     tables: Tables, *, ax: "Axes", n: int | None = None, score: str | None = None, min_cells: int | None = None, statistics: Any = None
 ) -> "Axes":
     """`draw_volcano` of a screen, tested against genes of like rank, or of its ranking in `statistics`."""
