@@ -73,9 +73,9 @@ class Checkpoint:
     @functools.cached_property
     def weight_hashes(self) -> dict[str, str]:
         """File -> sha256 of its content. ModelError when one is not what the checkpoint was saved with."""
-        found = {path.name: sha256_of(path) for path in self.weight_files}
-        require_intact(self.seal, self.folder, found)
-        return found
+        hashes = {path.name: sha256_of(path) for path in self.weight_files}
+        require_intact(self.seal, self.folder, hashes)
+        return hashes
 
     @functools.cached_property
     def hash(self) -> str:
@@ -88,8 +88,8 @@ class Checkpoint:
     @property
     def remarks(self) -> dict[str, str]:
         """What every result of the model is to say of it: `model_note`, `vocab_mismatch`, as far as there is something to say."""
-        said = {"model_note": self.seal.note if self.seal else "", "vocab_mismatch": self.vocab_mismatch}
-        return {key: text for key, text in said.items() if text}
+        remarks = {"model_note": self.seal.note if self.seal else "", "vocab_mismatch": self.vocab_mismatch}
+        return {key: text for key, text in remarks.items() if text}
 
     def resolve_layer(self, layer: int) -> int:
         """The number of blocks to run for `layer` as typed (-1 the last block's output, 0 the embedding layer's)."""

@@ -36,9 +36,9 @@ class Memory:
     def __init__(self, device: Any, *, precision: str = "fp32"):
         self.device, self.precision, self.most = device, precision, {}
 
-    def limit(self, what: str, asked: int) -> int:
-        """`asked`, or less where that is known not to fit."""
-        return min(asked, self.most.get(what, asked))
+    def limit(self, kind: str, wanted: int) -> int:
+        """`wanted` of a kind ("tokens", "projections") at once, or less where that is known not to fit."""
+        return min(wanted, self.most.get(kind, wanted))
 
     def attempt(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
         """(result, None), or (None, what is lacking) where memory ran out; then all that `work` held is given back."""
@@ -100,15 +100,15 @@ class Memory:
         starts = f" ({option('tokens_per_batch', fewer)} starts so)" if offers("tokens_per_batch") else ""
         note(f"out of memory with {n:,} tokens a batch: going on with {fewer:,}{starts}")
 
-    def at_once(self, what: str, most: int, work: Callable[[int], T], *, of: str) -> T:
+    def at_once(self, kind: str, most: int, work: Callable[[int], T], *, of: str) -> T:
         """`work(n)` with `most` at first, and half as many each time that memory runs out.
 
-        what
+        kind
             Of which `n` are worked on at once ("projections").
         of
             What does not fit where one at once is too much, for the message.
         """
-        n, is_second = self.limit(what, most), False
+        n, is_second = self.limit(kind, most), False
         while True:
             result, lack = self.attempt(functools.partial(work, n))
             if lack is None:
@@ -117,12 +117,14 @@ class Memory:
                 raise self.too_small(of, lack)
             is_second = n == 1
             if not is_second:
-                n = self.most[what] = n // 2
-                note(f"out of memory: going on with {n} {what} at once")
+                n = self.most[kind] = n // 2
+                note(f"out of memory: going on with {n} {kind} at once")
 
-    def hold(self, work: Callable[[], T], what: str, *, tries: int = 2, smaller: Sequence[str] = ()) -> T:
+    def hold(self, work: Callable[[], T], content: str, *, tries: int = 2, smaller: Sequence[str] = ()) -> T:
         """`work()`, once more where memory runs out; ModelError when it does not fit.
 
+        content
+            What it puts into memory, for the message.
         tries
             1 for what cannot be repeated.
         smaller
@@ -132,7 +134,7 @@ class Memory:
             result, lack = self.attempt(work)
             if lack is None:
                 return result
-        raise self.too_small(what, lack, smaller)
+        raise self.too_small(content, lack, smaller)
 
     def joined(self, parts: Sequence[Any], axis: int = 0) -> np.ndarray:
         """Tensors as one array in the processor's memory; joined on the device, and so copied at once, where that fits."""
@@ -141,7 +143,7 @@ class Memory:
         whole, lack = self.attempt(lambda: torch.cat(list(parts), axis).cpu().numpy())
         return whole if lack is None else np.concatenate([part.cpu().numpy() for part in parts], axis)
 
-    def too_small(self, what: str, lack: str, smaller: Sequence[str] = ()) -> ModelError:
+    def too_small(self, content: str, lack: str, smaller: Sequence[str] = ()) -> ModelError:
         """The error where nothing is left to be made smaller.
 
         smaller
@@ -152,7 +154,7 @@ class Memory:
             ways.append(option("precision", "bf16"))
         ways += [f"a smaller {option(name)}" for name in smaller if offers(name)]
         advice = f": choose {', or '.join(ways)}" if ways else ""
-        return ModelError(f"the memory of device '{self.device}' does not hold {what} ({lack}){advice}")
+        return ModelError(f"the memory of device '{self.device}' does not hold {content} ({lack}){advice}")
 
 
 def release(device: Any) -> None:

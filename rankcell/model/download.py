@@ -70,11 +70,11 @@ class _Download:
             )
             return
         for file in WEIGHT_FILES:
-            found = self._find(file)
-            if found and file.endswith(INDEX):
-                for part in names_in_index(found):
+            path = self._find(file)
+            if path and file.endswith(INDEX):
+                for part in names_in_index(path):
                     self._need(part)
-            if found:
+            if path:
                 return
         raise self.failed or ModelError(
             f"the Hugging Face repository {self.name.repo} has neither {self.name.path(WEIGHTS)} nor {self.name.path(PICKLED)}"
@@ -96,10 +96,10 @@ class _Download:
             return None
 
     def _need(self, file: str) -> Path:
-        found = self._find(file)
-        if found is None:
+        path = self._find(file)
+        if path is None:
             raise self.failed or ModelError(f"the Hugging Face repository {self.name.repo} has no {self.name.path(file)}, which it should")
-        return found
+        return path
 
     def _by_hand(self) -> str:
         return (

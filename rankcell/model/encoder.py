@@ -59,9 +59,9 @@ class Encoder:
         kind = self.device.type
         threads = torch.get_num_threads() if kind == "cpu" else 0
         name = torch.cuda.get_device_name(self.device) if kind == "cuda" else kind
-        held = {"device": name, "precision": self.precision, "attention": self._attention.way, "threads": threads}
-        held |= {"products": "tf32" if self.precision == "tf32" else "ieee"}
-        return held | {"torch": str(torch.__version__)}
+        settings = {"device": name, "precision": self.precision, "attention": self._attention.way, "threads": threads}
+        settings |= {"products": "tf32" if self.precision == "tf32" else "ieee"}
+        return settings | {"torch": str(torch.__version__)}
 
     def walk(
         self,

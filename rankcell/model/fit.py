@@ -30,14 +30,14 @@ def require_fit(config: Mapping[str, Any], folder: Path, name: str, vocab: Vocab
     mismatch_ok
         Let differences pass that do not make it impossible to run; returns them in a sentence then, and otherwise None.
     """
-    found, known = vocab.n_ids, config["vocab_size"]
+    n_ids, known = vocab.n_ids, config["vocab_size"]
     way_out = _way_out(config, folder, name, vocab)
-    if found > known:
+    if n_ids > known:
         raise VocabularyError(
-            f"vocabulary '{vocab.name}' has {found:,} tokens, but model '{name}' has {known:,} (vocab_size in its {CONFIG}): "
+            f"vocabulary '{vocab.name}' has {n_ids:,} tokens, but model '{name}' has {known:,} (vocab_size in its {CONFIG}): "
             f"they do not belong together; {way_out}"
         )
-    differences = [*_other_number(known, found), *_other_special(config, folder, vocab)]
+    differences = [*_other_number(known, n_ids), *_other_special(config, folder, vocab)]
     if not differences:
         return None
     text = f"model '{name}' and vocabulary '{vocab.name}' differ: {'; '.join(differences)}"
@@ -47,18 +47,18 @@ def require_fit(config: Mapping[str, Any], folder: Path, name: str, vocab: Vocab
     raise VocabularyError(f"{text}: do they belong together? {way_out}{unless}")
 
 
-def _other_number(known: int, found: int) -> list[str]:
-    if known == found:
+def _other_number(known: int, n_ids: int) -> list[str]:
+    if known == n_ids:
         return []
-    multiple = max((m for m in _MULTIPLES if known % m == 0 and known - found < m), default=0)
-    padded = f" ({known:,} is {found:,} rounded up to a multiple of {multiple}, as some training programs do)" if multiple else ""
-    return [f"the model has {known:,} tokens (vocab_size in its {CONFIG}), the vocabulary {found:,}{padded}"]
+    multiple = max((m for m in _MULTIPLES if known % m == 0 and known - n_ids < m), default=0)
+    padded = f" ({known:,} is {n_ids:,} rounded up to a multiple of {multiple}, as some training programs do)" if multiple else ""
+    return [f"the model has {known:,} tokens (vocab_size in its {CONFIG}), the vocabulary {n_ids:,}{padded}"]
 
 
 def _other_special(config: Mapping[str, Any], folder: Path, vocab: Vocabulary) -> Iterator[str]:
     """Special tokens that the model's files give another number than the vocabulary does."""
-    said = _special_in_tokenizer(folder) | _special_in_config(config)
-    for special, (token, where) in said.items():
+    stated = _special_in_tokenizer(folder) | _special_in_config(config)
+    for special, (token, where) in stated.items():
         if vocab.special.get(special) != token:
             own = (
                 f"is {vocab.special[special]}"
@@ -70,16 +70,16 @@ def _other_special(config: Mapping[str, Any], folder: Path, vocab: Vocabulary) -
 
 def _special_in_config(config: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
     """{special token: (its number, key and file)}."""
-    found = {}
+    special_tokens = {}
     for special, roles in _ROLES.items():
         for role in roles:
             key = f"{role}_token_id"
             value = config.get(key)
             silent = config["model_type"] in OFFSET and _BY_DEFAULT.get(key) == value
             if isinstance(value, int) and not silent:
-                found[special] = (value, f"{key} in its {CONFIG}")
+                special_tokens[special] = (value, f"{key} in its {CONFIG}")
                 break
-    return found
+    return special_tokens
 
 
 def _special_in_tokenizer(folder: Path) -> dict[str, tuple[int, str]]:
@@ -88,29 +88,29 @@ def _special_in_tokenizer(folder: Path) -> dict[str, tuple[int, str]]:
     for file in _ROLE_FILES:
         texts |= {role: (_content(value), file) for role, value in _object(folder / file).items() if _content(value)}
     numbers = _token_numbers(folder)
-    found = {}
+    special_tokens = {}
     for special, roles in _ROLES.items():
         for role in roles:
             text, file = texts.get(f"{role}_token", ("", ""))
             if text in numbers:
-                found[special] = (numbers[text], f"{role}_token {text} in its {file}")
+                special_tokens[special] = (numbers[text], f"{role}_token {text} in its {file}")
                 break
-    return found
+    return special_tokens
 
 
 def _token_numbers(folder: Path) -> dict[str, int]:
     """Text of a token -> its number, as far as the tokenizer's files say it."""
     whole, config = _object(folder / "tokenizer.json"), _object(folder / "tokenizer_config.json")
-    found: dict[Any, Any] = dict(_object(folder / "vocab.json"))
+    numbers: dict[Any, Any] = dict(_object(folder / "vocab.json"))
     model = whole.get("model")
-    found |= model.get("vocab") if isinstance(model, dict) and isinstance(model.get("vocab"), dict) else {}
+    numbers |= model.get("vocab") if isinstance(model, dict) and isinstance(model.get("vocab"), dict) else {}
     added = whole.get("added_tokens")
-    found |= {t.get("content"): t.get("id") for t in added if isinstance(t, dict)} if isinstance(added, list) else {}
+    numbers |= {t.get("content"): t.get("id") for t in added if isinstance(t, dict)} if isinstance(added, list) else {}
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict):
-        found |= {_content(value): int(number) for number, value in decoder.items() if str(number).isdecimal()}
-    found |= _object(folder / "added_tokens.json")
-    return {text: n for text, n in found.items() if isinstance(text, str) and isinstance(n, int) and not isinstance(n, bool)}
+        numbers |= {_content(value): int(number) for number, value in decoder.items() if str(number).isdecimal()}
+    numbers |= _object(folder / "added_tokens.json")
+    return {text: n for text, n in numbers.items() if isinstance(text, str) and isinstance(n, int) and not isinstance(n, bool)}
 
 
 def _content(value: Any) -> str:
@@ -145,13 +145,13 @@ def series_of(config: Mapping[str, Any], folder: Path, name: str) -> tuple[Publi
 
 
 def _way_out(config: Mapping[str, Any], folder: Path, name: str, vocab: Vocabulary) -> str:
-    series = series_of(config, folder, name)
-    if series is None:
+    recognised = series_of(config, folder, name)
+    if recognised is None:
         return "give the vocabulary that the model was trained with"
-    found, by = series
-    if vocab.n_ids == found.n_tokens and config["vocab_size"] != found.n_tokens:
-        return f"the vocabulary is as large as that of {found.title}, as which {by} names the model, but its {CONFIG} or weights are not {found.title}'s"
+    series, by = recognised
+    if vocab.n_ids == series.n_tokens and config["vocab_size"] != series.n_tokens:
+        return f"the vocabulary is as large as that of {series.title}, as which {by} names the model, but its {CONFIG} or weights are not {series.title}'s"
     return (
-        f"{by}: {found.title}, whose vocabulary is {found.recipe}, of {found.n_tokens:,} tokens "
-        f"({option('vocab', found.recipe)}; {command('vocab fetch', found.recipe)} brings it)"
+        f"{by}: {series.title}, whose vocabulary is {series.recipe}, of {series.n_tokens:,} tokens "
+        f"({option('vocab', series.recipe)}; {command('vocab fetch', series.recipe)} brings it)"
     )

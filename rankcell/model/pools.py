@@ -150,9 +150,9 @@ class Output:
 
     def describe(self, width: int) -> dict[str, Any]:
         """Pool and layer; of several pools side by side also `parts`, {pool: [first column, the one after its last]}: plain JSON."""
-        held = {"pool": self.pool, "layer": self.layer}
+        described = {"pool": self.pool, "layer": self.layer}
         parts = {p.name: [i * width, (i + 1) * width] for i, p in enumerate(self.pools)}
-        return held | ({"parts": parts} if len(parts) > 1 else {})
+        return described | ({"parts": parts} if len(parts) > 1 else {})
 
     def compute(self, states: States) -> Any:
         """float32 [rows, width of all parts]."""

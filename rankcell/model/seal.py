@@ -35,10 +35,10 @@ def read_seal(folder: Path) -> Seal | None:
     path = folder / SEAL
     if not path.exists():
         return None
-    held = read_json_object(path, missing=f"{path} is not there")
-    weights, note = held.get("weights"), held.get("note", "")
-    if held.get("format") != FORMAT:
-        raise ModelError(f"{path}: format is {shortened(held.get('format'))}; this version reads {FORMAT!r}")
+    head = read_json_object(path, missing=f"{path} is not there")
+    weights, note = head.get("weights"), head.get("note", "")
+    if head.get("format") != FORMAT:
+        raise ModelError(f"{path}: format is {shortened(head.get('format'))}; this version reads {FORMAT!r}")
     if not isinstance(weights, dict) or not weights or not all(isinstance(h, str) and _SHA256.fullmatch(h) for h in weights.values()):
         raise ModelError(f"{path}: weights is {shortened(weights)}; expected the sha256 of each file. {_WAY_OUT}")
     if not isinstance(note, str) or len(note) > 500 or not note.isprintable():
@@ -48,12 +48,12 @@ def read_seal(folder: Path) -> Seal | None:
 
 def require_intact(seal: Seal | None, folder: Path, hashes: Mapping[str, str]) -> None:
     """ModelError unless the files that are read are the ones that were saved. `hashes`: file -> sha256."""
-    for file, found in hashes.items():
-        if seal is not None and seal.weights.get(file) != found:
+    for file, digest in hashes.items():
+        if seal is not None and seal.weights.get(file) != digest:
             was = (
                 f"not the {seal.weights[file][:12]} that {SEAL} beside it names" if file in seal.weights else f"and {SEAL} does not name it"
             )
-            raise ModelError(f"{folder / file} has sha256 {found[:12]}, {was}: the weights are damaged or were replaced. {_WAY_OUT}")
+            raise ModelError(f"{folder / file} has sha256 {digest[:12]}, {was}: the weights are damaged or were replaced. {_WAY_OUT}")
 
 
 _WAY_OUT = f"Copy or make the checkpoint again, or delete {SEAL} if the weights were replaced on purpose"

@@ -142,17 +142,17 @@ class Tape:
         """
         import torch
 
-        found, x = [], embedded
+        pairs, x = [], embedded
         with torch.no_grad():
             for n, w in enumerate(self._weights):
                 kept, block = self._of(n), w.block
                 q, k, v = block.project(x)
-                found.append((k.contiguous(), v.contiguous()))
+                pairs.append((k.contiguous(), v.contiguous()))
                 if n + 1 < len(self._weights):
-                    mixed = self._mixed_beside(q, found[-1], kept, block.heads)
+                    mixed = self._mixed_beside(q, pairs[-1], kept, block.heads)
                     hidden = block.out_norm(block.out.plus(mixed, x))
                     x = block.down_norm(block.down.plus(block.up(hidden), hidden))
-        return found
+        return pairs
 
     def _mixed_beside(self, q: Any, own: tuple[Any, Any], kept: _Kept, heads: int) -> Any:
         """Attention of each replaced token to the others as they were and to itself as it is."""
@@ -192,14 +192,14 @@ class Tape:
         """
         import torch
 
-        found = torch.zeros(cotangents.shape[:2], dtype=torch.float32, device=cotangents.device) if effects else None
+        effect_sums = torch.zeros(cotangents.shape[:2], dtype=torch.float32, device=cotangents.device) if effects else None
         dy = cotangents.to(self.states.dtype)
         with torch.no_grad():
             for n in reversed(range(len(self._weights))):
-                dy = self._back(self._weights[n], self._of(n), dy, None if replaced is None else replaced[n], found)
-        return found, dy
+                dy = self._back(self._weights[n], self._of(n), dy, None if replaced is None else replaced[n], effect_sums)
+        return effect_sums, dy
 
-    def _back(self, w: Weights, kept: _Kept, dy: Any, replaced: tuple[Any, Any] | None, found: Any) -> Any:
+    def _back(self, w: Weights, kept: _Kept, dy: Any, replaced: tuple[Any, Any] | None, effects: Any) -> Any:
         import torch
 
         block = w.block
@@ -210,10 +210,10 @@ class Tape:
         mixed = _product(dy.flatten(0, 1), w.out).view(dy.shape)
         qkv = torch.empty((*dy.shape[:2], 3 * dy.shape[2]), dtype=w.qkv.dtype, device=dy.device)
         for h in _head_groups(kept.q, block.heads):
-            self._back_heads(kept, h, h.of(mixed), qkv, replaced, found)
+            self._back_heads(kept, h, h.of(mixed), qkv, replaced, effects)
         return dy + _product(qkv.flatten(0, 1), w.qkv).view(dy.shape)
 
-    def _back_heads(self, kept: _Kept, h: "_HeadGroup", d_out: Any, qkv: Any, replaced: tuple[Any, Any] | None, found: Any) -> None:
+    def _back_heads(self, kept: _Kept, h: "_HeadGroup", d_out: Any, qkv: Any, replaced: tuple[Any, Any] | None, effects: Any) -> None:
         """Some heads, d_out [heads, functions, tokens, head width]: fills their columns of `qkv` [functions, tokens, 3 widths] and adds
         to the effects."""
         import torch
@@ -225,7 +225,7 @@ class Tape:
         kt = k.transpose(1, 2).contiguous()
         dots = (d_out * h.of(kept.mixed).unsqueeze(1)).sum(-1)  # heads, functions, tokens
         dkt, dvt = (torch.zeros((g, c, width, n), dtype=torch.float32, device=q.device) for _ in range(2))
-        sums = _Effects(replaced, h, v, c, n) if found is not None else None
+        sums = _Effects(replaced, h, v, c, n) if effects is not None else None
         for at in self._tiles(c, q):
             part = d_out[:, :, at].contiguous()
             p = self._scores(q[:, at], k).sub_(log_sums[:, at].to(q.dtype)).exp2_()
@@ -238,7 +238,7 @@ class Tape:
         for number, gradient in ((1, dkt.mul_(_LN2)), (2, dvt)):
             qkv[:, :, number * total + h.columns.start : number * total + h.columns.stop] = h.back(gradient.transpose(2, 3))
         if sums is not None:
-            found += sums.found()
+            effects += sums.effects()
 
 
 class _Effects:
@@ -269,7 +269,7 @@ class _Effects:
         p[:, here - at.start, here] = 0
         self._gone += _by_weight(both, p)
 
-    def found(self) -> Any:
+    def effects(self) -> Any:
         """float32 [functions, tokens], summed over the heads."""
         gone = self._dotted(self._gone, self._v)
         return -gone if self._come is None else self._dotted(self._come, self._new) - gone

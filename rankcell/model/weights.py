@@ -28,13 +28,13 @@ _OLD_ENDS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm
 
 def find_weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights in `folder`, safetensors where there are any; ModelError when there are none."""
-    found = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
-    if found is None:
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
+    if path is None:
         refuse_adapter(folder)
         raise ModelError(f"{folder} has no {WEIGHTS}")
-    if found.name.endswith(INDEX):
-        return _indexed_files(found)
-    return [found]
+    if path.name.endswith(INDEX):
+        return _indexed_files(path)
+    return [path]
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -125,9 +125,9 @@ def _tensors(path: Path, prefix: str, wanted: set[str], model: str) -> Iterator[
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors":
-        held = _unpickled(path, lambda key: _trunk_name(key, prefix) in wanted)
-        _refuse_unreadable(held, model)
-        yield from ((key, tensor) for key, tensor in held.items() if _trunk_name(key, prefix) in wanted)
+        tensors = _unpickled(path, lambda key: _trunk_name(key, prefix) in wanted)
+        _refuse_unreadable(tensors, model)
+        yield from ((key, tensor) for key, tensor in tensors.items() if _trunk_name(key, prefix) in wanted)
         return
     try:
         with safe_open(path, framework="pt") as f:
@@ -161,18 +161,18 @@ def _unpickled(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():  # torch's own remarks on old files
             warnings.simplefilter("ignore")
-            held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as e:  # whatever a broken file provokes in zip, pickle or torch
         if is_out_of_memory(e):
             raise
         raise ModelError(_not_plain(path, e)) from e
     for _ in range(len(_NESTS) + 1):
-        if not isinstance(held, dict) or any(isinstance(key, str) and is_wanted(key) for key in held):
+        if not isinstance(content, dict) or any(isinstance(key, str) and is_wanted(key) for key in content):
             break
-        held = next((held[name] for name in _NESTS if isinstance(held.get(name), dict)), held)
-    if not isinstance(held, dict) or not all(isinstance(key, str) for key in held):
-        raise ModelError(f"{path} holds a {type(held).__name__}, not tensors by name: save the model with save_pretrained")
-    return held
+        content = next((content[name] for name in _NESTS if isinstance(content.get(name), dict)), content)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ModelError(f"{path} holds a {type(content).__name__}, not tensors by name: save the model with save_pretrained")
+    return content
 
 
 def _require_plain_archive(path: Path) -> None:
@@ -195,13 +195,13 @@ def _require_plain_archive(path: Path) -> None:
 def _not_plain(path: Path, e: Exception) -> str:
     """What is wrong with a pickled file. torch's own text is left out where it recommends to run what the file carries."""
     text = str(e)
-    from_torch = "Weights only load failed" in text
+    from_torch = "Weights only load failed" in text  # a plain UnpicklingError as any other: torch says it in the text only
     code = re.search(r"GLOBAL (\S+)", text) if from_torch else None
     if code:
         fault = f"carry code, which is never run ({path.name}: {code[1].rstrip('.')}),"
     else:
-        said = "" if from_torch else ": " + (text.strip().splitlines() or [type(e).__name__])[0][:200]
-        fault = f"are truncated, garbled, or more than plain tensors ({path.name}{said})"
+        cause = "" if from_torch else ": " + (text.strip().splitlines() or [type(e).__name__])[0][:200]
+        fault = f"are truncated, garbled, or more than plain tensors ({path.name}{cause})"
     advice = "save them with safe_serialization=True (transformers' save_pretrained, which then writes model.safetensors) where they load"
     return f"{path.parent} has no {WEIGHTS}; pickled weights that {fault} are not read: {advice}"
 
@@ -210,13 +210,13 @@ def _refuse_unreadable(keys: Any, model: str) -> None:
     unmerged = next((key for key in keys if _LORA.search(key)), None)
     if unmerged is not None:
         raise ModelError(f"the weights of model '{model}' hold '{unmerged}', of a LoRA adapter beside its base model: {_MERGE}")
-    found = next((key for key in keys if key.endswith(_QUANTISED)), None)
-    if found is not None:
-        raise ModelError(_quantised(f"the weights of model '{model}' hold '{found}'"))
+    quantised = next((key for key in keys if key.endswith(_QUANTISED)), None)
+    if quantised is not None:
+        raise ModelError(_quantised(f"the weights of model '{model}' hold '{quantised}'"))
 
 
-def _quantised(found: str) -> str:
-    return f"{found}: quantised weights (bitsandbytes, GPTQ) are not read; save the model in float32, float16 or bfloat16"
+def _quantised(finding: str) -> str:
+    return f"{finding}: quantised weights (bitsandbytes, GPTQ) are not read; save the model in float32, float16 or bfloat16"
 
 
 def _checked(tensor: Any, name: str, model: str) -> Any:
