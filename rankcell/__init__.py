@@ -4,8 +4,8 @@
     adata = rc.datasets.pbmc68k()
     tokens = rc.pp.tokenize(adata, vocab="demo", obs=["bulk_labels"])
     rc.tl.embed(adata, model="demo", pool="mean")
-    table = rc.tl.perturb(adata, model="demo", kind="delete", genes=["CD3D", "MS4A1"])
-    rc.pl.ranked_genes(rc.tl.rank_edits(table))
+    screen = rc.tl.perturb(adata, rc.Delete(["CD3D", "MS4A1"]), model="demo")
+    rc.pl.ranked_genes(screen.rank())
 
 Importing this loads no torch, transformers, anndata, scanpy or datasets: each name is imported when first asked for.
 """
@@ -17,8 +17,23 @@ __version__ = "0.1.0"
 
 _COUNTERS = ("datasets", "errors", "get", "pl", "pp", "tl")
 _OBJECTS = {
+    "Activate": "rankcell.perturb.edits.options",
+    "Compute": "rankcell.model.options",
+    "Counts": "rankcell.counts.options",
+    "Delete": "rankcell.perturb.edits.options",
     "Embedder": "rankcell.embed",
+    "Exact": "rankcell.perturb.exact.options",
+    "Fast": "rankcell.perturb.fast.options",
+    "Inhibit": "rankcell.perturb.edits.options",
+    "Mask": "rankcell.perturb.edits.options",
+    "Measure": "rankcell.perturb.exact.options",
+    "Model": "rankcell.model.options",
+    "Move": "rankcell.perturb.edits.options",
+    "Overexpress": "rankcell.perturb.edits.options",
     "Perturber": "rankcell.perturb",
+    "Screen": "rankcell.screen",
+    "ScreenConfig": "rankcell.perturb.run.screen_config",
+    "Subset": "rankcell.perturb.run.screen_config",
     "TokenSet": "rankcell.tokens",
     "Tokenizer": "rankcell.tokens",
     "Vocabulary": "rankcell.vocab",

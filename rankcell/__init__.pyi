@@ -5,10 +5,25 @@ from rankcell import pl as pl
 from rankcell import pp as pp
 from rankcell import tl as tl
 from rankcell.config import settings as settings
-from rankcell.embed import Embedder as Embedder
-from rankcell.perturb import Perturber as Perturber
-from rankcell.tokens import Tokenizer as Tokenizer
-from rankcell.tokens import TokenSet as TokenSet
+from rankcell.counts.options import Counts as Counts
+from rankcell.embed.embedder import Embedder as Embedder
+from rankcell.model.options import Compute as Compute
+from rankcell.model.options import Model as Model
+from rankcell.perturb.edits.options import Activate as Activate
+from rankcell.perturb.edits.options import Delete as Delete
+from rankcell.perturb.edits.options import Inhibit as Inhibit
+from rankcell.perturb.edits.options import Mask as Mask
+from rankcell.perturb.edits.options import Move as Move
+from rankcell.perturb.edits.options import Overexpress as Overexpress
+from rankcell.perturb.exact.options import Exact as Exact
+from rankcell.perturb.exact.options import Measure as Measure
+from rankcell.perturb.fast.options import Fast as Fast
+from rankcell.perturb.run.perturber import Perturber as Perturber
+from rankcell.perturb.run.screen_config import ScreenConfig as ScreenConfig
+from rankcell.perturb.run.screen_config import Subset as Subset
+from rankcell.screen import Screen as Screen
+from rankcell.tokens.tokenizer import Tokenizer as Tokenizer
+from rankcell.tokens.tokenset import TokenSet as TokenSet
 from rankcell.vocab import Vocabulary as Vocabulary
 
 __version__: str

@@ -11,7 +11,7 @@ from typing import Any
 
 from rankcell.errors import SettingsError
 
-__all__ = ["checked", "checked_arguments"]
+__all__ = ["checked", "checked_arguments", "convert", "hint_of", "one_layer", "whole_layers"]
 
 _PLAIN = {bool, int, float, str, os.PathLike, type(None)}
 
@@ -40,7 +40,9 @@ def checked_arguments(function: Callable, args: tuple, kwargs: dict[str, Any]) -
         return args, kwargs
     for name, value in bound.arguments.items():
         if name in hints:
-            bound.arguments[name] = _taken(name, value, *hints[name])
+            bound.arguments[name] = convert(name, value, *hints[name])
+        elif (classes := _option_classes(signature.parameters[name].annotation)) and not isinstance(value, classes):
+            raise SettingsError(f"{name} is {_shown(value)}; {' or '.join(_calls(classes))}")
     return bound.args, bound.kwargs
 
 
@@ -49,18 +51,43 @@ def _signature(function: Callable) -> tuple[inspect.Signature, dict[str, tuple[f
     """(its signature, parameter -> (plain types, whether several are taken)) for the parameters that take nothing but these."""
     hints = {}
     for name, hint in inspect.get_annotations(function).items():
-        if isinstance(hint, str):  # a class of a library that is not loaded for its name
-            continue
-        parts = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
-        several = [p for p in parts if typing.get_origin(p) is Sequence]
-        plain = frozenset(p for p in parts if p in _PLAIN) | frozenset(typing.get_args(p)[0] for p in several)
-        either = str in plain and not plain.isdisjoint({int, float})  # a name or a number: the verb knows
-        if name != "return" and not either and len(several) + sum(p in _PLAIN for p in parts) == len(parts) and plain <= _PLAIN:
-            hints[name] = plain, bool(several)
+        plain = None if name == "return" else hint_of(hint)
+        if plain is not None:
+            hints[name] = plain
     return inspect.signature(function), hints
 
 
-def _taken(name: str, value: Any, plain: frozenset, several: bool) -> Any:
+def _option_classes(hint: Any) -> tuple[type, ...]:
+    """The classes of options that an annotation takes (rankcell.options), where it takes nothing else."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    return kinds if all(hasattr(kind, "option_names") for kind in kinds) else ()
+
+
+def _calls(classes: Iterable[type]) -> list[str]:
+    """How options are written: `rc.Counts(...)`; of a base class, each class made from it."""
+    return [f"rc.{kind.__name__}(...)" for cls in classes for kind in (cls.__subclasses__() or [cls])]
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 and "\n" not in shown else f"of type {type(value).__name__}"
+
+
+def hint_of(hint: Any) -> tuple[frozenset, bool] | None:
+    """(plain types, whether several are taken) of an annotation that takes nothing but these, else None."""
+    if isinstance(hint, str):  # a class of a library that is not loaded for its name
+        return None
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    several = [p for p in parts if typing.get_origin(p) is Sequence]
+    plain = frozenset(p for p in parts if p in _PLAIN) | frozenset(typing.get_args(p)[0] for p in several)
+    either = str in plain and not plain.isdisjoint({int, float})  # a name or a number: the verb knows
+    if either or len(several) + sum(p in _PLAIN for p in parts) != len(parts) or not plain <= _PLAIN:
+        return None
+    return plain, bool(several)
+
+
+def convert(name: str, value: Any, plain: frozenset, several: bool) -> Any:
+    """A value as one of the plain types; SettingsError, which names the parameter, when it cannot be."""
     if value is None:
         if type(None) in plain:
             return None
@@ -74,9 +101,7 @@ def _taken(name: str, value: Any, plain: frozenset, several: bool) -> Any:
     for kind in (bool, int, float, str, os.PathLike):
         if kind in plain and (taken := _CONVERT[kind](value)) is not None:
             return taken
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 and "\n" not in shown else f"of type {type(value).__name__}"
-    raise SettingsError(f"{name} is {shown}; {_words(plain, several)}")
+    raise SettingsError(f"{name} is {_shown(value)}; {_words(plain, several)}")
 
 
 def _truth(value: Any) -> bool | None:
@@ -105,6 +130,23 @@ def _real(value: Any) -> float | None:
         return float(value)
     except (ValueError, OverflowError):
         return None
+
+
+def whole_layers(layer: Any) -> list[int]:
+    """One layer or several -> a list without repeats. SettingsError for what is no whole number."""
+    several = [layer] if isinstance(layer, str) or not hasattr(layer, "__iter__") else list(layer)
+    layers = [_whole(n) for n in several]
+    if None in layers:
+        raise SettingsError(f"layer is {_shown(layer)}; a whole number such as -1 (the last block's output) or -2, or a list of them")
+    return list(dict.fromkeys(layers))
+
+
+def one_layer(layer: Any) -> int:
+    """A layer of the model, also as a list of one."""
+    layers = whole_layers(layer)
+    if len(layers) != 1:
+        raise SettingsError(f"layer is {layer!r}; one layer: a screen compares the states of one")
+    return layers[0]
 
 
 _CONVERT: dict[type, Callable[[Any], Any]] = {

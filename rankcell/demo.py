@@ -187,23 +187,17 @@ def detected_genes(tokens: Any, rows: np.ndarray, vocab: Any, least_share: float
 
 
 def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps) -> None:
-    from rankcell import get, jobs
+    from rankcell import get
+    from rankcell.model.options import Compute
+    from rankcell.perturb import Delete, Perturber, ScreenConfig, Subset
     from rankcell.stats.rank import edit_ranking
     from rankcell.stats.ranked_tables import write_ranked
 
     rows = np.flatnonzero(found.tokens.obs(LABELS).astype(str) == d.start)[:CELLS_PER_STATE]
     genes = detected_genes(found.tokens, rows, found.vocab, LEAST_SHARE)
-    jobs.perturb(
-        found.tokens,
-        folder / d.name,
-        model="demo",
-        genes=genes,
-        start=f"{LABELS}={d.start}",
-        toward=[f"{LABELS}={d.goal}"],
-        cells=CELLS_PER_STATE,
-        device=device,
-        progress=steps.part(steps._at + 26),
-    )
+    config = ScreenConfig(Delete(genes), f"{LABELS}={d.start}", f"{LABELS}={d.goal}", Subset(CELLS_PER_STATE))
+    perturber = Perturber("demo", Compute(device))
+    perturber.perturb(found.tokens, folder / d.name, config, progress=steps.part(steps._at + 26))
     table = get.screen_df(folder / d.name)
     ranking = edit_ranking(table, by=d.score)
     write_ranked(ranking.table, folder / d.table, facts=ranking.facts)

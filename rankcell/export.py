@@ -161,10 +161,10 @@ def ranking(given: Ranking, *, column: str, names: str) -> Any:
 
 def open_screen(folder: str | os.PathLike | Any) -> Any:
     """A Screen as it is, or read from its folder. InputError for anything else: a table in memory has no files beside it."""
-    from rankcell.perturb import Screen
+    from rankcell.perturb import ScreenFolder
     from rankcell.stats.screen_rows import is_table, screen_of
 
-    if isinstance(folder, (str, os.PathLike, Screen)):
+    if isinstance(folder, (str, os.PathLike, ScreenFolder)):
         return screen_of(folder)
     advice = ""
     if hasattr(folder, "obs") and hasattr(folder, "var"):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from rankcell.config import settings
 
-__all__ = ["JOBS", "Passes", "Tick", "clear", "progress", "report"]
+__all__ = ["JOBS", "Passes", "Progress", "Tick", "clear", "progress", "report"]
 
 JOBS = {  # job -> (what is done, the unit of its rate)
     "annotate": ("cells embedded", "cells"),
@@ -31,6 +31,7 @@ JOBS = {  # job -> (what is done, the unit of its rate)
     "vocab build": ("cells counted, all passes", "cells"),
     "vocab tally": ("cells counted", "cells"),
 }
+Progress = Callable[[int, int], None] | None  # (done, total)
 _SETTLING = 0.5  # seconds after the first tick in which the finished parts of an earlier run are counted
 _FIRST, _AT_LEAST = 2.0, 300.0  # seconds before anything is shown, between two lines at most
 _EVERY, _EVERY_IN_NOTEBOOK, _EVERY_IN_SHELL = 0.1, 1.0, 10.0  # seconds between two states of a bar: on a terminal, in a notebook, of its `!command`

@@ -12,6 +12,7 @@ import inspect
 import os
 import shlex
 import sys
+import typing
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -133,7 +134,7 @@ def python_verb(**renamed: str) -> Callable[[Function], Function]:
     """
 
     def decorate(function: Function) -> Function:
-        own = [name for name in inspect.signature(function).parameters if name not in renamed.values()]
+        own = [name for name in _option_names(function) if name not in renamed.values()]
         verb = _Verb(False, MappingProxyType({name: name for name in own} | renamed))
 
         @functools.wraps(function)
@@ -149,6 +150,16 @@ def python_verb(**renamed: str) -> Callable[[Function], Function]:
         return cast(Function, called)
 
     return decorate
+
+
+def _option_names(function: Callable) -> list[str]:
+    """The parameters of a function, and the options of those that are classes of options (rankcell.options)."""
+    names = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        names.append(name)
+        for kind in (parameter.annotation, *typing.get_args(parameter.annotation)):
+            names += getattr(kind, "option_names", list)()
+    return names
 
 
 @contextlib.contextmanager

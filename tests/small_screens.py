@@ -1,9 +1,10 @@
 """Tokens, rows and engines for tests of what computes them, of the model `screened_model` (tests/conftest.py)."""
 
 import numpy as np
+from flat_options import edit_plan
 
 from rankcell.model import Encoder
-from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb import StateEmbeddings
 from rankcell.perturb.exact.engine import Engine
 from rankcell.tokens import TokenSet, TokenSpec
 
@@ -22,7 +23,7 @@ def make_rows(model, lengths):
 
 
 def make_engine(model, device, precision="fp32", *, kind="delete", genes="all", budget=400, plan=None, **how):
-    plan = EditPlan.make(model.vocab, kind=kind, genes=genes, frame=model.vocab.frame, max_len=model.max_positions, **(plan or {}))
+    plan = edit_plan(model.vocab, kind=kind, genes=genes, frame=model.vocab.frame, max_len=model.max_positions, **(plan or {}))
     rng = np.random.default_rng(3)
     states = StateEmbeddings({("s", readout): rng.normal(size=model.width) for readout in ("cell", "cls")})
     return Engine(Encoder(model, device=device, precision=precision), plan, model.n_layers - 1, states, budget, **how)

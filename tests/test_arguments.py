@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_adata
+from flat_options import perturb_df
+from rankcell.jobs.arguments import gene_names, named_sets, one_layer, start_cells, states_as_text, whole_number
 
-import rankcell as rc
 from rankcell import wording
 from rankcell.cli import main
 from rankcell.errors import RankcellError, RankcellWarning, SettingsError
-from rankcell.jobs.arguments import gene_names, named_sets, one_layer, start_cells, states_as_text, whole_number
 from rankcell.perturb import read_screen
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,7 +24,7 @@ def adata():
 def screen(small, adata):
     def run(**how):
         how = {"genes": ["G0", "G1"], "model": small[1], "device": "cpu", "readout": "cell"} | how
-        return rc.tl.perturb(adata, **how)
+        return perturb_df(adata, **how)
 
     return run
 

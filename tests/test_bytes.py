@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, make_adata, make_checkpoint, make_vocab
+from flat_options import call, run_screen
 
 from rankcell.cli import main
 from rankcell.errors import RankcellWarning
@@ -211,9 +212,9 @@ class _Runs:
         how = {"method": "fast", "splits": 6, "projections": 2, "verify_top": 3, "verify_screen": 7, "toward": ["kind=x"]}
         if name == "delete":
             how = {"toward": ["kind=x", "kind=y"], "distance": "euclidean", "affected": True, "affected_top": 2}
-        perturber = Perturber(self.place / "cls", device="cpu", precision="fp32", tokens_per_batch=400)
+        perturber = call(Perturber, self.place / "cls", device="cpu", precision="fp32", tokens_per_batch=400)
         with contextlib.suppress(KeyboardInterrupt), _quiet():
-            perturber.perturb(self.outputs["tokens cls"], out, tokens_per_unit=2000, progress=stop, **how)
+            run_screen(perturber, self.outputs["tokens cls"], out, tokens_per_unit=2000, progress=stop, **how)
         n_shards = len(list(out.glob("shards/screen-*.parquet")))
         if n_shards != 1:
             raise RuntimeError(f"{name} was stopped with {n_shards} units")
@@ -232,8 +233,8 @@ class _Runs:
         with _quiet():
             tokens = pp.tokenize(ad.read_h5ad(self.place / "counts.h5ad"), vocab=self.place / "plain" / "vocabulary", obs=["kind"])
             out = self.place / "delete_python"
-            Perturber(self.place / "plain", tokens_per_batch=400, **how).perturb(tokens, out, toward="kind=x", affected=True)
-            cells = Embedder(self.place / "plain", tokens_per_batch=150, **how).embed(tokens, pool=POOLS, layer=[-1, -2])
+            run_screen(call(Perturber, self.place / "plain", tokens_per_batch=400, **how), tokens, out, toward="kind=x", affected=True)
+            cells = call(Embedder, self.place / "plain", tokens_per_batch=150, **how).embed(tokens, pool=POOLS, layer=[-1, -2])
         self.outputs["delete plain, through Python"] = out
         np.savez(self.place / "embed_python.npz", cell_id=np.array(cells.cell_ids), **cells.columns)
         self.outputs["embed plain, through Python"] = self.place / "embed_python.npz"

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from flat_options import call, run_screen
 
 from rankcell.cli import main
 from rankcell.errors import InputError, OutputError, RankcellError, RankcellWarning
@@ -30,18 +31,18 @@ def tokens(small):
 
 @pytest.fixture(scope="module")
 def perturber(small):
-    return Perturber(small[1], device="cpu", tokens_per_batch=40)
+    return call(Perturber, small[1], device="cpu", tokens_per_batch=40)
 
 
 @pytest.fixture(scope="module")
 def whole(perturber, tokens, tmp_path_factory):
-    return perturber.perturb(tokens, tmp_path_factory.mktemp("whole") / "s", **WAY)
+    return run_screen(perturber, tokens, tmp_path_factory.mktemp("whole") / "s", **WAY)
 
 
 @pytest.fixture(scope="module")
 def exact(perturber, tokens, tmp_path_factory):
     how = dict(toward=["kind=x"], affected=True, affected_top=2, affected_raw=False)
-    return perturber.perturb(tokens, tmp_path_factory.mktemp("exact") / "s", **how)
+    return run_screen(perturber, tokens, tmp_path_factory.mktemp("exact") / "s", **how)
 
 
 def flip(path):
@@ -121,7 +122,7 @@ def test_a_second_start_says_so(whole, perturber, tokens, tmp_path, how):
     out = copied(whole, tmp_path / "s")
     how(out / "audit.parquet")
     with pytest.raises(InputError, match=r"audit\.parquet is damaged"):
-        perturber.perturb(tokens, out, **WAY)
+        run_screen(perturber, tokens, out, **WAY)
 
 
 def test_every_byte_of_a_table_counts(whole, tmp_path):
@@ -157,10 +158,10 @@ def test_a_damaged_manifest(whole, perturber, tokens, tmp_path, number):
     out = copied(whole, tmp_path / "s")
     path = out / "manifest.json"
     path.write_text(list(manifests(json.loads(path.read_text())))[number])
-    for call in (lambda: read_screen(out), lambda: perturber.perturb(tokens, out, **WAY), lambda: merge([out], out)):
+    for opening in (lambda: read_screen(out), lambda: run_screen(perturber, tokens, out, **WAY), lambda: merge([out], out)):
         with pytest.raises(OutputError, match=r"manifest\.json is (damaged|not a rankcell manifest)"):
-            call()
-    assert perturber.perturb(tokens, out, force=True, **WAY).table().equals(whole.table())
+            opening()
+    assert run_screen(perturber, tokens, out, force=True, **WAY).table().equals(whole.table())
 
 
 def test_a_manifest_with_nan_is_one(whole, tmp_path):
@@ -193,7 +194,7 @@ def test_folders_of_earlier_versions_open(whole, tmp_path):
 def begun(perturber, tokens, tmp_path_factory):
     """All units are there, the tables are not."""
     out = tmp_path_factory.mktemp("begun") / "s"
-    perturber.perturb(tokens, out, shard="1/1", **WAY)
+    run_screen(perturber, tokens, out, shard="1/1", **WAY)
     return out
 
 
@@ -208,7 +209,7 @@ def test_a_damaged_shard_is_computed_again(begun, whole, perturber, tokens, tmp_
         merge([out], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
     with pytest.warns(RankcellWarning, match=rf"{kind}-000002\.parquet is damaged .*: unit 2 is run again"):
-        done = perturber.perturb(tokens, out, **WAY)
+        done = run_screen(perturber, tokens, out, **WAY)
     for name in TABLES:
         assert (done.folder / f"{name}.parquet").read_bytes() == (whole.folder / f"{name}.parquet").read_bytes()
 
@@ -232,7 +233,7 @@ def test_what_was_written_before_the_first_unit(begun, perturber, tokens, tmp_pa
         merge([out], out)
     if (out / "work" / "plan.json").is_file():
         with pytest.raises(RankcellError, match=rf"{pathlib.Path(name).name} is damaged"):
-            perturber.perturb(tokens, out, **WAY)
+            run_screen(perturber, tokens, out, **WAY)
 
 
 # At the command line

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from flat_options import call
 from pretended_gpu import pretended
 from small_screens import KINDS, make_engine, make_rows, make_tokens
 
@@ -66,7 +67,7 @@ def test_what_has_one_is_not(seen):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_embeddings(model, gpu, precision):
     tokens = make_tokens(model, (40, 40, 33, 12, 3))
-    embedder = Embedder(model, device="cuda", precision=precision, tokens_per_batch=100)
+    embedder = call(Embedder, model, device="cuda", precision=precision, tokens_per_batch=100)
     embedder.embed(tokens, pool=list(POOLS), layer=[-1, -2])
     sums = GeneSums(model.vocab.n_ids, model.width, {-2: 2})
     embedder.run(tokens, np.arange(5), Work([], {-2: 2}, sums))

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from conftest import make_checkpoint, make_vocab
+from flat_options import call
 from pretended_gpu import pretended
 
 from rankcell.errors import RankcellWarning, SettingsError
@@ -98,9 +99,9 @@ def test_numbers_of_64_bits(monkeypatch):
 
 def test_the_device_that_is_named_is_the_one_that_works(gpu, tmp_path):
     folder = make_checkpoint(tmp_path / "m", make_vocab(12), width=32)
-    Encoder(Perturber(folder, device="cuda:1").checkpoint, device="cuda:1", precision="bf16")
+    Encoder(call(Perturber, folder, device="cuda:1").checkpoint, device="cuda:1", precision="bf16")
     assert set(gpu.used) == {1}
-    assert Perturber(folder, device="auto").devices == ["cuda:0", "cuda:1"]
+    assert call(Perturber, folder, device="auto").devices == ["cuda:0", "cuda:1"]
 
 
 # training

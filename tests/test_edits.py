@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from conftest import make_vocab
+from flat_options import edit_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_model import edit as reference_edit
@@ -19,7 +20,7 @@ BARE, FRAMED, HEADED = Frame(), Frame((C,), (E,)), Frame((C,))
 
 
 def plan_of(kind, genes, *, frame=FRAMED, max_len=20, **how):
-    return EditPlan.make(VOCAB, kind=kind, genes=genes, frame=frame, max_len=max_len, **how)
+    return edit_plan(VOCAB, kind=kind, genes=genes, frame=frame, max_len=max_len, **how)
 
 
 def written(plan, row):
@@ -250,7 +251,7 @@ def test_in_place_pairs_keep_their_positions():
 
 def test_names_and_labels():
     vocab = make_vocab(3)
-    plan = EditPlan.make(vocab, kind="delete", genes=["G2", "G0"], group=True, frame=vocab.frame, max_len=9)
+    plan = edit_plan(vocab, kind="delete", genes=["G2", "G0"], group=True, frame=vocab.frame, max_len=9)
     assert plan.targets == ((6, 4),)
     assert plan.names(vocab) == ["ENSG00000000002+ENSG00000000000"]
     assert plan.labels(vocab) == ["G2+G0"]
@@ -259,7 +260,7 @@ def test_names_and_labels():
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (dict(kind="smash"), "unknown kind of edit 'smash'; one of delete, overexpress, inhibit, activate, mask, move"),
+        (dict(kind="smash"), "unknown kind 'smash'; one of delete, overexpress, inhibit, activate, mask, move"),
         (dict(kind="delete", genes=["G0", "NOPE"]), "gene 'NOPE' is not in vocabulary 'small'"),
         (dict(kind="delete", genes="all", group=True), "a group needs genes that are named"),
         (dict(kind="delete", genes=[]), "no gene to perturb was named"),
@@ -271,15 +272,15 @@ def test_names_and_labels():
         (dict(kind="delete", genes="all", pairs=True), "pairs need genes that are named: genes with pairs=True"),
         (dict(kind="delete", genes=["G0", "G1"], anchor="G1"), "the anchor 'G1' is among the genes to pair it with"),
         (dict(kind="delete", genes=["G0", "G1"], group=True, pairs=True), "group and pairs exclude each other"),
-        (dict(kind="delete", genes=["G0"], sets={"a": ["G1"]}), "sets of genes and genes are both given"),
+        (dict(kind="delete", genes=["G0"], sets={"a": ["G1"]}), "sets and genes are both given"),
         (dict(kind="delete", sets={}), "no set of genes was given"),
         (dict(kind="delete", sets={"a": ["G1"], "b": []}), "the set 'b' has no genes"),
-        (dict(kind="inhibit", quarters=0), "quarters is 0; 1, 2, 3 or 4"),
-        (dict(kind="delete", quarters=1), "quarters are for inhibit and activate, and this is delete"),
+        (dict(kind="inhibit", quarters=0), "quarters is 0; one of 1, 2, 3, 4"),
+        (dict(kind="delete", quarters=1), "quarters is for inhibit and activate, and kind is delete"),
         (dict(kind="move"), "move needs the rank to move to"),
         (dict(kind="move", to_rank=-1), "move needs the rank to move to, 0 .* it is -1"),
-        (dict(kind="mask", to_rank=1), "a rank to move to is for move, and this is mask"),
-        (dict(kind="mask", refill=True), "refill is for delete, and this is mask"),
+        (dict(kind="mask", to_rank=1), "to_rank is for move, and kind is mask"),
+        (dict(kind="mask", refill=True), "refill is for delete, and kind is mask"),
     ],
 )
 def test_plans_that_cannot_be(how, message):

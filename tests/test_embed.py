@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
+from flat_options import call, perturb_df
 from reference_model import Reference
 
 import rankcell as rc
@@ -37,7 +38,7 @@ def tokens_of(vocab, bodies, frame, *, ids="vwxyz", **obs):
 
 
 def embed(folder, tokens, *, tokens_per_batch=26, **how):
-    return Embedder(folder, device="cpu", tokens_per_batch=tokens_per_batch).embed(tokens, **how)
+    return call(Embedder, folder, device="cpu", tokens_per_batch=tokens_per_batch).embed(tokens, **how)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_pools_differ_here(small, frame, same_as):
 def test_one_pass_for_all(small):
     vocab, folder = small
     tokens = tokens_of(vocab, BODIES, FRAMES["framed"])
-    embedder = Embedder(folder, device="cpu")
+    embedder = call(Embedder, folder, device="cpu")
     calls, seen = [], []
     embedder.encoder._embeddings._own.register_forward_hook(lambda *_: calls.append(1))
     embedder.embed(tokens, pool=["mean", "first", "cls"], layer=[-1, -2, 0], progress=lambda *at: seen.append(at))
@@ -143,7 +144,7 @@ def test_choices_that_cannot_be(small):
 
 def test_settings_are_checked_before_the_weights_are_read(small, tmp_path):
     vocab, folder = small
-    embedder = Embedder(folder, device="cpu")
+    embedder = call(Embedder, folder, device="cpu")
     with pytest.raises(SettingsError):
         embedder.embed(tokens_of(vocab, BODIES, FRAMES["bare"]), pool="cls")
     assert embedder._encoder is None
@@ -397,11 +398,11 @@ def test_states_of_another_model_are_refused(small, tmp_path):
     adata = cells_of(kind=list("aabbab"))
     states = rc.tl.state_embeddings(adata, "kind", other)
     with pytest.raises(SettingsError, match="the states were made with another model"):
-        rc.tl.perturb(adata, small[1], genes=["G1"], states=states)
-    table = rc.tl.perturb(adata, other, genes=["G1"], states=states, out=tmp_path / "s")
+        perturb_df(adata, small[1], genes=["G1"], states=states)
+    table = perturb_df(adata, other, genes=["G1"], states=states, out=tmp_path / "s")
     assert {"toward_a_cell", "toward_b_cell_in_place"} <= set(table.columns)
     with pytest.raises(SettingsError, match="the states were made with another model"):
-        rc.tl.perturb(adata, small[1], genes=["G1"], states=tmp_path / "s" / "states.parquet")
+        perturb_df(adata, small[1], genes=["G1"], states=tmp_path / "s" / "states.parquet")
 
 
 def test_cell_columns_go_along_into_another_format(small, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_checkpoint, make_vocab
+from flat_options import call, run_screen
 
 import rankcell as rc
 from rankcell.cli import main
@@ -176,7 +177,7 @@ def test_killed_and_gone_on_with_on_other_devices(place, whole, tmp_path):
 def test_work_in_memory_is_on_one_device(place):
     tokens = TokenSet.open(place / "cells.dataset")
     with pytest.raises(SettingsError, match="not shared out over several devices, name one"):
-        Embedder(place / "model", device="cpu,cpu").embed(tokens)
+        call(Embedder, place / "model", device="cpu,cpu").embed(tokens)
     with pytest.raises(SettingsError, match="not shared out over several devices, name one"):
         rc.tl.state_embeddings(tokens, "kind", place / "model", device="cpu,cpu")
     with pytest.raises(SettingsError, match="not shared out over several devices, name one"):
@@ -187,7 +188,7 @@ def test_work_in_memory_is_on_one_device(place):
 
 
 def test_the_model_is_released_before_embedding_is_shared_out(place, tmp_path, monkeypatch):
-    embedder, seen = Embedder(place / "model", device="cpu,cpu"), []
+    embedder, seen = call(Embedder, place / "model", device="cpu,cpu"), []
     monkeypatch.setattr(run, "run_on", lambda task, folder, units, devices, count, **how: seen.append((embedder._encoder, devices)))
     with pytest.raises(FileNotFoundError):  # nothing was computed
         run.embed_to_store(embedder, TokenSet.open(place / "cells.dataset"), tmp_path / "e.npz", run.Asked(["mean"], [-2]))
@@ -195,7 +196,7 @@ def test_the_model_is_released_before_embedding_is_shared_out(place, tmp_path, m
 
 
 def test_the_model_is_released_before_a_screen_is_shared_out(place, tmp_path, monkeypatch):
-    perturber, seen = Perturber(place / "model", device="cpu,cpu"), []
+    perturber, seen = call(Perturber, place / "model", device="cpu,cpu"), []
 
     def stop(task, folder, units, devices, count):
         seen.append((perturber.embedder._encoder, devices))
@@ -203,5 +204,5 @@ def test_the_model_is_released_before_a_screen_is_shared_out(place, tmp_path, mo
 
     monkeypatch.setattr(job, "run_on", stop)
     with pytest.raises(KeyboardInterrupt):
-        perturber.perturb(TokenSet.open(place / "cells.dataset"), tmp_path / "s", tokens_per_unit=2_000)
+        run_screen(perturber, TokenSet.open(place / "cells.dataset"), tmp_path / "s", tokens_per_unit=2_000)
     assert seen == [(None, ["cpu", "cpu"])]

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
+from flat_options import call
 from safetensors.torch import load_file, save_file
 
 import rankcell as rc
@@ -75,7 +76,7 @@ def tokens(small):
 def states(small, tokens):
     """{layer: [states of the genes of each cell]}, float32, by the Embedder."""
     work = Work([], {-2: 2, 3: 3})
-    genes = Embedder(small[1], device="cpu", precision="fp32").run(tokens, np.arange(len(tokens)), work).genes
+    genes = call(Embedder, small[1], device="cpu", precision="fp32").run(tokens, np.arange(len(tokens)), work).genes
     return {n: np.split(values, np.cumsum([len(b) for b in BODIES])[:-1]) for n, values in genes.items()}
 
 
@@ -137,7 +138,7 @@ def test_cells_in_every_format(place, small, tokens, tmp_path, suffix, capsys):
     out = tmp_path / f"e{suffix}"
     found = embed(place, out)
     with pytest.warns(RankcellWarning, match="1 of 10 cells"):
-        expected = Embedder(small[1], device="cpu").embed(tokens)
+        expected = call(Embedder, small[1], device="cpu").embed(tokens)
     assert found.cell_ids == IDS
     assert list(found.columns) == ["mean_layer-2"]
     np.testing.assert_array_equal(found.columns["mean_layer-2"], expected.columns["mean_layer-2"])
@@ -162,7 +163,7 @@ def everything(request, place, tmp_path_factory):
 def exact(small, tokens):
     """The cells' own embeddings, in memory."""
     with pytest.warns(RankcellWarning, match="1 of 10 cells"):
-        return Embedder(small[1], device="cpu", precision="fp32").embed(tokens, pool=["mean", "cls+std"], layer=[-2, 3]).columns
+        return call(Embedder, small[1], device="cpu", precision="fp32").embed(tokens, pool=["mean", "cls+std"], layer=[-2, 3]).columns
 
 
 def test_cells_beside_everything_else(everything, exact):
@@ -812,7 +813,7 @@ def rows_of(small, adata):
 @pytest.mark.parametrize("statistic", ["mean", "median"])
 def test_tl_state_embeddings(small, adata, statistic):
     cells = rc.Tokenizer(small[0], max_len=64).tokenize(adata)
-    exact = Embedder(small[1], device="cpu").embed(cells, pool=["mean", "cls"], layer=[-1, 1]).columns
+    exact = call(Embedder, small[1], device="cpu").embed(cells, pool=["mean", "cls"], layer=[-1, 1]).columns
     table = rc.tl.state_embeddings(adata, "kind", model=small[1], pool=["mean", "cls"], layer=[-1, 1], statistic=statistic, device="cpu")
     assert list(table) == ["state", "n_cells", *exact]
     assert table.state.tolist() == ["c", "b", "a"] and table.n_cells.tolist() == [2, 3, 3]

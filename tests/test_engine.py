@@ -7,12 +7,13 @@ import warnings
 import numpy as np
 import pytest
 from conftest import make_checkpoint, make_vocab
+from flat_options import edit_plan
 from reference_model import Reference
 
 from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import Encoder, open_checkpoint
 from rankcell.model.device_memory import Memory
-from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb import StateEmbeddings
 from rankcell.perturb.exact import sharing
 from rankcell.perturb.exact import shift_precision as precision
 from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
@@ -64,7 +65,7 @@ class Case:
         return [int(self.vocab.tokens[g]) for g in genes]
 
     def plan(self, kind, **how):
-        return EditPlan.make(self.vocab, kind=kind, frame=self.frame, max_len=self.max_len, **how)
+        return edit_plan(self.vocab, kind=kind, frame=self.frame, max_len=self.max_len, **how)
 
     def engine(self, plan, layer=-2, tokens_per_batch=30, **how):
         states = StateEmbeddings(self.states)
@@ -155,7 +156,7 @@ def test_sharing_over_segments(tmp_path, monkeypatch, precision, layer):
         first = sharing.FirstBlock.run
         monkeypatch.setattr(sharing.FirstBlock, "run", lambda *a, made=made, first=first, **k: made.append(1) or first(*a, **k))
         for name, genes in (("all", "all"), ("named", [vocab.describe_token(t) for t in row[[90, 5, 140, 33]]])):
-            plan = EditPlan.make(vocab, kind="delete", genes=genes, frame=vocab.frame, max_len=256)
+            plan = edit_plan(vocab, kind="delete", genes=genes, frame=vocab.frame, max_len=256)
             engine = Engine(encoder, plan, checkpoint.resolve_layer(layer), StateEmbeddings({}), 700)
             found[least, name] = engine.run([row]).scores
         assert bool(made) == (least == 1)
@@ -284,7 +285,7 @@ def test_sharing_where_one_gene_has_all_the_attention(tmp_path, monkeypatch):
     block = encoder.block(0)
     encoder._blocks[0] = dataclasses.replace(block, qkv=dataclasses.replace(block.qkv, weight=block.qkv.weight * 30))
     row = np.array([2, *np.random.default_rng(0).permutation(vocab.tokens)[:100], 3], np.int32)
-    plan = EditPlan.make(vocab, kind="delete", frame=vocab.frame, max_len=256)
+    plan = edit_plan(vocab, kind="delete", frame=vocab.frame, max_len=256)
     found, vanished = {}, []
     joined = sharing.FirstBlock._joined
 
@@ -373,7 +374,7 @@ def test_a_precision_is_kept_when_it_keeps_the_shifts(cases, noise, kept):
     """An engine whose scores are off by so much of their size."""
     case = cases("bare")
     rows = [np.array(case.tokens(range(12)), np.int32)]
-    plan = EditPlan.make(case.vocab, kind="delete", frame=case.frame, max_len=20)
+    plan = edit_plan(case.vocab, kind="delete", frame=case.frame, max_len=20)
     exact = case.engine(plan)
 
     class Off:
@@ -396,7 +397,7 @@ def test_a_precision_is_kept_when_it_keeps_the_shifts(cases, noise, kept):
 def test_true_bf16_is_judged(cases):
     case = cases("bare")
     rows = [np.array(case.tokens(range(12)), np.int32)]
-    plan = EditPlan.make(case.vocab, kind="delete", frame=case.frame, max_len=20)
+    plan = edit_plan(case.vocab, kind="delete", frame=case.frame, max_len=20)
     encoders = {p: Encoder(case.checkpoint, device="cpu", precision=p) for p in ("fp32", "bf16")}
     n_blocks = case.checkpoint.resolve_layer(-2)
     check = precision.settle(lambda p: Engine(encoders[p], plan, n_blocks, StateEmbeddings({}), 99), ["bf16"], rows)
@@ -411,7 +412,7 @@ def test_faster_precisions_are_tried_in_order(cases, bad, kept):
     """Of those that overflow none is kept, and none is loaded after the one that is."""
     case, asked = cases("bare"), []
     rows = [np.array(case.tokens(range(12)), np.int32)]
-    exact = case.engine(EditPlan.make(case.vocab, kind="delete", frame=case.frame, max_len=20))
+    exact = case.engine(edit_plan(case.vocab, kind="delete", frame=case.frame, max_len=20))
 
     class Overflows:
         def run(self, *args, **how):
@@ -435,7 +436,7 @@ def test_derived_scores_are_not_judged(cases):
     """What a score owes to positions is a difference, whose relative error says nothing of the score."""
     case = cases("bare")
     rows = [np.array(case.tokens(range(12)), np.int32)]
-    exact = case.engine(EditPlan.make(case.vocab, kind="delete", frame=case.frame, max_len=20))
+    exact = case.engine(edit_plan(case.vocab, kind="delete", frame=case.frame, max_len=20))
 
     class Off:
         def run(self, *args, **how):

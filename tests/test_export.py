@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from flat_options import perturb_df
 from test_report_screen import AFFECTED, CELLS, hand_table, write_screen
 
 import rankcell as rc
@@ -95,7 +96,7 @@ def test_exports_of_bad_input(folder, tmp_path):
 def test_a_screen_of_the_demo_model(tmp_path):
     """A real one: every number is that of the table."""
     adata = rc.datasets.pbmc68k()[:3].copy()
-    table = rc.tl.perturb(adata, model="demo", genes=["CD74", "HLA-DRA", "LYZ"], affected=True, out=tmp_path / "s")
+    table = perturb_df(adata, model="demo", genes=["CD74", "HLA-DRA", "LYZ"], affected=True, out=tmp_path / "s")
     cells = rc.get.screen_adata(tmp_path / "s", "cos_cell", by="cells")
     held = table.pivot(index="cell_id", columns="edit", values="cos_cell").reindex(index=cells.obs_names, columns=cells.var_names)
     np.testing.assert_array_equal(cells.X, 1 - held.to_numpy())
@@ -166,7 +167,7 @@ def screened(tmp_path_factory):
         "PSMC3",
     ]
     known = set(find_vocabulary("demo").symbols)
-    rc.tl.perturb(adata, model="demo", genes=[g for g in genes if g in known], affected=True, obs=["bulk_labels"], out=where / "b_cells")
+    perturb_df(adata, model="demo", genes=[g for g in genes if g in known], affected=True, obs=["bulk_labels"], out=where / "b_cells")
     return where
 
 

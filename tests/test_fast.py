@@ -6,11 +6,12 @@ import warnings
 import numpy as np
 import pytest
 from conftest import make_checkpoint, make_vocab
+from flat_options import edit_plan
 
 from rankcell.errors import ModelError, RankcellWarning, SettingsError
 from rankcell.model import Encoder, open_checkpoint
 from rankcell.model.device_memory import Memory
-from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb import StateEmbeddings
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.exact.shift_precision import spearman
 from rankcell.perturb.fast import epistasis
@@ -52,7 +53,7 @@ class Setting:
 
     def engine(self, kind="delete", genes="all", **how):
         options = {n: how.pop(n) for n in ("quarters", "to_rank", "anchor", "pairs", "group") if n in how}
-        plan = EditPlan.make(self.vocab, kind=kind, genes=genes, frame=self.frame, max_len=ROOM, **options)
+        plan = edit_plan(self.vocab, kind=kind, genes=genes, frame=self.frame, max_len=ROOM, **options)
         return Engine(self.encoder, plan, self.n_blocks, self.states, 4000, **how)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_checkpoint, make_vocab
+from flat_options import call, perturb_df, run_screen, screen_cells
 
 import rankcell as rc
 from rankcell import jobs
@@ -60,18 +61,18 @@ def tokens(place):
 
 @pytest.fixture(scope="module")
 def perturber(place):
-    return Perturber(place / "model", device="cpu", tokens_per_batch=500)
+    return call(Perturber, place / "model", device="cpu", tokens_per_batch=500)
 
 
 @pytest.fixture(scope="module")
 def exact(perturber, tokens, tmp_path_factory):
-    return perturber.perturb(tokens, tmp_path_factory.mktemp("exact") / "s", **SMALL)
+    return run_screen(perturber, tokens, tmp_path_factory.mktemp("exact") / "s", **SMALL)
 
 
 @pytest.fixture(scope="module")
 def whole(perturber, tokens, tmp_path_factory):
     """An undisturbed fast run in one process."""
-    return perturber.perturb(tokens, tmp_path_factory.mktemp("whole") / "s", **MORE)
+    return run_screen(perturber, tokens, tmp_path_factory.mktemp("whole") / "s", **MORE)
 
 
 def tables(folder):
@@ -147,40 +148,40 @@ def test_the_audit_tables(whole):
 
 def test_each_value_belongs_to_its_cell_alone(perturber, tokens, whole, tmp_path):
     """Other units, other neighbours."""
-    found = perturber.perturb(tokens, tmp_path / "s", **(MORE | dict(tokens_per_unit=10**9)))
+    found = run_screen(perturber, tokens, tmp_path / "s", **(MORE | dict(tokens_per_unit=10**9)))
     assert found.manifest["n_units"] == 1 and whole.manifest["n_units"] == N
     a, b = (pd.read_parquet(f / "screen.parquet") for f in (found.folder, whole.folder))
     pd.testing.assert_frame_equal(a, b, atol=1e-6)
     assert (a["exact"] == b["exact"]).all()
-    alone = perturber.perturb(tokens, tmp_path / "t", only=["c5"], **(MORE | dict(verify_screen=0)))
-    first = perturber.perturb(tokens, tmp_path / "u", **(MORE | dict(verify_screen=0)))
+    alone = run_screen(perturber, tokens, tmp_path / "t", only=["c5"], **(MORE | dict(verify_screen=0)))
+    first = run_screen(perturber, tokens, tmp_path / "u", **(MORE | dict(verify_screen=0)))
     alone, first = alone.table().to_pandas(), first.table().to_pandas()
     pd.testing.assert_frame_equal(alone, first[first["cell_id"] == "c5"].reset_index(drop=True), atol=1e-6)
 
 
 def test_kinds_and_readouts(perturber, tokens, tmp_path):
     for number, how in enumerate((dict(kind="mask"), dict(readout="cls"), dict(readout=["genes", "cell", "cls"]))):
-        found = perturber.perturb(tokens, tmp_path / f"s{number}", **(WAY | dict(cells=3) | how))
+        found = run_screen(perturber, tokens, tmp_path / f"s{number}", **(WAY | dict(cells=3) | how))
         columns = found.table().schema.names
         assert ("exact_in_place" in columns) == (how.get("kind") is None) and "exact" in columns
         assert found.manifest["audit"] and ("sampled_whole" in found.audit().schema.names) == ("exact_in_place" in columns)
 
 
 def test_from_python(place, tmp_path):
-    found = rc.tl.perturb(place / "cells.dataset", place / "model", device="cpu", only=place / "only.txt", out=tmp_path / "s", **WAY)
+    found = perturb_df(place / "cells.dataset", place / "model", device="cpu", only=place / "only.txt", out=tmp_path / "s", **WAY)
     assert set(found["cell_id"]) == {"c1", "c3"} and "exact" in found
     assert json.loads((tmp_path / "s" / "manifest.json").read_text())["settings"]["method"] == "fast"
     with pytest.warns(RankcellWarning, match="no edit is in 5 cells or more: there is no p"):
         assert {"exact", "effect"} & set(rc.tl.rank_edits(tmp_path / "s").columns)
     with pytest.raises(OutputError, match="has no audit.parquet: it was not run with method='fast'"):
-        jobs.perturb(place / "cells.dataset", tmp_path / "t", model=place / "model", device="cpu", cells=1, **SMALL).audit()
+        screen_cells(place / "cells.dataset", tmp_path / "t", model=place / "model", device="cpu", cells=1, **SMALL).audit()
 
 
 # verification
 
 
 def test_the_largest_of_the_screen_are_verified(perturber, tokens, whole, exact, tmp_path):
-    before = perturber.perturb(tokens, tmp_path / "s", **(MORE | dict(verify_screen=0))).table().to_pandas()
+    before = run_screen(perturber, tokens, tmp_path / "s", **(MORE | dict(verify_screen=0))).table().to_pandas()
     after, truth = whole.table().to_pandas(), exact.table().to_pandas()
     open_ = before.index[~before["exact_in_place"]]
     largest = before.loc[open_, BY].abs().sort_values(ascending=False, kind="stable").index[:7]
@@ -202,7 +203,7 @@ def test_the_largest_of_the_screen_are_verified(perturber, tokens, whole, exact,
 
 
 def test_a_score_to_verify_by(perturber, tokens, tmp_path):
-    screen = perturber.perturb(tokens, tmp_path / "s", **(WAY | dict(verify_top=8, verify_by="cos_cell")))
+    screen = run_screen(perturber, tokens, tmp_path / "s", **(WAY | dict(verify_top=8, verify_by="cos_cell")))
     found, audit = (t.to_pandas().set_index(["cell_id", "edit"]) for t in (screen.table(), screen.audit()))
     chosen = audit[~audit["sampled"]]
     for cell, rows in chosen.groupby("cell_id"):
@@ -212,7 +213,7 @@ def test_a_score_to_verify_by(perturber, tokens, tmp_path):
 
 
 def test_more_to_verify_than_there_is(perturber, tokens, exact, tmp_path):
-    found = perturber.perturb(tokens, tmp_path / "s", only=["c1"], **(WAY | dict(verify_screen=10**6))).table().to_pandas()
+    found = run_screen(perturber, tokens, tmp_path / "s", only=["c1"], **(WAY | dict(verify_screen=10**6))).table().to_pandas()
     assert found["exact_in_place"].all() and found["exact"].sum() > len(found) - 13
     truth = exact.table().to_pandas()
     np.testing.assert_allclose(found[BY], truth[truth["cell_id"] == "c1"][BY], atol=1e-6)
@@ -235,19 +236,19 @@ def test_going_on(perturber, tokens, whole, tmp_path, kind, n, monkeypatch):
 
         monkeypatch.setattr(Engine, "run_edits", stop)
     with pytest.raises(KeyboardInterrupt):
-        perturber.perturb(tokens, folder, progress=stopping(folder, n) if kind == "screen" else None, **MORE)
+        run_screen(perturber, tokens, folder, progress=stopping(folder, n) if kind == "screen" else None, **MORE)
     monkeypatch.undo()
     assert len(list(folder.glob(f"shards/{glob}.parquet"))) >= n and not (folder / "screen.parquet").exists()
-    perturber.perturb(tokens, folder, **MORE)
+    run_screen(perturber, tokens, folder, **MORE)
     same(folder, whole.folder)
     at = (folder / "manifest.json").stat().st_mtime_ns
-    perturber.perturb(tokens, folder, **MORE)
+    run_screen(perturber, tokens, folder, **MORE)
     assert (folder / "manifest.json").stat().st_mtime_ns == at
 
 
 def test_a_shard_is_last_that_of_the_screen(perturber, tokens, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        perturber.perturb(tokens, tmp_path / "s", progress=stopping(tmp_path / "s", 0), **MORE)
+        run_screen(perturber, tokens, tmp_path / "s", progress=stopping(tmp_path / "s", 0), **MORE)
     shard = run_unit(tmp_path / "s", 3, device="cpu")
     ages = [shard.with_name(f"{kind}-000003.parquet").stat().st_mtime_ns for kind in ("audit", "audit_cells", "screen")]
     assert ages == sorted(ages)
@@ -257,6 +258,8 @@ KILLED = """
 import os, signal, sys
 import torch
 torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from flat_options import call, run_screen
 from rankcell.perturb import Perturber
 from rankcell.tokens import TokenSet
 
@@ -267,16 +270,16 @@ def hook(event, args):
         steps[0] += 1
         if steps[0] == int(die_at):
             os.kill(os.getpid(), signal.SIGKILL)
-perturber, tokens = Perturber(model, device="cpu", tokens_per_batch=500), TokenSet.open(data)
+perturber, tokens = call(Perturber, model, device="cpu", tokens_per_batch=500), TokenSet.open(data)
 sys.addaudithook(hook)
-perturber.perturb(tokens, folder, {way})
+run_screen(perturber, tokens, folder, {way})
 print(steps[0])
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
 def test_killed_at_any_moment(place, whole, tmp_path):
-    code = KILLED.format(way=", ".join(f"{k}={v!r}" for k, v in MORE.items()))
+    code = KILLED.format(tests=os.path.dirname(__file__), way=", ".join(f"{k}={v!r}" for k, v in MORE.items()))
     folder, codes = tmp_path / "s", []
     for die_at in (60, 110, 90, 0):
         call = [sys.executable, "-W", "ignore", "-c", code, str(folder), str(place / "model"), str(place / "cells.dataset"), str(die_at)]
@@ -298,13 +301,13 @@ def test_a_full_disk(perturber, tokens, whole, tmp_path, monkeypatch, at):
     monkeypatch.setattr(pq, "write_table", lambda *args, **how: full(write, *args, **how))
     monkeypatch.setattr(pq.ParquetWriter, "write_table", lambda *args, **how: full(rows, *args, **how))
     try:
-        perturber.perturb(tokens, tmp_path / "s", **MORE)
+        run_screen(perturber, tokens, tmp_path / "s", **MORE)
         assert left[0] >= 0
     except OutputError as e:
         assert "the disk is full" in str(e)
     assert not list(tmp_path.rglob("*.part-*"))
     monkeypatch.undo()
-    perturber.perturb(tokens, tmp_path / "s", **MORE)
+    run_screen(perturber, tokens, tmp_path / "s", **MORE)
     same(tmp_path / "s", whole.folder)
 
 
@@ -312,7 +315,7 @@ def test_a_full_disk(perturber, tokens, whole, tmp_path, monkeypatch, at):
 def test_parts_put_together_are_the_whole(perturber, tokens, whole, tmp_path, shared):
     folders = [tmp_path / ("s" if shared else f"s{i}") for i in (1, 2, 3)]
     for i, folder in enumerate(folders, 1):
-        perturber.perturb(tokens, folder, shard=f"{i}/3", **MORE)
+        run_screen(perturber, tokens, folder, shard=f"{i}/3", **MORE)
         assert not list(folder.glob("shards/verified-*"))
     out = tmp_path / ("s" if shared else "out")
     merge(dict.fromkeys(folders), out, device="cpu")
@@ -322,8 +325,8 @@ def test_parts_put_together_are_the_whole(perturber, tokens, whole, tmp_path, sh
 
 def test_parts_need_the_model_only_to_verify(perturber, tokens, tmp_path, monkeypatch):
     for i in (1, 2):
-        perturber.perturb(tokens, tmp_path / "a", shard=f"{i}/2", **WAY)
-        perturber.perturb(tokens, tmp_path / "b", shard=f"{i}/2", **MORE)
+        run_screen(perturber, tokens, tmp_path / "a", shard=f"{i}/2", **WAY)
+        run_screen(perturber, tokens, tmp_path / "b", shard=f"{i}/2", **MORE)
 
     def never(*_, **__):
         raise AssertionError("the model is opened")
@@ -337,7 +340,7 @@ def test_parts_need_the_model_only_to_verify(perturber, tokens, tmp_path, monkey
 
 
 def test_parts_are_verified_on_another_machine_with_a_word(perturber, tokens, whole, tmp_path, monkeypatch):
-    perturber.perturb(tokens, tmp_path / "s", shard="1/1", **MORE)
+    run_screen(perturber, tokens, tmp_path / "s", shard="1/1", **MORE)
     manifest = read_sealed_json(tmp_path / "s" / "manifest.json")
     manifest["settings"]["device"] = "another"
     write_sealed_json(tmp_path / "s" / "manifest.json", manifest)
@@ -352,8 +355,8 @@ def test_several_devices_give_the_same_bytes(place, tokens, whole, tmp_path, mon
     """They share the cells, and then what is verified of the whole screen."""
     seen, tasks, run_on = [], [], job.run_on
     monkeypatch.setattr(job, "run_on", lambda task, folder, units, *rest: tasks.append((task, len(units))) or run_on(task, folder, units, *rest))
-    several = Perturber(place / "model", device="cpu,cpu", tokens_per_batch=500)
-    several.perturb(tokens, tmp_path / "s", progress=lambda *at: seen.append(at), **MORE)
+    several = call(Perturber, place / "model", device="cpu,cpu", tokens_per_batch=500)
+    run_screen(several, tokens, tmp_path / "s", progress=lambda *at: seen.append(at), **MORE)
     same(tmp_path / "s", whole.folder)
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
     assert tasks == [("rankcell.perturb.run.worker:open_worker", N), ("rankcell.perturb.run.verify:open_verification", 7)]
@@ -437,18 +440,18 @@ def test_what_is_tried():
 def test_effort_is_chosen_once(perturber, tokens, tmp_path, monkeypatch):
     way = {k: v for k, v in WAY.items() if k not in ("splits", "projections")} | dict(min_recall=0.1)
     with pytest.warns(RankcellWarning, match="projections reach the recall asked for"):
-        found = perturber.perturb(tokens, tmp_path / "whole", **way)
+        found = run_screen(perturber, tokens, tmp_path / "whole", **way)
     held = found.manifest["effort"]
     assert held["reached"] and found.manifest["settings"]["splits"] == held["splits"] == 8
     assert found.manifest["settings"]["projections"] == 8 and held["tried"][0]["tokens"] > 0
     with pytest.warns(RankcellWarning, match="reach the recall"):
-        perturber.perturb(tokens, tmp_path / "s", shard="1/2", **way)
+        run_screen(perturber, tokens, tmp_path / "s", shard="1/2", **way)
 
     def never(*_, **__):
         raise AssertionError("not again")
 
     monkeypatch.setattr(effort, "choose_effort", never)
-    perturber.perturb(tokens, tmp_path / "s", shard="2/2", **way)
+    run_screen(perturber, tokens, tmp_path / "s", shard="2/2", **way)
     monkeypatch.undo()
     merge([tmp_path / "s"], tmp_path / "out")
     same(tmp_path / "out", tmp_path / "whole")
@@ -487,10 +490,10 @@ def test_the_page_tells_the_audit(perturber, tokens, whole, exact, tmp_path):
     assert "7 of the whole screen predicted largest were run as well" in text and "every edit was run" not in text
     jobs.plot(exact.folder, tmp_path / "exact.html")
     assert "How good the predictions are" not in (tmp_path / "exact.html").read_text()
-    top = perturber.perturb(tokens, tmp_path / "s", **(WAY | dict(verify_top=6)))
+    top = run_screen(perturber, tokens, tmp_path / "s", **(WAY | dict(verify_top=6)))
     jobs.plot(top.folder, tmp_path / "top.html")
     assert f"The 6 edits of each cell predicted largest by <code>{BY}</code> were run" in (tmp_path / "top.html").read_text()
-    all_run = perturber.perturb(tokens, tmp_path / "t", **(WAY | dict(cells=2, splits=64)))
+    all_run = run_screen(perturber, tokens, tmp_path / "t", **(WAY | dict(cells=2, splits=64)))
     jobs.plot(all_run.folder, tmp_path / "all.html")
     assert "every edit was run, and none predicted" in (tmp_path / "all.html").read_text()
 
@@ -499,19 +502,19 @@ def test_the_page_tells_the_audit(perturber, tokens, whole, exact, tmp_path):
 
 
 def test_only(perturber, tokens, exact, tmp_path):
-    found = perturber.perturb(tokens, tmp_path / "s", only=["c7", "c2"], **SMALL)
+    found = run_screen(perturber, tokens, tmp_path / "s", only=["c7", "c2"], **SMALL)
     truth = exact.table().to_pandas()
     mine = truth[truth["cell_id"].isin(["c2", "c7"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(found.table().to_pandas(), mine, atol=1e-6)
     assert found.cells()["cell_id"].to_pylist() == ["c2", "c7"]
-    both = perturber.perturb(tokens, tmp_path / "t", only=["c1", "c2", "c3"], start="kind=y", cells=1)
+    both = run_screen(perturber, tokens, tmp_path / "t", only=["c1", "c2", "c3"], start="kind=y", cells=1)
     assert both.cells()["cell_id"].to_pylist() == ["c1"]
     with pytest.raises(SettingsError, match="there are no cells to perturb"):
-        perturber.perturb(tokens, tmp_path / "u", only=["c1"], start="kind=x")
+        run_screen(perturber, tokens, tmp_path / "u", only=["c1"], start="kind=x")
     with pytest.raises(CellError, match=r"there is no cell 'nobody' \(only; 12 cells, such as c0, c1\)"):
-        perturber.perturb(tokens, tmp_path / "u", only=["c1", "nobody"])
+        run_screen(perturber, tokens, tmp_path / "u", only=["c1", "nobody"])
     with pytest.raises(InputError, match="no such file: .* \\(from only="):
-        jobs.perturb(tokens, tmp_path / "u", model=perturber.checkpoint, only=tmp_path / "nothing.txt")
+        screen_cells(tokens, tmp_path / "u", model=perturber.checkpoint, only=tmp_path / "nothing.txt")
 
 
 def test_dry_run(place, tmp_path, capsys, monkeypatch):
@@ -530,19 +533,19 @@ def test_dry_run(place, tmp_path, capsys, monkeypatch):
     seen = []
     assert main([*call, *more]) == 0
     assert str(read_screen(tmp_path / "s").manifest["n_units"]) == said["fast"]["units of work"]
-    found = jobs.perturb(place / "cells.dataset", tmp_path / "t", model=place / "model", device="cpu", dry_run=True, progress=seen, **WAY)
+    found = screen_cells(place / "cells.dataset", tmp_path / "t", model=place / "model", device="cpu", dry_run=True, progress=seen, **WAY)
     assert isinstance(found, Estimate) and found.n_tokens > 0 and found.bytes_finished > 0
     auto = {k: v for k, v in WAY.items() if k not in ("splits", "projections")} | dict(min_recall=0.2)
     with pytest.warns(RankcellWarning, match="reach the recall"):
-        assert jobs.perturb(place / "cells.dataset", tmp_path / "t", model=place / "model", device="cpu", dry_run=True, **auto).n_tokens
+        assert screen_cells(place / "cells.dataset", tmp_path / "t", model=place / "model", device="cpu", dry_run=True, **auto).n_tokens
     assert not (tmp_path / "t").exists()
 
 
 def test_a_unit_is_as_large_as_its_cost(perturber, tokens, tmp_path):
     """Cheaper edits, more cells in a unit."""
-    several = perturber.perturb(tokens, tmp_path / "s", **(WAY | dict(tokens_per_unit=4000)))
+    several = run_screen(perturber, tokens, tmp_path / "s", **(WAY | dict(tokens_per_unit=4000)))
     engine = FastEngine(None, **{})
-    assert several.manifest["n_units"] < perturber.perturb(tokens, tmp_path / "t", tokens_per_unit=4000, **SMALL).manifest["n_units"]
+    assert several.manifest["n_units"] < run_screen(perturber, tokens, tmp_path / "t", tokens_per_unit=4000, **SMALL).manifest["n_units"]
     assert engine.splits == 16 and engine.projections == 32 and engine.audit == 0.02  # what the options promise
 
 
@@ -606,9 +609,9 @@ def test_bad_options_in_one_line(place, tmp_path, case, capsys, monkeypatch):
 def test_pairs(place, tokens, tmp_path, capsys, monkeypatch):
     """Pairs of the largest genes of each cell, the same in parts; those that were run as a screen of pairs gives them."""
     monkeypatch.setattr(epistasis, "cost", lambda *a, **k: np.zeros(1))  # not so few that all are run
-    perturber = Perturber(place / "model", device="cpu", tokens_per_batch=500)
+    perturber = call(Perturber, place / "model", device="cpu", tokens_per_batch=500)
     how = dict(WAY, cells=3, epistasis=8, verify_pairs=4)
-    done = perturber.perturb(tokens, tmp_path / "pairs", **how)
+    done = run_screen(perturber, tokens, tmp_path / "pairs", **how)
     table = done.epistasis().to_pandas()
     assert len(table) == 3 * 28 and (table.groupby("cell_id").exact.sum() == 4 + 8).all() and table.sampled.sum() == 3 * 8
     screen = done.table().to_pandas().set_index(["cell_id", "genes"])
@@ -618,13 +621,13 @@ def test_pairs(place, tokens, tmp_path, capsys, monkeypatch):
         assert set(cell["first"]) | set(cell["second"]) == set(largest)
     run = table[table.exact & (table.cell_id == "c0")]
     for row in run.iloc[:3].itertuples():
-        pair = perturber.perturb(tokens, tmp_path / row.symbols, genes=[row.first, row.second], group=True, cells=3, **SMALL)
+        pair = run_screen(perturber, tokens, tmp_path / row.symbols, genes=[row.first, row.second], group=True, cells=3, **SMALL)
         wanted = pair.table().to_pandas().set_index("cell_id").loc["c0"]
         assert getattr(row, BY) == pytest.approx(wanted[BY], abs=1e-6)
     told = done.manifest["epistasis"]
     assert told["pairs"] == 84 and told["run"] == 36 and told["judged"] == 24 and told["spearman"] > 0.8
     for i in (1, 2, 3):
-        perturber.perturb(tokens, tmp_path / "parts", shard=f"{i}/3", **how)
+        run_screen(perturber, tokens, tmp_path / "parts", shard=f"{i}/3", **how)
     same(merge([tmp_path / "parts"], tmp_path / "parts").folder, done.folder)
     assert (tmp_path / "parts" / "epistasis.parquet").read_bytes() == (done.folder / "epistasis.parquet").read_bytes()
     monkeypatch.undo()
@@ -634,11 +637,11 @@ def test_pairs(place, tokens, tmp_path, capsys, monkeypatch):
     assert main(command) == 0
     assert "epistasis.parquet: 12 pairs of genes, 12 of them run" in capsys.readouterr().out
     with pytest.raises(OutputError, match="has no epistasis.parquet: run the screen with method='fast' and epistasis"):
-        perturber.perturb(tokens, tmp_path / "none", **dict(WAY, cells=1)).epistasis()
+        run_screen(perturber, tokens, tmp_path / "none", **dict(WAY, cells=1)).epistasis()
 
 
 def test_another_screen_in_the_folder(perturber, tokens, whole):
     with pytest.raises(OutputError, match="holds another run .*verify_top: 4 there, 5 now"):
-        perturber.perturb(tokens, whole.folder, **(MORE | dict(verify_top=5)))
+        run_screen(perturber, tokens, whole.folder, **(MORE | dict(verify_top=5)))
     with pytest.raises(OutputError, match="holds another run"):
-        perturber.perturb(tokens, whole.folder, **SMALL)
+        run_screen(perturber, tokens, whole.folder, **SMALL)

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import make_checkpoint, make_vocab
+from flat_options import call, run_screen
 
 from rankcell.perturb import Perturber, merge, read_screen
 from rankcell.tokens import TokenSet, TokenSpec
@@ -36,7 +37,7 @@ def tokens(place):
 
 @pytest.fixture(scope="module")
 def perturber(place):
-    return Perturber(place[1], device="cpu", tokens_per_batch=500)
+    return call(Perturber, place[1], device="cpu", tokens_per_batch=500)
 
 
 def digests(folder):
@@ -78,14 +79,14 @@ def check(seen, wanted):
 def test_a_run(perturber, tokens, tmp_path, monkeypatch, how):
     out = tmp_path / "s"
     (tmp_path / "killed").mkdir()
-    seen = watched(monkeypatch, out, lambda: perturber.perturb(tokens, out, **how), keep=tmp_path / "killed")
+    seen = watched(monkeypatch, out, lambda: run_screen(perturber, tokens, out, **how), keep=tmp_path / "killed")
     wanted = digests(out)
     check(seen, wanted)
     if how is FAST:
         flags = read_screen(out).read("screen.parquet", columns=["exact"])["exact"].to_numpy()
         assert 0 < flags.sum() < len(flags)  # some are predicted still, and so there were some to be verified
     for left in sorted((tmp_path / "killed").iterdir())[::3]:  # what a kill would have left there goes on to the same tables
-        perturber.perturb(tokens, left, **how)
+        run_screen(perturber, tokens, left, **how)
         assert digests(left) == wanted and read_screen(left).manifest["complete"]
         assert not (left / "work").exists() and not (left / "shards").exists()
 
@@ -93,7 +94,7 @@ def test_a_run(perturber, tokens, tmp_path, monkeypatch, how):
 @pytest.mark.parametrize("where", ["in place", "elsewhere"])
 def test_a_merge(perturber, tokens, tmp_path, monkeypatch, where):
     for i in (1, 2):
-        perturber.perturb(tokens, tmp_path / "parts", shard=f"{i}/2", **FAST)
+        run_screen(perturber, tokens, tmp_path / "parts", shard=f"{i}/2", **FAST)
     out = tmp_path / ("parts" if where == "in place" else "merged")
     seen = watched(monkeypatch, out, lambda: merge([tmp_path / "parts"], out, device="cpu"))
     check(seen, digests(out))
@@ -101,6 +102,6 @@ def test_a_merge(perturber, tokens, tmp_path, monkeypatch, where):
 
 def test_parts_in_one_folder_and_the_whole_after_them(perturber, tokens, tmp_path, monkeypatch):
     out = tmp_path / "s"
-    seen = watched(monkeypatch, out, lambda: perturber.perturb(tokens, out, shard="2/2", **FAST))
-    seen += watched(monkeypatch, out, lambda: perturber.perturb(tokens, out, **FAST))
+    seen = watched(monkeypatch, out, lambda: run_screen(perturber, tokens, out, shard="2/2", **FAST))
+    seen += watched(monkeypatch, out, lambda: run_screen(perturber, tokens, out, **FAST))
     check(seen, digests(out))

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from flat_options import call, run_screen
 
 from rankcell.embed import Embedder
 from rankcell.embed.contexts import gene_means
@@ -52,7 +53,7 @@ def test_embeddings(golden, vocabularies, name, layer):
         assert name.startswith("atlas6") and layer == 0  # made for one layer only
         return
     source, version, mode = re.fullmatch(r"(\w+)_(V\d)_(\w+)", name).groups()
-    embedder = Embedder(golden / "models" / MODELS[version], vocab=vocabularies[version], device="cpu")
+    embedder = call(Embedder, golden / "models" / MODELS[version], vocab=vocabularies[version], device="cpu")
     pool = {"cell": "mean", "cls": "cls"}[mode]
     found = embedder.embed(cells(golden, vocabularies, f"{source}_{version}"), pool=pool, layer=layer - 1)
     expected = pd.read_parquet(file)
@@ -60,7 +61,7 @@ def test_embeddings(golden, vocabularies, name, layer):
 
 
 def embedder_of(golden, vocabularies, version):
-    return Embedder(golden / "models" / MODELS[version], vocab=vocabularies[version], device="cpu", precision="fp32")
+    return call(Embedder, golden / "models" / MODELS[version], vocab=vocabularies[version], device="cpu", precision="fp32")
 
 
 def test_gene_means(golden, vocabularies):
@@ -112,10 +113,12 @@ def screen_of(golden, vocabularies, case, out, affected):
     version = case["model_version"]
     genes = case["genes_to_perturb"]
     goal = "cell_states_to_model" in case
-    perturber = Perturber(golden / "models" / case["model"], vocab=vocabularies[version], layer=case["emb_layer"] - 1, device="cpu")
-    return perturber.perturb(
+    perturber = call(Perturber, golden / "models" / case["model"], vocab=vocabularies[version], device="cpu")
+    return run_screen(
+        perturber,
         cells(golden, vocabularies, case["input"]),
         out,
+        layer=case["emb_layer"] - 1,
         kind=case["perturb_type"],
         genes=genes,
         group=genes != "all",
@@ -208,9 +211,9 @@ def test_states(golden, vocabularies, version, tmp_path):
     """States made from the cells are Geneformer's, and a screen toward them is the screen toward the file's."""
     tokens = cells(golden, vocabularies, f"states12_{version}")
     expected = golden_states(golden, version)
-    perturber = Perturber(golden / "models" / MODELS[version], vocab=vocabularies[version], device="cpu")
+    perturber = call(Perturber, golden / "models" / MODELS[version], vocab=vocabularies[version], device="cpu")
     toward = [f"bulk_labels={s}" for s in expected.names]
-    screen = perturber.perturb(tokens, tmp_path / "screen", genes="ENSG00000138326", toward=toward)
+    screen = run_screen(perturber, tokens, tmp_path / "screen", genes="ENSG00000138326", toward=toward)
     from rankcell.perturb import read_states
 
     made = read_states(screen.folder / "states.parquet")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_checkpoint, make_vocab
+from flat_options import call, edit_plan
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rankcell.embed import Embedder
@@ -21,7 +22,7 @@ from rankcell.model import encoder as encoder_module
 from rankcell.model.device_memory import Memory
 from rankcell.model.heads import load_masked_lm
 from rankcell.model.weights import read_weights
-from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb import StateEmbeddings
 from rankcell.perturb.exact import pieces, sharing
 from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
 from rankcell.perturb.exact.engine import Engine
@@ -123,11 +124,11 @@ class Setting:
     def engine(self, kind="delete", budget=330, **how):
         self.encoder.memory = Memory(self.encoder.device)  # nothing is known yet
         options = {k: how.pop(k) for k in ("genes", "refill", "group", "to_rank") if k in how}
-        plan = EditPlan.make(self.vocab, kind=kind, frame=self.vocab.frame, max_len=95, **options)
+        plan = edit_plan(self.vocab, kind=kind, frame=self.vocab.frame, max_len=95, **options)
         return Engine(self.encoder, plan, 2, self.states, budget, **how)
 
     def embedder(self):
-        made = Embedder(self.checkpoint, device=str(self.encoder.device), precision="fp32", tokens_per_batch=100)
+        made = call(Embedder, self.checkpoint, device=str(self.encoder.device), precision="fp32", tokens_per_batch=100)
         self.encoder.memory = Memory(self.encoder.device)
         made._encoder = self.encoder
         return made

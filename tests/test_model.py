@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_checkpoint, make_vocab
+from flat_options import call, run_screen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -632,7 +633,7 @@ def test_embed_on_the_gpu_is_the_cpus(gpu, tmp_path):
 
     folder, tokens = gpu_tokens(tmp_path)
     how = dict(pool=["mean", "cls", "first"], layer=[-1, -2, 0])
-    a, b = (Embedder(folder, device=d, tokens_per_batch=100).embed(tokens, **how).columns for d in ("cpu", "cuda"))
+    a, b = (call(Embedder, folder, device=d, tokens_per_batch=100).embed(tokens, **how).columns for d in ("cpu", "cuda"))
     assert list(a) == list(b)
     for name in a:
         np.testing.assert_allclose(b[name], a[name], rtol=0, atol=1e-4)
@@ -645,7 +646,7 @@ def test_perturb_on_the_gpu_is_the_cpus(gpu, tmp_path, kind):
 
     folder, tokens = gpu_tokens(tmp_path)
     how = dict(kind=kind, toward=["kind=a"], affected=True)
-    a, b = (Perturber(folder, device=d, tokens_per_batch=500).perturb(tokens, tmp_path / d, **how) for d in ("cpu", "cuda"))
+    a, b = (run_screen(call(Perturber, folder, device=d, tokens_per_batch=500), tokens, tmp_path / d, **how) for d in ("cpu", "cuda"))
     assert b.manifest["settings"]["device"] == torch.cuda.get_device_name(0)
     for left, right in ((a.table().to_pandas(), b.table().to_pandas()), (a.affected().to_pandas(), b.affected().to_pandas())):
         numbers = left.select_dtypes("float").columns

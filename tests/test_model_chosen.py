@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
+from flat_options import perturb_df
 
 import rankcell as rc
 from rankcell.cli import main
@@ -37,7 +38,7 @@ def toy_cells():
 
 VERBS = {
     "embed": rc.tl.embed,
-    "perturb": lambda a, **how: rc.tl.perturb(a, genes=["G0"], **how),
+    "perturb": lambda a, **how: perturb_df(a, genes=["G0"], **how),
     "state_embeddings": lambda a, **how: rc.tl.state_embeddings(a, "kind", **how),
     "gene_embeddings": rc.tl.gene_embeddings,
     "compare_poolings": lambda a, **how: rc.tl.compare_poolings(a, "kind", pool=["mean"], folds=2, k=2, n_random=1, **how),

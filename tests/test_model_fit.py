@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
+from flat_options import call, run_screen
 
 from rankcell.cli import main
 from rankcell.embed import Embedder
@@ -170,8 +171,8 @@ def test_a_plain_dataset_and_a_bare_model(tmp_path):
     (tmp_path / "t.dataset" / "rankcell.json").unlink()
     model = model_of(tmp_path / "m", 18)
     with pytest.raises(VocabularyError, match="the model has 18 tokens"):
-        Embedder(model, vocab=vocab)
-    embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=True)
+        call(Embedder, model, vocab=vocab)
+    embedder = call(Embedder, model, vocab=vocab, vocab_mismatch_ok=True)
     found = embedder.embed(TokenSet.open(tmp_path / "t.dataset", vocab=embedder.checkpoint.vocab))
     assert np.isfinite(found.columns["mean_layer-2"]).all() and "18 tokens" in found.meta["vocab_mismatch"]
 
@@ -181,7 +182,7 @@ def test_a_screen_of_such_a_model_goes_on_elsewhere(one_thread, tmp_path):
     vocab = make_vocab()
     perturber = Perturber(model_of(tmp_path / "m", 18), vocab=vocab, vocab_mismatch_ok=True, device="cpu,cpu")
     tokens = Tokenizer(vocab).tokenize(make_adata(COUNTS, kind=["a", "b", "a"]), obs=["kind"])
-    done = perturber.perturb(tokens, tmp_path / "s", tokens_per_unit=60)
+    done = run_screen(perturber, tokens, tmp_path / "s", tokens_per_unit=60)
     assert done.manifest["n_units"] > 1 and "18 tokens" in done.manifest["settings"]["vocab_mismatch"]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from flat_options import call, run_screen
 from pretended_gpu import pretended
 from small_screens import KINDS, make_engine, make_rows, make_tokens
 
@@ -42,8 +43,8 @@ def test_what_it_refuses(gpu):
 def test_embeddings(model, gpu, precision):
     tokens = make_tokens(model, (40, 33, 12, 3))
     how = {"pool": list(POOLS), "layer": [-1, -2]}
-    wanted = Embedder(model, device="cpu", precision="fp32").embed(tokens, **how).columns
-    embeddings = Embedder(model, device="mps", precision=precision, tokens_per_batch=100).embed(tokens, **how)
+    wanted = call(Embedder, model, device="cpu", precision="fp32").embed(tokens, **how).columns
+    embeddings = call(Embedder, model, device="mps", precision=precision, tokens_per_batch=100).embed(tokens, **how)
     assert embeddings.meta["device"] == "mps" and embeddings.meta["attention"] == "sdpa" and gpu.kernels
     for name, values in wanted.items():
         limit = {"fp32": 2e-5, "fp16": 0.02}[precision] * (8 if name.startswith(("var", "norm", "std")) else 1)
@@ -54,7 +55,7 @@ def test_gene_sums(model, gpu):
     tokens, sums = make_tokens(model, (40, 33, 12)), {}
     for device in ("cpu", "mps"):
         sums[device] = GeneSums(model.vocab.n_ids, model.width, {-2: 2})
-        Embedder(model, device=device, precision="fp32").run(tokens, np.arange(3), Work([], {-2: 2}, sums[device]))
+        call(Embedder, model, device=device, precision="fp32").run(tokens, np.arange(3), Work([], {-2: 2}, sums[device]))
     for a, b in zip(sums["cpu"].mean_sd(0, -2), sums["mps"].mean_sd(0, -2), strict=True):
         np.testing.assert_allclose(b, a, atol=1e-5)
 
@@ -79,9 +80,9 @@ def test_many_deletions_of_a_long_row(model, gpu):
 
 
 def test_a_screen(model, gpu, tmp_path):
-    perturber = Perturber(model, device="mps", tokens_per_batch=500)
-    screen = perturber.perturb(make_tokens(model, (20, 12)), tmp_path / "s", toward=[], cells=1)
+    perturber = call(Perturber, model, device="mps", tokens_per_batch=500)
+    screen = run_screen(perturber, make_tokens(model, (20, 12)), tmp_path / "s", toward=[], cells=1)
     assert screen.manifest["settings"]["device"] == "mps" and screen.table().num_rows == 18
     with pytest.raises(SettingsError, match="device 'mps' has no numbers of 64 bits"):
-        perturber.perturb(make_tokens(model, (20, 12)), tmp_path / "f", method="fast")
+        run_screen(perturber, make_tokens(model, (20, 12)), tmp_path / "f", method="fast")
     assert not (tmp_path / "f").exists()

@@ -5,6 +5,7 @@ import difflib
 import numpy as np
 import pytest
 from conftest import make_adata, make_vocab
+from flat_options import perturb_df
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,13 +72,12 @@ def test_the_quick_look_loses_no_near_match(names, name):
 
 
 def test_a_screen_names_them(small):
-    from rankcell import tl
 
     adata = make_adata(np.ones((3, 12), int))
     with pytest.raises(SettingsError, match=r"gene 'g_1' is not in vocabulary.*; did you mean G1\?"):
-        tl.perturb(adata, small[1], genes=["g_1"])
+        perturb_df(adata, small[1], genes=["g_1"])
     with pytest.raises(SettingsError, match=r"2 of 3 genes are not in vocabulary.*: g_1 \(did you mean G1\?\), TP53"):
-        tl.perturb(adata, small[1], genes=["g_1", "TP53", "G2"])
+        perturb_df(adata, small[1], genes=["g_1", "TP53", "G2"])
 
 
 def page(tmp_path, names, vocab):

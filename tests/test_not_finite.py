@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
+from flat_options import perturb_df
 
 import rankcell as rc
 from rankcell import jobs
@@ -76,7 +77,7 @@ def overflowing(tmp_path_factory):
         lambda a, m, d: rc.tl.state_embeddings(a, "kind", m, device="cpu"),
         lambda a, m, d: rc.tl.gene_embeddings(a, m, device="cpu"),
         lambda a, m, d: rc.tl.gene_embeddings(a, m, per_cell=True, device="cpu"),
-        lambda a, m, d: rc.tl.perturb(a, m, device="cpu"),
+        lambda a, m, d: perturb_df(a, m, device="cpu"),
         lambda a, m, d: rc.tl.compare_poolings(a, "kind", m, pool="mean", k=2, folds=2, resolution=0, device="cpu"),
         lambda a, m, d: jobs.embed(a, d / "out.npz", model=m, include=["gene_mean"], device="cpu"),
         lambda a, m, d: jobs.embed(a, d / "out.npy", model=m, device="cpu"),

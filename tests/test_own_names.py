@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_adata, make_vocab
 from count_files import store_zarr
+from flat_options import screen_cells
 
 import rankcell as rc
 from rankcell import jobs
@@ -86,7 +87,7 @@ def test_a_copy_keeps_them_as_they_are(small, tmp_path):
 @pytest.mark.filterwarnings("ignore:cell columns that are called:rankcell.errors.RankcellWarning")  # meant
 def test_they_can_be_named_by_their_own_name(small, tmp_path):
     path = loom(tmp_path / "x.loom")
-    screen = jobs.perturb(path, tmp_path / "s", model=small[1], genes="G1,G2", start="length=20", toward=["input_ids=y"], obs=["counts"])
+    screen = screen_cells(path, tmp_path / "s", model=small[1], genes="G1,G2", start="length=20", toward=["input_ids=y"], obs=["counts"])
     cells = pq.read_table(screen.folder / "cells.parquet").to_pydict()
     assert cells["cell_id"] == ["b"] and cells["obs_length"] == [20] and cells["obs_counts"] == [2.5] and cells["obs_input_ids"] == ["x"]
     assert "toward_y_cell" in screen.columns()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_checkpoint, make_vocab
+from flat_options import call
 
 from rankcell.embed import Embedder
 from rankcell.model import Encoder, collate, open_checkpoint
@@ -51,6 +52,6 @@ def test_embedding_rows_as_long_as_the_model_takes(tmp_path):
     rng = np.random.default_rng(1)
     rows = [np.concatenate([vocab.frame.head, rng.permutation(vocab.tokens)[: POSITIONS - 2], vocab.frame.tail]) for _ in range(20)]
     tokens = TokenSet.from_rows(rows, TokenSpec.of(vocab, frame=vocab.frame, max_len=POSITIONS))
-    one, many = (Embedder(model, device="cpu", tokens_per_batch=n).embed(tokens, pool=["mean", "cls"]) for n in (POSITIONS, 10_000))
+    one, many = (call(Embedder, model, device="cpu", tokens_per_batch=n).embed(tokens, pool=["mean", "cls"]) for n in (POSITIONS, 10_000))
     for name, values in one.columns.items():
         np.testing.assert_allclose(many.columns[name], values, atol=1e-5)

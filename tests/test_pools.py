@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_checkpoint, make_vocab
+from flat_options import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_model import POOLINGS, Reference
@@ -51,7 +52,7 @@ def bodies_of(vocab, lengths, seed=0):
 
 
 def embed(folder, tokens, *, tokens_per_batch=26, precision="fp32", **how):
-    return Embedder(folder, device="cpu", precision=precision, tokens_per_batch=tokens_per_batch).embed(tokens, **how).columns
+    return call(Embedder, folder, device="cpu", precision=precision, tokens_per_batch=tokens_per_batch).embed(tokens, **how).columns
 
 
 def assert_reference(found, tokens, reference, pools, layers, **close):
@@ -102,7 +103,7 @@ def kept(small):
 
     def get(frame, budget):
         if frame not in made:
-            made[frame] = Reference(folder, FRAMES[frame], 64), Embedder(folder, device="cpu", precision="fp32")
+            made[frame] = Reference(folder, FRAMES[frame], 64), call(Embedder, folder, device="cpu", precision="fp32")
         made[frame][1].hold_budget(budget)
         return vocab, *made[frame]
 
@@ -129,7 +130,7 @@ def test_pools_of_any_lengths(kept, frame, lengths, budget, layer, seed, data):
 def test_where_parts_stand(small):
     vocab, folder = small
     tokens = tokens_of(vocab, BODIES)
-    found = Embedder(folder, device="cpu").embed(tokens, pool=["mean + var", "cls"])
+    found = call(Embedder, folder, device="cpu").embed(tokens, pool=["mean + var", "cls"])
     assert found.meta["outputs"]["mean+var_layer-2"] == {"pool": "mean+var", "layer": -2, "parts": {"mean": [0, 16], "var": [16, 32]}}
     single = embed(folder, tokens, pool=["var", "mean"], tokens_per_batch=4096)
     np.testing.assert_array_equal(found.columns["mean+var_layer-2"][:, 16:], single["var_layer-2"])
@@ -302,7 +303,7 @@ def test_attention_below_the_short_way(small):
     """parti of an earlier layer beside CLS of the last, which computes one query a row."""
     vocab, folder = small
     tokens = tokens_of(vocab, BODIES)
-    embedder = Embedder(folder, device="cpu", precision="fp32")
+    embedder = call(Embedder, folder, device="cpu", precision="fp32")
     found = embedder.embed(tokens, pool=["parti", "cls"], layer=[1, 2])
     assert_reference(found.columns, tokens, Reference(folder, tokens.frame, 64), ["parti", "cls"], [1, 2])
     work = Work(choose_outputs(["parti"], {1: 1}, tokens.frame) + choose_outputs(["cls"], {3: 3}, tokens.frame))
@@ -354,7 +355,7 @@ def fast_bf16(monkeypatch):
 
 
 def automatic(folder, tokens, **how):
-    made = Embedder(folder, device="cpu")
+    made = call(Embedder, folder, device="cpu")
     return made, made.embed(tokens, **how)
 
 
@@ -451,7 +452,7 @@ def test_batches_are_halved(small, scarce, error, midway):
     how = dict(pool=["mean", "cls", "parti"], layer=[-1, -2])
     expected = embed(folder, tokens, tokens_per_batch=25, **how)
     tried = scarce(30, error, midway)
-    made = Embedder(folder, device="cpu", tokens_per_batch=100)
+    made = call(Embedder, folder, device="cpu", tokens_per_batch=100)
     found, told = told_of(lambda: made.embed(tokens, **how))
     line = "out of memory with {} tokens a batch: going on with {} (tokens_per_batch={} starts so)"
     first, second = [n for n in tried if n > 30]  # the first batch, and the first half of it
@@ -464,7 +465,7 @@ def test_batches_are_halved(small, scarce, error, midway):
 
 
 def sums_of(folder, vocab, tokens, layers, groups=None, budget=25):
-    made = Embedder(folder, device="cpu", precision="fp32", tokens_per_batch=budget)
+    made = call(Embedder, folder, device="cpu", precision="fp32", tokens_per_batch=budget)
     sums = GeneSums(vocab.n_ids, 16, layers, groups)
     made.run(tokens, np.arange(len(tokens)), Work([], layers, sums))
     return sums
@@ -512,7 +513,7 @@ def test_memory_that_runs_out_while_summing(small, monkeypatch, at):
 def test_a_row_that_does_not_fit(small, scarce):
     vocab, folder = small
     scarce(13)
-    made = Embedder(folder, device="cpu", tokens_per_batch=100)
+    made = call(Embedder, folder, device="cpu", tokens_per_batch=100)
     with pytest.warns(RankcellWarning, match="out of memory with"):
         with pytest.raises(
             ModelError,

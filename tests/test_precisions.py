@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_checkpoint, make_vocab
+from flat_options import edit_plan
 
 from rankcell.errors import SettingsError
 from rankcell.model import Encoder, open_checkpoint, precisions
 from rankcell.model.precisions import dtype_of, faster_precisions, pinned, precision_on
-from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb import StateEmbeddings
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.exact.shift_precision import spearman
 from rankcell.vocab import Frame
@@ -101,7 +102,7 @@ def test_the_residual_stream_keeps_small_shifts(tmp_path, precision, least, most
     vocab = make_vocab(300)
     checkpoint = open_checkpoint(make_checkpoint(tmp_path / "m", vocab, width=64, layers=5, positions=256, scale=0.05))
     rows = [np.arange(4, 204, dtype=np.int32)]
-    plan = EditPlan.make(vocab, kind="delete", frame=Frame(), max_len=256)
+    plan = edit_plan(vocab, kind="delete", frame=Frame(), max_len=256)
     scores = {}
     for p in ("fp32", precision):
         engine = Engine(Encoder(checkpoint, device="cpu", precision=p), plan, checkpoint.resolve_layer(-2), StateEmbeddings({}), 4096)

@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import pytest
 import torch
+from flat_options import call
 from pretended_gpu import OnGpu, pretended
 from small_screens import KINDS, make_engine, make_rows, make_tokens
 
@@ -122,8 +123,8 @@ def test_embeddings(model, gpu, precision, device):
     """Every pooling, of two layers, in batches of a few rows."""
     tokens = make_tokens(model, (40, 40, 33, 12, 3))
     how = {"pool": list(POOLS), "layer": [-1, -2]}
-    wanted = Embedder(model, device="cpu", precision="fp32").embed(tokens, **how).columns
-    embeddings = Embedder(model, device=device, precision=precision, tokens_per_batch=100).embed(tokens, **how)
+    wanted = call(Embedder, model, device="cpu", precision="fp32").embed(tokens, **how).columns
+    embeddings = call(Embedder, model, device=device, precision=precision, tokens_per_batch=100).embed(tokens, **how)
     assert embeddings.meta["attention"] == ("sdpa" if precision == "fp32" else "varlen")
     for name, values in wanted.items():
         limit = LIMITS[precision] * np.abs(values).max() * (8 if name.startswith(("var", "norm", "std")) else 1)
@@ -135,7 +136,7 @@ def test_gene_sums(model, gpu, precision):
     tokens, sums = make_tokens(model, (40, 40, 33, 12, 3)), {}
     for device, way in (("cpu", "fp32"), ("cuda", precision)):
         sums[device] = GeneSums(model.vocab.n_ids, model.width, {-2: 2})
-        Embedder(model, device=device, precision=way, tokens_per_batch=100).run(tokens, np.arange(5), Work([], {-2: 2}, sums[device]))
+        call(Embedder, model, device=device, precision=way, tokens_per_batch=100).run(tokens, np.arange(5), Work([], {-2: 2}, sums[device]))
     for a, b in zip(sums["cpu"].mean_sd(0, -2), sums["cuda"].mean_sd(0, -2), strict=True):
         np.testing.assert_allclose(b, a, atol=2 * LIMITS[precision] * max(1, np.abs(a).max()) if a.dtype.kind == "f" else 0)
 
@@ -216,7 +217,7 @@ def waits_of(gpu):
 
 def test_work_of_an_embedding(model, gpu):
     tokens = make_tokens(model, np.arange(64) % 40 + 20)
-    embedder = Embedder(model, device="cuda", precision="bf16", tokens_per_batch=500)
+    embedder = call(Embedder, model, device="cuda", precision="bf16", tokens_per_batch=500)
     _ = embedder.encoder
     gpu.reset()
     embedder.embed(tokens, pool=["mean", "cls"], layer=-2)

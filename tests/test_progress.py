@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from conftest import make_adata, make_vocab
+from flat_options import perturb_df
 
 import rankcell as rc
 from rankcell import progress as shown
@@ -158,7 +159,7 @@ def test_the_counters_show_it(clock, capsys, verbosity, small, monkeypatch, one_
     rc.settings.verbosity = 2
     rc.tl.embed(adata, model, device="cpu", tokens_per_batch=32)
     rc.tl.state_embeddings(adata, "kind", model, device="cpu", tokens_per_batch=32)
-    rc.tl.perturb(adata, model, genes=["G1", "G2"], device="cpu", tokens_per_unit=20)
+    perturb_df(adata, model, genes=["G1", "G2"], device="cpu", tokens_per_unit=20)
     err = capsys.readouterr().err
     assert err.count("cells embedded: ") > 2 and "edits screened: " in err and " of 6 cells" in err
     rc.settings.verbosity = 0

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 from conftest import make_checkpoint, make_vocab
+from flat_options import call, run_screen
 from pretended_gpu import pretended
 from small_screens import Stopped, make_engine, make_rows, stop
 
@@ -51,7 +52,7 @@ def measured(monkeypatch):
 
 
 def screen(model, tokens, out, device, **how):
-    return Perturber(model, device=device, precision="fp32", tokens_per_batch=500).perturb(tokens, out, **(WAY | how))
+    return run_screen(call(Perturber, model, device=device, precision="fp32", tokens_per_batch=500), tokens, out, **(WAY | how))
 
 
 def begin(model, tokens, out, device, **how):

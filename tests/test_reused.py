@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from flat_options import call, run_screen
 
 from rankcell.embed import Embedder
 from rankcell.embed import store_run as run
@@ -27,7 +28,7 @@ def begun(perturber, tokens, folder):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        perturber.perturb(tokens, folder, progress=stop)
+        run_screen(perturber, tokens, folder, progress=stop)
     return folder
 
 
@@ -36,22 +37,22 @@ def result(screen):
 
 
 def test_the_budget_of_a_resumed_screen_is_its_own(small, tokens, tmp_path):
-    folder = begun(Perturber(small[1], device="cpu", tokens_per_batch=64), tokens, tmp_path / "begun")
-    perturber = Perturber(small[1], device="cpu")
-    assert perturber.perturb(tokens, folder).manifest["settings"]["tokens_per_batch"] == 64
-    again = perturber.perturb(tokens, tmp_path / "again")
-    fresh = Perturber(small[1], device="cpu").perturb(tokens, tmp_path / "fresh")
+    folder = begun(call(Perturber, small[1], device="cpu", tokens_per_batch=64), tokens, tmp_path / "begun")
+    perturber = call(Perturber, small[1], device="cpu")
+    assert run_screen(perturber, tokens, folder).manifest["settings"]["tokens_per_batch"] == 64
+    again = run_screen(perturber, tokens, tmp_path / "again")
+    fresh = run_screen(call(Perturber, small[1], device="cpu"), tokens, tmp_path / "fresh")
     assert again.manifest["settings"]["tokens_per_batch"] == 4096
     assert result(again) == result(fresh)
 
 
 def test_the_precision_of_a_resumed_screen_is_its_own(small, tokens, tmp_path):
-    folder = begun(Perturber(small[1], device="cpu", precision="bf16"), tokens, tmp_path / "begun")
-    perturber = Perturber(small[1], device="cpu")
-    assert perturber.perturb(tokens, folder).manifest["settings"]["precision"] == "bf16"
-    again = perturber.perturb(tokens, tmp_path / "again")
+    folder = begun(call(Perturber, small[1], device="cpu", precision="bf16"), tokens, tmp_path / "begun")
+    perturber = call(Perturber, small[1], device="cpu")
+    assert run_screen(perturber, tokens, folder).manifest["settings"]["precision"] == "bf16"
+    again = run_screen(perturber, tokens, tmp_path / "again")
     assert again.manifest["settings"]["precision"] == "fp32"
-    assert result(again) == result(Perturber(small[1], device="cpu").perturb(tokens, tmp_path / "fresh"))
+    assert result(again) == result(run_screen(call(Perturber, small[1], device="cpu"), tokens, tmp_path / "fresh"))
 
 
 @pytest.mark.filterwarnings("ignore::rankcell.errors.RankcellWarning")
@@ -65,19 +66,19 @@ def test_each_screen_settles_its_precision(small, tokens, tmp_path, monkeypatch)
         return {"precision": precision, "tried": []}
 
     monkeypatch.setattr(runtime.precisions, "settle", settle)
-    perturber = Perturber(small[1], device="cpu")
-    screens = [perturber.perturb(tokens, tmp_path / str(n)) for n in range(3)]
+    perturber = call(Perturber, small[1], device="cpu")
+    screens = [run_screen(perturber, tokens, tmp_path / str(n)) for n in range(3)]
     assert [s.manifest["settings"]["precision"] for s in screens] == ["bf16", "fp32", "bf16"]
-    fresh = Perturber(small[1], device="cpu", precision="fp32").perturb(tokens, tmp_path / "fresh")
+    fresh = run_screen(call(Perturber, small[1], device="cpu", precision="fp32"), tokens, tmp_path / "fresh")
     assert result(screens[1])[1] == result(fresh)[1]
 
 
 def test_memory_that_ran_out_in_a_screen_is_that_screens(small, tokens, tmp_path):
-    perturber = Perturber(small[1], device="cpu")
+    perturber = call(Perturber, small[1], device="cpu")
     perturber.embedder.encoder.memory.most["tokens"] = 30
-    again = perturber.perturb(tokens, tmp_path / "again")
+    again = run_screen(perturber, tokens, tmp_path / "again")
     assert perturber.embedder.encoder.memory.most == {}
-    assert result(again) == result(Perturber(small[1], device="cpu").perturb(tokens, tmp_path / "fresh"))
+    assert result(again) == result(run_screen(call(Perturber, small[1], device="cpu"), tokens, tmp_path / "fresh"))
 
 
 def test_the_model_is_loaded_once(small, tokens, tmp_path, monkeypatch):
@@ -85,18 +86,18 @@ def test_the_model_is_loaded_once(small, tokens, tmp_path, monkeypatch):
 
     loaded, load = [], embedders.Encoder
     monkeypatch.setattr(embedders, "Encoder", lambda *args, **how: loaded.append(how["precision"]) or load(*args, **how))
-    perturber = Perturber(small[1], device="cpu")
+    perturber = call(Perturber, small[1], device="cpu")
     for name in ("a", "b", "c"):
-        perturber.perturb(tokens, tmp_path / name)
+        run_screen(perturber, tokens, tmp_path / name)
     assert loaded == ["fp32"]
 
 
 def test_a_reused_embedder_keeps_its_own_budget(small, tokens, tmp_path):
     asked = run.Asked(["mean"], [-2])
-    embedder = Embedder(small[1], device="cpu")
+    embedder = call(Embedder, small[1], device="cpu")
     embedder.encoder.memory.most["tokens"] = 30
     run.embed_to_store(embedder, tokens, tmp_path / "b.npz", asked)
     assert embedder.tokens_per_batch == 4096 and embedder.encoder.memory.most == {}
-    run.embed_to_store(Embedder(small[1], device="cpu"), tokens, tmp_path / "c.npz", asked)
+    run.embed_to_store(call(Embedder, small[1], device="cpu"), tokens, tmp_path / "c.npz", asked)
     same = [read_embeddings(tmp_path / name).columns["mean_layer-2"].tobytes() for name in ("b.npz", "c.npz")]
     assert same[0] == same[1]

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
+from flat_options import perturb_df, screen_cells
 
 import rankcell as rc
 from rankcell import jobs
@@ -30,12 +31,12 @@ def model(tmp_path_factory):
 
 def test_a_dry_run_into_another_runs_folder_is_refused_as_the_run_is(adata, model, tmp_path):
     how = {"model": model, "device": "cpu"}
-    jobs.perturb(adata, tmp_path / "screen", genes=["G1"], **how)
+    screen_cells(adata, tmp_path / "screen", genes=["G1"], **how)
     for dry_run in (True, False):
         with pytest.raises(OutputError, match="holds another run"):
-            jobs.perturb(adata, tmp_path / "screen", genes=["G2"], dry_run=dry_run, **how)
-    same = jobs.perturb(adata, tmp_path / "screen", genes=["G1"], dry_run=True, **how)
-    other = jobs.perturb(adata, tmp_path / "screen", genes=["G2"], dry_run=True, force=True, **how)
+            screen_cells(adata, tmp_path / "screen", genes=["G2"], dry_run=dry_run, **how)
+    same = screen_cells(adata, tmp_path / "screen", genes=["G1"], dry_run=True, **how)
+    other = screen_cells(adata, tmp_path / "screen", genes=["G2"], dry_run=True, force=True, **how)
     assert type(same).__name__ == type(other).__name__ == "Estimate"
 
 
@@ -50,18 +51,18 @@ def test_a_dry_run_into_another_runs_folder_is_refused_as_the_run_is(adata, mode
 )
 def test_states_that_no_cell_has(adata, model, options, said):
     with pytest.raises(SettingsError, match=said):
-        rc.tl.perturb(adata, model, genes="G1", device="cpu", **options)
+        perturb_df(adata, model, genes="G1", device="cpu", **options)
 
 
 def test_a_state_of_zeros_is_none(adata, model):
     states = rc.tl.state_embeddings(adata, "kind", model, device="cpu")
     states["mean_layer-2"] = [np.zeros(16, np.float32), states["mean_layer-2"][1]]
     with pytest.raises(SettingsError, match="state 'a' .cell. is zero throughout"):
-        rc.tl.perturb(adata, model, genes="G1", states=states, device="cpu")
+        perturb_df(adata, model, genes="G1", states=states, device="cpu")
 
 
 def test_a_screen_against_itself_is_noted(adata, model, tmp_path):
-    table = rc.tl.perturb(adata, model, out=tmp_path / "screen", device="cpu")
+    table = perturb_df(adata, model, out=tmp_path / "screen", device="cpu")
     for one, other in ((table, table), (tmp_path / "screen", tmp_path / "screen")):
         with pytest.warns(RankcellWarning, match="against is this screen itself"):
             ranked = rc.tl.rank_edits(one, mode="vs", against=other)

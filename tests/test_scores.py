@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 from conftest import make_vocab
+from flat_options import edit_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rankcell.errors import SettingsError
-from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb import StateEmbeddings
 from rankcell.perturb.exact.engine import Engine
 from rankcell.scores import IN_PLACE, POSITION, READOUTS, REFILL, UNFILLED, Score, in_place_of, score_name, scores_in
 
@@ -72,7 +73,7 @@ def test_every_name_that_the_engine_makes(euclidean):
     """All are read, in the columns as in each pass, and nothing of a name is lost."""
     states = ("T", "T_cell", "x_in_place", "cos_cell", "toward_y_cls")
     vocab = make_vocab()
-    plan = EditPlan.make(vocab, kind="delete", genes="all", frame=vocab.frame, max_len=9, refill=True)
+    plan = edit_plan(vocab, kind="delete", genes="all", frame=vocab.frame, max_len=9, refill=True)
     vectors = {(state, readout): np.ones(2) for state in states for readout in ("cell", "cls")}
     engine = Engine(None, plan, 1, StateEmbeddings(vectors), 100, euclidean=euclidean)
     plain = [Score.parse(n) for n in engine.plain_names]

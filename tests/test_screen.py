@@ -1,5 +1,6 @@
 """Screens against the slow reference: every score, null and row; what is refused; and resuming after kill -9."""
 
+import gc
 import itertools
 import os
 import signal
@@ -13,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
+from flat_options import call, perturb_df, run_screen, screen_cells
 from reference_model import Reference
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.perturb import Perturber, StateEmbeddings, read_screen, read_states
+from rankcell.perturb.edits.gene_lists import named_genes
 from rankcell.perturb.exact.engine import Engine
 from rankcell.store import locked, read_sealed_json, write_sealed_json
 from rankcell.tokens import TokenSet, TokenSpec
@@ -69,10 +71,10 @@ class Case:
         return {(s, r): self.reference.state(rows[s], r, layer) for s in names for r in readouts}
 
     def perturb(self, out, *, tokens=None, layer=-2, tokens_per_batch=30, **how):
-        made = layer, tokens_per_batch
-        if made not in self._perturbers:
-            self._perturbers[made] = Perturber(self.folder, layer=layer, device="cpu", tokens_per_batch=tokens_per_batch)
-        return self._perturbers[made].perturb(self.tokens if tokens is None else tokens, out, **how)
+        if tokens_per_batch not in self._perturbers:
+            self._perturbers[tokens_per_batch] = call(Perturber, self.folder, device="cpu", tokens_per_batch=tokens_per_batch)
+        perturber = self._perturbers[tokens_per_batch]
+        return run_screen(perturber, self.tokens if tokens is None else tokens, out, layer=layer, **how)
 
     def gene_ids(self, tokens):
         return "+".join(self.vocab.describe_token(t) for t in tokens)
@@ -360,14 +362,14 @@ def test_bad_parquet_states(cases, tmp_path):
         (dict(genes=["G0", "NOPE"]), SettingsError, "gene 'NOPE' is not in vocabulary 'small'"),
         (dict(genes=["G1", "G11"], group=True), SettingsError, "none of the 6 cells holds all genes of the group to delete"),
         (dict(genes=["G1"], start="kind=x", cells=0), SettingsError, "cells is 0"),
-        (dict(kind="smash"), SettingsError, "unknown kind of edit 'smash'; one of delete, overexpress"),
+        (dict(kind="smash"), SettingsError, "unknown kind 'smash'; one of delete, overexpress"),
         (dict(group=True), SettingsError, "a group needs genes that are named: genes with group=True"),
         (dict(toward=["kind=z"]), SettingsError, "no cell has kind = 'z'; there are x, y"),
         (dict(start="kind=z"), SettingsError, "no cell has kind = 'z'; there are x, y"),
         (dict(toward=["kind"]), SettingsError, "toward='kind': expected COLUMN=STATE, such as toward='cell_type=B'"),
         (dict(start="=x"), SettingsError, "start='=x': expected COLUMN=STATE"),
         (dict(start="age=1"), CellError, r"no cell column 'age' \(they have: kind\): tokenize again with obs='age'"),
-        (dict(toward=["kind=x"], readout_compat="gf"), SettingsError, "unknown readout compatibility 'gf'; one of rankcell"),
+        (dict(toward=["kind=x"], readout_compat="gf"), SettingsError, "readout_compat is gf; one of rankcell"),
         (dict(layer=9), SettingsError, "layer 9 is out of range"),
         (dict(tokens_per_batch=0), SettingsError, "tokens_per_batch is 0"),
         (dict(genes=[f"G{i}" for i in range(7)], group=True, kind="overexpress"), SettingsError, "7 genes .* do not fit a row of 6"),
@@ -496,7 +498,7 @@ def test_tl_perturb(cases, tmp_path):
     counts = [[9, 3, 0, 5], [0, 2, 1, 0], [1, 0, 7, 2]]
     adata = make_adata(counts, kind=["x", "y", "x"])
     how = dict(model=case.folder, genes=["G1", "G2"], toward="kind=y", device="cpu")
-    table = rc.tl.perturb(adata, **how)
+    table = perturb_df(adata, **how)
     cells = {"cell0": case.row([0, 3, 1]), "cell1": case.row([1, 2]), "cell2": case.row([2, 3, 0])}
     states = {("y", r): case.reference.state([cells["cell1"]], r, -2) for r in ("cell", "cls")}
     expected = case.reference.screen(cells, "delete", [[case.token(1)], [case.token(2)]], -2, states=states)
@@ -504,22 +506,26 @@ def test_tl_perturb(cases, tmp_path):
     assert table.attrs["symbols"] == {"ENSG00000000001": "G1", "ENSG00000000002": "G2"}
     assert str(table["rank"].dtype) == "Int32"
     assert_table(case, pa.Table.from_pandas(table, preserve_index=False), "delete", expected)
-    kept = rc.tl.perturb(adata, out=tmp_path / "kept", affected=True, **how)
+    kept = perturb_df(adata, out=tmp_path / "kept", affected=True, **how)
     pd.testing.assert_frame_equal(kept, table)
     pd.testing.assert_frame_equal(rc.get.screen_df(tmp_path / "kept"), table)
     assert rc.get.affected_df(tmp_path / "kept").n.sum() == 2 + 1 + 1 + 2
-    with pytest.raises(SettingsError, match="affected genes are a table of their own: give `out`"):
-        rc.tl.perturb(adata, affected=True, **how)
+    screen = call(rc.tl.perturb, adata, affected=True, **how)
+    assert screen.affected().n.sum() == 2 + 1 + 1 + 2 and screen.folder.is_dir()
+    folder = screen.folder
+    del screen
+    gc.collect()
+    assert not folder.exists()  # without `out` the results go with the Screen
 
 
 def test_genes_from_a_file_and_in_one_string(tmp_path):
     (tmp_path / "genes.txt").write_text("# my genes\nG1, G2\n\nG3  # last\n")
-    assert jobs.named_genes(f"@{tmp_path}/genes.txt") == ["G1", "G2", "G3"]
-    assert jobs.named_genes("G1, G2,") == ["G1", "G2"]
-    assert jobs.named_genes("all") == "all"
-    assert jobs.named_genes(("G1",)) == ["G1"]
+    assert named_genes(f"@{tmp_path}/genes.txt") == ("G1", "G2", "G3")
+    assert named_genes("G1, G2,") == ("G1", "G2")
+    assert named_genes("all") == "all"
+    assert named_genes(("G1",)) == ("G1",)
     with pytest.raises(InputError, match=r"no such file: .*none.txt"):
-        jobs.named_genes(f"@{tmp_path}/none.txt")
+        named_genes(f"@{tmp_path}/none.txt")
 
 
 # stopped and resumed
@@ -527,18 +533,20 @@ def test_genes_from_a_file_and_in_one_string(tmp_path):
 CHILD = """
 import os, random, shutil, signal, sys, time
 import pyarrow.parquet, torch
-from rankcell.perturb import Perturber
+from rankcell.model.options import Compute
+from rankcell.perturb import Exact, Measure, Perturber, ScreenConfig
 from rankcell.tokens import TokenSet
 
 torch.set_num_threads(1)
 os.fsync = lambda fd: None  # a process that is killed loses nothing that the system has
 model, data, base, how = sys.argv[1:]
 tokens = TokenSet.open(data)
-perturber = Perturber(model, device="cpu", tokens_per_batch=40)
+perturber = Perturber(model, Compute("cpu", tokens_per_batch=40))
 perturber.checkpoint.hash, perturber.embedder.embed(tokens)  # all is loaded once, for every child
 
 def go(out, unit, force):
-    perturber.perturb(tokens, out, toward=["kind=x"], affected=True, tokens_per_unit=unit, force=force)
+    config = ScreenConfig(toward="kind=x", measure=Measure(affected=True), method=Exact(tokens_per_unit=unit))
+    perturber.perturb(tokens, out, config, force=force)
 
 def child(out, unit, die_at=None, force=False):
     pid = os.fork()
@@ -675,7 +683,7 @@ def test_the_command_killed_and_given_again(small, count_file, tmp_path):
     import torch
 
     how = dict(model=small[1], tokens_per_batch=100, device="cpu")
-    whole = jobs.perturb(count_file, tmp_path / "whole", **how)
+    whole = screen_cells(count_file, tmp_path / "whole", **how)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "rankcell", "perturb", count_file, "-o", out, "--model", small[1], "--device", "cpu"]
     command += ["--tokens-per-batch", "100"]
@@ -686,13 +694,13 @@ def test_the_command_killed_and_given_again(small, count_file, tmp_path):
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert (out / "manifest.json").exists()
-    assert jobs.perturb(count_file, out, **how).manifest["n_rows"] == len(whole.table())
+    assert screen_cells(count_file, out, **how).manifest["n_rows"] == len(whole.table())
     assert tables(out) == tables(whole.folder)
 
 
 def test_a_finished_folder_is_left_as_it_is(small, count_file, tmp_path):
     how = dict(model=small[1], device="cpu", genes="G1,G2")
-    jobs.perturb(count_file, tmp_path / "out", **how)
+    screen_cells(count_file, tmp_path / "out", **how)
 
     def look():
         files = [p for p in (tmp_path / "out").iterdir() if p.name != ".lock"]
@@ -700,9 +708,9 @@ def test_a_finished_folder_is_left_as_it_is(small, count_file, tmp_path):
 
     before = look()
     assert sorted(before) == ["cells.parquet", "edits.parquet", "manifest.json", "screen.parquet"]
-    assert jobs.perturb(count_file, tmp_path / "out", **how).manifest["complete"]
+    assert screen_cells(count_file, tmp_path / "out", **how).manifest["complete"]
     assert look() == before
-    jobs.perturb(count_file, tmp_path / "out", force=True, **how)
+    screen_cells(count_file, tmp_path / "out", force=True, **how)
     anew = look()
     assert {n: v[0] for n, v in anew.items()} == {n: v[0] for n, v in before.items()}
     assert all(anew[n][2] > before[n][2] for n in before)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_adata
+from flat_options import call, edit_plan, perturb_df, run_screen, screen_cells
 
 import rankcell as rc
 from rankcell import jobs
@@ -45,7 +46,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def perturber(small):
-    return Perturber(small[1], device="cpu", tokens_per_batch=40)
+    return call(Perturber, small[1], device="cpu", tokens_per_batch=40)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def place(tokens, small, tmp_path_factory):
 def whole(perturber, tokens, tmp_path_factory):
     """An undisturbed run in one process."""
     with pytest.warns(RankcellWarning, match="1 of 10 cells have no genes"):
-        return perturber.perturb(tokens, tmp_path_factory.mktemp("whole") / "s", **WAY)
+        return run_screen(perturber, tokens, tmp_path_factory.mktemp("whole") / "s", **WAY)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:1 of 10 cells have no genes")
@@ -105,7 +106,7 @@ def prepared(perturber, tokens, folder, **how):
     stop = stop_after(0)
     stop.folder = folder
     with pytest.raises(KeyboardInterrupt):
-        perturber.perturb(tokens, folder, progress=stop, **(WAY | how))
+        run_screen(perturber, tokens, folder, progress=stop, **(WAY | how))
     assert not list(folder.glob("shards/*.parquet"))
     return folder
 
@@ -129,7 +130,7 @@ def test_a_unit_is_a_function_of_the_folder_and_its_number(perturber, tokens, wh
 
 def test_a_prepared_folder_needs_neither_the_tokens_nor_the_perturber(place, tmp_path, whole):
     """In another process, which has no more than the folder; tokens of a folder are read where they are."""
-    folder = prepared(Perturber(place / "model", device="cpu", tokens_per_batch=40), place / "cells.dataset", tmp_path / "s")
+    folder = prepared(call(Perturber, place / "model", device="cpu", tokens_per_batch=40), place / "cells.dataset", tmp_path / "s")
     held = json.loads((folder / "work" / "plan.json").read_text())
     assert held["place"]["tokens"] == str((place / "cells.dataset").resolve()) and not (folder / "work" / "tokens").exists()
     code = f"import sys, torch; torch.set_num_threads(1)\nfrom rankcell.perturb import run_unit\nrun_unit({str(folder)!r}, 3, device='cpu')"
@@ -165,7 +166,7 @@ def test_a_unit_of_a_folder_that_is_finished_or_another(whole, tmp_path):
 def test_parts_put_together_are_the_whole(perturber, tokens, whole, tmp_path, shared, n):
     folders = [tmp_path / ("s" if shared else f"s{i}") for i in range(1, n + 1)]
     for i, folder in enumerate(folders, 1):
-        done = perturber.perturb(tokens, folder, shard=f"{i}/{n}", **WAY)
+        done = run_screen(perturber, tokens, folder, shard=f"{i}/{n}", **WAY)
         mine = len(range(i - 1, N_UNITS, n))
         assert isinstance(done, PartDone) and (done.n_units, str(done.part)) == (N_UNITS, f"{i}/{n}")
         assert done.done == (sum(len(range(j - 1, N_UNITS, n)) for j in range(1, i + 1)) if shared else mine)
@@ -175,21 +176,21 @@ def test_parts_put_together_are_the_whole(perturber, tokens, whole, tmp_path, sh
     assert read_screen(out).manifest["settings"] == whole.manifest["settings"]
     before = tables(out), (out / "manifest.json").stat().st_mtime_ns
     merge([out] if shared else folders, out)
-    perturber.perturb(tokens, out, **WAY)  # the same screen, finished
+    run_screen(perturber, tokens, out, **WAY)  # the same screen, finished
     assert (tables(out), (out / "manifest.json").stat().st_mtime_ns) == before
 
 
 def test_a_whole_run_finishes_what_parts_began(perturber, tokens, whole, tmp_path, monkeypatch):
-    perturber.perturb(tokens, tmp_path / "s", shard="2/3", **WAY)
+    run_screen(perturber, tokens, tmp_path / "s", shard="2/3", **WAY)
     ran, run = [], Engine.run
     monkeypatch.setattr(Engine, "run", lambda self, rows, **how: ran.append(len(rows)) or run(self, rows, **how))
-    perturber.perturb(tokens, tmp_path / "s", **WAY)
+    run_screen(perturber, tokens, tmp_path / "s", **WAY)
     assert len(ran) == N_UNITS - 3 and tables(tmp_path / "s") == tables(whole.folder)
 
 
 def test_merge_into_one_of_the_parts(perturber, tokens, whole, tmp_path):
     for i in (1, 2):
-        perturber.perturb(tokens, tmp_path / f"s{i}", shard=f"{i}/2", **WAY)
+        run_screen(perturber, tokens, tmp_path / f"s{i}", shard=f"{i}/2", **WAY)
     merge([tmp_path / "s1", tmp_path / "s2"], tmp_path / "s2")
     assert tables(tmp_path / "s2") == tables(whole.folder)
     assert len(list((tmp_path / "s1" / "shards").glob("screen-*"))) == 5
@@ -198,14 +199,14 @@ def test_merge_into_one_of_the_parts(perturber, tokens, whole, tmp_path):
 def test_merge_refuses(perturber, tokens, whole, tmp_path):
     s = {i: tmp_path / f"s{i}" for i in (1, 2, 3)}
     for i in (1, 2):
-        perturber.perturb(tokens, s[i], shard=f"{i}/3", **WAY)
+        run_screen(perturber, tokens, s[i], shard=f"{i}/3", **WAY)
     out = tmp_path / "out"
     with pytest.raises(OutputError, match=r"^3 of 9 units are missing \(2, 5, 8; shard 3/3\): run what is missing, then merge$"):
         merge([s[1], s[2]], out)
-    perturber.perturb(tokens, s[3], shard="1/3", **WAY)
+    run_screen(perturber, tokens, s[3], shard="1/3", **WAY)
     with pytest.raises(OutputError, match=r"^unit 0 is in .*s1 and in .*s3: leave one of them out"):
         merge([s[1], s[2], s[3]], out)
-    perturber.perturb(tokens, s[3], shard="3/3", force=True, **(WAY | {"toward": ["kind=y"]}))
+    run_screen(perturber, tokens, s[3], shard="3/3", force=True, **(WAY | {"toward": ["kind=y"]}))
     with pytest.raises(OutputError, match=r"s1 and .*s3 are parts of different screens \(toward: \['kind=x'\] .*s1, \['kind=y'\] .*s3"):
         merge([s[1], s[2], s[3]], out)
     with pytest.raises(OutputError, match="is a finished screen, not a part of one"):
@@ -220,9 +221,9 @@ def test_merge_refuses(perturber, tokens, whole, tmp_path):
 
 
 def test_parts_of_other_machines_agree_to_rounding(perturber, tokens, whole, tmp_path):
-    other = Perturber(perturber.checkpoint, device="cpu", tokens_per_batch=41)
-    perturber.perturb(tokens, tmp_path / "s1", shard="1/2", **WAY)
-    other.perturb(tokens, tmp_path / "s2", shard="2/2", **WAY)
+    other = call(Perturber, perturber.checkpoint, device="cpu", tokens_per_batch=41)
+    run_screen(perturber, tokens, tmp_path / "s1", shard="1/2", **WAY)
+    run_screen(other, tokens, tmp_path / "s2", shard="2/2", **WAY)
     with pytest.warns(RankcellWarning, match=r"computed differently \(tokens_per_batch: 40 .*s1, 41 .*s2\): .* agree to rounding"):
         found = merge([tmp_path / "s1", tmp_path / "s2"], tmp_path / "out").table().to_pandas()
     pd.testing.assert_frame_equal(found, whole.table().to_pandas(), atol=1e-6)
@@ -230,22 +231,22 @@ def test_parts_of_other_machines_agree_to_rounding(perturber, tokens, whole, tmp
 
 def test_locks_of_parts(perturber, tokens, tmp_path):
     folder = tmp_path / "s"
-    perturber.perturb(tokens, folder, shard="1/2", **WAY)
+    run_screen(perturber, tokens, folder, shard="1/2", **WAY)
     with locked(folder, shared=True), locked(folder, name=Part(2, 2).lock):  # as while the second part runs
         for how in (dict(shard="2/2"), {}, dict(shard="1/2", force=True)):
             with pytest.raises(OutputError, match="another process is writing to"):
-                perturber.perturb(tokens, folder, **(WAY | how))
+                run_screen(perturber, tokens, folder, **(WAY | how))
         with pytest.raises(OutputError, match="another process is writing to"):
             merge([folder], folder)
-        perturber.perturb(tokens, folder, shard="1/2", **WAY)
+        run_screen(perturber, tokens, folder, shard="1/2", **WAY)
     with locked(folder), pytest.raises(OutputError, match="another process is writing to"):
-        perturber.perturb(tokens, folder, shard="2/2", **WAY)
+        run_screen(perturber, tokens, folder, shard="2/2", **WAY)
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "x", "1/0", "1", "1/2/3", "-1/2", ""])
 def test_bad_parts(perturber, tokens, tmp_path, text):
     with pytest.raises(SettingsError, match="expected I/N with I from 1 to N, such as shard='1/4'"):
-        perturber.perturb(tokens, tmp_path / "s", shard=text, **WAY)
+        run_screen(perturber, tokens, tmp_path / "s", shard=text, **WAY)
     assert not (tmp_path / "s").exists()
 
 
@@ -253,20 +254,20 @@ def test_bad_parts(perturber, tokens, tmp_path, text):
 
 
 def test_several_devices_give_the_same_bytes(small, tokens, whole, tmp_path):
-    several = Perturber(small[1], device="cpu,cpu", tokens_per_batch=40)
+    several = call(Perturber, small[1], device="cpu,cpu", tokens_per_batch=40)
     seen = []
-    several.perturb(tokens, tmp_path / "s", progress=lambda *at: seen.append(at), **WAY)
+    run_screen(several, tokens, tmp_path / "s", progress=lambda *at: seen.append(at), **WAY)
     assert tables(tmp_path / "s") == tables(whole.folder)
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
 
 
 def test_an_error_on_a_device_comes_home(small, tokens, tmp_path):
-    several = Perturber(small[1], device="cpu,cpu", tokens_per_batch=40)
-    folder = prepared(Perturber(small[1], device="cpu", tokens_per_batch=40), tokens, tmp_path / "s")
+    several = call(Perturber, small[1], device="cpu,cpu", tokens_per_batch=40)
+    folder = prepared(call(Perturber, small[1], device="cpu", tokens_per_batch=40), tokens, tmp_path / "s")
     (folder / "shards").rmdir()
     (folder / "shards").write_text("in the way")
     with pytest.raises((OutputError, rc.errors.ModelError)):
-        several.perturb(tokens, folder, **WAY)
+        run_screen(several, tokens, folder, **WAY)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_an_error_on_a_device_comes_home(small, tokens, tmp_path):
 )
 def test_bad_devices(small, tokens, tmp_path, device, says):
     with pytest.raises(SettingsError, match=says):
-        Perturber(small[1], device=device).perturb(tokens, tmp_path / "s")
+        run_screen(call(Perturber, small[1], device=device), tokens, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
@@ -290,11 +291,11 @@ from rankcell.tokens import TokenSet
 base, model, data, seed = sys.argv[1:]
 os.fsync = lambda fd: None  # a process that is killed loses nothing that the system has
 chance = random.Random(int(seed))
-tokens, perturber = TokenSet.open(data), Perturber(model, device="cpu", tokens_per_batch=40)
+tokens, perturber = TokenSet.open(data), call(Perturber, model, device="cpu", tokens_per_batch=40)
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
 
 def go(folder):
-    perturber.perturb(tokens, folder, toward=["kind=x"], affected=True, affected_top=2, tokens_per_unit=1)
+    run_screen(perturber, tokens, folder, toward=["kind=x"], affected=True, affected_top=2, tokens_per_unit=1)
 
 def child(folder, die_at):
     pid = os.fork()
@@ -361,12 +362,12 @@ def test_a_full_disk_leaves_nothing_half_written(perturber, tokens, whole, tmp_p
     monkeypatch.setattr(pq, "write_table", lambda *args, **how: full(write, *args, **how))
     monkeypatch.setattr(pq.ParquetWriter, "write_table", lambda *args, **how: full(rows, *args, **how))
     with pytest.raises(OutputError, match="the disk is full: .* was not written; free some space and run again"):
-        perturber.perturb(tokens, tmp_path / "s", **WAY)
+        run_screen(perturber, tokens, tmp_path / "s", **WAY)
     assert not list(tmp_path.rglob("*.part-*")) and not (tmp_path / "s" / "screen.parquet").exists()
     for path in (tmp_path / "s").rglob("*.parquet"):
         pq.read_table(path)
     monkeypatch.undo()
-    perturber.perturb(tokens, tmp_path / "s", **WAY)
+    run_screen(perturber, tokens, tmp_path / "s", **WAY)
     assert tables(tmp_path / "s") == tables(whole.folder)
 
 
@@ -377,7 +378,7 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(perturber, tokens, 
     torch.set_num_threads(2)
     try:
         with pytest.warns(RankcellWarning, match="going on with 1 threads, as this run began, not 2"):
-            perturber.perturb(tokens, tmp_path / "s", **WAY)
+            run_screen(perturber, tokens, tmp_path / "s", **WAY)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -394,7 +395,7 @@ def test_a_second_start_surveys_and_embeds_nothing(perturber, tokens, whole, tmp
 
     monkeypatch.setattr(job.Survey, "of", never)
     monkeypatch.setattr(job, "embed_states", never)
-    perturber.perturb(tokens, tmp_path / "s", **WAY)
+    run_screen(perturber, tokens, tmp_path / "s", **WAY)
     assert tables(tmp_path / "s") == tables(whole.folder)
 
 
@@ -427,8 +428,7 @@ def test_cells_and_edits(whole, tokens, small):
 
 
 def test_expression_is_that_of_the_counts(place, tmp_path):
-    jobs.perturb(
-        place / "counts.h5ad", tmp_path / "s", model=place / "model", device="cpu", obs="donor", genes="G1,G2", group=True, any=True
+    screen_cells(place / "counts.h5ad", tmp_path / "s", model=place / "model", device="cpu", obs="donor", genes="G1,G2", group=True, any=True
     )
     x = ad.read_h5ad(place / "counts.h5ad").X.toarray()
     levels = np.log1p(10_000 * x / x.sum(1, keepdims=True))
@@ -442,7 +442,7 @@ def test_expression_is_that_of_the_counts(place, tmp_path):
 
 
 def test_affected_genes_of_each_cell(perturber, tokens, whole, tmp_path):
-    raw = perturber.perturb(tokens, tmp_path / "raw", affected_raw=True, affected=True).affected("raw").to_pandas()
+    raw = run_screen(perturber, tokens, tmp_path / "raw", affected_raw=True, affected=True).affected("raw").to_pandas()
     assert list(raw) == ["cell_id", "edit", "genes", "affected", "cos"]
     mean = whole.affected().to_pandas().set_index(["edit", "affected"])
     again = raw.groupby(["edit", "affected"])["cos"].agg(["count", "mean"])
@@ -461,7 +461,7 @@ def test_tables_are_written_in_a_stream(perturber, tokens, whole, tmp_path, monk
     """Row groups of whole units, and affected genes in several goes: the same numbers."""
     monkeypatch.setattr(results, "ROW_GROUP", 10)
     monkeypatch.setattr(results, "_KEYS", 25)
-    found = perturber.perturb(tokens, tmp_path / "s", **WAY)
+    found = run_screen(perturber, tokens, tmp_path / "s", **WAY)
     assert found.table().equals(whole.table()) and found.affected().equals(whole.affected())
     meta = pq.read_metadata(tmp_path / "s" / "screen.parquet")
     assert 1 < meta.num_row_groups < N_UNITS
@@ -494,7 +494,7 @@ def test_dry_run(place, tmp_path, capsys, monkeypatch):
     assert main([*call[:-1]]) == 0
     manifest = read_screen(tmp_path / "s").manifest
     assert (manifest["n_rows"], manifest["n_cells"], str(manifest["n_units"])) == (n_edits, 9, lines["units of work"])
-    assert isinstance(jobs.perturb(place / "counts.h5ad", tmp_path / "t", model=place / "model", device="cpu", dry_run=True), Estimate)
+    assert isinstance(screen_cells(place / "counts.h5ad", tmp_path / "t", model=place / "model", device="cpu", dry_run=True), Estimate)
 
 
 # options
@@ -516,9 +516,9 @@ def test_dry_run(place, tmp_path, capsys, monkeypatch):
 )
 def test_every_way_in_parts(perturber, tokens, tmp_path, how):
     """The plan survives its file: parts, which read it, give what one process gives."""
-    whole = perturber.perturb(tokens, tmp_path / "whole", tokens_per_unit=100, toward=["kind=x"], **how)
+    whole = run_screen(perturber, tokens, tmp_path / "whole", tokens_per_unit=100, toward=["kind=x"], **how)
     for i in (1, 2):
-        perturber.perturb(tokens, tmp_path / "s", tokens_per_unit=100, toward=["kind=x"], shard=f"{i}/2", **how)
+        run_screen(perturber, tokens, tmp_path / "s", tokens_per_unit=100, toward=["kind=x"], shard=f"{i}/2", **how)
     merge([tmp_path / "s"], tmp_path / "s")
     assert tables(tmp_path / "s") == tables(whole.folder) and len(whole.table())
     n_edits = len(whole.table()) + (whole.manifest["n_skipped"] or 0)
@@ -528,21 +528,21 @@ def test_every_way_in_parts(perturber, tokens, tmp_path, how):
 def test_refill(small, place, tokens, tmp_path):
     counts = ad.read_h5ad(place / "counts.h5ad")
     long = rc.Tokenizer(small[0], max_len=7).tokenize(counts, keep_uncropped=True)
-    perturber = Perturber(small[1], device="cpu")
+    perturber = call(Perturber, small[1], device="cpu")
     for name, given in (("memory", long), ("folder", tmp_path / "long.dataset")):
         if name == "folder":
             long.save(given)
-        table = perturber.perturb(given, tmp_path / name, refill=True).table()
+        table = run_screen(perturber, given, tmp_path / name, refill=True).table()
         assert "shift_genes_refill" in table.schema.names
     assert tables(tmp_path / "memory") == tables(tmp_path / "folder")
     with pytest.raises(TokensError, match="these tokens were made without them: tokenize again with keep_uncropped=True"):
-        perturber.perturb(tokens, tmp_path / "none", refill=True)
-    assert jobs.perturb(place / "counts.h5ad", tmp_path / "counts", model=small[1], device="cpu", refill=True).manifest["complete"]
+        run_screen(perturber, tokens, tmp_path / "none", refill=True)
+    assert screen_cells(place / "counts.h5ad", tmp_path / "counts", model=small[1], device="cpu", refill=True).manifest["complete"]
 
 
 def test_a_part_of_an_anndata(small, place):
     adata = ad.read_h5ad(place / "counts.h5ad")
-    table = rc.tl.perturb(adata[adata.obs.kind == "b"], model=small[1], device="cpu", genes="G1", kind="overexpress")
+    table = perturb_df(adata[adata.obs.kind == "b"], model=small[1], device="cpu", genes="G1", kind="overexpress")
     assert set(table["cell_id"]) <= {"cell1", "cell3", "cell5", "cell7"} and len(table)
 
 
@@ -628,22 +628,22 @@ def test_bad_options_in_one_line(place, tmp_path, case, capsys, monkeypatch):
 def test_cells_that_say_nothing_of_their_state(small, perturber, tmp_path):
     spec = TokenSpec.of(small[0], frame=small[0].frame, max_len=10)
     cells = TokenSet.from_rows([[2, 5, 3], [2, 6, 7, 3], [2, 3]], spec, obs={"kind": [None, "nan", "x"], "age": [float("nan"), 1.5, 2.0]})
-    assert perturber.perturb(cells, tmp_path / "a", start="kind=nan").cells()["cell_id"].to_pylist() == ["1"]
+    assert run_screen(perturber, cells, tmp_path / "a", start="kind=nan").cells()["cell_id"].to_pylist() == ["1"]
     with pytest.raises(SettingsError, match=r"no cell has age = 'nan'; there are 1.5, 2.0; of 1 of 3 cells it says nothing"):
-        perturber.perturb(cells, tmp_path / "b", start="age=nan")
+        run_screen(perturber, cells, tmp_path / "b", start="age=nan")
     with pytest.raises(SettingsError, match="none of the 1 cells to perturb has genes: nothing to do"):
-        perturber.perturb(cells, tmp_path / "c", start="kind=x")
+        run_screen(perturber, cells, tmp_path / "c", start="kind=x")
 
 
 def test_inputs_in_the_way(whole, place, tmp_path):
     with pytest.raises(SettingsError, match="is a results folder: give the counts or tokens, or merge=True"):
-        jobs.perturb(whole.folder, tmp_path / "s")
+        screen_cells(whole.folder, tmp_path / "s")
     with pytest.raises(SettingsError, match="several inputs are the parts of a screen, for merge=True"):
-        jobs.perturb([place / "counts.h5ad", place / "cells.dataset"], tmp_path / "s")
+        screen_cells([place / "counts.h5ad", place / "cells.dataset"], tmp_path / "s")
     with pytest.raises(OutputError, match="lies inside the input"):
-        jobs.perturb(place / "cells.dataset", place / "cells.dataset" / "s", model=place / "model")
+        screen_cells(place / "cells.dataset", place / "cells.dataset" / "s", model=place / "model")
     with pytest.raises(InputError, match="no such file"):
-        jobs.perturb(place / "none.h5ad", tmp_path / "s")
+        screen_cells(place / "none.h5ad", tmp_path / "s")
 
 
 # what is said
@@ -704,12 +704,12 @@ def test_parts_at_the_command_line(place, tmp_path, capsys, monkeypatch):
 
 def test_readouts(perturber, tokens, whole, tmp_path, small, place):
     every = whole.table().to_pandas()
-    found = perturber.perturb(tokens, tmp_path / "cls", toward=["kind=x"], readout="cls").table().to_pandas()
+    found = run_screen(perturber, tokens, tmp_path / "cls", toward=["kind=x"], readout="cls").table().to_pandas()
     scores = list(found.columns[6:])
     assert scores == [c for c in every.columns[6:] if "cls" in c]
     for name in scores:
         np.testing.assert_allclose(found[name], every[name], rtol=0, atol=1e-6)
-    both = perturber.perturb(tokens, tmp_path / "both", readout=["cell", "genes"]).table()
+    both = run_screen(perturber, tokens, tmp_path / "both", readout=["cell", "genes"]).table()
     assert [n for n in both.schema.names if n.startswith("cos_")] == ["cos_genes", "cos_cell", "cos_genes_in_place", "cos_cell_in_place"]
     ranked = rc.tl.rank_edits(tmp_path / "cls")
     assert ranked.attrs["by"] == "cos_cls_in_place"
@@ -747,7 +747,7 @@ def test_readouts(perturber, tokens, whole, tmp_path, small, place):
 )
 def test_readouts_that_cannot_be(perturber, tokens, tmp_path, how, message):
     with pytest.raises(SettingsError, match=message):
-        perturber.perturb(tokens, tmp_path / "s", **how)
+        run_screen(perturber, tokens, tmp_path / "s", **how)
     assert not (tmp_path / "s").exists()
 
 
@@ -755,10 +755,10 @@ def test_cls_alone_needs_a_cls(small, tmp_path):
     from conftest import make_checkpoint, make_vocab
 
     vocab = make_vocab(12, special=("<pad>", "<mask>"))
-    bare = Perturber(make_checkpoint(tmp_path / "m", vocab), device="cpu")
+    bare = call(Perturber, make_checkpoint(tmp_path / "m", vocab), device="cpu")
     rows = TokenSet.from_rows([[2, 3, 4]], TokenSpec.of(vocab, frame=vocab.frame, max_len=10), cell_ids=["a"])
     with pytest.raises(SettingsError, match="only the CLS readout is asked for, and these tokens have no CLS"):
-        bare.perturb(rows, tmp_path / "s", readout="cls")
+        run_screen(bare, rows, tmp_path / "s", readout="cls")
 
 
 def test_a_folder_of_another_job_is_refused(perturber, tokens, small, tmp_path):
@@ -767,19 +767,18 @@ def test_a_folder_of_another_job_is_refused(perturber, tokens, small, tmp_path):
 
     (tmp_path / "other").mkdir()
     ShardedRun.open(tmp_path / "other", {"what": "something else"})
-    for chosen in (perturber, Perturber(small[1], device="cpu", precision="fp32")):
+    for chosen in (perturber, call(Perturber, small[1], device="cpu", precision="fp32")):
         with pytest.raises(OutputError, match="holds another run"):
-            chosen.perturb(tokens, tmp_path / "other")
+            run_screen(chosen, tokens, tmp_path / "other")
 
 
 @pytest.mark.parametrize("how", [{}, dict(any=True)])
 def test_a_survey_of_large_sets(small, tokens, how):
-    from rankcell.perturb.edits.plan import EditPlan
     from rankcell.perturb.run.survey import Survey
 
     rng = np.random.default_rng(4)
     sets = {f"s{i}": [f"G{g}" for g in rng.permutation(12)[:n]] for i, n in enumerate((1, 2, 5, 7, 3))}
-    plan = EditPlan.make(small[0], kind="delete", sets=sets, frame=tokens.frame, max_len=10, **how)
+    plan = edit_plan(small[0], kind="delete", sets=sets, frame=tokens.frame, max_len=10, **how)
     rows = np.flatnonzero(tokens.n_genes > 0)
     found = Survey.of(tokens, rows, plan, small[0])
     assert found.edits.tolist() == [plan.count(tokens.row(i)) for i in rows]

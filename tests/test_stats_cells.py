@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from flat_options import perturb_df
 
 import rankcell as rc
 from rankcell import jobs
@@ -39,7 +40,7 @@ def screen(tmp_path_factory):
     few = np.flatnonzero(shown[:, 0] & ~shown[:, 1])[:2]
     none = np.flatnonzero(~shown[:, :3].any(1))[:4]
     folder = tmp_path_factory.mktemp("few") / "s"
-    table = rc.tl.perturb(adata[np.r_[few, none]], "demo", genes=[SYMBOL, "LYZ", "CD79A"], device="cpu", out=folder)
+    table = perturb_df(adata[np.r_[few, none]], "demo", genes=[SYMBOL, "LYZ", "CD79A"], device="cpu", out=folder)
     return folder, table
 
 
@@ -49,7 +50,7 @@ def broad(tmp_path_factory):
     adata = rc.datasets.pbmc68k()
     folder = tmp_path_factory.mktemp("broad") / "s"
     genes = adata.var_names[np.argsort(-(adata.X > 0).sum(0).A1 if hasattr((adata.X > 0).sum(0), "A1") else 0)][:90]
-    rc.tl.perturb(adata[:8], "demo", genes=list(genes), device="cpu", out=folder)
+    perturb_df(adata[:8], "demo", genes=list(genes), device="cpu", out=folder)
     return folder
 
 
@@ -246,14 +247,14 @@ def test_what_is_meant_is_taken(screen, tmp_path):
     adata = rc.datasets.pbmc68k()
     ranked = rc.tl.rank_edits(folder, min_cells=0, donor="bulk_labels", cells=adata)  # the donors of an AnnData's cells
     assert ranked.n_donors.max() >= 1
-    by_text = rc.tl.perturb(adata, "demo", genes=["CD74"], cells="2", seed=1, device="cpu")
-    by_number = rc.tl.perturb(adata, "demo", genes=["CD74"], cells=2.0, seed=1, device="cpu")
+    by_text = perturb_df(adata, "demo", genes=["CD74"], cells="2", seed=1, device="cpu")
+    by_number = perturb_df(adata, "demo", genes=["CD74"], cells=2.0, seed=1, device="cpu")
     pd.testing.assert_frame_equal(by_text, by_number)
-    one = rc.tl.perturb(adata[:1], "demo", genes=None, device="cpu")
+    one = perturb_df(adata[:1], "demo", genes=None, device="cpu")
     assert len(one) > 100  # every gene
     for cells in ("ten", 0, 1.5, True):
         with pytest.raises(SettingsError, match="cells is"):
-            rc.tl.perturb(adata, "demo", genes=[SYMBOL], cells=cells, device="cpu")
+            perturb_df(adata, "demo", genes=[SYMBOL], cells=cells, device="cpu")
     with pytest.raises(InputError, match="lacks edit, genes, affected"):
         rc.tl.rank_affected(adata.obs)
     with pytest.raises(InputError, match="found AnnData"):

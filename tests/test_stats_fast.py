@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
+from flat_options import perturb_df
 from scipy import stats
 
 from rankcell import get, tl
@@ -189,7 +190,7 @@ def test_intervals_cover_the_exact_means_of_a_model(tmp_path):
     rng = RNG(5)
     counts = rng.poisson(1.5, (16, 30)) * rng.integers(1, 50, (16, 30))
     score = "cos_genes_in_place"
-    table = tl.perturb(make_adata(counts), make_checkpoint(tmp_path / "model", vocab))
+    table = perturb_df(make_adata(counts), make_checkpoint(tmp_path / "model", vocab))
     table = table[["cell_id", "edit", "kind", "genes", "rank", score]]
     truth = (1 - table[score]).groupby(table["edit"]).mean()
     cells = [c for _, c in table.groupby("cell_id", sort=False)]

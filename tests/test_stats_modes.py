@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from flat_options import perturb_df
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -681,7 +682,7 @@ def test_options_without_a_use_are_refused(small, tmp_path, how, said, capsys):
     from conftest import make_adata
 
     counts = RNG(0).poisson(2, (4, 12)) * RNG(1).permutation(np.arange(1, 49)).reshape(4, 12)
-    tl.perturb(make_adata(counts), small[1], genes=["G1", "G2"], out=tmp_path / "s")
+    perturb_df(make_adata(counts), small[1], genes=["G1", "G2"], out=tmp_path / "s")
     assert main(["stats", str(tmp_path / "s"), "-o", str(tmp_path / "o.tsv"), *how]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "o.tsv").exists()

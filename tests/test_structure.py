@@ -21,8 +21,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports itself and rooms that stand before it.
 ROOMS = (
-    *("errors", "lazy", "config", "progress", "arguments", "wording", "scores", "compiled", "store", "hub", "vocab", "counts", "tokens", "model", "embed", "perturb", "stats", "assess", "interpret"),
-    *("report", "export", "train", "jobs", "datasets", "pp", "get", "tl", "pl", "demo", "cli"),
+    *("errors", "lazy", "config", "progress", "arguments", "wording", "options", "scores", "compiled", "store", "execute", "hub", "vocab", "counts"),
+    *("tokens", "model", "embed", "perturb", "stats", "assess", "interpret"),
+    *("report", "export", "train", "jobs", "datasets", "pp", "get", "screen", "tl", "pl", "demo", "cli"),
 )
 DEVIATIONS = {
     ("__main__", "cli"): "python -m rankcell",
@@ -114,7 +115,8 @@ COUNTERS = ("datasets", "get", "pl", "pp", "tl")
 
 def test_public_names():
     assert rankcell.__all__ == [
-        *("Embedder", "Perturber", "TokenSet", "Tokenizer", "Vocabulary", "__version__"),
+        *("Activate", "Compute", "Counts", "Delete", "Embedder", "Exact", "Fast", "Inhibit", "Mask", "Measure", "Model", "Move", "Overexpress"),
+        *("Perturber", "Screen", "ScreenConfig", "Subset", "TokenSet", "Tokenizer", "Vocabulary", "__version__"),
         *("datasets", "errors", "get", "pl", "pp", "settings", "tl"),
     ]
     assert {name: getattr(rankcell, name).__all__ for name in COUNTERS} == {
@@ -126,8 +128,8 @@ def test_public_names():
         ],
         "pp": ["align_genes", "tokenize"],
         "tl": [
-            *("compare_poolings", "embed", "gene_embeddings", "map_labels", "perturb", "rank_affected", "rank_bias", "rank_edits"),
-            *("score_embedding", "state_embeddings"),
+            *("compare_poolings", "embed", "estimate_perturb", "gene_embeddings", "map_labels", "merge", "perturb", "rank_affected", "rank_bias"),
+            *("rank_edits", "run_part", "score_embedding", "state_embeddings"),
         ],
     }
     assert rankcell.errors.__all__ == [
@@ -135,7 +137,7 @@ def test_public_names():
         *("RankcellWarning", "SettingsError", "TokensError", "VocabularyError"),
     ]
     assert dir(rankcell) == rankcell.__all__ and all(getattr(rankcell, name) is not None for name in rankcell.__all__)
-    with pytest.raises(AttributeError, match="it has Embedder"):
+    with pytest.raises(AttributeError, match="it has Activate"):
         _ = rankcell.nothing
 
 
@@ -154,7 +156,7 @@ def public_functions():
         for key, value in vars(module).items():
             if inspect.isfunction(value) and not key.startswith("_") and value.__module__.startswith(module.__name__):
                 yield f"{name}.{key}", value
-    for name in ("Embedder", "Perturber", "TokenSet", "Tokenizer", "Vocabulary"):
+    for name in ("Embedder", "Perturber", "Screen", "TokenSet", "Tokenizer", "Vocabulary"):
         for key, value in vars(getattr(rankcell, name)).items():
             value = getattr(value, "__func__", value)
             if inspect.isfunction(value) and (not key.startswith("_") or key == "__init__"):
@@ -163,7 +165,7 @@ def public_functions():
 
 def test_at_most_three_positional_parameters():
     found = dict(public_functions())
-    assert {"pp.tokenize", "jobs.embed", "Perturber.perturb", "Tokenizer.__init__", "TokenSet.open", "Vocabulary.__init__"} <= set(found)
+    assert {"pp.tokenize", "jobs.embed", "tl.perturb", "Perturber.perturb", "Tokenizer.__init__", "TokenSet.open", "Vocabulary.__init__"} <= set(found)
     for name, function in found.items():
         parameters = [
             p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls") or p.kind == p.KEYWORD_ONLY
@@ -266,7 +268,7 @@ VERBS = {
     "embed": "rankcell.jobs.embed",
     "compare": "rankcell.jobs.compare",
     "annotate": "rankcell.jobs.annotate",
-    "perturb": "rankcell.jobs.perturb",
+    "perturb": None,  # its options are classes of options
     "stats": "rankcell.jobs.stats",
     "plot": "rankcell.jobs.plot",
     "pretrain": "rankcell.jobs.pretrain",
@@ -284,7 +286,6 @@ LEAST = {  # the shortest command of each verb
     "embed": ["in", "-o", "out"],
     "compare": ["in", "--label", "col"],
     "annotate": ["in", "--reference", "ref", "--label", "col", "-o", "out"],
-    "perturb": ["in", "-o", "out"],
     "stats": ["in", "-o", "out.tsv"],
     "plot": ["in", "-o", "out"],
     "pretrain": ["in", "-o", "out"],
@@ -425,7 +426,8 @@ SMALL_WORLD = """
     import torch
     from transformers import BertConfig, BertForMaskedLM
     from rankcell.embed import Embedder
-    from rankcell.perturb import Perturber
+    from rankcell.model.options import Compute
+    from rankcell.perturb import Measure, Overexpress, Perturber, ScreenConfig
     from rankcell.tokens import TokenSet, TokenSpec
     from rankcell.vocab import Vocabulary
 
@@ -443,16 +445,16 @@ SMALL_WORLD = """
     tokens.save(here / "tokens")
     tokens = TokenSet.open(here / "tokens")
 
-    found = Embedder(here / "model", device="cpu").embed(tokens, pool=["mean", "cls", "first"], layer=[-1, 0])
+    found = Embedder(here / "model", Compute("cpu")).embed(tokens, pool=["mean", "cls", "first"], layer=[-1, 0])
     shapes = {k: v.shape for k, v in found.columns.items()}
     assert set(shapes.values()) == {(3, 8)} and len(shapes) == 6, shapes
     assert all(np.isfinite(v).all() for v in found.columns.values()) and found.cell_ids == ["x", "y", "z"]
 
-    perturber = Perturber(here / "model", device="cpu")
-    deleted = perturber.perturb(tokens, here / "deleted", toward=["kind=b"], affected=True).table()
+    perturber = Perturber(here / "model", Compute("cpu"))
+    deleted = perturber.perturb(tokens, here / "deleted", ScreenConfig(toward="kind=b", measure=Measure(affected=True))).table()
     assert deleted["cell_id"].to_pylist() == ["x"] * 3 + ["y"] + ["z"] * 4, deleted["cell_id"]
     assert deleted["rank"].to_pylist() == [0, 1, 2, 0, 0, 1, 2, 3]
-    added = perturber.perturb(tokens, here / "added", kind="overexpress", genes=["ENSG00000000003"]).table()
+    added = perturber.perturb(tokens, here / "added", ScreenConfig(Overexpress(["ENSG00000000003"]))).table()
     assert added["cell_id"].to_pylist() == ["x", "z"], added["cell_id"]  # in y it is on top already
 
     assert not ABSENT & set(sys.modules), ABSENT & set(sys.modules)

@@ -4,10 +4,10 @@ import gzip
 import json
 
 import pytest
+from rankcell.jobs.inputs import named_cells
 
 from rankcell.errors import InputError, RankcellError, VocabularyError
 from rankcell.jobs import gene_sets, named_genes
-from rankcell.jobs.inputs import named_cells
 from rankcell.store import read_json, read_lines, read_text
 
 GENES = ["CD3D", "MS4A1", "HLA-DRA"]

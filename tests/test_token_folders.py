@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import make_adata, make_vocab
+from flat_options import call, run_screen
 
 from rankcell.cli.main import main
 from rankcell.embed import Embedder
@@ -264,16 +265,16 @@ def test_folders_of_earlier_versions_open_without_a_word(tmp_path, small):
         warnings.simplefilter("error")
         tokens = TokenSet.open(folder)
         assert tokens.frame == Frame((2,), (3,)) and dict(tokens.spec.cropping) == {}
-        assert Embedder(small[1], device="cpu").embed(tokens).columns["mean_layer-2"].shape == (2, 16)
+        assert call(Embedder, small[1], device="cpu").embed(tokens).columns["mean_layer-2"].shape == (2, 16)
 
 
 def test_a_frame_removed_from_a_folder_of_an_earlier_version(tmp_path, small):
     """<cls> would be an ordinary gene, in every mean."""
     folder = unsealed(own(tmp_path / "t"), frame={"head": [], "tail": []})
     with pytest.raises(TokensError, match=r"2 have special tokens among the genes \(such as <"):
-        Embedder(small[1], device="cpu").embed(TokenSet.open(folder))
+        call(Embedder, small[1], device="cpu").embed(TokenSet.open(folder))
     with pytest.raises(TokensError, match="2 of 2 rows lack the special tokens"):
-        Embedder(small[1], device="cpu").embed(TokenSet.open(unsealed(own(tmp_path / "u"), frame={"head": [2], "tail": [2]})))
+        call(Embedder, small[1], device="cpu").embed(TokenSet.open(unsealed(own(tmp_path / "u"), frame={"head": [2], "tail": [2]})))
 
 
 @pytest.mark.parametrize("token", [16, -1, 2**20, 0])
@@ -281,11 +282,11 @@ def test_tokens_outside_the_vocabulary_never_meet_the_model(token, small, tmp_pa
     spec = TokenSpec.of(small[0], frame=Frame(), max_len=8)
     tokens = TokenSet.from_rows([[5, 6], [7, token]], spec)
     with pytest.raises(TokensError, match=f"token {token} of row 1 is not in|<pad> in row 1"):
-        Embedder(small[1], device="cpu").embed(tokens)
+        call(Embedder, small[1], device="cpu").embed(tokens)
     from rankcell.perturb import Perturber
 
     with pytest.raises(TokensError):
-        Perturber(small[1], device="cpu").perturb(tokens, tmp_path / "screen", genes=["G1"])
+        run_screen(call(Perturber, small[1], device="cpu"), tokens, tmp_path / "screen", genes=["G1"])
     assert list(tmp_path.iterdir()) == []
 
 

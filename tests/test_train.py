@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_vocab
+from flat_options import call
 from training_cells import DRAWS, FRAME, SMALL, two_kinds_of_cells
 
 from rankcell import jobs
@@ -135,7 +136,7 @@ def test_checkpoint_is_whole_and_embeds(trained):
         curve = list(csv.DictReader(f))
     assert float(curve[-1]["train_loss"]) < float(curve[0]["train_loss"])
     assert (model / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    x = Embedder(model, device="cpu").embed(tokens, layer=-1).columns["mean_layer-1"]
+    x = call(Embedder, model, device="cpu").embed(tokens, layer=-1).columns["mean_layer-1"]
     kind = np.arange(len(x)) % 2
     centre = np.stack([x[kind == k].mean(0) for k in (0, 1)])
     nearest = ((x[:, None] - centre) ** 2).sum(-1).argmin(1)

@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from flat_options import call, run_screen
 from pretended_gpu import pretended
 from small_screens import Stopped, stop
 
@@ -20,7 +21,7 @@ from rankcell.embed import store_run as run
 from rankcell.embed.embed_config import Asked
 from rankcell.embed.store_run import embed_to_store
 from rankcell.errors import OutputError
-from rankcell.model import workers
+from rankcell.execute import processes as workers
 from rankcell.model.encoder import budget_for, unit_size
 from rankcell.perturb import Perturber
 from rankcell.perturb.results import screen_tables as results
@@ -45,7 +46,7 @@ def settings_of(folder):
 def screen(small, tokens, out, device, *, budget=None, **how):
     """The settings of a screen that is begun and stopped, or gone on with, in `out`; and the error that ended it, if any."""
     with pytest.raises((Stopped, OutputError)) as e:
-        Perturber(small[1], device=device, precision="fp32", tokens_per_batch=budget).perturb(tokens, out, progress=stop, **how)
+        run_screen(call(Perturber, small[1], device=device, precision="fp32", tokens_per_batch=budget), tokens, out, progress=stop, **how)
     return settings_of(out), e.value
 
 
@@ -55,7 +56,7 @@ def test_the_rule(small):
         assert unit_size("cuda:0", 1_000, 250_000) == 250_000
         assert unit_size("cuda:0", 262_144, 250_000) == 8 * 262_144
         assert unit_size("cpu", 262_144, 250_000) == 250_000
-        embedder = Embedder(small[1], device="cuda:0")
+        embedder = call(Embedder, small[1], device="cuda:0")
         assert embedder.tokens_per_unit(1) == 8 * budget_for(embedder.checkpoint, "cuda:0", "auto") == 8 * embedder.tokens_per_batch
 
 
@@ -77,8 +78,8 @@ def test_a_folder_goes_on_with_its_units(small, tokens, tmp_path, held):
         for how in ({}, {"shard": "1/2"}, {"tokens_per_unit": held}):
             again, error = screen(small, tokens, tmp_path / "s", "cuda:0", **how)
             assert again == begun and isinstance(error, Stopped)
-        perturber = Perturber(small[1], device="cuda:0", precision="fp32")
-        assert perturber.perturb(tokens, tmp_path / "s", dry_run=True).n_units == (
+        perturber = call(Perturber, small[1], device="cuda:0", precision="fp32")
+        assert run_screen(perturber, tokens, tmp_path / "s", dry_run=True).n_units == (
             1 if held > 1_000 else 5
         )  # of 330 tokens, the last two cells together
         again, error = screen(small, tokens, tmp_path / "s", "cuda:0", tokens_per_unit=31)
@@ -94,7 +95,7 @@ def test_units_of_an_embedding(small, tokens, tmp_path, monkeypatch):
     def begin(out, device):
         monkeypatch.setattr(run, "_compute", stop_before)
         with pytest.raises(Stopped):
-            embed_to_store(Embedder(small[1], device=device, precision="fp32"), tokens, tmp_path / out, Asked(["mean"], [-2]), shard="1/1")
+            embed_to_store(call(Embedder, small[1], device=device, precision="fp32"), tokens, tmp_path / out, Asked(["mean"], [-2]), shard="1/1")
         return settings_of(tmp_path / f"{out}.run")
 
     def stop_before(units, part, prepare, progress):
@@ -207,7 +208,7 @@ def test_a_shard_lists_no_folder(small, tokens, tmp_path, way):
     for name, size in (("one", 10**9), ("many", 1)):
         with pytest.MonkeyPatch.context() as m:
             seen = listed(m, tmp_path / name)
-            Perturber(small[1], device="cpu").perturb(tokens, tmp_path / name, tokens_per_unit=size, **WAYS[way])
+            run_screen(call(Perturber, small[1], device="cpu"), tokens, tmp_path / name, tokens_per_unit=size, **WAYS[way])
         counts[name] = len(seen)
     assert counts["many"] == counts["one"] > 0
 
@@ -220,7 +221,7 @@ def test_a_shard_of_an_embedding_lists_no_folder(small, tokens, tmp_path, monkey
             m.setattr(units, "_SECONDS", 10**9)
             seen = listed(m, tmp_path / f"{name}.npz.run")
             asked = Asked(["mean"], [-2], ("cell", "gene", "gene_mean"))
-            embed_to_store(Embedder(small[1], device="cpu"), tokens, tmp_path / f"{name}.npz", asked)
+            embed_to_store(call(Embedder, small[1], device="cpu"), tokens, tmp_path / f"{name}.npz", asked)
         counts[name] = len(seen)
     assert counts["many"] == counts["one"] > 0
 
@@ -237,12 +238,12 @@ def test_a_screen_on_a_gpu_is_that_of_one_thread(small, tokens, tmp_path, monkey
 
     monkeypatch.setattr(perturb_units, "write_shard", write_shard)
     with pretended():
-        perturber = Perturber(small[1], device="cuda:0", precision="fp32", tokens_per_batch=40)
-        perturber.perturb(tokens, tmp_path / "aside", **how)
+        perturber = call(Perturber, small[1], device="cuda:0", precision="fp32", tokens_per_batch=40)
+        run_screen(perturber, tokens, tmp_path / "aside", **how)
         assert threads == {False}
         with monkeypatch.context() as m:
             m.setattr(workers, "has_idle_processor", lambda device: False)
-            perturber.perturb(tokens, tmp_path / "plain", **how)
+            run_screen(perturber, tokens, tmp_path / "plain", **how)
         assert threads == {False, True}
     names = sorted(p.name for p in (tmp_path / "plain").glob("*.parquet"))
     assert len(names) > 2 and names == sorted(p.name for p in (tmp_path / "aside").glob("*.parquet"))
@@ -260,16 +261,16 @@ def test_a_full_disk_on_a_gpu(small, tokens, tmp_path, monkeypatch):
         return real(fd)
 
     with pretended():
-        perturber = Perturber(small[1], device="cuda:0", precision="fp32", tokens_per_batch=40)
+        perturber = call(Perturber, small[1], device="cuda:0", precision="fp32", tokens_per_batch=40)
         with (
             monkeypatch.context() as m,
             pytest.raises(OutputError, match="the disk is full: .*000.parquet was not written|the disk is full"),
         ):
             m.setattr(os, "fsync", full)
-            perturber.perturb(tokens, tmp_path / "s", tokens_per_unit=1)
+            run_screen(perturber, tokens, tmp_path / "s", tokens_per_unit=1)
         shards = sorted(p.name for p in (tmp_path / "s" / "shards").iterdir())
         assert shards and all(name.startswith("screen-") for name in shards) and len(shards) < len(tokens)
-        assert perturber.perturb(tokens, tmp_path / "s", tokens_per_unit=1).manifest["n_units"] == len(tokens)
+        assert run_screen(perturber, tokens, tmp_path / "s", tokens_per_unit=1).manifest["n_units"] == len(tokens)
 
 
 def test_leftovers_of_a_killed_part_are_removed_once(tmp_path):
@@ -291,7 +292,7 @@ def test_a_unit_in_the_sums_without_its_shard(small, tokens, tmp_path, monkeypat
     """Killed between the two, the unit is computed again, and is in the sums once."""
     monkeypatch.setattr(run, "TOKENS_PER_UNIT", 1)
     monkeypatch.setattr(units, "_SECONDS", 0)
-    asked, embedder = Asked(["mean"], [-2], ("cell", "gene_mean")), Embedder(small[1], device="cpu")
+    asked, embedder = Asked(["mean"], [-2], ("cell", "gene_mean")), call(Embedder, small[1], device="cpu")
     embed_to_store(embedder, tokens, tmp_path / "whole.npz", asked)
     real = units.Units._keep
 

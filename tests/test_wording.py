@@ -58,7 +58,10 @@ def test_each_command_spells_its_own(verb, flag, monkeypatch, capsys):
     def refuse(*_, **__):
         raise RankcellError(f"{option('counts_layer')}|{offers('raw')}|{offers('toward')}")
 
-    monkeypatch.setattr(rankcell.jobs, verb, refuse)
+    if verb == "perturb":
+        monkeypatch.setattr("rankcell.perturb.run.screen_cells.perturb_cells", refuse)
+    else:
+        monkeypatch.setattr(rankcell.jobs, verb, refuse)
     arguments = ["in"] if verb == "check" else ["in", "-o", "out"]
     assert main([verb, *arguments]) == 2
     assert capsys.readouterr().err == f"rankcell: {flag}|True|{verb == 'perturb'}\n"

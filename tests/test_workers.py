@@ -6,9 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
+from flat_options import call, run_screen
 
 from rankcell.errors import ModelError, RankcellWarning
-from rankcell.model import workers
+from rankcell.execute import processes as workers
 from rankcell.perturb import Perturber
 from rankcell.perturb.results.screen_tables import SCREEN
 from rankcell.tokens import TokenSet, TokenSpec
@@ -16,7 +17,7 @@ from rankcell.tokens import TokenSet, TokenSpec
 posix = pytest.mark.skipif(os.name != "posix", reason="ended by signals")
 pytestmark = pytest.mark.usefixtures("one_thread")
 BEGIN = "import json, os, signal, sys; sys.path[:] = json.loads(sys.argv[1])\n"
-SERVE = "from rankcell.model.workers import serve; serve(*sys.argv[2:])"
+SERVE = "from rankcell.execute.processes import serve; serve(*sys.argv[2:])"
 SCARCE = """
 from rankcell.model import Encoder
 walk = Encoder.walk
@@ -36,7 +37,7 @@ def tokens(small):
 
 
 def screen(small, tokens, out, device):
-    return Perturber(small[1], device=device, tokens_per_batch=40).perturb(tokens, out, tokens_per_unit=1)
+    return run_screen(call(Perturber, small[1], device=device, tokens_per_batch=40), tokens, out, tokens_per_unit=1)
 
 
 ENDS = {

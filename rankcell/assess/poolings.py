@@ -12,6 +12,7 @@ from rankcell.assess.embedding_scores import LabelledCells, ScoreSettings, paire
 from rankcell.embed import Embedder
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.model import POOLS
+from rankcell.model.options import Compute
 from rankcell.model.twin import random_twin
 from rankcell.progress import Passes, Tick
 from rankcell.tokens import TokenSet
@@ -51,10 +52,10 @@ def compare_poolings(
     layer: Sequence[int],
     settings: ScoreSettings,
     n_random: int,
-    options: Mapping[str, Any],
+    compute: Compute,
     progress: Tick | None = None,
 ) -> Any:
-    """See rankcell.tl.compare_poolings. `counts`: cells x genes, for PCA (None: there is none); `options`: how Embedders are made.
+    """See rankcell.tl.compare_poolings. `counts`: cells x genes, for PCA (None: there is none); `compute`: where they run.
 
     progress
         Called with the cells that have been embedded, by all models, and their total.
@@ -65,7 +66,7 @@ def compare_poolings(
     embedder.check(tokens, pool, layer)
     rows, right = [], {}
     passes = Passes(progress, int((tokens.n_genes > 0).sum()) * (1 + n_random))
-    for source, seed, columns in _sources(tokens, embedder, pool, layer, settings.seed, n_random, options, passes):
+    for source, seed, columns in _sources(tokens, embedder, pool, layer, settings.seed, n_random, compute, passes):
         for (name, n), x in columns.items():
             passes.begin(f"{source}: scoring {name}, layer {n}")
             scores, right[source, name, n, seed] = score(x, cells, settings)
@@ -87,7 +88,7 @@ def _sources(
     layer: Sequence[int],
     seed: int,
     n_random: int,
-    options: Mapping[str, Any],
+    compute: Compute,
     passes: Passes,
 ) -> Any:
     """(source, seed, {(pool, layer): [cells, width]}) of the model, then of each random one; one pass each."""
@@ -97,7 +98,7 @@ def _sources(
         passes.begin(RANDOM)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", RankcellWarning)  # of cells without genes: said for the model itself
-            twin = Embedder(random_twin(embedder.checkpoint, Path(folder) / "twin", seed=i), **options)
+            twin = Embedder(random_twin(embedder.checkpoint, Path(folder) / "twin", seed=i), compute)
             columns = _embedded(twin, tokens, pool, layer, passes)
         yield RANDOM, i, columns
 

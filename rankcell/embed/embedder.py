@@ -13,16 +13,16 @@ import numpy as np
 from rankcell.embed.embedding_tables import CELLS, Result, memory_table, obsm_keys
 from rankcell.embed.unit_cells import BatchResult, Unit, UnitResult, Work
 from rankcell.errors import SettingsError
-from rankcell.model import Batch, Checkpoint, Encoder, collate, open_checkpoint, plan_batches
+from rankcell.model import Batch, Checkpoint, Encoder, collate, plan_batches
 from rankcell.model.device_memory import Memory, release
 from rankcell.model.devices import choose_device, devices_of, one_device
 from rankcell.model.encoder import budget_for, unit_size
 from rankcell.model.finite import require_finite
+from rankcell.model.options import Compute, Model
 from rankcell.model.pools import Output, choose_outputs
 from rankcell.model.precisions import faster_precisions, precision_on
 from rankcell.tokens.tokenset import TokenSet
-from rankcell.vocab import Vocabulary
-from rankcell.wording import note, option, python_verb
+from rankcell.wording import note, python_verb
 
 TOKENS_PER_UNIT = 500_000  # what is computed before anything is brought home, at least
 LEAST_COSINE = 0.9999  # of a cell's embedding in bf16 with the same in fp32, for `auto` to keep bf16
@@ -54,39 +54,22 @@ class Embedder:
     """Runs a checkpoint over token rows and pools its states.
 
     model
-        A checkpoint folder, a hub name, `demo` (a toy of 765 genes, by name only), or a Checkpoint.
-    vocab
-        Completes a checkpoint that carries no vocabulary.
-    vocab_mismatch_ok
-        Take a vocabulary with fewer tokens than the model has, or other special tokens; `meta["vocab_mismatch"]` then says so.
-    device
-        See rankcell.model.Encoder; several with commas (`cuda:0,cuda:1`, "auto": all GPUs alike) share what is written to a store.
-    precision
-        "fp32", "tf32", "bf16", "fp16"; "auto" takes the fastest that the device and the model gain from and with which the first
-        cells' embeddings keep a cosine of 0.9999 with fp32's, else fp32 (`meta["precision_check"]` says which and why).
-    tokens_per_batch
-        Most tokens that the model is given at once; None: 4,096 on a processor, what fits the memory on a GPU.
+        A checkpoint folder, a hub name, `demo` (a toy of 765 genes, by name only), a Checkpoint, or a Model of these with the vocabulary
+        that completes it; `meta["vocab_mismatch"]` says where that has other tokens.
+    compute
+        The device (several with commas, and "auto": all GPUs alike, share what is written to a store), the tokens of a batch, and the
+        precision: "auto" takes the fastest that the device and the model gain from and with which the first cells' embeddings keep a
+        cosine of 0.9999 with fp32's, else fp32 (`meta["precision_check"]` says which and why).
     """
 
-    def __init__(
-        self,
-        model: str | os.PathLike | Checkpoint | None = None,
-        *,
-        vocab: str | os.PathLike | Vocabulary | None = None,
-        vocab_mismatch_ok: bool = False,
-        device: str = "auto",
-        precision: str = "auto",
-        tokens_per_batch: int | None = None,
-    ):
-        self.devices = devices_of(device)
-        precision_on(precision, choose_device(self.devices[0]))
-        self.checkpoint = open_checkpoint(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
-        is_name = isinstance(model, str) and not os.path.isdir(model)  # `demo`, or a name on the hub
-        self.model = model if is_name else str(self.checkpoint.folder.resolve())  # how any process opens it
-        if tokens_per_batch is not None and tokens_per_batch < 1:
-            raise SettingsError(f"{option('tokens_per_batch')} is {tokens_per_batch}; at least 1")
-        self._budget = self.asked_tokens_per_batch = tokens_per_batch
-        self._named, self._device, self._precision = device, self.devices[0], precision
+    def __init__(self, model: str | os.PathLike | Checkpoint | Model | None = None, compute: Compute = Compute()):
+        self.devices = devices_of(compute.device)
+        precision_on(compute.precision, choose_device(self.devices[0]))
+        model = Model.of(model)
+        self.checkpoint = model.open()
+        self.model = model.name_or(self.checkpoint)
+        self._budget = self.asked_tokens_per_batch = compute.tokens_per_batch
+        self._named, self._device, self._precision = compute.device, self.devices[0], compute.precision
         self._encoder: Encoder | None = None
         self._description: dict[str, Any] | None = None
         self._checked: dict[str, Any] | None = None
@@ -145,8 +128,7 @@ class Embedder:
 
         What the run settles (precision, budget) and what its memory was found to hold is not carried to another.
         """
-        how = {"device": self._named, "precision": self._precision, "tokens_per_batch": self.asked_tokens_per_batch}
-        run = Embedder(self.checkpoint, **how)
+        run = Embedder(self.checkpoint, Compute(self._named, self._precision, self.asked_tokens_per_batch))
         run.model = self.model
         settles = self._precision == "auto" and bool(faster_precisions(choose_device(self._device), self.checkpoint.width))
         if settles and self._encoder is not None:

@@ -21,7 +21,9 @@ from rankcell.embed.groups import Groups, groups_of, state_vectors
 from rankcell.embed.unit_cells import UnitResult, Work
 from rankcell.errors import OutputError
 from rankcell.model import Checkpoint, open_checkpoint
+from rankcell.model.devices import has_idle_processor
 from rankcell.model.encoder import threads_as
+from rankcell.model.options import Compute
 from rankcell.model.pools import Output
 from rankcell.store import ShardedRun, atomic_path, inside, read_sealed_json, write_sealed_json
 from rankcell.store.sharded_run import differences
@@ -37,7 +39,7 @@ _GENE_BYTES = 2**26  # of a unit whose genes' states are kept
 
 
 class Units:
-    """The units of one run, and what computes them on one device (rankcell.model.workers.Worker).
+    """The units of one run, and what computes them on one device (rankcell.execute.Worker).
 
     name
         Of whoever computes: the sums over genes of several are kept apart, each with the units that are in it.
@@ -74,8 +76,8 @@ class Units:
         return int(sum((self.tokens.n_genes[a:b] > 0).sum() for a, b in (self.units[u] for u in units)))
 
     @property
-    def device(self) -> Any:
-        return self.embedder.encoder.device
+    def leaves_processor_idle(self) -> bool:
+        return has_idle_processor(self.embedder.encoder.device)
 
     def compute(self, unit: int, tick: Callable[[int], None] | None) -> Callable[[], None]:
         """Compute a unit and add it to the sums; what is returned writes its shards. Either may be there already."""
@@ -213,7 +215,7 @@ def open_units(folder: str, device: str, name: str) -> Iterator[Units]:
         if found != wanted:
             raise OutputError(f"{what} is not what it was when {folder} was begun: bring it back, or start anew with {option('force', True)}")
     budget = run.manifest.get("tokens_per_batch") or settings["tokens_per_batch"]
-    embedder = Embedder(checkpoint, device=device, precision=settings["precision"], tokens_per_batch=budget)
+    embedder = Embedder(checkpoint, Compute(device, settings["precision"], budget))
     with threads_as(settings["threads"], quiet=True):
         now = embedder.description
         if any(settings[k] != v for k, v in now.items()):

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from rankcell.embed.embedding_units import OPENS, OWN, Units, write_work
 from rankcell.embed.groups import Groups, groups_of
 from rankcell.embed.stores import STORES, check_output, require_texts, write_result
 from rankcell.errors import SettingsError
+from rankcell.execute import UnitJob, run_units
+from rankcell.model.devices import warn_of_threads
 from rankcell.model.encoder import threads_as
 from rankcell.model.pools import Output
-from rankcell.model.workers import run_here, run_on, warn_of_threads
 from rankcell.store import LOCK, ShardedRun, locked, remove_file, remove_run, require_unshared, result_folder
 from rankcell.store.parts import Part, PartDone, preparing
 from rankcell.store.sharded_run import MANIFEST, SHARDS
@@ -131,17 +132,17 @@ def _compute(units: Units, part: Part | None, prepare: Callable[[], None], progr
     own = [u for u in range(len(units.units)) if part is None or part.has(u)]
     tick = Ticker(units.tokens, progress, cells=units.cells(own))
     tick.add(units.cells([u for u in own if u not in pending]))
-    devices = embedder.devices[: len(pending)]
-    if len(devices) < 2:
-        run_here(units, pending, _Count(tick))
-        if part is not None:
-            units.finish()
-        return
-    prepare()
-    warn_of_threads(devices)
-    embedder.release()  # the GPU's memory is for whoever works there
     prefix = "" if part is None else f"{part.number}of{part.parts}-"
-    run_on(OPENS, run.folder, pending, devices, _Count(tick), prefix=prefix, fixed=units.sums is not None)
+    job = UnitJob(OPENS, run.folder, pending, embedder.devices, prefix, fixed=units.sums is not None)
+
+    def release(devices: Sequence[str]) -> None:
+        prepare()
+        warn_of_threads(devices)
+        embedder.release()  # the GPU's memory is for whoever works there
+
+    run_units(job, _Count(tick), worker=lambda: units, release=release)
+    if part is not None and len(job.used_devices) < 2:
+        units.finish()
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,9 @@
 from rankcell.jobs.assess import compare
 from rankcell.jobs.check import CheckReport, check
 from rankcell.jobs.counts import tokenize, tokenized
-from rankcell.jobs.inputs import gene_sets, is_token_folder, named_genes, tokens_of
 from rankcell.jobs.labels import annotate
 from rankcell.jobs.models import embed, gene_embeddings, pretrain, state_embeddings, training_report
 from rankcell.jobs.plots import plot
-from rankcell.jobs.screens import perturb, rank_report, screen_report
 from rankcell.jobs.stats import stats
 from rankcell.jobs.vocab import build_vocab, fetch_vocab, import_vocab, show_vocab, tally_vocab
 
@@ -20,21 +18,14 @@ __all__ = [
     "embed",
     "fetch_vocab",
     "gene_embeddings",
-    "gene_sets",
     "import_vocab",
-    "is_token_folder",
-    "named_genes",
-    "perturb",
     "plot",
     "pretrain",
-    "rank_report",
-    "screen_report",
     "show_vocab",
     "state_embeddings",
     "stats",
     "tally_vocab",
     "tokenize",
     "tokenized",
-    "tokens_of",
     "training_report",
 ]

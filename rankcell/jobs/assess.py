@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.arguments import whole_layers
 from rankcell.counts import open_at_counts
 from rankcell.counts.genes.genomes import keep_genome
+from rankcell.counts.options import Counts
 from rankcell.errors import CellError, InputError
-from rankcell.jobs.chosen import model_for
-from rankcell.jobs.inputs import Progress, is_tokens, require_there, tokens_of, whole_layers
+from rankcell.model.chosen_model import model_for
+from rankcell.model.options import Compute, Model
+from rankcell.progress import Progress
 from rankcell.store import require_apart
 from rankcell.tokens import TokenSet
+from rankcell.tokens.opening import TokenNeeds, is_tokens, require_there, tokens_of
 from rankcell.vocab import Vocabulary
 
 
@@ -101,9 +105,8 @@ def compare(
         check_out(out, force=force)
     require_there(source)
     settings = ScoreSettings(k, folds, resolution, seed)
-    options = {"device": device, "precision": precision, "tokens_per_batch": tokens_per_batch}
-    model = model_for(source, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
-    embedder = Embedder(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, **options)
+    compute = Compute(device, precision, tokens_per_batch)
+    embedder = Embedder(model_for(source, Model(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)), compute)
     chosen = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
     cells, tokens = _cells_and_tokens(source, embedder.checkpoint, label, batch, settings, chosen)
     table = compare_poolings_of(
@@ -115,7 +118,7 @@ def compare(
         layer=whole_layers(layer),
         settings=settings,
         n_random=n_random,
-        options=options,
+        compute=compute,
         progress=progress,
     )
     said = {"model": embedder.checkpoint.name} | embedder.checkpoint.remarks
@@ -155,13 +158,10 @@ def rank_bias(
 
     settings = BiasSettings(tuple(_several(how)), n_bins, cells, seed)
     precision = "fp32" if precision == "auto" else precision  # shifts can be smaller than what bf16 rounds off
-    model = model_for(adata, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
-    embedder = Embedder(
-        model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch
-    )
+    embedder = Embedder(model_for(adata, Model(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)), Compute(device, precision, tokens_per_batch))
     settings.check(embedder.checkpoint.vocab)
     chosen = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
-    tokens = tokens_of(adata, embedder.checkpoint, **chosen)
+    tokens = tokens_of(adata, embedder.checkpoint, counts=Counts(**chosen))
     layers = whole_layers(layer)
     pools = fitting_pools(embedder, tokens, layers) if pool is None else pool_names(pool)
     table = bias(tokens, embedder, pool=pools, layer=layers, settings=settings, progress=progress)
@@ -214,9 +214,9 @@ def _cells_and_tokens(
 ) -> tuple[Any, TokenSet]:
     """The labelled cells, which are checked first where they are at hand, and the tokens."""
     if hasattr(source, "obsm"):
-        return labelled_cells(source, label, batch, settings), tokens_of(source, checkpoint, **chosen)
+        return labelled_cells(source, label, batch, settings), tokens_of(source, checkpoint, counts=Counts(**chosen))
     columns = [label] if batch is None else [label, batch]
-    tokens = tokens_of(source, checkpoint, obs=columns, **chosen)
+    tokens = tokens_of(source, checkpoint, counts=Counts(**chosen), needs=TokenNeeds(columns))
     values = [pd_missing(tokens.obs(c)) for c in columns]
     return labelled(values[0], values[1] if batch is not None else None, label, batch, settings), tokens
 

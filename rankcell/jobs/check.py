@@ -18,7 +18,7 @@ from rankcell.counts.validate.places import COUNTS, EMPTY, Place, choose, find_p
 from rankcell.errors import InputError, OutputError, RankcellError
 from rankcell.jobs.check_page import Looked, Rows, bullet, doubts, full, set_out, short, total
 from rankcell.jobs.fitting import fitting_vocabulary
-from rankcell.jobs.inputs import Progress
+from rankcell.progress import Progress
 from rankcell.store import require_new
 from rankcell.tokens import Tokenizer
 from rankcell.tokens.job import Encoding, Job, Options

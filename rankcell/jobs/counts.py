@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankcell.jobs.fitting import require_fitting_vocabulary
-from rankcell.jobs.inputs import Progress
+from rankcell.progress import Progress
 from rankcell.tokens import Tokenizer, TokenSet
 from rankcell.vocab import Vocabulary
 

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.counts.options import Counts
 from rankcell.errors import CellError, InputError, SettingsError
 from rankcell.jobs.added import added_name, foreign_columns, label_columns, require_free
 from rankcell.jobs.assess import embedding, obs_column, require_anndata
-from rankcell.jobs.chosen import model_for
-from rankcell.jobs.inputs import Progress, is_tokens, require_there, tokens_of
 from rankcell.jobs.labels_out import UNSURE, check_out, label_lines, write_labels
-from rankcell.progress import Passes
+from rankcell.model.chosen_model import model_for
+from rankcell.model.options import Compute, Model
+from rankcell.progress import Passes, Progress
 from rankcell.tokens import TokenSet
+from rankcell.tokens.opening import TokenNeeds, is_tokens, require_there, tokens_of
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
 
@@ -126,19 +128,13 @@ def annotate(
     name = added_name(key_added, f"{label}_mapped")
     out = check_out(source, reference, Path(out), label_columns(name), force=force)
     counts_options = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
-    runs = {
-        "vocab": vocab,
-        "vocab_mismatch_ok": vocab_mismatch_ok,
-        "device": device,
-        "precision": precision,
-        "tokens_per_batch": tokens_per_batch,
-    }
+    compute = Compute(device, precision, tokens_per_batch)
     known, cells = (None if model is not None else _stored(s, key, column) for s, column in ((reference, label), (source, None)))
     missing = [which for which, there in (("reference", known), ("source", cells)) if there is None]
     _check_used(model, key, missing, {"pool": pool, "layer": layer, "vocab": vocab, **counts_options})
     if missing:
         entry = (known or cells).entry if known or cells else {}
-        embedder, outputs = _embedder(model, entry, key, pool, layer, runs)
+        embedder, outputs = _embedder(Model(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok), entry, key, pool, layer, compute)
         inputs = {"source": (source, None), "reference": (reference, label)}
         tokens = {which: _tokens(*inputs[which], embedder.checkpoint, counts_options) for which in missing}
         if "reference" in missing:
@@ -270,7 +266,7 @@ def _stored(source: Any, key: str, label: str | None) -> Embedded | None:
 
 
 def _embedder(
-    model: Any, entry: Mapping[str, Any], key: str, pool: str | None, layer: int | None, runs: Mapping[str, Any]
+    model: Model, entry: Mapping[str, Any], key: str, pool: str | None, layer: int | None, compute: Compute
 ) -> tuple[Any, tuple[str, int]]:
     """The Embedder, and the pooling and layer: those named, else those of an embedding that is there already."""
     from rankcell.embed import Embedder
@@ -279,14 +275,13 @@ def _embedder(
     pool = pool if pool is not None else str(output.get("pool", "mean"))
     layer = layer if layer is not None else int(output.get("layer", -2))
     made_by = SimpleNamespace(obsm={}, uns={"rankcell": {**entry, **output}} if entry else {})
-    model = model_for(made_by, model, vocab=runs["vocab"], vocab_mismatch_ok=runs["vocab_mismatch_ok"])
-    return Embedder(model, **runs), (pool, layer)
+    return Embedder(model_for(made_by, model), compute), (pool, layer)
 
 
 def _tokens(source: Any, label: str | None, checkpoint: Any, made: Mapping[str, Any]) -> TokenSet:
     """The tokens of a count file, an AnnData or tokens; CellError where no cell has the label asked for."""
     require_there(source)
-    tokens = tokens_of(source, checkpoint, obs=[] if label is None else [label], **({} if is_tokens(source) else made))
+    tokens = tokens_of(source, checkpoint, counts=Counts() if is_tokens(source) else Counts(**made), needs=TokenNeeds([] if label is None else [label]))
     if label is not None:
         tokens.obs_name(label)
     return tokens

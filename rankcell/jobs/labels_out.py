@@ -10,8 +10,8 @@ import numpy as np
 
 from rankcell.errors import InputError, OutputError, SettingsError
 from rankcell.jobs.added import foreign_columns, require_free
-from rankcell.jobs.inputs import require_there
 from rankcell.store import atomic_path, require_apart, require_new
+from rankcell.tokens.opening import require_there
 from rankcell.wording import option, shortened
 
 UNSURE = "unsure"

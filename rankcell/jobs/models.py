@@ -5,19 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rankcell.arguments import whole_layers
+from rankcell.counts.options import Counts
+from rankcell.embed.carried import columns_to_carry
 from rankcell.errors import SettingsError, VocabularyError
-from rankcell.jobs.chosen import model_for
-from rankcell.jobs.inputs import (
-    Progress,
-    columns_to_carry,
-    is_token_folder,
-    require_there,
-    tokens_of,
-    tokens_on_disk,
-    whole_layers,
-)
+from rankcell.model.chosen_model import model_for
+from rankcell.model.options import Compute, Model
+from rankcell.progress import Progress
 from rankcell.store import require_apart
 from rankcell.tokens import TokenSet
+from rankcell.tokens.opening import TokenNeeds, is_token_folder, require_there, tokens_of, tokens_on_disk
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.catalog import find_by_hash
 from rankcell.wording import option
@@ -74,17 +71,15 @@ def embed(
         require_there(source)
         require_apart(out, [source])
         check_store(out, asked, force=force)
-    embedder = Embedder(
-        model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch
-    )
-    how = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
+    embedder = Embedder(Model(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok), Compute(device, precision, tokens_per_batch))
+    counts = Counts(counts_layer, raw, gene_column, genome, allow_non_counts)
     is_file = isinstance(source, (str, os.PathLike)) and not is_token_folder(source)
     obs = [by] if by is not None else []
     if out is None:
-        return embedder.embed(tokens_of(source, embedder.checkpoint, obs=obs, **how), pool=pool, layer=layer, progress=progress)
+        return embedder.embed(tokens_of(source, embedder.checkpoint, counts=counts, needs=TokenNeeds(obs)), pool=pool, layer=layer, progress=progress)
     if is_file:
         obs = list(dict.fromkeys([*obs, *columns_to_carry(source, out, named=obs)]))
-    with tokens_on_disk(source, embedder.checkpoint, beside=out, obs=obs, **how) as tokens:
+    with tokens_on_disk(source, embedder.checkpoint, beside=out, counts=counts, needs=TokenNeeds(obs)) as tokens:
         how = {"shard": shard, "force": force, "progress": progress, "source": Path(source) if is_file else None}
         is_folder = isinstance(source, (str, os.PathLike)) and not is_file
         return embed_to_store(embedder, tokens, out, asked, tokens_folder=Path(source) if is_folder else None, **how)
@@ -115,11 +110,8 @@ def state_embeddings(
 
     check_statistic(statistic)
     layer = whole_layers(layer)
-    model = model_for(source, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
-    embedder = Embedder(
-        model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch
-    )
-    tokens = tokens_of(source, embedder.checkpoint, obs=[by], **counts)
+    embedder = Embedder(model_for(source, Model(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)), Compute(device, precision, tokens_per_batch))
+    tokens = tokens_of(source, embedder.checkpoint, counts=Counts(**counts), needs=TokenNeeds([by]))
     groups, keep = groups_of(tokens, by), tokens.n_genes > 0
     found = embedder.embed(tokens, pool=pool, layer=layer, progress=progress)
     cells = found.result().tables[CELLS]
@@ -154,11 +146,8 @@ def gene_embeddings(
         raise SettingsError(f"gene embeddings are of one layer, and {len(layers)} were named: call it once for each")
     if by is not None and per_cell:
         raise SettingsError("by is for means over cells: leave out per_cell")
-    model = model_for(source, model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)
-    embedder = Embedder(
-        model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok, device=device, precision=precision, tokens_per_batch=tokens_per_batch
-    )
-    tokens = tokens_of(source, embedder.checkpoint, obs=[] if by is None else [by], **counts)
+    embedder = Embedder(model_for(source, Model(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok)), Compute(device, precision, tokens_per_batch))
+    tokens = tokens_of(source, embedder.checkpoint, counts=Counts(**counts), needs=TokenNeeds([] if by is None else [by]))
     if per_cell:
         return gene_states(embedder, tokens, layers[0], progress=progress)
     return gene_means(embedder, tokens, layers[0], by=by, progress=progress)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import SettingsError
-from rankcell.jobs.inputs import named_genes
+from rankcell.perturb.edits.gene_lists import named_genes
 from rankcell.scores import TOWARD, Score, score_name, scores_in
 from rankcell.stats.ranking import Ranking
 from rankcell.store import require_apart

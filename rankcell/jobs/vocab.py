@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import SettingsError
-from rankcell.jobs.inputs import Progress
 from rankcell.jobs.vocab_parts import Counts, Tick, all_values, n_columns, parts_of
+from rankcell.progress import Progress
 from rankcell.vocab import SPECIALS, Vocabulary, find_vocabulary, import_geneformer
 from rankcell.vocab.build import TARGET_SUM, union_of, vocabulary_of_values
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rankcell.errors import GeneError, InputError, VocabularyError
-from rankcell.jobs.inputs import Progress
+from rankcell.progress import Progress
 from rankcell.vocab.build import TARGET_SUM, GeneColumns, choose_gene_column, ensembl_share, normalised
 from rankcell.wording import note, option
 

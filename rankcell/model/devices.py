@@ -1,7 +1,7 @@
 """Devices by name: `cpu`, `cuda:N` (AMD's too, in torch's build for ROCm), `mps`, `xpu:N`; several with commas, or "auto"."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rankcell.errors import SettingsError
@@ -148,3 +148,15 @@ def has_float64(device: Any) -> bool:
 def wide(x: Any) -> Any:
     """A tensor in 64 bits, on the processor where its device has none."""
     return x.double() if has_float64(x.device) else x.cpu().double()
+
+
+def warn_of_threads(devices: Sequence[str]) -> None:
+    """Each process keeps to the number of threads of the job, so that its numbers are those of one process."""
+    import torch
+
+    n, threads, n_processors = devices.count("cpu"), torch.get_num_threads(), os.cpu_count() or 1
+    if n > 1 and n * threads > n_processors:
+        note(
+            f"{n} processes of {threads} threads each on {n_processors} processors are in each other's way: start with "
+            f"OMP_NUM_THREADS={max(1, n_processors // n)} (in a folder of its own: the numbers go with the threads)"
+        )

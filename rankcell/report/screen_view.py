@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
-from rankcell.perturb import Screen
+from rankcell.perturb import ScreenFolder
 from rankcell.report.words import in_cells
 from rankcell.scores import POSITION, REFILL, Score, in_place_of, scores_in
 from rankcell.stats import effect_of
@@ -42,7 +42,7 @@ class Tables:
     cells: "pd.DataFrame | None" = None
     edits: "pd.DataFrame | None" = None
     manifest: dict[str, Any] = field(default_factory=dict)
-    screen: Screen | None = None
+    screen: ScreenFolder | None = None
     _affected: "pd.DataFrame | None" = None
 
     @property
@@ -89,14 +89,14 @@ def open_tables(source: Any) -> Tables:
         table = source.copy(deep=False)
         table.attrs = {**source.attrs, "symbols": Shared(source.attrs.get("symbols", {}))}
         return Tables(table)
-    screen = source if isinstance(source, Screen) else _read(source)
+    screen = source if isinstance(source, ScreenFolder) else _read(source)
     table = screen.table().to_pandas()
     table["rank"] = table["rank"].astype("Int32")
     table.attrs |= {"symbols": Shared(screen.symbols()), **attrs_of(screen)}
     return Tables(table, _optional(screen, "cells"), _optional(screen, "edits"), screen.manifest, screen)
 
 
-def _read(source: Any) -> Screen:
+def _read(source: Any) -> ScreenFolder:
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         raise InputError(f"no results folder {source}")
     screen = screen_of(source)
@@ -105,7 +105,7 @@ def _read(source: Any) -> Screen:
     return screen
 
 
-def _optional(screen: Screen, name: str) -> Any:
+def _optional(screen: ScreenFolder, name: str) -> Any:
     """cells.parquet or edits.parquet; None where an older screen has none."""
     return screen.read(f"{name}.parquet").to_pandas() if screen.has(f"{name}.parquet") else None
 
@@ -218,7 +218,7 @@ def one_cell(source: Any, cell_id: str) -> Tables:
     """The tables with the rows of one cell alone, so that a large screen is not read for it; all of them where it has no such cell."""
     if isinstance(source, Tables) or is_table(source):
         return open_tables(source)
-    screen = source if isinstance(source, Screen) else _read(source)
+    screen = source if isinstance(source, ScreenFolder) else _read(source)
     table = screen.read("screen.parquet", filters=[("cell_id", "=", str(cell_id))]).to_pandas()
     if not len(table):
         return open_tables(screen)

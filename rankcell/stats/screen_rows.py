@@ -177,7 +177,7 @@ def rows_of(table: Any, scores: Sequence[str]) -> Rows:
 
 
 def read_rows(screen: Any, scores: Sequence[str]) -> Rows:
-    """A finished screen (rankcell.perturb.Screen) as Rows; of its table only the columns needed are read."""
+    """A finished screen (rankcell.perturb.ScreenFolder) as Rows; of its table only the columns needed are read."""
     import pandas as pd
 
     from rankcell.perturb.results.screen_tables import SCREEN
@@ -218,10 +218,10 @@ def remarks_of(source: Any) -> dict[str, Any]:
 
 
 def screen_of(source: Any) -> Any:
-    """The rankcell.perturb.Screen of a results folder, of the screen.parquet in it, or as it is. InputError for anything else."""
-    from rankcell.perturb import Screen, read_screen
+    """The rankcell.perturb.ScreenFolder of a results folder, of the screen.parquet in it, or as it is. InputError for anything else."""
+    from rankcell.perturb import ScreenFolder, read_screen
 
-    if isinstance(source, Screen):
+    if isinstance(source, ScreenFolder):
         return source
     if not isinstance(source, (str, os.PathLike)):
         way = "; perturb it first: rc.tl.perturb(adata, ...)" if hasattr(source, "obs") and hasattr(source, "var") else ""

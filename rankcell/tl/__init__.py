@@ -2,17 +2,20 @@
 
 from rankcell.tl.assessments import compare_poolings, map_labels, rank_bias, score_embedding
 from rankcell.tl.embeddings import embed, gene_embeddings, state_embeddings
-from rankcell.tl.screens import perturb, rank_affected, rank_edits
+from rankcell.tl.screens import estimate_perturb, merge, perturb, rank_affected, rank_edits, run_part
 
 __all__ = [
     "compare_poolings",
     "embed",
+    "estimate_perturb",
     "gene_embeddings",
     "map_labels",
+    "merge",
     "perturb",
     "rank_affected",
     "rank_bias",
     "rank_edits",
+    "run_part",
     "score_embedding",
     "state_embeddings",
 ]

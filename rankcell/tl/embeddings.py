@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rankcell import jobs
+from rankcell.arguments import whole_layers
 from rankcell.embed.embedding_tables import obsm_keys
 from rankcell.errors import InputError
 from rankcell.jobs.added import added_name, foreign_keys, require_free
-from rankcell.jobs.inputs import whole_layers
 from rankcell.progress import progress
 from rankcell.tokens import TokenSet
 from rankcell.vocab import Vocabulary

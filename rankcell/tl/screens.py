@@ -1,150 +1,171 @@
 """Perturbation screens and their ranking."""
 
+import functools
 import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankcell import jobs
-from rankcell.errors import SettingsError
+from rankcell.counts.options import Counts
+from rankcell.model.options import Compute, Model
+from rankcell.perturb.edits.options import Delete, Perturbation
+from rankcell.perturb.exact.options import Exact, Measure
+from rankcell.perturb.fast.options import Fast
+from rankcell.perturb.run.screen_config import ScreenConfig, Subset
 from rankcell.progress import progress
-from rankcell.vocab import Vocabulary
+from rankcell.screen import Screen
 from rankcell.wording import python_verb
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from rankcell.perturb.run.estimate import Estimate
+    from rankcell.store.parts import PartDone
+
 
 @python_verb()
 def perturb(
     adata: Any,
-    model: Any = None,
+    edit: Perturbation = Delete(),
+    model: "str | os.PathLike | Model | Any" = None,
     *,
-    kind: str = "delete",
-    genes: Any = "all",
-    group: bool = False,
-    any: bool = False,
-    pairs: bool = False,
-    anchor: str | None = None,
-    sets: Any = None,
-    quarters: int | None = None,
-    to_rank: int | None = None,
-    refill: bool = False,
     start: Any = None,
     toward: Any = (),
     states: Any = None,
-    distance: str = "cos",
-    readout: str | Sequence[str] = ("genes", "cell", "cls"),
-    readout_compat: str = "rankcell",
-    layer: Any = -2,
-    cells: int | None = None,
-    seed: int | None = None,
+    subset: Subset = Subset(),
     obs: str | Sequence[str] = (),
-    affected: bool = False,
-    affected_top: int | None = None,
-    affected_raw: bool = False,
-    method: str = "exact",
-    audit: float | None = None,
-    verify_top: int | None = None,
-    verify_screen: int | None = None,
-    verify_by: str | None = None,
-    splits: int | str | None = None,
-    projections: int | str | None = None,
-    min_recall: float | None = None,
-    epistasis: int | None = None,
-    verify_pairs: int | None = None,
-    only: str | os.PathLike | Sequence[str] | None = None,
-    skip_unknown: bool = False,
+    measure: Measure = Measure(),
+    method: Exact | Fast = Exact(),
     out: str | os.PathLike | None = None,
-    vocab: str | os.PathLike | Vocabulary | None = None,
-    vocab_mismatch_ok: bool = False,
-    counts_layer: str | None = None,
-    raw: bool = False,
-    gene_column: str | None = None,
-    genome: str | None = None,
-    allow_non_counts: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    tokens_per_batch: int | None = None,
-    tokens_per_unit: int | None = None,
-) -> "pd.DataFrame":
+    counts: Counts = Counts(),
+    compute: Compute = Compute(),
+    force: bool = False,
+) -> Screen:
     """Perturb genes in every cell and measure how far the model's states move.
 
     adata
         An AnnData with raw counts (a part of one too: `adata[adata.obs.cell_type == "B"]`), a TokenSet, or the path of either.
+    edit
+        `rc.Delete(genes)` (the rest closes up), `rc.Overexpress` (moved to the front, inserted if absent), `rc.Inhibit` and
+        `rc.Activate` (down and up by `quarters` of the cell's genes), `rc.Mask` (the mask token in its place), `rc.Move` (to
+        `to_rank`). Without genes every gene that a cell shows is perturbed, one by one; see help(rc.Delete) for groups, pairs and sets.
     model
-        As for rc.tl.embed; None: the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
-    kind
-        `delete` (the gene is removed and the rest closes up), `overexpress` (moved to the front, inserted if absent), `inhibit`
-        and `activate` (down and up by `quarters` of the cell's genes), `mask` (the mask token in its place), `move` (to `to_rank`).
-    genes
-        `all` or None (every gene that a cell shows, one by one), or names (Ensembl ids, symbols): one by one, all together with
-        `group`, each two with `pairs`, each with `anchor`. With `any`, also where a cell shows only some of a group.
-    sets
-        Named sets of genes, each perturbed together, in place of `genes`: {name: genes}, or a file (GMT, JSON, or a table of
-        name and gene).
-    quarters, to_rank, refill
-        Of inhibit and activate (1 to 4); of move (0 = top); of delete: the next genes of the uncropped cell enter.
+        A checkpoint folder, a hub name (`owner/repo/folder`), `demo`, or rc.Model of one with the vocabulary that completes it. None:
+        the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
     start
         `COL=STATE`, (COL, STATE) or {COL: STATE}, a boolean mask of the cells, or their ids: perturb only these cells.
     toward
-        `COL=STATE`, {COL: STATE} or several: also measure the movement toward the mean embedding of all cells of that state, cells that are
-        perturbed included: name others with `start`.
+        `COL=STATE`, {COL: STATE} or several: also measure the movement toward the mean embedding of all cells of that state, cells that
+        are perturbed included: name others with `start`.
     states
         Further states: the DataFrame of rc.tl.state_embeddings, or a file (`rankcell.perturb.read_states` says which).
-    distance
-        `euclidean` adds distances to the cosines.
-    readout
-        Which of `genes`, `cell` and `cls` are scored; `cls` alone is faster.
-    readout_compat
-        `geneformer` keeps the perturbed gene in the cell readout of `toward`, as Geneformer does.
-    layer
-        Model layer whose states are compared.
-    cells, seed
-        Only the first `cells` cells, or that many drawn with `seed`.
+    subset, measure, method
+        Fewer cells (`rc.Subset(cells=100, seed=0)`); the layer, readouts and distances that are compared, and tables of affected genes
+        (`rc.Measure(affected=True)`); `rc.Exact()` runs every edit, `rc.Fast()` predicts them from a few passes a cell and runs some.
     obs
-        Cell columns to keep with the results (`rc.get.screen_df(out, obs=True)`), beside those of `start` and `toward`.
-    method
-        `exact` runs every edit; `fast` predicts them from a few passes a cell and runs some, which correct the prediction and judge
-        it. The table then also says of each value whether it was run: `exact`, `exact_in_place`.
-    audit, verify_top, verify_screen, verify_by
-        Of `fast`: the share of the edits that is drawn at random and run (0.02); how many of those predicted largest are run too, of
-        each cell and of the whole screen (0, 0), by which score (None: the first movement toward a state, else the first cosine).
-    splits, projections, min_recall
-        Of `fast`: how many edits of a cell are drawn at least (16), projections from which sizes of shift are estimated (32).
-        With `min_recall`, the cheapest of these that reach that recall of the top tenth, and a warning when cells fall short of it.
-    epistasis, verify_pairs
-        Of `fast` deletions, with `out`: all pairs among the so many largest genes of each cell, what both do beyond the sum of each
-        (`rankcell.perturb.read_screen(out).epistasis()`), and how many of them are run (10).
-    only
-        Perturb only these cells: their ids, or a file of them, one a line.
-    skip_unknown
-        Go on without genes that the vocabulary lacks; a warning names them.
-    affected, affected_top, affected_raw, out
-        `out` keeps the results in a folder, resumable; the others add tables per affected gene to it (rc.get.affected_df).
-
-    Returns a DataFrame, one row per cell and edit (see rc.get.screen_df): `cell_id`, `edit`, `kind`, `genes`, `rank`, `n_tokens`, then scores.
+        Cell columns to keep with the results (`screen.df(obs=True)`), beside those of `start` and `toward`.
+    out
+        Keeps the results in a folder, in which the same call goes on where it was stopped; without it they go with the Screen.
+    counts, compute
+        Where the counts are (`rc.Counts`), and the device, precision and batch of the model (`rc.Compute`).
+    force
+        Begin anew where `out` holds another screen.
+    Returns a Screen. `screen.df()` has one row per cell and edit: `cell_id`, `edit`, `kind`, `genes`, `rank`, `n_tokens`, then scores.
     `cos_genes`: mean cosine, before and after, of the states of all non-perturbed genes; `cos_cell`: cosine of the mean of
     those states; `cos_cls`: of the CLS states. `toward_<state>_<readout>`: cos(after, state) - cos(before, state). Each
     score of a deletion also comes `_in_place`: the gene is not attended to and the others keep their positions; the part
     that is due to positions is `shift_..._position`, the part due to refill `shift_..._refill`. With `distance="euclidean"`
-    also `euclidean_...`. `attrs["symbols"]` maps `genes` to symbols.
+    also `euclidean_...`. SettingsError for what contradicts itself, before the model is loaded.
     """
-    options = {k: v for k, v in locals().items() if k not in ("adata", "out")}  # the others are the job's own
-    from rankcell.get import screen_df
+    from rankcell.perturb.run.screen_cells import ScreenInput, perturb_cells
 
-    if (affected or affected_top is not None or affected_raw) and out is None:
-        raise SettingsError("affected genes are a table of their own: give `out` and read it with rc.get.affected_df(out)")
-    if epistasis is not None and out is None:
-        raise SettingsError(
-            "pairs of genes are a table of their own: give `out` and read it with rankcell.perturb.read_screen(out).epistasis()"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        where = Path(out) if out is not None else Path(folder) / "screen"
-        with progress("perturb") as tick:
-            jobs.perturb(adata, where, **options, progress=tick)
-        return screen_df(where)
+    config = ScreenConfig(edit, None, toward, subset, measure, method).starting_at(start, adata)
+    cells = ScreenInput(adata, model, counts, obs, states)
+    with progress("perturb") as tick:
+        run = functools.partial(perturb_cells, cells, config=config, compute=compute, force=force, progress=tick)
+        return Screen.temporary(run) if out is None else Screen(run(out).folder)
+
+
+@python_verb()
+def estimate_perturb(
+    adata: Any,
+    edit: Perturbation = Delete(),
+    model: "str | os.PathLike | Model | Any" = None,
+    *,
+    start: Any = None,
+    toward: Any = (),
+    states: Any = None,
+    subset: Subset = Subset(),
+    measure: Measure = Measure(),
+    method: Exact | Fast = Exact(),
+    out: str | os.PathLike | None = None,
+    counts: Counts = Counts(),
+    compute: Compute = Compute(),
+) -> "Estimate":
+    """What a screen would take: cells, edits, tokens, time and room, after timing some batches. Nothing is written.
+
+    Parameters as for rc.tl.perturb. Returns an Estimate: `n_cells`, `n_edits`, `n_tokens` (through the model), `n_units`,
+    `tokens_per_second`, `seconds`, `bytes_finished`, `bytes_running`; `lines()` says them in words.
+    """
+    from rankcell.perturb.run.screen_cells import ScreenInput, estimate_cells
+
+    config = ScreenConfig(edit, None, toward, subset, measure, method).starting_at(start, adata)
+    return estimate_cells(ScreenInput(adata, model, counts, states=states), out, config, compute)
+
+
+@python_verb(shard="part")
+def run_part(
+    adata: Any,
+    edit: Perturbation = Delete(),
+    model: "str | os.PathLike | Model | Any" = None,
+    *,
+    part: str,
+    out: str | os.PathLike,
+    start: Any = None,
+    toward: Any = (),
+    states: Any = None,
+    subset: Subset = Subset(),
+    obs: str | Sequence[str] = (),
+    measure: Measure = Measure(),
+    method: Exact | Fast = Exact(),
+    counts: Counts = Counts(),
+    compute: Compute = Compute(),
+) -> "PartDone":
+    """Run one part of a screen, for several machines; rc.tl.merge puts the parts together.
+
+    part
+        `i/n`: the i-th of n parts.
+    out
+        A folder that all parts share, or one of its own.
+
+    The others as for rc.tl.perturb. Returns a PartDone: `folder`, `part`, and how many of `n_units` units are `done`.
+    """
+    from rankcell.perturb.run.screen_cells import ScreenInput, perturb_part
+
+    config = ScreenConfig(edit, None, toward, subset, measure, method).starting_at(start, adata)
+    with progress("perturb") as tick:
+        return perturb_part(ScreenInput(adata, model, counts, obs, states), out, config, compute, shard=part, progress=tick)
+
+
+@python_verb()
+def merge(parts: str | os.PathLike | Sequence[str | os.PathLike], out: str | os.PathLike, *, compute: Compute = Compute(), force: bool = False) -> Screen:
+    """Put the parts of a screen together.
+
+    parts
+        The results folder that all parts were run in, or those of each.
+    out
+        A new results folder, or one of the parts.
+    compute
+        Of its device: where the largest predictions of a whole fast screen are run, if `verify_screen` was asked for.
+    force
+        Replace a finished screen in `out`.
+
+    OutputError when the parts are not of one screen, or a unit of work is in none of them, or in two.
+    """
+    from rankcell.perturb.run import merge as merging
+
+    folders = [parts] if isinstance(parts, (str, os.PathLike)) else list(parts)
+    merging.merge(folders, out, device=compute.device, force=force)
+    return Screen(out)
 
 
 @python_verb(score="by")
@@ -163,7 +184,7 @@ def rank_edits(
     """One row per edit of a screen, strongest effect first, tested; tutorials/STATISTICS.md has the formulas and their calibration.
 
     table
-        What rc.tl.perturb or rc.get.screen_df gives, or a results folder (of which only the needed columns are read).
+        A Screen, the table of `screen.df()` or rc.get.screen_df, or a results folder (of which only the needed columns are read).
     by
         The score to rank by; None: `cos_genes_in_place` where there is one, else `cos_genes`. The effect of a cosine is its
         shift, 1 - cosine; that of any other score is the score itself.
@@ -195,7 +216,7 @@ def rank_edits(
     table has to do, of which no one knows what cells without an edit there were (`detection` is then the share of its own cells).
     CellError when two cells have one id.
     """
-    from rankcell.jobs import named_genes
+    from rankcell.perturb.edits.gene_lists import named_genes
     from rankcell.stats import rank_edits as rank
 
     controls = None if controls is None else named_genes(controls)

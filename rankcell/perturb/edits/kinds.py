@@ -14,7 +14,7 @@ from rankcell.errors import SettingsError
 
 
 @dataclass(frozen=True)
-class Options:
+class KindOptions:
     """What kinds can be told.
 
     quarters
@@ -50,7 +50,7 @@ class Site(NamedTuple):
     mask
         The mask token, or -1.
     options
-        See Options.
+        See KindOptions.
     """
 
     row: np.ndarray
@@ -62,7 +62,7 @@ class Site(NamedTuple):
     beyond: np.ndarray
     room: int
     mask: int
-    options: Options
+    options: KindOptions
 
     def rest(self) -> np.ndarray:
         """int64 [edits, the other genes]: their positions, ascending."""
@@ -88,7 +88,7 @@ class Size(NamedTuple):
     named: Any
     beyond: Any
     room: int
-    options: Options
+    options: KindOptions
 
 
 def _as_before(size: Size) -> Any:

@@ -1,18 +1,19 @@
 """Edits, planned on indices before torch is touched: a row before, a row after, and which positions hold the same gene."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from rankcell.errors import SettingsError
-from rankcell.perturb.edits.kinds import KINDS, Options, Site, Size
-from rankcell.perturb.edits.targets import options_of, targets_of, targets_of_sets, token_of
+from rankcell.perturb.edits.gene_lists import ALL
+from rankcell.perturb.edits.kinds import KINDS, KindOptions, Site, Size
+from rankcell.perturb.edits.options import Perturbation
+from rankcell.perturb.edits.targets import targets_of, targets_of_sets, token_of
 from rankcell.scores import IN_PLACE, UNFILLED
 from rankcell.vocab import Frame, Vocabulary
-from rankcell.wording import option
 
 
 @dataclass(frozen=True)
@@ -74,67 +75,28 @@ class EditPlan:
     every_gene: bool = False
     set_names: tuple[str, ...] = ()
     mask: int = -1
-    options: Options = field(default_factory=Options)
+    options: KindOptions = field(default_factory=KindOptions)
 
     @classmethod
-    def make(
-        cls,
-        vocab: Vocabulary,
-        *,
-        kind: str,
-        genes: str | Sequence[str] = "all",
-        group: bool = False,
-        any: bool = False,
-        pairs: bool = False,
-        anchor: str | None = None,
-        sets: Mapping[str, Sequence[str]] | None = None,
-        quarters: int | None = None,
-        to_rank: int | None = None,
-        refill: bool = False,
-        frame: Frame,
-        max_len: int,
-    ) -> "EditPlan":
-        """A plan from gene names.
-
-        genes
-            "all" (every gene that a row holds), or names: one by one; with `group` all together; with `pairs` each two of them.
-        anchor
-            A gene that is perturbed together with each of `genes`.
-        sets
-            {name: genes}: each set together, in place of `genes`. With `any`, genes that the vocabulary does not have are left out
-            with a warning.
-        quarters, to_rank, refill
-            See rankcell.perturb.edits.kinds.Options.
-
-        SettingsError for what is unknown, contradictory or does not belong to the kind.
-        """
-        options = options_of(kind, vocab, quarters, to_rank, refill)
-        ways = {"group": group, "pairs": pairs, "anchor": anchor is not None, "sets": sets is not None}
-        chosen = [name for name, on in ways.items() if on]
-        if len(chosen) > 1:
-            raise SettingsError(f"{chosen[0]} and {chosen[1]} exclude each other: leave one out")
-        if sets is not None and not (isinstance(genes, str) and genes == "all"):
-            raise SettingsError("sets of genes and genes are both given: leave one out")
-        rest = {"frame": frame, "max_len": max_len, "need_all": not any, "options": options}
+    def make(cls, vocab: Vocabulary, edit: Perturbation, *, frame: Frame, max_len: int) -> "EditPlan":
+        """The plan of a perturbation, with the tokens of a vocabulary. SettingsError for genes that are unknown or contradict each other."""
+        if edit.kind == "mask" and vocab.mask is None:
+            raise SettingsError(f"vocabulary '{vocab.name}' has no mask token")
+        settings = edit.settings()
+        options = KindOptions(**{f.name: settings[f.name] for f in fields(KindOptions) if f.name in settings})
+        rest = {"frame": frame, "max_len": max_len, "need_all": not edit.any, "options": options}
         rest["mask"] = -1 if vocab.mask is None else int(vocab.mask)
-        if sets is not None:
-            targets = targets_of_sets(vocab, sets, some=any)
-            return cls(kind, tuple(targets.values()), set_names=tuple(targets), **rest)
-        if isinstance(genes, str) and genes == "all":
-            if group or pairs:
-                raise SettingsError(
-                    f"{'a group needs' if group else 'pairs need'} genes that are named: {option('genes', placeholder='A,B,C')} with {option(chosen[0], True)}"
-                )
-            targets = [(int(t),) for t in vocab.tokens]
-            if anchor is not None:
-                first = token_of(vocab, anchor)
-                targets = [(first, t) for (t,) in targets if t != first]
-                rest["need_all"] = True  # a pair of which one gene is there would be that gene alone, over and over
-            return cls(kind, tuple(targets), every_gene=True, **rest)
-        if genes is None or not hasattr(genes, "__iter__"):
-            raise SettingsError(f"genes is {genes!r}; 'all', a name or a list of names")
-        names = [genes] if isinstance(genes, str) else list(genes)
-        return cls(kind, targets_of(vocab, names, group, pairs, anchor), **rest)
+        if edit.sets is not None:
+            targets = targets_of_sets(vocab, edit.sets, some=edit.any)
+            return cls(edit.kind, tuple(targets.values()), set_names=tuple(targets), **rest)
+        if edit.genes != ALL:
+            return cls(edit.kind, targets_of(vocab, list(edit.genes), edit.group, edit.pairs, edit.anchor), **rest)
+        targets = [(int(t),) for t in vocab.tokens]
+        if edit.anchor is not None:
+            first = token_of(vocab, edit.anchor)
+            targets = [(first, t) for (t,) in targets if t != first]
+            rest["need_all"] = True  # a pair of which one gene is there would be that gene alone, over and over
+        return cls(edit.kind, tuple(targets), every_gene=True, **rest)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON that `from_json` makes the same plan of, with the same vocabulary."""
@@ -151,7 +113,7 @@ class EditPlan:
             targets = [(int(t),) if anchor is None else (anchor, int(t)) for t in vocab.tokens if t != anchor]
         else:
             targets = [tuple(t) for t in value["targets"]]
-        names, frame, options = tuple(value["set_names"]), Frame.from_json(value["frame"]), Options(**value["options"])
+        names, frame, options = tuple(value["set_names"]), Frame.from_json(value["frame"]), KindOptions(**value["options"])
         how = {k: value[k] for k in ("max_len", "need_all", "every_gene", "mask")}
         return cls(value["kind"], tuple(targets), frame, set_names=names, options=options, **how)
 
@@ -326,14 +288,14 @@ class RowEdits:
         """The same in one of the plan's passes."""
         if which == IN_PLACE:
             return np.full(len(self), len(self.row))
-        return self.length if which == "" else self._length(Options())
+        return self.length if which == "" else self._length(KindOptions())
 
-    def _length(self, options: Options) -> np.ndarray:
+    def _length(self, options: KindOptions) -> np.ndarray:
         plan, n = self.plan, len(self.row) - len(self.plan.frame)
         size = Size(n, self.n_gone, self.n_named, self.n_beyond, plan.max_len - len(plan.frame), options)
         return len(plan.frame) + np.asarray(KINDS[plan.kind].size(size), np.int64)
 
-    def made(self, chosen: np.ndarray, options: Options | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def made(self, chosen: np.ndarray, options: KindOptions | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Tokens [edits, length] of the chosen edits, which must have one length and perturb equally many positions, and where
         each gene that was not perturbed stood before (-1: nowhere)."""
         return KINDS[self.plan.kind].make(self._site(chosen, options))
@@ -346,7 +308,7 @@ class RowEdits:
         edges = np.flatnonzero((np.diff(key) != 0).any(0)) + 1
         yield from np.split(chosen, edges)
 
-    def _site(self, chosen: np.ndarray, options: Options | None = None) -> Site:
+    def _site(self, chosen: np.ndarray, options: KindOptions | None = None) -> Site:
         plan = self.plan
         first, last = plan.frame.span(len(self.row))
         where = self.where[chosen]

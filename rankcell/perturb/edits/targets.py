@@ -1,33 +1,12 @@
-"""Names of genes -> what is perturbed together, as tokens; and what kinds are told. Whatever contradicts itself is refused here."""
+"""Names of genes -> the tokens that are perturbed together."""
 
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rankcell.errors import SettingsError
-from rankcell.perturb.edits.kinds import KINDS, Options
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
-
-
-def options_of(kind: str, vocab: Vocabulary, quarters: int | None, to_rank: int | None, refill: bool) -> Options:
-    """What a kind is told; SettingsError for what makes no sense or is another kind's."""
-    if kind not in KINDS:
-        near = difflib.get_close_matches(str(kind).lower(), KINDS, n=1, cutoff=0.6)
-        raise SettingsError(f"unknown kind of edit '{kind}'; one of {', '.join(KINDS)}{f' (did you mean {near[0]}?)' if near else ''}")
-    if quarters is not None and kind not in ("inhibit", "activate"):
-        raise SettingsError(f"quarters are for inhibit and activate, and this is {kind}")
-    if quarters is not None and quarters not in (1, 2, 3, 4):
-        raise SettingsError(f"quarters is {quarters}; 1, 2, 3 or 4")
-    if kind != "move" and to_rank is not None:
-        raise SettingsError(f"a rank to move to is for move, and this is {kind}")
-    if kind == "move" and (to_rank is None or to_rank < 0):
-        raise SettingsError(f"move needs the rank to move to, 0 (the top) or more ({option('to_rank', placeholder='N')}); it is {to_rank}")
-    if refill and kind != "delete":
-        raise SettingsError(f"refill is for delete, and this is {kind}")
-    if kind == "mask" and vocab.mask is None:
-        raise SettingsError(f"vocabulary '{vocab.name}' has no mask token")
-    return Options(1 if quarters is None else quarters, to_rank or 0, refill)
 
 
 def token_of(vocab: Vocabulary, name: str) -> int:
@@ -37,6 +16,8 @@ def token_of(vocab: Vocabulary, name: str) -> int:
 def require_known(vocab: Vocabulary, names: Sequence[str]) -> None:
     """SettingsError that names every gene that the vocabulary lacks."""
     unknown = vocab.unknown(names)
+    if len(names) == len(unknown) == 1 and Path(names[0]).is_file():
+        raise SettingsError(f"{names[0]} is a file and no gene: {option('genes', f'@{names[0]}')} reads the names in it")
     if unknown:
         raise SettingsError(f"{vocab.describe_unknown(unknown, len(set(names)))}; {option('skip_unknown', True)} goes on without them")
 

@@ -13,6 +13,7 @@ from rankcell.perturb.edits.plan import EditPlan, RowEdits
 from rankcell.perturb.exact import sharing
 from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
 from rankcell.perturb.exact.baseline import Baseline
+from rankcell.perturb.exact.options import Measure
 from rankcell.perturb.exact.pieces import EditedRows, Piece, Sheet
 from rankcell.perturb.exact.sharing import FirstBlock, Vanished
 from rankcell.perturb.exact.shifts import Compared, readout_scores
@@ -63,6 +64,16 @@ class Engine:
     keep_perturbed: bool = False
     euclidean: bool = False
     readouts: tuple[str, ...] = READOUTS
+
+    @classmethod
+    def measuring(
+        cls, measure: Measure, encoder: Encoder | None, plan: EditPlan, n_blocks: int, states: StateEmbeddings, tokens_per_batch: int
+    ) -> "Engine":
+        """The engine of a screen; `encoder` None: without a model."""
+        is_euclidean = measure.distance == "euclidean"
+        return cls(
+            encoder, plan, n_blocks, states, tokens_per_batch, keep_perturbed=measure.keeps_perturbed, euclidean=is_euclidean, readouts=measure.readout
+        )
 
     @property
     def scored(self) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.model import Encoder, Packed
-from rankcell.perturb.edits.kinds import Options
+from rankcell.perturb.edits.kinds import KindOptions
 from rankcell.perturb.edits.plan import RowEdits
 from rankcell.perturb.exact.baseline import Baseline
 from rankcell.scores import IN_PLACE, UNFILLED
@@ -28,9 +28,9 @@ class Piece:
     row_edits: RowEdits
     edit: np.ndarray
 
-    def options(self, which: str) -> Options:
+    def options(self, which: str) -> KindOptions:
         """What the kind is told in a pass."""
-        return Options() if which == UNFILLED else self.row_edits.plan.options
+        return KindOptions() if which == UNFILLED else self.row_edits.plan.options
 
     def closes_up(self, which: str) -> bool:
         """Whether genes go and nothing comes, in a pass."""

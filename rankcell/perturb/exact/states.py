@@ -15,6 +15,7 @@ from rankcell.embed import Embedder
 from rankcell.embed.stores import STORES, read_embeddings
 from rankcell.errors import InputError, SettingsError
 from rankcell.model import Checkpoint
+from rankcell.perturb.exact.state_names import split_state
 from rankcell.store import atomic_path, read_lines
 from rankcell.tokens.tokenset import TokenSet
 
@@ -141,23 +142,15 @@ def _csv_rows(path: Path) -> list[tuple[str, str, list[float]]]:
     return [(r[0], r[1], [float(x) for x in r[2:]]) for r in rows]
 
 
-def split_state(text: str, option: str) -> tuple[str, str]:
-    """`COL=STATE` -> (column, state)."""
-    column, found, state = text.partition("=")
-    if not found or not column or not state:
-        raise SettingsError(f"{wording.option(option, text)}: expected COLUMN=STATE, such as {wording.option(option, 'cell_type=B')}")
-    return column, state
-
-
-def cells_of(tokens: TokenSet, text: str, option: str) -> np.ndarray:
+def cells_of(tokens: TokenSet, text: str, name: str) -> np.ndarray:
     """The rows of the cells in a state; SettingsError when no cell is in it. A cell of which the column says nothing is in none."""
-    column, state = split_state(text, option)
+    column, state = split_state(text, name)
     held = tokens.obs(column)
     known = np.array([v is not None and v == v for v in held.tolist()], bool)
     values = held.astype(str)
     rows = np.flatnonzero((values == state) & known)
     if not known.any():
-        raise SettingsError(f"cell column '{column}' says nothing about any of the {len(known):,} cells: name another than {wording.option(option, text)}")
+        raise SettingsError(f"cell column '{column}' says nothing about any of the {len(known):,} cells: name another than {wording.option(name, text)}")
     if not len(rows):
         there = sorted(set(values[known]))
         unknown = f"; of {int((~known).sum()):,} of {len(known):,} cells it says nothing" if not known.all() else ""

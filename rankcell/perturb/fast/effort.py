@@ -9,20 +9,20 @@ import numpy as np
 from rankcell.perturb.exact.engine import Engine, Scored
 from rankcell.perturb.fast import audit
 from rankcell.perturb.fast.fast_engine import FastEngine, FastScored
+from rankcell.perturb.fast.options import AUTO
 from rankcell.perturb.fast.ratios import Ratios
 from rankcell.scores import IN_PLACE, Score
 from rankcell.wording import note, option
 
-AUTO = "auto"
 SPLITS = (8, 16, 32, 64)
 PROJECTIONS = (8, 16, 32, 64, 128)
 PROBED = 128  # edits of a probed cell that are run exactly
-HELD = ("audit", "verify_top", "verify_by", "splits", "projections")  # of the settings of a screen, what a FastEngine is told
 
 
 def fast_engine(engine: Engine, settings: Mapping[str, Any]) -> FastEngine:
     """The engine of a fast screen with these settings."""
-    return FastEngine(engine, **{name: settings[name] for name in HELD}, ratios=Ratios.of(settings))
+    own = {field.name for field in dataclasses.fields(FastEngine)} & settings.keys() - {"ratios"}
+    return FastEngine(engine, **{name: settings[name] for name in own}, ratios=Ratios.of(settings))
 
 
 def pass_of(score: str) -> str:

@@ -22,12 +22,12 @@ from rankcell.model.tape import Tape, Weights, functions_at_once, weights_of
 from rankcell.perturb.edits.plan import EditPlan, RowEdits
 from rankcell.perturb.exact.engine import Engine, Scored
 from rankcell.perturb.fast.calibration import corrected
+from rankcell.perturb.fast.options import AUDIT, PROJECTIONS, SPLITS
 from rankcell.perturb.fast.ratios import PROCESSOR, Ratios
 from rankcell.perturb.fast.response import Context, Predictors, predictors
 from rankcell.scores import COS, IN_PLACE, TOWARD, Score
 from rankcell.wording import option
 
-AUDIT, SPLITS, PROJECTIONS = 0.02, 16, 32
 LEAST_IN_PLACE = 0.5  # to which a correction may shrink what is predicted in place
 
 
@@ -48,20 +48,25 @@ class FastScored(Scored):
     predicted: dict[str, np.ndarray]
 
 
-def refuse(asked: Any, plan: EditPlan) -> None:
-    """SettingsError for what only the exact method does."""
+def require_predictable(config: Any, plan: EditPlan) -> None:
+    """SettingsError for what only the exact method does.
+
+    config
+        A rankcell.perturb.run.screen_config.ScreenConfig.
+    """
+    edit, measure = config.edit, config.measure
     several = plan.genes.shape[1] > 1
     wrong = {
-        option("distance", asked.distance): asked.distance != "cos",
-        f"{option('affected')}, {option('affected_top')} and {option('affected_raw')}": bool(asked.collects),
-        option("refill", True): asked.refill,
-        option("readout_compat", asked.readout_compat): asked.readout_compat != "rankcell",
-        "groups and sets of several genes": several and not ((asked.anchor is not None or asked.pairs) and plan.kind == "delete"),
+        option("distance", measure.distance): measure.distance != "cos",
+        f"{option('affected')}, {option('affected_top')} and {option('affected_raw')}": bool(measure.collects),
+        option("refill", True): plan.options.refill,
+        option("readout_compat", measure.readout_compat): measure.keeps_perturbed,
+        "groups and sets of several genes": several and not ((edit.anchor is not None or edit.pairs) and plan.kind == "delete"),
     }
-    for what, given in wrong.items():
+    for setting, given in wrong.items():
         if given:
-            raise SettingsError(f"{what}: only {option('method', 'exact')} does that")
-    if asked.epistasis is not None and (several or plan.kind != "delete"):
+            raise SettingsError(f"{setting}: only {option('method', 'exact')} does that")
+    if config.method.epistasis is not None and (several or plan.kind != "delete"):
         raise SettingsError(
             f"{option('epistasis')} makes pairs of the genes that a screen deletes one by one: leave out {option('kind')}, {option('anchor')} and {option('pairs')}"
         )

@@ -1,268 +1,134 @@
-"""One screen on its way: what it is, prepared once, run unit by unit, finished."""
+"""A screen on its way: prepared once, run unit by unit, finished."""
 
 import contextlib
 import functools
-import hashlib
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rankcell.embed.carried import note_left_out
 from rankcell.errors import SettingsError
+from rankcell.execute import UnitJob, run_units
 from rankcell.model import Encoder
-from rankcell.model.batches import TOKENS_PER_BATCH
-from rankcell.model.devices import choose_device
+from rankcell.model.devices import choose_device, has_float64, warn_of_threads
 from rankcell.model.encoder import threads_as
-from rankcell.model.workers import run_here, run_on, warn_of_threads
-from rankcell.perturb.edits.plan import EditPlan
 from rankcell.perturb.exact.engine import Engine
-from rankcell.perturb.exact.shift_precision import FEW, probe_rows
-from rankcell.perturb.exact.states import StateEmbeddings, embed_states, read_states, rows_of_states, split_state, states_hash
-from rankcell.perturb.fast import effort
-from rankcell.perturb.fast.epistasis import tokens_of_pairs
-from rankcell.perturb.fast.fast_engine import FastEngine, refuse, verify_score
-from rankcell.perturb.fast.ratios import measure
-from rankcell.perturb.results.screen_tables import STATES, Screen
+from rankcell.perturb.exact.states import StateEmbeddings, embed_states, rows_of_states
+from rankcell.perturb.results.screen_folder import ScreenFolder
+from rankcell.perturb.results.screen_tables import STATES
 from rankcell.perturb.run.cells_table import columns_left_out
+from rankcell.perturb.run.counting import Amount, EditCount
 from rankcell.perturb.run.estimate import Estimate
+from rankcell.perturb.run.loaded import LoadedScreen
 from rankcell.perturb.run.merge import finish
+from rankcell.perturb.run.methods import METHODS
 from rankcell.perturb.run.prepared import OWN, Prepared, is_begun, is_prepared, prepare, read_prepared, remove_work, settings_in
+from rankcell.perturb.run.run_plan import RunPlan, Settled, given_states
 from rankcell.perturb.run.runtime import Runtime
-from rankcell.perturb.run.screen_config import AUTO, TOKENS_PER_UNIT, Asked, rows_hash
-from rankcell.perturb.run.survey import Survey, tokens_of_rows
-from rankcell.perturb.run.verify import verify_screen
-from rankcell.perturb.run.worker import Amount, Count, TokenCount, Worker
-from rankcell.scores import Score
-from rankcell.store import LOCK, ShardedRun, content_hash, locked, result_folder
+from rankcell.perturb.run.screen_config import TOKENS_PER_UNIT, ScreenConfig
+from rankcell.perturb.run.survey import tokens_of_rows
+from rankcell.perturb.run.worker import Worker, drop_damaged
+from rankcell.progress import Progress
+from rankcell.store import LOCK, ShardedRun, locked, result_folder
 from rankcell.store.parts import Part, PartDone, preparing
 from rankcell.tokens.cropping import note_cropping
 from rankcell.tokens.spec import input_facts
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.wording import option
 
-Progress = Callable[[int, int], None] | None
-_WORKER, _VERIFIER = "rankcell.perturb.run.worker:open_worker", "rankcell.perturb.run.verify:open_verification"
+_WORKER = "rankcell.perturb.run.worker:open_worker"
 
 
-@dataclass
-class Job:
-    """What is to be run: cells `rows` of `tokens` by `plan`; `given`: states that are not of these cells;
-    `tokens_per_unit`: see `settle_units`; `effort` and `ratios`: settings that are decided when it begins."""
+def plan_screen(runtime: Runtime, tokens: Any, config: ScreenConfig, states: Any, *, tokens_per_unit: int) -> RunPlan:
+    """The plan of a screen. Everything that can be refused without the model's weights is refused here.
 
-    runtime: Runtime
-    tokens: TokenSet
-    tokens_folder: Path | None
-    asked: Asked
-    plan: EditPlan
-    rows: np.ndarray
-    given: StateEmbeddings
-    tokens_per_unit: int = TOKENS_PER_UNIT
-    effort: dict[str, int] = field(default_factory=dict)
-    ratios: dict[str, Any] = field(default_factory=dict)
+    tokens
+        A TokenSet or the folder of one.
+    states
+        Further states (rankcell.perturb.read_states), or None.
+    """
+    checkpoint, folder = runtime.checkpoint, None
+    checkpoint.resolve_layer(config.measure.layer)
+    if not isinstance(tokens, TokenSet):
+        folder = Path(tokens)
+        tokens = TokenSet.open(folder, vocab=None if (folder / "rankcell.json").exists() else checkpoint.vocab)
+        note_cropping(tokens.spec)
+    checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
+    tokens.require_rows(checkpoint.vocab)
+    note_left_out(columns_left_out(tokens), "cells.parquet")
+    edits = config.plan(checkpoint.vocab, tokens, min(tokens.spec.max_len, checkpoint.max_positions))
+    rows = config.choose(tokens)
+    given = given_states(states, checkpoint, config, tokens)
+    rows_of_states(tokens, config.toward)
+    plan = RunPlan(config, checkpoint, runtime.model, tokens, folder, edits, rows, given, tokens_per_unit)
+    METHODS[config.method.method].check(plan)
+    return plan
 
-    @classmethod
-    def of(cls, runtime: Runtime, tokens: TokenSet | str | os.PathLike, asked: Asked, states: Any) -> "Job":
-        """Everything that can be refused without the model's weights is refused here."""
-        checkpoint, folder = runtime.checkpoint, None
-        if not isinstance(tokens, TokenSet):
-            folder = Path(tokens)
-            tokens = TokenSet.open(folder, vocab=None if (folder / "rankcell.json").exists() else checkpoint.vocab)
-            note_cropping(tokens.spec)
-        checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
-        tokens.require_rows(checkpoint.vocab)
-        note_left_out(columns_left_out(tokens), "cells.parquet")
-        plan = asked.plan(checkpoint.vocab, tokens, min(tokens.spec.max_len, checkpoint.max_positions))
-        if asked.is_fast:
-            refuse(asked, plan)
-        rows = asked.choose(tokens)
-        job = cls(runtime, tokens, folder, asked, plan, rows, StateEmbeddings({}))
-        job.given = job._given_states(states)
-        rows_of_states(tokens, asked.states_asked)
-        if asked.is_fast:
-            _ = job.verify_by
-        return job
 
-    def settle_units(self, out: Path, *, part: Part | None, force: bool) -> None:
-        """Decide `tokens_per_unit`: what is asked for, else that of an earlier start in `out`, else what suits the device.
+def unit_size(runtime: Runtime, config: ScreenConfig, out: Path | None, *, part: Part | None, force: bool) -> int:
+    """Tokens of a unit: what is asked for, else that of an earlier start in `out`, else what suits the device.
 
-        A part that comes first keeps to what does not depend on its device: others may be run on other devices, in folders of
-        their own, and be put together with it.
-        """
-        begun = None if force else settings_in(out).get("tokens_per_unit")
-        least = TOKENS_PER_UNIT
-        self.tokens_per_unit = self.asked.tokens_per_unit or begun or (least if part else self.runtime.embedder.tokens_per_unit(least))
+    A part that comes first keeps to what does not depend on its device: others may be run on other devices, in folders of
+    their own, and be put together with it.
+    """
+    earlier = None if force or out is None else settings_in(out).get("tokens_per_unit")
+    return config.method.tokens_per_unit or earlier or (TOKENS_PER_UNIT if part else runtime.embedder.tokens_per_unit(TOKENS_PER_UNIT))
 
-    def _given_states(self, states: Any) -> StateEmbeddings:
-        """States from a file, or as they are; SettingsError when they do not fit model, tokens or the states of the cells."""
-        if states is None:
-            return StateEmbeddings({})
-        p = self.runtime
-        typed = list(dict.fromkeys([p.layer, p.n_blocks, p.n_blocks - p.checkpoint.n_layers - 1]))
-        given = states if isinstance(states, StateEmbeddings) else read_states(states, layers=typed)
-        given.check(p.checkpoint)
-        twice = set(given.names) & {split_state(t, "toward")[1] for t in self.asked.states_asked}
-        if twice:
-            raise SettingsError(f"state '{min(twice)}' is asked for twice, from the cells and from the file")
-        unread = [s for s in given.names if (s, "cell") not in given.vectors and not self.tokens.frame.has_cls]
-        if unread:
-            raise SettingsError(
-                f"state '{unread[0]}' is given for the CLS readout alone, and these tokens have no CLS: give its cell readout"
-            )
-        return given
+
+def require_device(config: ScreenConfig, devices: list[str]) -> None:
+    """SettingsError when a device lacks what the method needs."""
+    method = METHODS[config.method.method]
+    narrow = next((d for d in devices if method.needs_float64 and not has_float64(choose_device(d))), None)
+    if narrow is not None:
+        raise SettingsError(
+            f"device '{narrow}' has no numbers of 64 bits, which {option('method', method.name)} needs: choose {option('device', 'cpu')}, or {option('method', 'exact')}"
+        )
+
+
+class ScreenRun:
+    """Runs the units of a plan with a loaded model, and writes what comes of them."""
+
+    def __init__(self, runtime: Runtime, plan: RunPlan):
+        self.runtime, self.plan = runtime, plan
+        self.method = METHODS[plan.config.method.method]
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the result but the machine, and what is settled when it begins."""
+        return self.plan.settings | self.method.settings(self.plan)
 
     @functools.cached_property
     def states(self) -> StateEmbeddings:
         """All states: the means over cells, embedded now, and those that were given."""
-        p, toward = self.runtime, self.asked.states_asked
-        found = embed_states(p.embedder, self.tokens, toward, layer=p.layer).vectors if toward else {}
-        both = StateEmbeddings(found | self.given.vectors, p.checkpoint.hash)
-        both.check(p.checkpoint)
+        plan, toward = self.plan, self.plan.config.toward
+        means = embed_states(self.runtime.embedder, plan.tokens, toward, layer=plan.config.measure.layer).vectors if toward else {}
+        both = StateEmbeddings(means | plan.given.vectors, plan.checkpoint.hash)
+        both.check(plan.checkpoint)
         return both
 
-    @functools.cached_property
-    def survey(self) -> Survey:
-        """SettingsError when no cell has an edit."""
-        found = Survey.of(self.tokens, self.rows, self.plan, self.runtime.checkpoint.vocab)
-        if not found.edits.any():
-            raise SettingsError(self._nothing())
-        return found
+    def _engine(self, encoder: Encoder | None = None) -> Engine:
+        embedder = self.runtime.embedder
+        return self.plan.engine(encoder or embedder.encoder, self.states, embedder.planned_tokens_per_batch)
 
-    def _nothing(self) -> str:
-        plan = self.plan
-        names = plan.set_names or plan.labels(self.runtime.checkpoint.vocab)
-        what = "all genes of the group" if len(plan.targets) == 1 and len(plan.targets[0]) > 1 else "any of the genes"
-        named = f"{', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
-        return f"none of the {len(self.rows):,} cells holds {what} to {plan.kind} ({named}): nothing to do"
+    def _settle(self, earlier: Mapping[str, Any], *, may_measure: bool) -> Settled:
+        device = choose_device(self.runtime.devices[0])
+        return self.method.settle(self.plan, earlier, self._engine, device=device, may_measure=may_measure)
 
-    @functools.cached_property
-    def what(self) -> dict[str, Any]:
-        """All that decides the result but the machine: plain JSON."""
-        from rankcell import __version__
-
-        p, asked, checkpoint = self.runtime, self.asked, self.runtime.checkpoint
-        names = [split_state(t, "toward")[1] for t in asked.states_asked]
-        held = {"model": checkpoint.name, "model_hash": checkpoint.hash, "vocabulary": checkpoint.vocab.name, "layer": p.layer}
-        held |= checkpoint.remarks
-        held |= asked.words(self.plan, checkpoint.vocab) | {"cells": len(self.rows), "start": asked.start, "toward": asked.states_asked}
-        held |= {"states": [*names, *self.given.names], "distance": asked.distance, "readouts": asked.readouts, "affected": asked.collects}
-        held |= {"affected_top": asked.affected_top, "readout_compat": asked.readout_compat, "max_len": self.plan.max_len}
-        held |= {"tokens_per_unit": self.tokens_per_unit, "tokens_hash": self.tokens.fingerprint, "cells_hash": rows_hash(self.rows)}
-        held |= {"plan_hash": content_hash(self.plan.to_json()), "states_hash": states_hash(self.given), "version": __version__}
-        if asked.is_fast:
-            held |= {n: asked.fast(n) for n in ("method", "audit", "verify_top", "verify_screen", "min_recall")}
-            held |= {n: asked.fast(n) for n in ("epistasis", "verify_pairs") if asked.epistasis is not None}
-            held |= {"verify_by": self.verify_by} | {n: v for n, v in self._effort_asked.items() if v != AUTO}
-        return held | ({"uncropped_hash": self._uncropped_hash()} if asked.refill else {})
-
-    def _uncropped_hash(self) -> str:
-        h = hashlib.sha256()
-        for i in self.rows:
-            h.update(self.tokens.uncropped(int(i)).astype("<i4").tobytes() + b"|")
-        return h.hexdigest()
+    def _settle_precision(self) -> dict[str, Any] | None:
+        """Decide the precision by some edits of a few cells; what was tried."""
+        rows = self.plan.probed
+        return self.runtime.settle_precision(self._engine, [self.plan.tokens.row(int(i)) for i in rows], self.plan.longer(rows))
 
     def estimate(self) -> Estimate:
         """What the screen would take, after timing some of it; nothing is written."""
-        self._settle()
-        self._settle_ratios({}, may_measure=True)
-        self._settle_effort({})
-        engine = self._engine(self.runtime.embedder.encoder)
-        return Estimate.of(self.fast(engine) if self.asked.is_fast else engine, self, n_devices=len(self.runtime.devices))
+        self._settle_precision()
+        settled = self._settle({}, may_measure=True)
+        return Estimate.of(self.plan, self.method, settled, self._engine(), n_devices=len(self.runtime.devices))
 
-    def _engine(self, encoder: Encoder) -> Engine:
-        return self.runtime.engine(encoder, plan=self.plan, states=self.states, asked=self.asked)
-
-    @functools.cached_property
-    def outline(self) -> Engine:
-        """The engine without model and states, which knows what is scored and what a cell costs; the same on every machine."""
-        readouts = ["cell", *(["cls"] if self.tokens.frame.has_cls else [])]
-        none, named = np.zeros(0), [split_state(t, "toward")[1] for t in self.asked.states_asked]
-        states = StateEmbeddings({(s, r): none for s in named for r in readouts} | self.given.vectors)
-        engine = self.runtime.engine(None, plan=self.plan, states=states, asked=self.asked)
-        return replace(engine, tokens_per_batch=TOKENS_PER_BATCH)
-
-    @functools.cached_property
-    def verify_by(self) -> str:
-        """SettingsError when what is asked for is not predicted."""
-        names = [n + which for n in self.outline.plain_names for which in self.plan.passes]
-        asked = self.asked.verify_by
-        if asked is not None and asked not in names:
-            raise SettingsError(f"{option('verify_by', asked)} is not a score that is predicted; one of {', '.join(names)}")
-        by = asked or verify_score(self.outline)
-        if Score.parse(by).is_cosine and self.asked.fast("projections") == 0:
-            none = option("projections", 0)
-            add = f"add {option('toward', placeholder='COL=STATE')} (or {option('states')}), or leave out {none}"
-            way = "verify by a movement toward a state" if asked else add
-            raise SettingsError(f"{none} predicts no sizes of shift, and {option('verify_by')} is {by}: {way}")
-        return by
-
-    @property
-    def _effort_asked(self) -> dict[str, int | str]:
-        return {name: self.asked.fast(name) for name in ("splits", "projections")}
-
-    def fast(self, engine: Engine, **effort_: int) -> FastEngine:
-        """The fast engine with the effort that was settled, or another."""
-        return effort.fast_engine(engine, self.what | self.effort | self.ratios | effort_)
-
-    @functools.cached_property
-    def alone(self) -> Survey:
-        """As `work`, without the pairs of --epistasis."""
-        return effort.with_cost(self.survey, self.fast(self.outline), self.tokens.lengths[self.rows])
-
-    @functools.cached_property
-    def work(self) -> Survey:
-        """The survey with what the edits cost by the method asked for; known once the effort is."""
-        if not self.asked.is_fast:
-            return self.survey
-        fast, lengths, n = self.fast(self.outline), self.tokens.lengths[self.rows], self.asked.epistasis
-        if n is None:
-            return self.alone
-        pairs = tokens_of_pairs(fast, self.survey.edits, lengths, n=self.asked.fast("epistasis"), verify=self.asked.fast("verify_pairs"))
-        return replace(self.alone, tokens=self.alone.tokens + pairs)
-
-    @property
-    def n_verified_tokens(self) -> int:
-        """Tokens that the largest predictions of the whole screen will take, about."""
-        n = min(self.asked.fast("verify_screen"), int(self.survey.edits.sum())) if self.asked.is_fast else 0
-        return tokens_of_rows(n, self.tokens.lengths[self.rows], self.plan)
-
-    def _settle_ratios(self, earlier: Mapping[str, Any], *, may_measure: bool) -> None:
-        """Decide what the parts of a prediction take: as an earlier start measured it, else measured now; on a processor, and where
-        nothing may be measured, the constants, of which the settings say nothing."""
-        device = choose_device(self.runtime.devices[0])
-        self.ratios = {n: v for n, v in earlier.items() if n == "ratios"}
-        if may_measure and self.asked.is_fast and device.type != "cpu":
-            rows = sorted((self.tokens.row(int(i)) for i in self._probed()), key=len)[-2:]
-            projections = self._effort_asked["projections"]
-            most = None if projections == AUTO else projections
-            self.ratios = measure(self._engine(self.runtime.embedder.encoder), rows, functions=most).settings
-
-    def _settle_effort(self, held: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Decide what is left to be chosen of splits and projections, or go on with what an earlier start came to."""
-        asked = self._effort_asked if self.asked.is_fast else {}
-        self.effort = {n: held.get(n, v) for n, v in asked.items() if v == AUTO}
-        if AUTO not in self.effort.values():
-            return None
-        exact, by = self._engine(self.runtime.embedder.encoder), self.verify_by
-        rows = [self.tokens.row(int(i)) for i in self._probed()]
-        tries = effort.grid(asked["splits"], asked["projections"], by)
-        engine_of = lambda splits, projections: self.fast(exact, splits=splits, projections=projections)  # noqa: E731
-        found = effort.choose_effort(engine_of, rows, exact, self.asked.min_recall, tries=tries, verify_by=by)
-        self.effort = {n: found[n] for n in self.effort}
-        effort.note_choice(found, self.asked.min_recall)
-        return found
-
-    def longer(self, rows: np.ndarray) -> list[np.ndarray] | None:
-        """The uncropped genes of some rows, where the plan refills from them."""
-        return [self.tokens.uncropped(int(i)) for i in rows] if self.plan.options.refill else None
-
-    def run(self, out: Path, *, part: Part | None, force: bool, progress: Progress) -> Screen | PartDone:
+    def run(self, out: Path, *, part: Part | None, force: bool, progress: Progress) -> ScreenFolder | PartDone:
         """Prepare what is not prepared, run the units that are not done, and without `part` write the tables."""
-        if force or not is_begun(out, self.what):
-            _ = self.survey  # whether there is anything to do is known before a folder is made
+        if force or not is_begun(out, self.settings):
+            _ = self.plan.survey  # whether there is anything to do is known before a folder is made
         with _kept_when_useful(out), contextlib.ExitStack() as stack:
             if part is None:
                 stack.enter_context(locked(out))
@@ -270,7 +136,7 @@ class Job:
                 stack.enter_context(threads_as(None if force else settings_in(out).get("threads")))
                 work = self._open(out, force=force, shared=part is not None)
             if work is None:
-                screen = Screen(out, ShardedRun.read(out).manifest)
+                screen = ScreenFolder(out, ShardedRun.read(out).manifest)
                 screen.check()
                 return screen
             if part is not None:
@@ -280,95 +146,78 @@ class Job:
             if part is not None:
                 return PartDone(out, part, sum(map(work.is_done, range(work.n_units))), work.n_units)
             self._finish(work, count)
-            return Screen(out, work.run.manifest)
-
-    def _finish(self, work: Prepared, count: Count) -> None:
-        sources, last = [work.run] * work.n_units, work.n_units
-        worker = lambda: Worker(work, self.runtime.embedder.encoder)  # noqa: E731
-        tick = functools.partial(count.tick, last)
-        verified = verify_screen(
-            work.run, sources, worker, tick, share=lambda chunks: self._shared(_VERIFIER, work, chunks, TokenCount(tick))
-        )
-        if verified:
-            count.finish(last)
-        finish(work.run, sources, work.run.folder, verified)
-
-    def _shared(self, task: str, work: Prepared, units: Sequence[int], count: Any) -> bool:
-        """Have units run by a process of each device, where there are several of both; whether they were."""
-        devices = self.runtime.devices[: len(units)]
-        if len(devices) < 2:
-            return False
-        warn_of_threads(devices)
-        self.runtime.embedder.release()  # the GPU's memory is for whoever works there
-        run_on(task, work.run.folder, units, devices, count)
-        return True
+            return ScreenFolder(out, work.run.manifest)
 
     def _open(self, out: Path, *, force: bool, shared: bool) -> Prepared | None:
         """The prepared run; None when it is complete."""
         earlier = {} if force else settings_in(out)
         has_earlier = self.runtime.restore(earlier)
-        check = None if has_earlier else self._settle()
+        check = None if has_earlier else self._settle_precision()
         # parts in folders of their own measure nothing: they are to be cut into the same units
-        self._settle_ratios(earlier if has_earlier else {}, may_measure=not has_earlier and not shared)
-        tried = self._settle_effort(earlier if has_earlier else {})
-        run = ShardedRun.open(out, self.what | self.runtime.settings | self.effort | self.ratios, force=force, shared=shared, own=OWN)
+        settled = self._settle(earlier if has_earlier else {}, may_measure=not has_earlier and not shared)
+        settings = self.settings | self.runtime.settings | dict(settled.settings)
+        run = ShardedRun.open(out, settings, force=force, shared=shared, own=OWN)
         if run.complete:
             remove_work(out)
             return None
         if not is_prepared(out):
-            if self.what["states"]:
+            if settings["states"]:
                 self.states.save(out / STATES)
-            parts = {"plan": self.plan, "survey": self.work, "checkpoint": self.runtime.checkpoint, "model": self.runtime.model}
-            parts |= {"tokens_folder": self.tokens_folder, "tokens_per_unit": self.tokens_per_unit}
-            unknown = self.asked.unknown_genes(self.runtime.checkpoint.vocab)
-            if unknown:
-                run.note(unknown_genes=unknown)
-            if check is not None:
-                run.note(precision_check=check)
-            if self.tokens.spec.cropping.get("cropped"):
-                run.note(cropping=dict(self.tokens.spec.cropping))
-            if self.tokens.spec.source:
-                run.note(input=input_facts(self.tokens.spec.source))
-            if tried is not None:
-                run.note(effort=tried)
-            prepare(run, self.tokens, self.rows, **parts)
-        return read_prepared(out, checkpoint=self.runtime.checkpoint, tokens=self.tokens)
+            run.note(**self._notes(check, settled))
+            prepare(run, self.plan, self.method.cost(self.plan, settled))
+        return read_prepared(out, checkpoint=self.plan.checkpoint, tokens=self.plan.tokens)
 
-    def _settle(self) -> dict[str, Any] | None:
-        """Decide the precision by some edits of a few cells."""
-        p, rows = self.runtime, self._probed()
-        return p.settle_precision(
-            self._engine,
-            [self.tokens.row(int(i)) for i in rows],
-            self.longer(rows),
-        )
+    def _notes(self, check: dict[str, Any] | None, settled: Settled) -> dict[str, Any]:
+        """What a manifest says beside its settings."""
+        plan = self.plan
+        notes = {
+            "unknown_genes": plan.config.unknown_genes(plan.checkpoint.vocab),
+            "precision_check": check,
+            "cropping": dict(plan.tokens.spec.cropping) if plan.tokens.spec.cropping.get("cropped") else None,
+            "input": input_facts(plan.tokens.spec.source) if plan.tokens.spec.source else None,
+        }
+        return {name: note for name, note in notes.items() if note} | dict(settled.note or {})
 
-    def _probed(self) -> np.ndarray:
-        """Rows of a few cells, of all lengths, to try things on."""
-        some = np.flatnonzero(self.survey.edits)
-        rich = some[self.survey.edits[some] >= min(FEW, self.survey.edits.max())]
-        return self.rows[rich[probe_rows(self.tokens.lengths[self.rows[rich]])]]
+    def _release(self, devices: Any) -> None:
+        """Before processes share the devices: the GPU's memory is for whoever works there."""
+        warn_of_threads(devices)
+        self.runtime.embedder.release()
 
-    def _run_units(self, work: Prepared, part: Part | None, progress: Progress) -> Count:
+    def _loaded(self, work: Prepared) -> LoadedScreen:
+        return LoadedScreen.of(work, self.runtime.embedder.encoder)
+
+    def _run_units(self, work: Prepared, part: Part | None, progress: Progress) -> EditCount:
         """Run what is not done; the count, in which what is verified at the end is still to come (as one unit more)."""
         units = [u for u in range(work.n_units) if part is None or part.has(u)]
-        later = {work.n_units: n} if part is None and (n := work.n_verified_tokens) else {}
         amounts = {u: Amount(work.unit_tokens[u], work.unit_edits[u], work.edges[u + 1] - work.edges[u]) for u in units}
-        count = Count(
-            amounts | {u: Amount(n, min(self.asked.fast("verify_screen"), sum(work.unit_edits)), 0) for u, n in later.items()}, progress
-        )
-        left = []
+        n_verified = self.method.n_verified(work.settings) if part is None else 0
+        if n_verified:
+            tokens = tokens_of_rows(n_verified, work.tokens.lengths[work.rows], work.plan)
+            amounts[work.n_units] = Amount(tokens, min(n_verified, sum(work.unit_edits)), 0)
+        count, left = EditCount(amounts, progress), []
         for unit in units:
-            work.drop_damaged(unit)
+            drop_damaged(work, unit)
             if work.is_done(unit):
                 count.finish(unit)
             else:
                 left.append(unit)
-        if self._shared(_WORKER, work, left, count):
-            return count
-        if left:
-            run_here(Worker(work, self.runtime.embedder.encoder), left, count)
+        job = UnitJob(_WORKER, work.run.folder, left, self.runtime.devices)
+        run_units(job, count, worker=lambda: Worker(self._loaded(work)), release=self._release)
         return count
+
+    def _finish(self, work: Prepared, count: EditCount) -> None:
+        sources, last = [work.run] * work.n_units, work.n_units
+        verified = self.method.verify(
+            work.run,
+            sources,
+            lambda: self._loaded(work),
+            devices=self.runtime.devices,
+            progress=functools.partial(count.tick, last),
+            release=self._release,
+        )
+        if verified:
+            count.finish(last)
+        finish(work.run, sources, work.run.folder, verified)
 
 
 @contextlib.contextmanager
@@ -385,3 +234,5 @@ def _kept_when_useful(folder: Path) -> Iterator[None]:
                     lock.unlink()
                 folder.rmdir()
         raise
+
+

@@ -10,16 +10,17 @@ from typing import Any
 from rankcell.errors import InputError, OutputError, SettingsError
 from rankcell.model.devices import devices_of
 from rankcell.perturb.edits.plan import EditPlan
-from rankcell.perturb.fast.audit_tables import join_audit, say_if_short
-from rankcell.perturb.results.screen_tables import AFFECTED, SCREEN, Names, Screen, join_affected, join_tables, read_shard, shard_kinds
+from rankcell.perturb.results.screen_folder import ScreenFolder
+from rankcell.perturb.results.screen_tables import AFFECTED, SCREEN, Names, join_affected, join_tables, read_shard
+from rankcell.perturb.run.loaded import LoadedScreen, threads_as_begun
+from rankcell.perturb.run.methods import method_of
 from rankcell.perturb.run.prepared import OWN, STAGED, TABLES, VOCAB, WORK, check_files, read_plan, read_prepared, remove_work
-from rankcell.perturb.run.verify import by_unit, verify_screen
-from rankcell.perturb.run.worker import Worker, is_fast, threads_as_begun
 from rankcell.store import ShardedRun, atomic_path, check_result_folder, locked, publish, remove_run, require_apart, result_folder, writing
 from rankcell.store.sharded_run import SHARDS, differences
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
 
+NOTES = ("cropping", "effort", "input", "unknown_genes")  # of a part, what the whole screen says too
 MACHINE = ("device", "attention", "threads", "torch", "tokens_per_batch")  # settings that change the last digits alone
 _SHARD = re.compile(r"screen-(\d+)\.parquet")
 _PART = re.compile(r"\.lock-(\d+)of(\d+)")
@@ -39,8 +40,9 @@ def finish(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, verified:
     staged = run.folder / WORK / STAGED
     with writing(staged):
         staged.mkdir(parents=True, exist_ok=True)
-    n_rows = join_tables(sources, "screen", staged / SCREEN, by_unit(verified))
-    told = join_audit(run, sources, verified, staged) if is_fast(settings) else {}
+    method = method_of(settings)
+    n_rows = join_tables(sources, "screen", staged / SCREEN, method.joined(verified))
+    facts = method.join(run, sources, verified, staged)
     for name in settings["affected"]:
         if name == "mean":
             vocab = Vocabulary.load(home / WORK / VOCAB)
@@ -49,13 +51,12 @@ def finish(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, verified:
             join_tables(sources, f"affected_{name}", staged / AFFECTED[name])
     tables = publish(staged, run.folder)  # all are whole: what stands under a final name is final
     known = [name for name in TABLES if (run.folder / name).exists()]
-    run.finish([*known, *tables], n_rows=n_rows, n_cells=held["edges"][-1], n_skipped=held["n_skipped"], n_units=len(sources), **told)
+    run.finish([*known, *tables], n_rows=n_rows, n_cells=held["edges"][-1], n_skipped=held["n_skipped"], n_units=len(sources), **facts)
     remove_work(run.folder)
-    if told:
-        say_if_short(run.folder, run.manifest)
+    method.close(run)
 
 
-def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, device: str = "auto", force: bool = False) -> Screen:
+def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, device: str = "auto", force: bool = False) -> ScreenFolder:
     """Put the parts of a screen (`--shard`) together.
 
     parts
@@ -81,7 +82,7 @@ def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, device:
                 stack.enter_context(locked(folder))
         runs = [ShardedRun.read(folder) for folder in folders]
         if is_inside and len(runs) == 1 and runs[0].complete:
-            screen = Screen(out, runs[0].manifest)
+            screen = ScreenFolder(out, runs[0].manifest)
             screen.check()
             return screen
         _require_one_screen(runs)
@@ -96,9 +97,9 @@ def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, device:
         if not target.complete:
             if not is_inside:
                 _copy_tables(runs[0].folder, out)
-                target.note(**{k: v for k, v in runs[0].manifest.items() if k in ("effort", "unknown_genes")})
+                target.note(**{k: v for k, v in runs[0].manifest.items() if k in NOTES})
             finish(target, sources, runs[0].folder, _verified(target, sources, runs[0].folder, device))
-        return Screen(out, target.manifest)
+        return ScreenFolder(out, target.manifest)
 
 
 @contextlib.contextmanager
@@ -117,12 +118,12 @@ def _verified(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, device
     """The rows that are run now that all units are there; the model is opened only for these."""
     with contextlib.ExitStack() as stack:
 
-        def open_worker() -> Worker:
+        def loaded() -> LoadedScreen:
             work = read_prepared(home)
             stack.enter_context(threads_as_begun(work))
-            return Worker.open(work, devices_of(device)[0], elsewhere=True)
+            return LoadedScreen.open(work, devices_of(device)[0], elsewhere=True)
 
-        return verify_screen(run, sources, open_worker)
+        return method_of(run.manifest["settings"]).verify(run, sources, loaded)
 
 
 def _folders(parts: Sequence[str | os.PathLike]) -> list[Path]:
@@ -163,7 +164,7 @@ def _require_one_screen(runs: Sequence[ShardedRun]) -> None:
 
 def _drawn_elsewhere(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """Of two parts of a fast screen, what else differs with the device."""
-    is_drawn = is_fast(a) and a["device"] != b["device"] and a.get("projections")
+    is_drawn = a.get("method") == "fast" and a["device"] != b["device"] and a.get("projections")
     return ", and predicted sizes of shift to the error of their random projections, which each make of device draws" if is_drawn else ""
 
 
@@ -188,7 +189,7 @@ def _require_whole(sources: Sequence[ShardedRun], home: Path) -> None:
     """InputError when a shard, or a table that was written before the first, is damaged."""
     check_files(home)
     for unit, source in enumerate(sources):
-        for kind in shard_kinds(source.manifest["settings"]):
+        for kind in method_of(source.manifest["settings"]).shard_kinds(source.manifest["settings"]):
             read_shard(source, kind, unit, columns=[])
 
 

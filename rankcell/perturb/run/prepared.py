@@ -27,11 +27,11 @@ from rankcell.perturb.results.screen_tables import (
     SHORT,
     STATES,
     shard_damage,
-    shard_kinds,
     write_table,
 )
 from rankcell.perturb.run.cells_table import write_cells
-from rankcell.perturb.run.survey import Survey, tokens_of_rows
+from rankcell.perturb.run.run_plan import RunPlan
+from rankcell.perturb.run.survey import Survey
 from rankcell.store import (
     ShardedRun,
     atomic_path,
@@ -80,22 +80,17 @@ class Prepared:
     def settings(self) -> dict[str, Any]:
         return self.run.manifest["settings"]
 
-    @property
-    def n_verified_tokens(self) -> int:
-        """Tokens, about, that are to come once all units are there: of the largest predictions of the whole screen."""
-        return tokens_of_rows(self.settings.get("verify_screen", 0), self.tokens.lengths[self.rows], self.plan)
-
     def is_done(self, unit: int) -> bool:
         return self.run.shard("screen", unit).exists()
 
-    def drop_damaged(self, unit: int) -> None:
-        """Of a unit that is done, remove the shard that says so when any of its shards is damaged: it is run again, with a warning."""
+    def drop_damaged(self, unit: int, kinds: Sequence[str]) -> None:
+        """Of a unit that is done, remove the shard that says so when a shard of any of `kinds` is damaged: it is run again, with a warning."""
         if not self.is_done(unit):
             return
-        said = {kind: shard_damage(self.run, kind, unit) for kind in shard_kinds(self.settings)}
-        damaged = next((kind for kind, what in said.items() if what), None)
+        damages = {kind: shard_damage(self.run, kind, unit) for kind in kinds}
+        damaged = next((kind for kind, damage_ in damages.items() if damage_), None)
         if damaged is not None:
-            note(f"{self.run.shard(damaged, unit)} is damaged ({said[damaged]}): unit {unit} is run again")
+            note(f"{self.run.shard(damaged, unit)} is damaged ({damages[damaged]}): unit {unit} is run again")
             self.run.shard("screen", unit).unlink()
 
 
@@ -116,48 +111,36 @@ def is_begun(folder: Path, what: Mapping[str, Any]) -> bool:
     return is_same and (is_prepared(folder) or ShardedRun.read(folder).complete)
 
 
-def prepare(
-    run: ShardedRun,
-    tokens: TokenSet,
-    rows: np.ndarray,
-    *,
-    plan: EditPlan,
-    survey: Survey,
-    checkpoint: Checkpoint,
-    model: str,
-    tokens_folder: Path | None,
-    tokens_per_unit: int,
-) -> None:
+def prepare(run: ShardedRun, plan: RunPlan, survey: Survey) -> None:
     """Write everything but the states. `work/plan.json` comes last: with it, the folder is prepared.
 
-    model
-        How any process opens the checkpoint: its folder, or a hub name.
-    tokens_folder
-        Where the tokens are; None: in memory, so that the rows to be screened are saved beside the results.
+    survey
+        Of the plan, with the tokens that the method takes.
     """
     folder, work = run.folder, run.folder / WORK
+    vocab, tokens, rows = plan.checkpoint.vocab, plan.tokens, plan.rows
     with writing(folder):
         work.mkdir(exist_ok=True)
     write_cells(tokens, rows, folder / CELLS)
-    write_table(survey.edits_table(plan, checkpoint.vocab), folder / EDITS)
-    place = {"model": model, "vocab": None, "tokens": TOKENS, "tokens_hash": run.manifest["settings"]["tokens_hash"]}
-    checkpoint.vocab.save(work / VOCAB, force=True)  # for checkpoints without one, and to put parts together where no model is
-    if not (checkpoint.folder / VOCAB).is_dir():
+    write_table(survey.edits_table(plan.edits, vocab), folder / EDITS)
+    place = {"model": plan.model, "vocab": None, "tokens": TOKENS, "tokens_hash": run.manifest["settings"]["tokens_hash"]}
+    vocab.save(work / VOCAB, force=True)  # for checkpoints without one, and to put parts together where no model is
+    if not (plan.checkpoint.folder / VOCAB).is_dir():
         place["vocab"] = VOCAB
-    if tokens_folder is None:
+    if plan.tokens_folder is None:
         rows = _save_tokens(tokens, rows, work / TOKENS)
         place["tokens_hash"] = TokenSet.open(work / TOKENS).fingerprint
     else:
-        place["tokens"] = str(tokens_folder.resolve())
+        place["tokens"] = str(plan.tokens_folder.resolve())
     with atomic_path(work / ROWS, force=True) as part, open(part, "wb") as f:
         np.save(f, rows.astype(np.int64))
-    edges = survey.edges(tokens_per_unit)
-    unit_tokens = np.add.reduceat(survey.tokens, edges[:-1]).tolist()
-    held = {"place": place, "plan": plan.to_json(), "edges": edges, "unit_tokens": unit_tokens}
-    held["unit_edits"] = np.add.reduceat(survey.edits, edges[:-1]).tolist()
-    held |= {"n_edits": int(survey.edits.sum()), "n_skipped": skipped(survey, plan)}
-    held["files"] = {name: file_facts(folder / name) for name in (*TABLES, f"{WORK}/{ROWS}") if (folder / name).exists()}
-    write_sealed_json(work / PLAN, held, indent=None)
+    edges = survey.edges(plan.tokens_per_unit)
+    content = {"place": place, "plan": plan.edits.to_json(), "edges": edges}
+    content["unit_tokens"] = np.add.reduceat(survey.tokens, edges[:-1]).tolist()
+    content["unit_edits"] = np.add.reduceat(survey.edits, edges[:-1]).tolist()
+    content |= {"n_edits": int(survey.edits.sum()), "n_skipped": skipped(survey, plan.edits)}
+    content["files"] = {name: file_facts(folder / name) for name in (*TABLES, f"{WORK}/{ROWS}") if (folder / name).exists()}
+    write_sealed_json(work / PLAN, content, indent=None)
 
 
 def skipped(survey: Survey, plan: EditPlan) -> int | None:

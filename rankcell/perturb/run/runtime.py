@@ -9,12 +9,10 @@ import numpy as np
 from rankcell.embed import Embedder
 from rankcell.model import Checkpoint, Encoder
 from rankcell.model.devices import choose_device
+from rankcell.model.options import Compute
 from rankcell.model.precisions import faster_precisions
-from rankcell.perturb.edits.plan import EditPlan
 from rankcell.perturb.exact import shift_precision as precisions
 from rankcell.perturb.exact.engine import Engine
-from rankcell.perturb.exact.states import StateEmbeddings
-from rankcell.perturb.run.screen_config import Asked
 
 
 @dataclass
@@ -25,8 +23,6 @@ class Runtime:
         The model that the screen runs: with "auto" in fp32, until a precision is settled or an earlier start's is gone on with.
     model
         How any process opens the checkpoint.
-    layer, n_blocks
-        Whose states are compared, as typed and as the number of blocks.
     devices
         Which share the work.
     precision
@@ -35,8 +31,6 @@ class Runtime:
 
     embedder: Embedder
     model: str
-    layer: int
-    n_blocks: int
     devices: Sequence[str]
     precision: str
 
@@ -85,12 +79,4 @@ class Runtime:
 
     def _embedder(self, precision: str) -> Embedder:
         budget = self.embedder.asked_tokens_per_batch
-        return Embedder(self.checkpoint, device=self.devices[0], precision=precision, tokens_per_batch=budget)
-
-    def engine(self, encoder: Encoder | None, *, plan: EditPlan, states: StateEmbeddings, asked: Asked) -> Engine:
-        """The engine of a screen, with a loaded model."""
-        is_kept, is_euclidean = asked.readout_compat == "geneformer", asked.distance == "euclidean"
-        budget = self.embedder.planned_tokens_per_batch
-        return Engine(
-            encoder, plan, self.n_blocks, states, budget, keep_perturbed=is_kept, euclidean=is_euclidean, readouts=tuple(asked.readouts)
-        )
+        return Embedder(self.checkpoint, Compute(self.devices[0], precision, budget))

@@ -5,22 +5,25 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from rankcell.model.workers import run_here
+from rankcell.execute import UnitJob, run_units
+from rankcell.model.devices import has_idle_processor
 from rankcell.perturb.edits.plan import RowEdits
 from rankcell.perturb.fast.audit_tables import set_values
-from rankcell.perturb.fast.effort import pass_of
+from rankcell.perturb.fast.effort import fast_engine, pass_of
 from rankcell.perturb.results.screen_tables import numbers, read_shard, shard_damage, write_shard
+from rankcell.perturb.run.counting import TokenCount
+from rankcell.perturb.run.loaded import LoadedScreen, threads_as_begun
 from rankcell.perturb.run.prepared import read_prepared
-from rankcell.perturb.run.worker import TokenCount, Worker, threads_as_begun
 from rankcell.scores import IN_PLACE, Score
 from rankcell.store import ShardedRun, content_hash
 
 Ticks = Callable[[int], None] | None
+_VERIFIER = "rankcell.perturb.run.verify:open_verification"
 
 
 class Chosen(NamedTuple):
@@ -33,10 +36,11 @@ class Chosen(NamedTuple):
 def verify_screen(
     run: ShardedRun,
     sources: Sequence[ShardedRun],
-    open_worker: Callable[[], Worker],
-    progress: Ticks = None,
+    loaded: Callable[[], LoadedScreen],
     *,
-    share: Callable[[Sequence[int]], bool] | None = None,
+    devices: Sequence[str] = (),
+    progress: Ticks = None,
+    release: Callable[[Sequence[str]], None] = lambda devices: None,
 ) -> dict[int, pa.Table]:
     """Run the largest predictions of a fast screen exactly, as far as they are not done: {unit: its rows that were}.
 
@@ -44,18 +48,18 @@ def verify_screen(
         Where the shards of these go.
     sources
         Where the shards of each unit are.
-    open_worker
-        Gives the screen with its model loaded; called when there is something to run.
-    share
-        Has chunks run by others (`open_verification`), where there are several of both; whether it did.
+    loaded
+        Gives the screen with its model loaded; called when there is something to run here.
+    devices, release
+        Which share the chunks where all units are in the folder of `run`, and what is called before they do (rankcell.execute).
 
     The rows of a table: `cell` (number in the screen), `row` (in the shard of its unit), and every score. The same rows are chosen
     whenever this is called, and what is chosen is in the names of the shards.
     """
     chunks = _Chunks.of(run, sources)
     pending = [n for n in range(chunks.n) if shard_damage(run, chunks.kind, n) is not None]  # damaged or not there yet
-    if pending and not (share and share(pending)):
-        run_here(_Verifier(chunks, open_worker()), pending, TokenCount(progress))
+    job = UnitJob(_VERIFIER, run.folder, pending, devices)
+    run_units(job, TokenCount(progress), worker=lambda: _Verifier(chunks, loaded()), release=release)
     if not chunks.n:
         return {}
     verified = pa.concat_tables([read_shard(run, chunks.kind, n) for n in range(chunks.n)])
@@ -87,26 +91,26 @@ class _Chunks:
     def kind(self) -> str:
         return f"verified-{content_hash([self.chosen.unit.tolist(), self.chosen.row.tolist()])[:12]}"
 
-    def compute(self, worker: Worker, number: int, progress: Ticks) -> Callable[[], Path]:
+    def compute(self, loaded: LoadedScreen, number: int, progress: Ticks) -> Callable[[], Path]:
         """Run a chunk; what is returned writes it."""
         a, b = self.edges[number], self.edges[number + 1]
         rows = Chosen(self.chosen.unit[a:b], self.chosen.row[a:b])
-        return functools.partial(write_shard, _run_chunk(worker, rows, self.sources, progress), self.home, self.kind, number)
+        return functools.partial(write_shard, _run_chunk(loaded, rows, self.sources, progress), self.home, self.kind, number)
 
 
 @dataclass(frozen=True)
 class _Verifier:
-    """What runs chunks on one device (rankcell.model.workers.Worker)."""
+    """What runs chunks on one device (rankcell.execute.Worker)."""
 
     chunks: _Chunks
-    worker: Worker
+    loaded: LoadedScreen
 
     @property
-    def device(self) -> Any:
-        return self.worker.device
+    def leaves_processor_idle(self) -> bool:
+        return has_idle_processor(self.loaded.engine.encoder.device)
 
     def compute(self, unit: int, tick: Callable[[int], None]) -> Callable[[], Path]:
-        return self.chunks.compute(self.worker, unit, tick)
+        return self.chunks.compute(self.loaded, unit, tick)
 
     def finish(self) -> None:
         """Nothing is left once the chunks are done."""
@@ -114,10 +118,10 @@ class _Verifier:
 
 @contextlib.contextmanager
 def open_verification(folder: str, device: str, name: str) -> Iterator[_Verifier]:
-    """The verification of a screen whose units are all in one folder, on one device (rankcell.model.workers)."""
+    """The verification of a screen whose units are all in one folder, on one device (rankcell.execute)."""
     work = read_prepared(folder)
     with threads_as_begun(work):
-        yield _Verifier(_Chunks.of(work.run, [work.run] * work.n_units), Worker.open(work, device))
+        yield _Verifier(_Chunks.of(work.run, [work.run] * work.n_units), LoadedScreen.open(work, device))
 
 
 def choose(sources: Sequence[ShardedRun], score: str, wanted: int) -> Chosen:
@@ -144,18 +148,18 @@ def _edges(chosen: Chosen, sources: Sequence[ShardedRun], tokens_per_chunk: int)
     return [*np.flatnonzero(np.diff(chunk, prepend=-1)).tolist(), len(tokens)]
 
 
-def _run_chunk(worker: Worker, chosen: Chosen, sources: Sequence[ShardedRun], progress: Ticks) -> pa.Table:
+def _run_chunk(loaded: LoadedScreen, chosen: Chosen, sources: Sequence[ShardedRun], progress: Ticks) -> pa.Table:
     parts = []
     for unit in np.unique(chosen.unit).tolist():
         rows = chosen.row[chosen.unit == unit]
         screen = read_shard(sources[unit], "screen", unit).take(pa.array(rows))
-        parts.append(_run_rows(worker, unit, rows, screen, progress))
+        parts.append(_run_rows(loaded, unit, rows, screen, progress))
     return pa.concat_tables(parts)
 
 
-def _run_rows(worker: Worker, unit: int, rows: np.ndarray, screen: pa.Table, progress: Ticks) -> pa.Table:
+def _run_rows(loaded: LoadedScreen, unit: int, rows: np.ndarray, screen: pa.Table, progress: Ticks) -> pa.Table:
     """Rows of one unit with all scores exact; only the passes that were not run are run."""
-    work = worker.work
+    work, fast = loaded.work, fast_engine(loaded.engine, loaded.work.settings)
     first = work.edges[unit]
     tokens = [work.tokens.row(int(i)) for i in work.rows[first : work.edges[unit + 1]]]
     edits = [work.plan.of_row(row) for row in tokens]
@@ -163,19 +167,19 @@ def _run_rows(worker: Worker, unit: int, rows: np.ndarray, screen: pa.Table, pro
     cell = np.searchsorted(ends, rows, side="right")
     inside = rows - np.concatenate([[0], ends])[cell]
     lacks = {which: ~screen[f"exact{which}"].to_numpy() for which in _passes(screen)}
-    names = [n + which for n in worker.fast.plain_names for which in lacks]
+    names = [n + which for n in fast.plain_names for which in lacks]
     values = {n: screen[n].to_numpy().copy() for n in names}
     for pattern in np.unique(np.stack(list(lacks.values()), axis=1), axis=0):
         passes = [which for which, lacking in zip(lacks, pattern, strict=True) if lacking]
         at = np.flatnonzero(np.all([lacks[w] == p for w, p in zip(lacks, pattern, strict=True)], axis=0))
         if passes:
-            _run_some(worker, tokens, edits, (cell[at], inside[at]), passes, at, values, progress)
+            _run_some(loaded, tokens, edits, (cell[at], inside[at]), passes, at, values, progress)
     columns = {"unit": pa.array(np.full(len(rows), unit)), "cell": pa.array(first + cell), "row": pa.array(rows)}
-    return pa.table(columns | {n: numbers(v) for n, v in worker.fast.with_parts(values).items()})
+    return pa.table(columns | {n: numbers(v) for n, v in fast.with_parts(values).items()})
 
 
 def _run_some(
-    worker: Worker,
+    loaded: LoadedScreen,
     tokens: Sequence[np.ndarray],
     edits: Sequence[RowEdits],
     place: tuple[np.ndarray, np.ndarray],
@@ -188,10 +192,10 @@ def _run_some(
     cell, inside = place
     here = np.unique(cell)
     some = [edits[c].chosen(inside[cell == c]) for c in here]
-    found = worker.engine.run_edits([tokens[c] for c in here], some, passes=passes, progress=progress)
+    scored = loaded.engine.run_edits([tokens[c] for c in here], some, passes=passes, progress=progress)
     for score in values:
         if pass_of(score) in passes:
-            values[score][at] = found.scores[score]
+            values[score][at] = scored.scores[score]
 
 
 def _passes(screen: pa.Table) -> list[str]:

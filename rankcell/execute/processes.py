@@ -1,11 +1,10 @@
-"""Units of a job: one after the other in this process, or in a process for each of several devices, which is told one unit after the
-other and ends when whoever told it is gone.
+"""Units of a job in a process for each of several devices, which is given one unit after the other and ends when the process that gives
+them is gone.
 
 A job names how a process opens it: `module:function`, a context manager of (folder, device, name of the worker) whose value is a Worker.
 """
 
 import contextlib
-import functools
 import importlib
 import json
 import os
@@ -15,73 +14,18 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from rankcell import errors, wording
 from rankcell.errors import ModelError, RankcellError, RankcellWarning, is_out_of_memory
-from rankcell.model.devices import has_idle_processor
+from rankcell.execute.local import WRITING, Count, run_here
 from rankcell.wording import note
 
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rankcell.model.workers import serve; serve(*sys.argv[2:])"
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rankcell.execute.processes import serve; serve(*sys.argv[2:])"
 _PATIENCE = 5  # seconds that a process is given to end
-_WRITING = threading.Lock()  # held while the results of a unit are written
-
-
-class Count(Protocol):
-    """How far a job is: `n` more of a unit (tokens, cells), and a unit that is done."""
-
-    def tick(self, unit: int, n: int) -> None: ...
-    def finish(self, unit: int) -> None: ...
-
-
-class Worker(Protocol):
-    """What computes the units of a job on one device (a torch.device).
-
-    `compute(unit, tick)` gives what writes the results: with that, the unit is done. `finish()`: what is left once no unit is.
-    """
-
-    @property
-    def device(self) -> Any: ...
-    def compute(self, unit: int, tick: Callable[[int], None]) -> Callable[[], Any]: ...
-    def finish(self) -> None: ...
-
-
-def run_here(worker: Worker, units: Iterable[int], count: Count) -> None:
-    """Run units of a job in this process, one after the other.
-
-    Where the processor is idle while the device computes (GPUs), the results of a unit are written by a thread while the next unit is
-    computed; no unit waits behind that. An error of writing is raised once the next unit is computed, of which nothing is written. However
-    this ends, it waits for what is being written.
-    """
-    if not has_idle_processor(worker.device):
-        for unit in units:
-            _write(worker.compute(unit, functools.partial(count.tick, unit)))
-            count.finish(unit)
-        return
-    written: list[tuple[int, Future]] = []  # the unit that is being written, if any
-
-    def settle() -> None:
-        for unit, writing in written:
-            writing.result()
-            count.finish(unit)
-        written.clear()
-
-    with ThreadPoolExecutor(1) as thread:
-        for unit in units:
-            write = worker.compute(unit, functools.partial(count.tick, unit))
-            settle()
-            written.append((unit, thread.submit(_write, write)))
-        settle()
-
-
-def _write(write: Callable[[], Any]) -> None:
-    with _WRITING:
-        write()
-
 
 def run_on(task: str, folder: Path, units: Sequence[int], devices: Sequence[str], count: Count, *, prefix: str = "", fixed: bool = False) -> None:
     """Run units of a job in a folder, each on the first device that is free. The first error ends all.
@@ -242,17 +186,5 @@ class _Messages:
 def _read_units(units: queue.SimpleQueue) -> None:
     for line in sys.stdin:
         units.put(int(line))
-    with _WRITING:
+    with WRITING:
         os._exit(0)  # whoever gave them is gone, or has no more
-
-
-def warn_of_threads(devices: Sequence[str]) -> None:
-    """Each process keeps to the number of threads of the job, so that its numbers are those of one process."""
-    import torch
-
-    n, threads, n_processors = devices.count("cpu"), torch.get_num_threads(), os.cpu_count() or 1
-    if n > 1 and n * threads > n_processors:
-        note(
-            f"{n} processes of {threads} threads each on {n_processors} processors are in each other's way: start with "
-            f"OMP_NUM_THREADS={max(1, n_processors // n)} (in a folder of its own: the numbers go with the threads)"
-        )

@@ -1,0 +1,127 @@
+"""Flags of the command line, made of classes of options (rankcell.options): one flag a field, and the class made again of what was given."""
+
+import dataclasses
+import functools
+import inspect
+import os
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rankcell.options import Choice, Field, Help, Options, fields_of, is_given, is_options, members_of, parts_of, split_hint
+
+_PLAIN = (bool, int, float, str, Path)
+
+
+def flat(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorator of a verb: a parameter that is a class of options becomes a flag for each of its fields.
+
+    A parameter `Annotated[X, Help(...)]` becomes one flag; others are the parser's own (typer's) as they stand.
+    """
+    parameters: list[inspect.Parameter] = []
+    made: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
+    for p in inspect.signature(function).parameters.values():
+        kind, meta = split_hint(p.annotation)
+        if isinstance(meta, Help):
+            parameters.append(_parameter(Field(p.name, p.default, kind, meta)))
+        elif is_options(kind) or isinstance(meta, Choice):
+            part = meta if isinstance(meta, Choice) else kind
+            parameters += _parameters(part)
+            made[p.name] = functools.partial(_build, part)
+        else:
+            parameters.append(p.replace(kind=p.KEYWORD_ONLY))
+    names = {p.name for p in inspect.signature(function).parameters.values()}
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        function(**{n: v for n, v in values.items() if n in names} | {name: build(values) for name, build in made.items()})
+
+    del command.__wrapped__
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
+    required_first = sorted(parameters, key=lambda p: p.default is not inspect.Parameter.empty)
+    command.__signature__ = inspect.Signature(required_first)
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _parameters(part: type[Options] | Choice) -> Iterator[inspect.Parameter]:
+    """The flags of a class, and of the parts of its own."""
+    if isinstance(part, Choice):
+        first = next(iter(part.variants))
+        yield _parameter(Field(part.name, first, str, part.help))
+        for field, variants in part.options().values():
+            yield _parameter(_as_given(field, "" if len(variants) == len(part.variants) else f"{', '.join(variants)}: "))
+        return
+    for _, member in members_of(part):
+        if isinstance(member, Field):
+            yield _parameter(member)
+        else:
+            yield from _parameters(member)
+
+
+def _as_given(field: Field, prefix: str) -> Field:
+    """The option of a variant, as a flag of which it can be told whether it was given: the default moves into the help."""
+    text, default = field.help.text, field.default
+    if is_given(default) and default is not dataclasses.MISSING:
+        text = f"{text.removesuffix('.')} (default {default})."
+    if prefix and text[1:2].islower():
+        text = text[:1].lower() + text[1:]
+    return dataclasses.replace(
+        field, default=False if default is False else () if isinstance(default, tuple) else None, help=dataclasses.replace(field.help, text=prefix + text)
+    )
+
+
+def _parameter(field: Field) -> inspect.Parameter:
+    help, several = field.help, _takes_several(field.hint)
+    kind = help.cli or (list[str] if several else _cli_type(field.hint))
+    flags = list(help.flags) or (["--" + field.name.replace("_", "-")] if kind is bool or help.hidden else [])
+    flag = typer.Option(*flags, metavar=help.metavar, help=help.spelled(flags=True))
+    default = field.default
+    if default in (dataclasses.MISSING, inspect.Parameter.empty):
+        default = inspect.Parameter.empty
+    elif typing.get_origin(kind) is list:
+        default = [default] if isinstance(default, str) else list(default or ())
+    elif default is None or kind is bool:
+        kind = kind | None if default is None else kind
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, flag])
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+
+
+def _takes_several(hint: Any) -> bool:
+    return any(typing.get_origin(p) in (Sequence, list, tuple) for p in _alternatives(hint))
+
+
+def _cli_type(hint: Any) -> Any:
+    """The one plain type that the parser reads for an annotation: a path, a text or a number."""
+    parts = _alternatives(hint)
+    if os.PathLike in parts:
+        return Path
+    return next((kind for kind in (str, float, int, bool) if kind in parts), str)
+
+
+def _build(part: type[Options] | Choice, values: Mapping[str, Any]) -> Options:
+    """The options that a command line gave."""
+    if isinstance(part, Choice):
+        return _build_variant(part, values)
+    own = {f.name: _plain(values[f.name], f.default) for f in fields_of(part)}
+    return part(**own, **{name: _build(inner, values) for name, inner in parts_of(part)})
+
+
+def _build_variant(choice: Choice, values: Mapping[str, Any]) -> Options:
+    fields = {name: field for name, (field, _) in choice.options().items()}
+    return choice.build(values[choice.name], {n: _plain(v, f.default) for n, f in fields.items() if is_given(v := values[n])})
+
+
+def _plain(value: Any, default: Any) -> Any:
+    """A value of the parser as the class takes it: a list as a tuple, or as the default itself where it says the same."""
+    if isinstance(value, list):
+        value = tuple(value)
+        return default if value == default or value == (default,) or (not value and default is None) else value
+    return value

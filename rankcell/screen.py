@@ -1,0 +1,124 @@
+"""Screen: a finished perturbation screen, where a user stands: its rows, its ranking, its affected genes, as a table or an AnnData."""
+
+import html
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+__all__ = ["Screen"]
+
+
+class Screen:
+    """A finished screen.
+
+    folder
+        The results folder that rc.tl.perturb or `rankcell perturb` has written. Every function that takes such a folder takes a Screen.
+    """
+
+    def __init__(self, folder: "str | os.PathLike | Screen"):
+        from rankcell.export import open_screen
+
+        self._folder = open_screen(folder.folder if isinstance(folder, Screen) else folder)
+
+    @classmethod
+    def temporary(cls, run: "Callable[[Path], object]") -> "Screen":
+        """The screen that `run` writes into a temporary folder, which is removed with the object, or when Python ends."""
+        place = tempfile.mkdtemp(prefix="rankcell-screen-")
+        try:
+            folder = Path(place) / "screen"
+            run(folder)
+            screen = cls(folder)
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        weakref.finalize(screen, shutil.rmtree, place, ignore_errors=True)
+        return screen
+
+    @property
+    def folder(self) -> Path:
+        """The results folder; of a screen without `out` a temporary one, which is removed with this object."""
+        return self._folder.folder
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Model, cells, settings and, of a fast screen, its audit: plain JSON."""
+        return self._folder.manifest
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.folder)
+
+    def df(self, *, obs: bool = False) -> "pd.DataFrame":
+        """One row per cell and edit: see rc.get.screen_df."""
+        from rankcell.get import screen_df
+
+        return screen_df(self._folder, obs=obs)
+
+    def rank(
+        self,
+        *,
+        by: str | None = None,
+        mode: str | Sequence[str] = "matched",
+        donor: str | None = None,
+        cells: Any = None,
+        controls: str | Sequence[str] | None = None,
+        against: Any = None,
+        min_cells: int | None = None,
+        seed: int = 0,
+    ) -> "pd.DataFrame":
+        """One row per edit, strongest effect first, tested: see rc.tl.rank_edits."""
+        from rankcell.perturb.edits.gene_lists import named_genes
+        from rankcell.stats import rank_edits
+
+        controls = None if controls is None else named_genes(controls)
+        options = {"donor": donor, "cells": cells, "controls": controls, "against": against, "min_cells": min_cells, "seed": seed}
+        return rank_edits(self, by=by, mode=mode, **options)
+
+    def affected(self, *, which: str = "mean") -> "pd.DataFrame":
+        """The affected genes: see rc.get.affected_df. OutputError when the screen was run without them."""
+        from rankcell.get import affected_df
+
+        return affected_df(self._folder, which=which)
+
+    def pairs(self) -> "pd.DataFrame":
+        """Pairs of genes of a fast screen with epistasis, a row per pair and cell: `cell_id`, `first`, `second`, `symbols`, `exact`, `sampled`,
+        and of each score that of both genes and its `_interaction`, what both do beyond the sum. OutputError when it was run without."""
+        return self._folder.epistasis().to_pandas()
+
+    def adata(self, score: str | Sequence[str] | None = None, *, by: str = "edits") -> "AnnData":
+        """The screen as an AnnData of edits or cells: see rc.get.screen_adata."""
+        from rankcell.get import screen_adata
+
+        return screen_adata(self._folder, score, by=by)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """(what, value) of the screen in short."""
+        manifest, settings = self.manifest, self.manifest["settings"]
+        facts = [
+            ("edits", f"{settings['kind']} {settings['genes']}"),
+            ("cells", f"{manifest['n_cells']:,}" + (f" of {settings['start']}" if settings.get("start") else "")),
+            ("rows", f"{manifest['n_rows']:,}"),
+            ("model", f"{settings['model']}, layer {settings['layer']}"),
+            ("method", settings.get("method", "exact")),
+        ]
+        if settings.get("toward"):
+            facts.append(("toward", ", ".join(settings["toward"])))
+        if settings.get("model_note"):
+            facts.append(("note", settings["model_note"]))
+        return facts
+
+    def __repr__(self) -> str:
+        return "\n".join(["Screen", *(f"  {name}: {value}" for name, value in self._facts())])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th style='text-align:left'>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in self._facts())
+        return f"<b>Screen</b><table>{rows}</table>"
+
+
