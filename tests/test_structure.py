@@ -101,6 +101,20 @@ def test_folders_of_a_room_import_upstream_only(room):
     assert wrong == []
 
 
+# One thing, one file name. A verb's file is called after the verb, a store's after its format, whatever else is.
+NAMED_AFTER_OTHERS = ("cli", "embed/stores")
+SHARED_NAMES = {
+    "engine.py": "execute/ runs the units of any job, perturb/exact/ the edits of a row",
+    "opening.py": "counts/io/ opens a file, tokens/ whatever tokens come from",
+    "options.py": "what option classes are made of, and those of a room",
+}
+
+
+def test_a_file_name_is_given_once():
+    names = [p.name for p in FILES if p.name != "__init__.py" and p.parent.relative_to(PACKAGE).as_posix() not in NAMED_AFTER_OTHERS]
+    assert {name for name in names if names.count(name) > 1} == set(SHARED_NAMES)
+
+
 def test_rooms_are_read_right():
     """The reader of imports above sees what it is to see."""
     assert {other for _, other in imports(PACKAGE / "tokens" / "job.py")} == {"counts", "errors", "tokens", "vocab"}
