@@ -93,7 +93,7 @@ def test_the_model_is_loaded_once(small, tokens, tmp_path, monkeypatch):
 
 
 def test_a_reused_embedder_keeps_its_own_budget(small, tokens, tmp_path):
-    asked = run.Asked(["mean"], [-2])
+    asked = run.EmbedConfig(["mean"], [-2])
     embedder = call(Embedder, small[1], device="cpu")
     embedder.encoder.memory.most["tokens"] = 30
     run.embed_to_store(embedder, tokens, tmp_path / "b.npz", asked)

@@ -18,7 +18,7 @@ from small_screens import Stopped, stop
 from rankcell.embed import Embedder
 from rankcell.embed import embedding_units as units
 from rankcell.embed import store_run as run
-from rankcell.embed.embed_config import Asked
+from rankcell.embed.embed_config import EmbedConfig
 from rankcell.embed.store_run import embed_to_store
 from rankcell.errors import OutputError
 from rankcell.execute import processes as workers
@@ -95,7 +95,7 @@ def test_units_of_an_embedding(small, tokens, tmp_path, monkeypatch):
     def begin(out, device):
         monkeypatch.setattr(run, "_compute", stop_before)
         with pytest.raises(Stopped):
-            embed_to_store(call(Embedder, small[1], device=device, precision="fp32"), tokens, tmp_path / out, Asked(["mean"], [-2]), shard="1/1")
+            embed_to_store(call(Embedder, small[1], device=device, precision="fp32"), tokens, tmp_path / out, EmbedConfig(["mean"], [-2]), shard="1/1")
         return settings_of(tmp_path / f"{out}.run")
 
     def stop_before(units, part, prepare, progress):
@@ -220,7 +220,7 @@ def test_a_shard_of_an_embedding_lists_no_folder(small, tokens, tmp_path, monkey
             m.setattr(run, "TOKENS_PER_UNIT", size)
             m.setattr(units, "_SECONDS", 10**9)
             seen = listed(m, tmp_path / f"{name}.npz.run")
-            asked = Asked(["mean"], [-2], ("cell", "gene", "gene_mean"))
+            asked = EmbedConfig(["mean"], [-2], ("cell", "gene", "gene_mean"))
             embed_to_store(call(Embedder, small[1], device="cpu"), tokens, tmp_path / f"{name}.npz", asked)
         counts[name] = len(seen)
     assert counts["many"] == counts["one"] > 0
@@ -292,7 +292,7 @@ def test_a_unit_in_the_sums_without_its_shard(small, tokens, tmp_path, monkeypat
     """Killed between the two, the unit is computed again, and is in the sums once."""
     monkeypatch.setattr(run, "TOKENS_PER_UNIT", 1)
     monkeypatch.setattr(units, "_SECONDS", 0)
-    asked, embedder = Asked(["mean"], [-2], ("cell", "gene_mean")), call(Embedder, small[1], device="cpu")
+    asked, embedder = EmbedConfig(["mean"], [-2], ("cell", "gene_mean")), call(Embedder, small[1], device="cpu")
     embed_to_store(embedder, tokens, tmp_path / "whole.npz", asked)
     real = units.Units._keep
 

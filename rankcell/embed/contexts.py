@@ -28,9 +28,9 @@ def gene_means(embedder: Embedder, tokens: TokenSet, layer: int, *, by: str | No
     columns = gene_mean_columns(sums, groups, embedder.checkpoint.vocab, "float32")
     mean, sd = (columns.pop(f"{k}_layer{layer}") for k in ("mean", "sd"))
     names = columns["gene"] if groups is None else [f"{g}|{gene}" for g, gene in zip(columns["group"], columns["gene"], strict=True)]
-    found = _anndata(mean, columns, names, embedder.meta(tokens, []) | {"layer": layer})
-    found.layers["sd"] = sd
-    return found
+    adata = _anndata(mean, columns, names, embedder.meta(tokens, []) | {"layer": layer})
+    adata.layers["sd"] = sd
+    return adata
 
 
 def gene_states(embedder: Embedder, tokens: TokenSet, layer: int, *, progress: Progress = None) -> Any:
@@ -57,17 +57,17 @@ def _run(embedder: Embedder, tokens: TokenSet, layer: int, work: Work, progress:
     warn_of_empty(tokens)
     tick = Ticker(tokens, progress)
     units = units_of(tokens.lengths, embedder.tokens_per_unit(TOKENS_PER_UNIT))
-    found = [embedder.run(tokens, np.arange(a, b), work, tick=tick.add).genes for a, b in units]
-    return [genes[layer] for genes in found if genes]
+    states_of_unit = [embedder.run(tokens, np.arange(a, b), work, tick=tick.add).genes for a, b in units]
+    return [genes[layer] for genes in states_of_unit if genes]
 
 
 def _anndata(values: np.ndarray, columns: dict[str, Any], names: list[str], meta: dict[str, Any]) -> Any:
     import anndata as ad
     import pandas as pd
 
-    found = ad.AnnData(values, obs=pd.DataFrame(columns, index=pd.Index(names, dtype=object)))
-    found.uns["rankcell"] = {k: v for k, v in meta.items() if not isinstance(v, dict)}
-    return found
+    adata = ad.AnnData(values, obs=pd.DataFrame(columns, index=pd.Index(names, dtype=object)))
+    adata.uns["rankcell"] = {k: v for k, v in meta.items() if not isinstance(v, dict)}
+    return adata
 
 
 def gene_mean_columns(sums: GeneSums, groups: Groups | None, vocab: Vocabulary, dtype: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def gene_mean_columns(sums: GeneSums, groups: Groups | None, vocab: Vocabulary, 
     if not sums.counts:
         raise SettingsError("no cell has genes: there is nothing to take means of")
     names = gene_names(vocab).to_pylist()
-    held: dict[str, list[Any]] = {}
+    parts_of_column: dict[str, list[Any]] = {}
     for g in sorted(sums.counts):
         parts: dict[str, Any] = {}
         for layer in sums.layers:
@@ -84,8 +84,8 @@ def gene_mean_columns(sums: GeneSums, groups: Groups | None, vocab: Vocabulary, 
             parts |= {} if groups is None else {"group": [groups.names[g]] * len(tokens)}
             parts |= {"n": n, f"mean_layer{layer}": mean.astype(dtype), f"sd_layer{layer}": sd.astype(dtype)}
         for key, values in parts.items():
-            held.setdefault(key, []).append(values)
-    return {k: np.concatenate(v) if isinstance(v[0], np.ndarray) else list(itertools.chain.from_iterable(v)) for k, v in held.items()}
+            parts_of_column.setdefault(key, []).append(values)
+    return {k: np.concatenate(v) if isinstance(v[0], np.ndarray) else list(itertools.chain.from_iterable(v)) for k, v in parts_of_column.items()}
 
 
 def gene_names(vocab: Vocabulary) -> pa.Array:

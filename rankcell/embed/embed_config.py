@@ -1,4 +1,4 @@
-"""What an embedding run is asked for."""
+"""EmbedConfig: the settings of an embedding run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ INCLUDE = {"cell": CELLS, "gene": GENES, "gene_mean": GENE_MEANS, "state": STATE
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a run is asked for.
+class EmbedConfig:
+    """Settings of an embedding run.
 
     include
         Any of "cell", "gene" (each gene in each cell), "gene_mean" (its mean over cells), "state" (of the cells of each category).

@@ -150,10 +150,10 @@ class Embedder:
 
     def layers(self, layer: int | Sequence[int]) -> dict[int, int]:
         """{layer as typed: number of blocks}."""
-        found = {n: self.checkpoint.resolve_layer(n) for n in _several(layer)}
-        if not found:
+        blocks_of_layer = {n: self.checkpoint.resolve_layer(n) for n in _several(layer)}
+        if not blocks_of_layer:
             raise SettingsError("no layer was asked for")
-        return found
+        return blocks_of_layer
 
     @python_verb(**{name: name for name in ("device", "precision", "tokens_per_batch")})  # which are the constructor's
     def embed(
@@ -233,7 +233,7 @@ class Embedder:
 
     def meta(self, tokens: TokenSet, outputs: list[Output]) -> dict[str, Any]:
         """What an embedding says of itself: plain JSON."""
-        held = {
+        facts = {
             "model": self.checkpoint.name,
             "model_hash": self.checkpoint.hash,
             "model_source": self.checkpoint.source,
@@ -246,8 +246,8 @@ class Embedder:
             "n_cells_without_genes": int((tokens.n_genes <= 0).sum()),
             "version": tokens.spec.version,
         } | self.description
-        held |= {"cropping": dict(tokens.spec.cropping)} if tokens.spec.cropping.get("cropped") else {}
-        return held | ({"precision_check": self._checked} if self._checked else {})
+        facts |= {"cropping": dict(tokens.spec.cropping)} if tokens.spec.cropping.get("cropped") else {}
+        return facts | ({"precision_check": self._checked} if self._checked else {})
 
 
 def _compute(unit: Unit, batch: Batch, at: np.ndarray) -> BatchResult:

@@ -98,13 +98,13 @@ def check_dtype(dtype: str) -> str:
 
 def memory_table(name: str, columns: dict[str, Any]) -> Table:
     """A table of arrays in memory: text (arrow, or a sequence of str), numbers, or vectors [rows, width]."""
-    held, kinds = {}, []
+    arrays, kinds = {}, []
     for key, values in columns.items():
         if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
-            held[key] = values
+            arrays[key] = values
             kinds.append(Column(key, str(values.dtype), values.shape[1] if values.ndim == 2 else 0))
         else:
-            held[key] = values if isinstance(values, pa.Array) else pa.array(list(values), pa.string())
+            arrays[key] = values if isinstance(values, pa.Array) else pa.array(list(values), pa.string())
             kinds.append(Column(key, "text"))
-    n = len(next(iter(held.values()))) if held else 0
-    return Table(name, n, tuple(kinds), lambda names: iter([{k: held[k] for k in names}]))
+    n = len(next(iter(arrays.values()))) if arrays else 0
+    return Table(name, n, tuple(kinds), lambda names: iter([{k: arrays[k] for k in names}]))

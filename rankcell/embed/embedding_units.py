@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.embed.contexts import gene_mean_columns, gene_names
-from rankcell.embed.embed_config import Asked
+from rankcell.embed.embed_config import EmbedConfig
 from rankcell.embed.embedder import Embedder, units_of
 from rankcell.embed.embedding_tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table, memory_table
 from rankcell.embed.gene_sums import GeneSums
@@ -46,20 +46,20 @@ class Units:
     """
 
     def __init__(
-        self, embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[Output], groups: Groups | None, run: ShardedRun, name: str = ""
+        self, embedder: Embedder, tokens: TokenSet, config: EmbedConfig, outputs: list[Output], groups: Groups | None, run: ShardedRun, name: str = ""
     ):
-        self.embedder, self.tokens, self.asked, self.groups, self.run = embedder, tokens, asked, groups, run
-        self.outputs = outputs if asked.pools else []
+        self.embedder, self.tokens, self.config, self.groups, self.run = embedder, tokens, config, groups, run
+        self.outputs = outputs if config.pools else []
         self.is_alone = not name  # others may be writing into the folder too
-        layers = embedder.layers(asked.layer)
+        layers = embedder.layers(config.layer)
         self.width = embedder.checkpoint.width
-        self.gene_layers = layers if "gene" in asked.include else {}
+        self.gene_layers = layers if "gene" in config.include else {}
         per_unit = run.manifest["settings"]["tokens_per_unit"]
         most = _GENE_BYTES // (4 * self.width * len(layers)) if self.gene_layers else per_unit
         self.units = units_of(tokens.lengths, min(per_unit, most))
         self.sums, self._saved = None, time.monotonic()
         self._sums_path = run.folder / f"{_SUMS}{name and '-'}{name}.npz"
-        if "gene_mean" in asked.include:
+        if "gene_mean" in config.include:
             self.sums = GeneSums(embedder.checkpoint.vocab.n_ids, self.width, layers, None if groups is None else groups.codes)
             self.sums.load(self._sums_path)
             self._summed = self.sums.units.union(*(s.units for s in self._other_sums()))
@@ -104,38 +104,38 @@ class Units:
 
     def _other_sums(self) -> list[GeneSums]:
         """The sums of whoever else has computed units of this run."""
-        found = []
+        others = []
         for path in sorted(self.run.folder.glob(f"{_SUMS}*.npz")):
             if path != self._sums_path:
                 other = GeneSums(self.sums.n_tokens, self.sums.width, self.sums.layers, self.sums.groups)
                 other.load(path)
-                found.append(other)
-        return found
+                others.append(other)
+        return others
 
     def _shards(self, unit: int) -> list[Path]:
         kinds = [GENES] * bool(self.gene_layers) + [CELLS] * bool(self.outputs)
         return [self.run.shard(kind, unit, ".arrow") for kind in kinds]
 
-    def _keep(self, unit: int, found: UnitResult, tokens_per_batch: int) -> None:
+    def _keep(self, unit: int, unit_result: UnitResult, tokens_per_batch: int) -> None:
         if self.gene_layers:
-            _write_arrow(self.run.shard(GENES, unit, ".arrow"), {f"layer{n}": x for n, x in found.genes.items()}, self.asked.dtype)
+            _write_arrow(self.run.shard(GENES, unit, ".arrow"), {f"layer{n}": x for n, x in unit_result.genes.items()}, self.config.dtype)
         if self.outputs:
-            _write_arrow(self.run.shard(CELLS, unit, ".arrow"), found.cells, self.asked.dtype)
+            _write_arrow(self.run.shard(CELLS, unit, ".arrow"), unit_result.cells, self.config.dtype)
         if self.is_alone:
             self.run.note(tokens_per_batch=tokens_per_batch)
 
     def result(self, meta: dict[str, Any], obs_columns: Sequence[str]) -> Result:
         """All tables, and the cells' annotations of these names."""
         makers = {CELLS: self._cells, GENES: self._genes, GENE_MEANS: self._gene_means, STATES: self._states}
-        asked = {"include": list(self.asked.include), "dtype": self.asked.dtype}
-        if self.asked.by is not None:
-            asked |= {"by": self.asked.by, "statistic": self.asked.statistic}
-        tables = {name: makers[name]() for name in self.asked.tables}
+        facts = {"include": list(self.config.include), "dtype": self.config.dtype}
+        if self.config.by is not None:
+            facts |= {"by": self.config.by, "statistic": self.config.statistic}
+        tables = {name: makers[name]() for name in self.config.tables}
         obs = self.tokens.table.select(obs_columns).append_column("cell_id", pa.array(self.tokens.cell_ids, pa.string()))
-        return Result(tables, meta | asked, obs, dict(self.tokens.spec.categories))
+        return Result(tables, meta | facts, obs, dict(self.tokens.spec.categories))
 
     def _vectors(self) -> list[Column]:
-        return [Column(o.name, self.asked.dtype, self.width * len(o.pools)) for o in self.outputs]
+        return [Column(o.name, self.config.dtype, self.width * len(o.pools)) for o in self.outputs]
 
     def _cells(self) -> Table:
         ids = pa.array(self.tokens.cell_ids, pa.string())
@@ -165,24 +165,24 @@ class Units:
             for unit, (a, b) in enumerate(self.units):
                 yield texts(a, b, names) | _read_arrow(self._shards(unit)[0], [x for x in names if x.startswith("layer")])
 
-        vectors = [Column(f"layer{n}", self.asked.dtype, self.width) for n in self.gene_layers]
+        vectors = [Column(f"layer{n}", self.config.dtype, self.width) for n in self.gene_layers]
         columns = (Column("cell_id", "text"), Column("gene", "text"), Column("rank", "int32"), *vectors)
         return Table(GENES, int(n_genes.sum()), columns, blocks)
 
     def _gene_means(self) -> Table:
         for other in self._other_sums():
             self.sums.merge(other)
-        return memory_table(GENE_MEANS, gene_mean_columns(self.sums, self.groups, self.embedder.checkpoint.vocab, self.asked.dtype))
+        return memory_table(GENE_MEANS, gene_mean_columns(self.sums, self.groups, self.embedder.checkpoint.vocab, self.config.dtype))
 
     def _states(self) -> Table:
         cells, keep = self._cells(), self.tokens.n_genes > 0
-        vectors = {o.name: state_vectors(cells, o.name, self.groups, keep, self.asked.statistic) for o in self.outputs}
+        vectors = {o.name: state_vectors(cells, o.name, self.groups, keep, self.config.statistic) for o in self.outputs}
         counts = self.groups.counts(keep)
-        columns = {"state": self.groups.names, "n_cells": counts} | {k: v.astype(self.asked.dtype) for k, v in vectors.items()}
+        columns = {"state": self.groups.names, "n_cells": counts} | {k: v.astype(self.config.dtype) for k, v in vectors.items()}
         return memory_table(STATES, columns)
 
 
-def write_work(run: ShardedRun, tokens: TokenSet, checkpoint: Checkpoint, asked: Asked, *, model: str, tokens_folder: Path | None) -> None:
+def write_work(run: ShardedRun, tokens: TokenSet, checkpoint: Checkpoint, config: EmbedConfig, *, model: str, tokens_folder: Path | None) -> None:
     """All that another process needs to take part in a run.
 
     model
@@ -199,7 +199,7 @@ def write_work(run: ShardedRun, tokens: TokenSet, checkpoint: Checkpoint, asked:
     if own_vocabulary:
         checkpoint.vocab.save(run.folder / VOCAB, force=True)
     place = {"model": model, "own_vocabulary": own_vocabulary, "tokens": None if tokens_folder is None else str(tokens_folder.resolve())}
-    write_sealed_json(run.folder / WORK, place | {"tokens_hash": tokens.fingerprint, "asked": asdict(asked)})
+    write_sealed_json(run.folder / WORK, place | {"tokens_hash": tokens.fingerprint, "asked": asdict(config)})
 
 
 @contextlib.contextmanager
@@ -211,18 +211,18 @@ def open_units(folder: str, device: str, name: str) -> Iterator[Units]:
     checkpoint = open_checkpoint(work["model"], vocab=vocab, vocab_mismatch_ok="vocab_mismatch" in settings)
     place = Path(work["tokens"] or home / TOKENS)
     tokens = TokenSet.open(place, vocab=None if (place / "rankcell.json").exists() else checkpoint.vocab)
-    for what, found, wanted in ((work["model"], checkpoint.hash, settings["model_hash"]), (place, tokens.fingerprint, work["tokens_hash"])):
-        if found != wanted:
-            raise OutputError(f"{what} is not what it was when {folder} was begun: bring it back, or start anew with {option('force', True)}")
+    for label, digest, expected in ((work["model"], checkpoint.hash, settings["model_hash"]), (place, tokens.fingerprint, work["tokens_hash"])):
+        if digest != expected:
+            raise OutputError(f"{label} is not what it was when {folder} was begun: bring it back, or start anew with {option('force', True)}")
     budget = run.manifest.get("tokens_per_batch") or settings["tokens_per_batch"]
     embedder = Embedder(checkpoint, Compute(device, settings["precision"], budget))
     with threads_as(settings["threads"], quiet=True):
         now = embedder.description
         if any(settings[k] != v for k, v in now.items()):
             raise OutputError(f"{folder} began on another machine ({differences({k: settings[k] for k in now}, now)}): give this one an output of its own")
-        asked = Asked(**work["asked"])
-        outputs = embedder.check(tokens, asked.pool, asked.layer)
-        yield Units(embedder, tokens, asked, outputs, None if asked.by is None else groups_of(tokens, asked.by), run, name)
+        config = EmbedConfig(**work["asked"])
+        outputs = embedder.check(tokens, config.pool, config.layer)
+        yield Units(embedder, tokens, config, outputs, None if config.by is None else groups_of(tokens, config.by), run, name)
 
 
 def _write_arrow(path: Path, columns: dict[str, np.ndarray], dtype: str) -> None:

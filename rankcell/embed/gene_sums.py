@@ -70,18 +70,18 @@ class GeneSums:
     def mean_sd(self, group: int, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(tokens, n, mean [tokens, width], population standard deviation) of the genes met in a group."""
         counts = self.counts[group]
-        found = np.flatnonzero(counts)
-        total, squares = self.sums[group, layer][:, found]
-        n = counts[found]
+        tokens = np.flatnonzero(counts)
+        total, squares = self.sums[group, layer][:, tokens]
+        n = counts[tokens]
         mean = total / n[:, None]
-        return found, n, mean, np.sqrt(np.maximum(squares / n[:, None] - mean**2, 0))
+        return tokens, n, mean, np.sqrt(np.maximum(squares / n[:, None] - mean**2, 0))
 
     def merge(self, other: "GeneSums") -> None:
         """Add the sums of other units."""
         for g, n in other.counts.items():
             self.counts[g] = self.counts[g] + n if g in self.counts else n
-        for key, held in other.sums.items():
-            self.sums[key] = self.sums[key] + held if key in self.sums else held
+        for key, sums in other.sums.items():
+            self.sums[key] = self.sums[key] + sums if key in self.sums else sums
         self.units |= other.units
 
     def save(self, path: str | os.PathLike) -> None:
@@ -95,14 +95,14 @@ class GeneSums:
         """Take up what was kept, if anything was."""
         if not os.path.exists(path):
             return
-        with np.load(path, allow_pickle=False) as held:
-            for key in held.files:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
                 kind, *numbers = key.split("_")
                 if kind == "n":
-                    self.counts[int(numbers[0])] = held[key]
+                    self.counts[int(numbers[0])] = arrays[key]
                 elif kind == "s":
-                    self.sums[int(numbers[0]), int(numbers[1])] = held[key]
-            self.units = set(held["units"].tolist())
+                    self.sums[int(numbers[0]), int(numbers[1])] = arrays[key]
+            self.units = set(arrays["units"].tolist())
 
 
 def _reduced(states: Any, order: np.ndarray, first: Sequence[int]) -> np.ndarray:

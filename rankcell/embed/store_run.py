@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from rankcell.embed.carried import carried_columns
-from rankcell.embed.embed_config import Asked
+from rankcell.embed.embed_config import EmbedConfig
 from rankcell.embed.embedder import TOKENS_PER_UNIT, Embedder, Ticker, warn_of_empty
 from rankcell.embed.embedding_units import OPENS, OWN, Units, write_work
 from rankcell.embed.groups import Groups, groups_of
@@ -39,9 +39,9 @@ class Written:
     meta: dict[str, Any]
 
 
-def check_store(out: str | os.PathLike, asked: Asked, *, force: bool) -> Path:
+def check_store(out: str | os.PathLike, config: EmbedConfig, *, force: bool) -> Path:
     """`out` when what is asked for can be written there; a finished run that was killed while tidying up is tidied first."""
-    asked.check()
+    config.check()
     folder = run_folder(out)
     require_unshared(folder)
     left = ShardedRun.read(folder).manifest if (folder / MANIFEST).is_file() else {}
@@ -50,18 +50,18 @@ def check_store(out: str | os.PathLike, asked: Asked, *, force: bool) -> Path:
         with locked(folder):
             remove_run(folder, OWN)
     began = "writing" in left and not os.path.exists(out)  # the files beside it may be there already
-    return _check_files(out, asked, force=force or began)
+    return _check_files(out, config, force=force or began)
 
 
-def _check_files(out: str | os.PathLike, asked: Asked, *, force: bool) -> Path:
-    return check_output(out, force=force, n_vectors=len(asked.pool) * len(asked.layer) if asked.pools else 0, tables=asked.tables)
+def _check_files(out: str | os.PathLike, config: EmbedConfig, *, force: bool) -> Path:
+    return check_output(out, force=force, n_vectors=len(config.pool) * len(config.layer) if config.pools else 0, tables=config.tables)
 
 
-def _clear_begun(run: ShardedRun, out: Path, asked: Asked) -> None:
+def _clear_begun(run: ShardedRun, out: Path, config: EmbedConfig) -> None:
     """Remove the files beside `out` that an earlier start of this run had written when it was killed before `out` itself."""
     if "writing" in run.manifest and not out.exists():
         store = STORES[out.suffix.lower()]
-        for path in store.files(out, asked.tables):
+        for path in store.files(out, config.tables):
             remove_file(path, store.wrote)
 
 
@@ -74,7 +74,7 @@ def embed_to_store(
     embedder: Embedder,
     tokens: TokenSet,
     out: str | os.PathLike,
-    asked: Asked,
+    config: EmbedConfig,
     *,
     source: Path | None = None,
     tokens_folder: Path | None = None,
@@ -92,11 +92,11 @@ def embed_to_store(
         `i/n`: only the i-th of n parts is computed, into the folder beside `out` that all parts share; the same run without it
         puts the parts together.
     """
-    part, out = Part.parse(shard), check_store(out, asked, force=force)
-    outputs = embedder.check(tokens, asked.pool, asked.layer)
-    groups = None if asked.by is None else groups_of(tokens, asked.by)
-    _require_genes(tokens, asked, groups)
-    columns = carried_columns(tokens, out, named=[] if asked.by is None else [asked.by], source=source)
+    part, out = Part.parse(shard), check_store(out, config, force=force)
+    outputs = embedder.check(tokens, config.pool, config.layer)
+    groups = None if config.by is None else groups_of(tokens, config.by)
+    _require_genes(tokens, config, groups)
+    columns = carried_columns(tokens, out, named=[] if config.by is None else [config.by], source=source)
     require_texts(out, pa.chunked_array([pa.array(tokens.cell_ids, pa.string())]), groups.names if groups else ())
     warn_of_empty(tokens)
     folder = run_folder(out)
@@ -106,19 +106,19 @@ def embed_to_store(
         stack.enter_context(threads_as(begun.get("threads")))  # with as many it goes on, wherever that is, and ends with equal bytes
         embedder.settle_precision(tokens, outputs)
         per_unit = begun.get("tokens_per_unit") or embedder.tokens_per_unit(TOKENS_PER_UNIT)
-        settings = _settings(embedder, tokens, asked, outputs, per_unit)
+        settings = _settings(embedder, tokens, config, outputs, per_unit)
         run = ShardedRun.open(folder, settings, force=force, resume=True, shared=part is not None, own=OWN)
-        _clear_begun(run, out, asked)
-        _check_files(out, asked, force=force)  # another process may have been faster
+        _clear_begun(run, out, config)
+        _check_files(out, config, force=force)  # another process may have been faster
         how = {"model": embedder.model, "tokens_folder": tokens_folder}
-        prepare = lambda: write_work(run, tokens, embedder.checkpoint, asked, **how)  # noqa: E731
+        prepare = lambda: write_work(run, tokens, embedder.checkpoint, config, **how)  # noqa: E731
         if part is not None:
             prepare()
             stack.pop_all().close()  # the others need not wait any longer
             stack.enter_context(threads_as(settings["threads"], quiet=True))
             stack.enter_context(locked(folder, shared=True))
             stack.enter_context(locked(folder, name=part.lock))
-        units = Units(embedder, tokens, asked, outputs, groups, run, "" if part is None else f"{part.number}of{part.parts}")
+        units = Units(embedder, tokens, config, outputs, groups, run, "" if part is None else f"{part.number}of{part.parts}")
         _compute(units, part, prepare, progress)
         if part is not None:
             return PartDone(folder, part, len(units.units) - len(units.left()), len(units.units))
@@ -192,13 +192,13 @@ def _holds_nothing(folder: Path) -> bool:
     return folder.is_dir() and all(p.name == LOCK for p in folder.iterdir())
 
 
-def _require_genes(tokens: TokenSet, asked: Asked, groups: Groups | None) -> None:
+def _require_genes(tokens: TokenSet, config: EmbedConfig, groups: Groups | None) -> None:
     """SettingsError when means over cells are asked for and no cell that counts has a gene."""
-    if "gene_mean" in asked.include and not ((tokens.n_genes > 0) & (True if groups is None else groups.codes >= 0)).any():
+    if "gene_mean" in config.include and not ((tokens.n_genes > 0) & (True if groups is None else groups.codes >= 0)).any():
         raise SettingsError(f"no cell {'of a category ' if groups else ''}has genes: there is nothing to take means of")
 
 
-def _settings(embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[Output], tokens_per_unit: int) -> dict[str, Any]:
+def _settings(embedder: Embedder, tokens: TokenSet, config: EmbedConfig, outputs: list[Output], tokens_per_unit: int) -> dict[str, Any]:
     """All that decides the result: plain JSON."""
     from rankcell import __version__
 
@@ -209,10 +209,10 @@ def _settings(embedder: Embedder, tokens: TokenSet, asked: Asked, outputs: list[
         "vocabulary": embedder.checkpoint.vocab.name,
         "tokens_hash": tokens.fingerprint,
         "outputs": [o.name for o in outputs],
-        "include": list(asked.include),
-        "by": asked.by,
-        "statistic": asked.statistic,
-        "dtype": asked.dtype,
+        "include": list(config.include),
+        "by": config.by,
+        "statistic": config.statistic,
+        "dtype": config.dtype,
         "tokens_per_batch": embedder.asked_tokens_per_batch,
         "tokens_per_unit": tokens_per_unit,
         "version": __version__,

@@ -143,14 +143,14 @@ class _Attentions:
     """The largest attention of each row over all heads and all blocks so far."""
 
     def __init__(self) -> None:
-        self._held: dict[int, Any] = {}
+        self._largest: dict[int, Any] = {}
 
     def add(self, n_blocks: int, run: Any, attention: Any) -> None:
         most = attention.amax(0)
-        held = self._held.get(run.k)
-        self._held[run.k] = most if held is None else held.maximum(most)
+        largest = self._largest.get(run.k)
+        self._largest[run.k] = most if largest is None else largest.maximum(most)
 
     def of(self, run: Any) -> Any:
         import torch
 
-        return torch.stack([self._held[run.k + r * run.n_k] for r in range(run.rows)])
+        return torch.stack([self._largest[run.k + r * run.n_k] for r in range(run.rows)])

@@ -53,24 +53,24 @@ def embed(
         `i/n`: only the i-th of n parts of the store is computed (-> rankcell.store.parts.PartDone); the same without it puts them together.
 
     include, by, statistic, dtype
-        What the store is to hold: see rankcell.embed.store_run.Asked.
+        What the store is to hold: see rankcell.embed.embed_config.EmbedConfig.
     """
     from rankcell.embed import Embedder
-    from rankcell.embed.embed_config import Asked
+    from rankcell.embed.embed_config import EmbedConfig
     from rankcell.embed.store_run import check_store, embed_to_store
 
     pool, include = ([x] if isinstance(x, str) else list(dict.fromkeys(x)) for x in (pool, include))
     layer = whole_layers(layer)
-    asked = Asked(pool, layer, [i.strip() for part in include for i in part.split(",")], by, statistic, dtype)
-    asked.check()
-    if out is None and asked.include != ["cell"]:
-        raise SettingsError(f"{', '.join(asked.include)} need an output to be written to")
+    config = EmbedConfig(pool, layer, [i.strip() for part in include for i in part.split(",")], by, statistic, dtype)
+    config.check()
+    if out is None and config.include != ["cell"]:
+        raise SettingsError(f"{', '.join(config.include)} need an output to be written to")
     if out is None and shard is not None:
         raise SettingsError(f"{option('shard', shard)} is of an output that is written: name one")
     if out is not None:
         require_there(source)
         require_apart(out, [source])
-        check_store(out, asked, force=force)
+        check_store(out, config, force=force)
     embedder = Embedder(Model(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok), Compute(device, precision, tokens_per_batch))
     counts = Counts(counts_layer, raw, gene_column, genome, allow_non_counts)
     is_file = isinstance(source, (str, os.PathLike)) and not is_token_folder(source)
@@ -82,7 +82,7 @@ def embed(
     with tokens_on_disk(source, embedder.checkpoint, beside=out, counts=counts, needs=TokenNeeds(obs)) as tokens:
         how = {"shard": shard, "force": force, "progress": progress, "source": Path(source) if is_file else None}
         is_folder = isinstance(source, (str, os.PathLike)) and not is_file
-        return embed_to_store(embedder, tokens, out, asked, tokens_folder=Path(source) if is_folder else None, **how)
+        return embed_to_store(embedder, tokens, out, config, tokens_folder=Path(source) if is_folder else None, **how)
 
 
 def state_embeddings(

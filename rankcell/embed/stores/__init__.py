@@ -70,7 +70,7 @@ def reasons_against(out: str | os.PathLike, columns: Mapping[str, pa.ChunkedArra
 def require_texts(out: str | os.PathLike, ids: pa.ChunkedArray, states: Sequence[str] = ()) -> None:
     """CellError when the format of `out` cannot hold the cells' ids or the names of states as they are."""
     store = _store_of(Path(out))
-    for name, values, what in (
+    for name, values, label in (
         ("cell_id", ids, "a cell id"),
         ("state", pa.chunked_array([pa.array(states, pa.string())]), "the name of a state"),
     ):
@@ -78,7 +78,7 @@ def require_texts(out: str | os.PathLike, ids: pa.ChunkedArray, states: Sequence
             while len(values) > 1:  # to the first that it is
                 half = values.slice(0, len(values) // 2)
                 values = half if store.can_hold(name, half) else values.slice(len(half))
-            raise CellError(f"{out}: {what}, {values[0].as_py()!r}, {reason}: rename it, or write .parquet or .sqlite")
+            raise CellError(f"{out}: {label}, {values[0].as_py()!r}, {reason}: rename it, or write .parquet or .sqlite")
 
 
 def write_result(result: Result, out: str | os.PathLike, *, source: str | os.PathLike | None = None, force: bool = False) -> list[Path]:

@@ -144,11 +144,11 @@ def key_of(table: str, column: str) -> str:
 
 def by_table(values: Iterable[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
     """{table: {column: values}} from the names that `key_of` gave."""
-    found: dict[str, dict[str, Any]] = {}
+    tables: dict[str, dict[str, Any]] = {}
     for key, value in values:
         table, _, column = key.rpartition("/")
-        found.setdefault(table or CELLS, {})[column] = value
-    return found
+        tables.setdefault(table or CELLS, {})[column] = value
+    return tables
 
 
 def is_wanted(table: str, wanted: Sequence[str] | None) -> bool:
@@ -193,22 +193,22 @@ def _plain(column: Column, values: Any) -> Any:
 
 def rechunk(blocks: Iterable[Block], rows: int) -> Iterator[Block]:
     """The same rows in blocks of `rows` each (the last one may be shorter), however they come."""
-    held: list[Block] = []
-    n_held = 0
+    pending: list[Block] = []
+    n_pending = 0
     for block in blocks:
         start, n = 0, len(next(iter(block.values())))
-        while n_held + n - start >= rows:
-            stop = start + rows - n_held
-            held.append({k: v[start:stop] for k, v in block.items()})
-            whole, held, n_held, start = _joined(held), [], 0, stop
+        while n_pending + n - start >= rows:
+            stop = start + rows - n_pending
+            pending.append({k: v[start:stop] for k, v in block.items()})
+            whole, pending, n_pending, start = _joined(pending), [], 0, stop
             yield whole
             del whole
         if start < n:
-            held.append({k: _copy(v[start:]) for k, v in block.items()})
-            n_held += n - start
+            pending.append({k: _copy(v[start:]) for k, v in block.items()})
+            n_pending += n - start
         del block
-    if held:
-        yield _joined(held)
+    if pending:
+        yield _joined(pending)
 
 
 def _copy(values: Any) -> Any:

@@ -39,7 +39,7 @@ def uns_entry(result: Result, key: str = "X_rankcell") -> dict[str, Any]:
     meta = dict(result.meta)
     if "outputs" in meta and CELLS in result.tables:
         keys = {column: k for k, column in result.obsm_keys(key).items()}
-        meta["outputs"] = {keys.get(name, name): said for name, said in meta["outputs"].items()}
+        meta["outputs"] = {keys.get(name, name): output for name, output in meta["outputs"].items()}
     if "frame" in meta:
         meta["frame"] = as_json(meta["frame"])
     return {name: _plain(value) for name, value in meta.items() if value is not None and "/" not in name}
@@ -203,14 +203,14 @@ def read(root: Any, where: str, wanted: Sequence[str] | None) -> Stored:
     if "uns" not in root or ENTRY not in root["uns"]:
         raise InputError(f"{where} holds no embeddings of rankcell: it has no uns['{ENTRY}']")
     stored = _stored(root["uns"][ENTRY])
-    found: dict[str, dict[str, Any]] = {}
+    tables: dict[str, dict[str, Any]] = {}
     for name, columns in stored["tables"].items():
         if name == CELLS:
             ids = {"cell_id": elements.index(root["obs"], where=where).to_pylist()}
-            found[name] = ids | {column: _values(root["obsm"][key]) for key, column in stored["keys"].items()}
+            tables[name] = ids | {column: _values(root["obsm"][key]) for key, column in stored["keys"].items()}
         elif is_wanted(name, wanted):
-            found[name] = _table(root["uns"][uns_key(name)], columns, where)
-    return Stored.of(found, stored["meta"])
+            tables[name] = _table(root["uns"][uns_key(name)], columns, where)
+    return Stored.of(tables, stored["meta"])
 
 
 def _stored(entry: Any) -> dict[str, Any]:
@@ -219,18 +219,18 @@ def _stored(entry: Any) -> dict[str, Any]:
     if STORED in entry:
         return json.loads(str(read_elem(entry[STORED])))
     meta = read_elem(entry)
-    keys = {key: f"{said['pool']}_layer{said['layer']}" for key, said in meta["outputs"].items()}
+    keys = {key: f"{output['pool']}_layer{output['layer']}" for key, output in meta["outputs"].items()}
     meta = {name: value.item() if isinstance(value, np.generic) else value for name, value in meta.items()}
     return {"meta": meta, "keys": keys, "tables": {CELLS: ["cell_id", *keys.values()]}}
 
 
 def _table(group: Any, columns: Iterable[str], where: str) -> dict[str, Any]:
-    found = {}
+    values_of_column = {}
     for name in columns:
         node = group[name]
         is_plain = hasattr(node, "shape") and node.dtype.kind in "iuf"
-        found[name] = _values(node) if is_plain else elements.column(group, name, where=where).cast(pa.string()).to_pylist()
-    return found
+        values_of_column[name] = _values(node) if is_plain else elements.column(group, name, where=where).cast(pa.string()).to_pylist()
+    return values_of_column
 
 
 def _values(node: Any) -> np.ndarray:

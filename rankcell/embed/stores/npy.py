@@ -56,12 +56,12 @@ def read(out: Path, tables: Sequence[str] | None) -> Stored:
         if not path.is_file():
             raise InputError(f"{path}, which belongs to {out}, is not there")
     values = np.load(out, allow_pickle=False)
-    found = json.loads(meta.read_text(encoding="utf-8"))
-    stored = found.pop(_STORED)
+    facts = json.loads(meta.read_text(encoding="utf-8"))
+    stored = facts.pop(_STORED)
     names = ids.read_bytes().decode().split("\n")[:-1]
     if not len(names) == len(values) == stored["n_cells"]:
         raise InputError(f"{ids} has {len(names):,} cells, {meta} says {stored['n_cells']:,} and {out} has {len(values):,}")
-    return Stored(names, {stored["column"]: values}, found)
+    return Stored(names, {stored["column"]: values}, facts)
 
 
 def wrote(path: Path) -> bool:

@@ -57,8 +57,8 @@ def read(out: Path, tables: Sequence[str] | None) -> Stored:
         if not isinstance(z, np.lib.npyio.NpzFile) or _META not in z:
             raise InputError(f"{out} is an npz that rankcell did not write: it has no {_META}")
         keys = [k for k in z if k != _META and is_wanted(k.rpartition("/")[0] or CELLS, tables)]
-        found = by_table((k, z[k].tolist() if z[k].dtype.kind == "U" else z[k]) for k in keys)
-        return Stored.of(found, json.loads(str(z[_META])))
+        values_of_table = by_table((k, z[k].tolist() if z[k].dtype.kind == "U" else z[k]) for k in keys)
+        return Stored.of(values_of_table, json.loads(str(z[_META])))
 
 
 def can_hold(name: str, values: pa.ChunkedArray) -> str:

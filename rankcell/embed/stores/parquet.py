@@ -44,15 +44,15 @@ def leftovers(out: Path, tables: Sequence[str]) -> list[Path]:
 
 
 def _is_side(path: Path) -> bool:
-    said = _said(path)
-    return _TABLE in said and _ALL not in said
+    metadata = _metadata(path)
+    return _TABLE in metadata and _ALL not in metadata
 
 
 def wrote(path: Path) -> bool:
-    return _META in _said(path)
+    return _META in _metadata(path)
 
 
-def _said(path: Path) -> dict[bytes, bytes]:
+def _metadata(path: Path) -> dict[bytes, bytes]:
     """The metadata of a file; empty where it is no parquet."""
     import pyarrow.parquet as pq
 
@@ -65,16 +65,16 @@ def _said(path: Path) -> dict[bytes, bytes]:
 def write(parts: list[Path], result: Result, source: Path | None) -> None:
     tables = tables_of(result)
     for part, table in zip(parts, tables, strict=True):
-        said = {_META: as_json(result.meta), _TABLE: table.name}
+        metadata = {_META: as_json(result.meta), _TABLE: table.name}
         if table is tables[0]:
-            said[_ALL] = json.dumps({t.name: t.n_rows for t in tables})
-        _write_table(part, table, said)
+            metadata[_ALL] = json.dumps({t.name: t.n_rows for t in tables})
+        _write_table(part, table, metadata)
 
 
-def _write_table(part: Path, table: Table, said: dict[bytes, str]) -> None:
+def _write_table(part: Path, table: Table, metadata: dict[bytes, str]) -> None:
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(c.name, c.arrow) for c in table.columns], metadata=said)
+    schema = pa.schema([(c.name, c.arrow) for c in table.columns], metadata=metadata)
     plain = [c.name for c in table.columns if not c.width]  # what dictionaries and statistics are of use for
     rows = rows_within(_GROUP, sum(map(row_bytes, table.columns)))
     with pq.ParquetWriter(part, schema, use_dictionary=plain or False, write_statistics=plain or False) as sink:
@@ -93,20 +93,20 @@ def _arrow(block: Block, schema: pa.Schema) -> pa.Table:
 
 
 def read(out: Path, tables: Sequence[str] | None) -> Stored:
-    said, first, n = _read_table(out)
-    meta = json.loads(said[_META])
-    name = said.get(_TABLE, CELLS.encode()).decode()
-    found = {name: first}
-    expected = json.loads(said[_ALL]) if _ALL in said else {name: n}
+    metadata, first, n = _read_table(out)
+    meta = json.loads(metadata[_META])
+    name = metadata.get(_TABLE, CELLS.encode()).decode()
+    values_of_table = {name: first}
+    expected = json.loads(metadata[_ALL]) if _ALL in metadata else {name: n}
     for other in [t for t in expected if t != name and is_wanted(t, tables)]:
         path = _side(out, other)
         if not path.is_file():
             raise InputError(f"{path}, which belongs to {out}, is not there")
         side, values, n = _read_table(path)
-        if n != expected[other] or side[_META] != said[_META]:
+        if n != expected[other] or side[_META] != metadata[_META]:
             raise InputError(f"{path} does not belong to {out}: it is of another run")
-        found[other] = values
-    return Stored.of({t: v for t, v in found.items() if is_wanted(t, tables)}, meta)
+        values_of_table[other] = values
+    return Stored.of({t: v for t, v in values_of_table.items() if is_wanted(t, tables)}, meta)
 
 
 def _read_table(path: Path) -> tuple[dict[bytes, bytes], dict[str, Any], int]:
@@ -114,11 +114,11 @@ def _read_table(path: Path) -> tuple[dict[bytes, bytes], dict[str, Any], int]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as f:
-        said = f.schema_arrow.metadata or {}
-        if _META not in said:
+        metadata = f.schema_arrow.metadata or {}
+        if _META not in metadata:
             raise InputError(f"{path} is a parquet file that rankcell did not write")
         columns = {kind.name: _values(f.read(columns=[kind.name])[0], kind.type) for kind in f.schema_arrow}
-        return said, columns, f.metadata.num_rows
+        return metadata, columns, f.metadata.num_rows
 
 
 def _values(column: pa.ChunkedArray, kind: pa.DataType) -> Any:

@@ -68,20 +68,20 @@ def _arrays(table: Table) -> dict[str, _Array]:
     for block in walk(table, texts) if texts else ():
         for name in texts:
             lengths[name] += pc.sum(pc.binary_length(block[name])).as_py()
-    found = {}
+    arrays = {}
     for column in table.columns:
         key = key_of(table.name, column.name)
         if column.is_text:
-            found[key + _UTF8] = _Array(np.dtype("u1"), [lengths[column.name]])
-            found[key + _OFFSETS] = _Array(np.dtype("<i8"), [table.n_rows + 1])
+            arrays[key + _UTF8] = _Array(np.dtype("u1"), [lengths[column.name]])
+            arrays[key + _OFFSETS] = _Array(np.dtype("<i8"), [table.n_rows + 1])
         else:
-            found[key] = _Array(number_type(column), [table.n_rows, *([column.width] if column.width else [])])
-    return found
+            arrays[key] = _Array(number_type(column), [table.n_rows, *([column.width] if column.width else [])])
+    return arrays
 
 
-def _header(arrays: dict[str, _Array], said: dict[str, str]) -> bytes:
+def _header(arrays: dict[str, _Array], metadata: dict[str, str]) -> bytes:
     """The first bytes of the file, padded so that the arrays begin at a multiple of 8; places the arrays, wide numbers first."""
-    head: dict[str, Any] = {"__metadata__": said}
+    head: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for key, array in sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
         array.at, array.end = end, end + array.nbytes
@@ -121,20 +121,20 @@ def _texts(block: Block, column: Column) -> tuple[np.ndarray, np.ndarray]:
     values: pa.StringArray = block[column.name]
     _, where, data = values.buffers()
     offsets = np.frombuffer(where, np.int32)[values.offset : values.offset + len(values) + 1].astype("<i8")
-    held = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-    return held[offsets[0] : offsets[-1]], offsets - offsets[0]
+    text_bytes = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    return text_bytes[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
 def read(out: Path, tables: Sequence[str] | None) -> Stored:
     from safetensors import safe_open
 
     with safe_open(out, framework="np") as f:
-        said = f.metadata() or {}
-        if _META not in said:
+        metadata = f.metadata() or {}
+        if _META not in metadata:
             raise InputError(f"{out} is a safetensors file that rankcell did not write")
-        columns = json.loads(said[_COLUMNS])
-        found = {table: {c: _column(f, key_of(table, c)) for c in names} for table, names in columns.items() if is_wanted(table, tables)}
-    return Stored.of(found, json.loads(said[_META]))
+        columns = json.loads(metadata[_COLUMNS])
+        values_of_table = {table: {c: _column(f, key_of(table, c)) for c in names} for table, names in columns.items() if is_wanted(table, tables)}
+    return Stored.of(values_of_table, json.loads(metadata[_META]))
 
 
 def _column(f: Any, key: str) -> Any:

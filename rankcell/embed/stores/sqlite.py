@@ -29,10 +29,10 @@ def _as_oserror() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as e:
-        said = getattr(e, "sqlite_errorname", "") or ""
-        if said == "SQLITE_FULL":
+        name = getattr(e, "sqlite_errorname", "") or ""
+        if name == "SQLITE_FULL":
             raise OSError(errno.ENOSPC, str(e)) from e
-        if said.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
+        if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
             raise OSError(errno.EIO, str(e)) from e
         raise
 
@@ -90,26 +90,26 @@ def read(out: Path, tables: Sequence[str] | None) -> Stored:
             raise InputError(f"{out} is an SQLite file that rankcell did not write")
         meta = {key: json.loads(value) for key, value in meta.items()}
         described = meta.pop(_COLUMNS)
-        found = {}
+        values_of_table = {}
         for table in [t for t in described if is_wanted(t, tables)]:
             n = described[table]["n_rows"]
-            found[table] = {c["name"]: _column(db, table, n, Column(**c)) for c in described[table]["columns"]}
-    return Stored.of(found, meta)
+            values_of_table[table] = {c["name"]: _column(db, table, n, Column(**c)) for c in described[table]["columns"]}
+    return Stored.of(values_of_table, meta)
 
 
 def _column(db: sqlite3.Connection, table: str, n: int, column: Column) -> Any:
     rows = (value for (value,) in db.execute(f"SELECT {_quoted(column.name)} FROM {_quoted(table)} ORDER BY rowid"))
     if column.is_text:
-        found: Any = list(rows)
+        entries: Any = list(rows)
     elif column.width:
-        found = np.empty((n, column.width), number_type(column))
-        for i, (row, value) in enumerate(zip(found, rows, strict=True)):
-            found[i] = np.frombuffer(value, row.dtype)
+        entries = np.empty((n, column.width), number_type(column))
+        for i, (row, value) in enumerate(zip(entries, rows, strict=True)):
+            entries[i] = np.frombuffer(value, row.dtype)
     else:
-        found = np.fromiter(rows, number_type(column))
-    if len(found) != n:
-        raise ValueError(f"{table} has {len(found):,} rows instead of {n:,}")
-    return found
+        entries = np.fromiter(rows, number_type(column))
+    if len(entries) != n:
+        raise ValueError(f"{table} has {len(entries):,} rows instead of {n:,}")
+    return entries
 
 
 STORE = Store(".sqlite", write, read)
