@@ -216,8 +216,15 @@ def _taken(field: Field, value: Any) -> Any:
     elif (hint := hint_of(field.hint)) is not None:
         value = convert(field.name, value, *hint)
     if value is not None and help.check is not None and (expected := help.check(value)):
-        raise SettingsError(f"{option(field.name)} is {shortened(value) if not isinstance(value, str) else value}; {expected}")
+        raise SettingsError(f"{option(field.name)} is {_plain(value)}; {expected}")
     return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> str:
+    """A value for a message: several as a list of words."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "empty"
+    return value if isinstance(value, str) else shortened(value)
 
 
 def _documented(cls: type) -> str:

@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 from conftest import make_adata
 from flat_options import perturb_df
-from rankcell.jobs.arguments import gene_names, named_sets, one_layer, start_cells, states_as_text, whole_number
 
 from rankcell import wording
 from rankcell.cli import main
 from rankcell.errors import RankcellError, RankcellWarning, SettingsError
-from rankcell.perturb import read_screen
+from rankcell.perturb import Delete, Measure, Subset, read_screen
+from rankcell.perturb.exact.state_names import states_as_text
+from rankcell.perturb.run.start_cells import start_cells
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -75,8 +76,8 @@ def test_toward(screen, value):
 
 
 def test_several_states():
-    assert states_as_text({"kind": ["x", "y"], "two": "a b"}, "toward") == ["kind=x", "kind=y", "two=a b"]
-    assert states_as_text(None, "toward") == states_as_text((), "toward") == []
+    assert states_as_text({"kind": ["x", "y"], "two": "a b"}, "toward") == ("kind=x", "kind=y", "two=a b")
+    assert states_as_text(None, "toward") == states_as_text((), "toward") == ()
     assert start_cells(None, None) == (None, None)
     with pytest.raises(SettingsError, match="the input is a file"):
         start_cells([True], "x.h5ad")
@@ -90,7 +91,7 @@ def test_genes(screen, value):
 
 
 def test_genes_as_sets_of_others(screen):
-    assert gene_names(None) == "all"
+    assert Delete(None).genes == "all"
     for value, says in (
         (5, "genes is 5"),
         ({"a": ["G0"]}, "sets takes"),
@@ -101,7 +102,6 @@ def test_genes_as_sets_of_others(screen):
         with pytest.raises(SettingsError, match=says):
             screen(genes=value)
     assert set(screen(genes="all", sets={"one": "G0, G1", "two": {"G2"}}).edit) == {"delete:one", "delete:two"}
-    assert named_sets("x.gmt") == "x.gmt"
     for value in (["G0", "G1"], {"a": 3}, {"a": None}):
         with pytest.raises(SettingsError, match=r"sets is a list|the set 'a' is"):
             screen(genes="all", sets=value)
@@ -117,17 +117,17 @@ def test_numbers_that_are_none(screen, value):
     with pytest.raises(SettingsError, match=r"cells is .*; a whole number"):
         screen(cells=value)
     with pytest.raises(SettingsError):
-        whole_number(value, "cells")
+        Subset(value)
 
 
 def test_the_rest(screen, adata):
-    with pytest.raises(SettingsError, match=r"unknown kind of edit 'delet'.*did you mean delete\?"):
+    with pytest.raises(SettingsError, match=r"unknown kind 'delet'.*did you mean delete\?"):
         screen(kind="delet")
     with pytest.raises(SettingsError, match="states is an AnnData"):
         screen(states=adata)
     with pytest.raises(SettingsError, match="states is a dict"):
         screen(states={})
-    assert one_layer([-2]) == one_layer(np.int64(-2)) == -2
+    assert Measure(layer=[-2]).layer == Measure(layer=np.int64(-2)).layer == -2
     with pytest.raises(SettingsError, match="one layer"):
         screen(layer=[-1, -2])
     assert len(screen(layer=[-1], obs="kind")) == len(screen(layer=-1))

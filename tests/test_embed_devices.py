@@ -20,8 +20,8 @@ from rankcell.embed import Embedder
 from rankcell.embed import store_run as run
 from rankcell.embed.stores import read_embeddings
 from rankcell.errors import OutputError, RankcellWarning, SettingsError
+from rankcell.execute import engine as execution
 from rankcell.perturb import Perturber
-from rankcell.perturb.run import driver as job
 from rankcell.store.parts import PartDone
 from rankcell.tokens import TokenSet, TokenSpec
 
@@ -198,11 +198,11 @@ def test_the_model_is_released_before_embedding_is_shared_out(place, tmp_path, m
 def test_the_model_is_released_before_a_screen_is_shared_out(place, tmp_path, monkeypatch):
     perturber, seen = call(Perturber, place / "model", device="cpu,cpu"), []
 
-    def stop(task, folder, units, devices, count):
+    def stop(task, folder, units, devices, count, **how):
         seen.append((perturber.embedder._encoder, devices))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "run_on", stop)
+    monkeypatch.setattr(execution, "run_on", stop)
     with pytest.raises(KeyboardInterrupt):
         run_screen(perturber, TokenSet.open(place / "cells.dataset"), tmp_path / "s", tokens_per_unit=2_000)
     assert seen == [(None, ["cpu", "cpu"])]

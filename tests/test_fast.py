@@ -19,7 +19,7 @@ from rankcell.perturb.fast import fast_engine as fast
 from rankcell.perturb.fast import response as predict_module
 from rankcell.perturb.fast.calibration import corrected
 from rankcell.perturb.fast.epistasis import interactions
-from rankcell.perturb.fast.fast_engine import FastEngine, refuse, verify_score
+from rankcell.perturb.fast.fast_engine import FastEngine, require_predictable, verify_score
 
 KINDS = {"delete": {}, "mask": {}, "inhibit": {}, "activate": {"quarters": 2}, "move": {"to_rank": 20}, "overexpress": {}}
 GENES, ROOM = 140, 200
@@ -263,7 +263,12 @@ def test_cost_says_when_to_run_everything(framed):
 
 
 def test_refused(framed):
-    from rankcell.perturb.run.screen_config import Asked
+    from flat_options import taken
+
+    from rankcell.perturb import ScreenConfig
+
+    def refuse(plan, **flat):
+        require_predictable(taken(ScreenConfig, {"method": "fast"} | flat), plan)
 
     for how, what in (
         (dict(distance="euclidean"), "distance='euclidean'"),
@@ -273,11 +278,11 @@ def test_refused(framed):
         (dict(readout_compat="geneformer"), "readout_compat="),
     ):
         with pytest.raises(SettingsError, match=f"^{what}.*only method='exact' does that$"):
-            refuse(Asked(**how), framed.engine().plan)
+            refuse(framed.engine(refill="refill" in how).plan, **how)
     with pytest.raises(SettingsError, match="groups and sets"):
-        refuse(Asked(), framed.engine(genes=["G0", "G1"], group=True).plan)
-    refuse(Asked(anchor="G5"), framed.engine(anchor="G5").plan)
-    refuse(Asked(pairs=True), framed.engine(genes=["G0", "G1", "G2"], pairs=True).plan)
+        refuse(framed.engine(genes=["G0", "G1"], group=True).plan)
+    refuse(framed.engine(anchor="G5").plan, anchor="G5")
+    refuse(framed.engine(genes=["G0", "G1", "G2"], pairs=True).plan, genes=["G0", "G1", "G2"], pairs=True)
 
 
 def test_out_of_memory(framed, monkeypatch):

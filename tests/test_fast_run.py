@@ -18,11 +18,11 @@ import rankcell as rc
 from rankcell import jobs
 from rankcell.cli import main
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
+from rankcell.execute import engine as execution
 from rankcell.perturb import Estimate, Perturber, merge, read_screen, run_unit
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.fast import effort, epistasis
 from rankcell.perturb.fast.fast_engine import FastEngine
-from rankcell.perturb.run import driver as job
 from rankcell.perturb.run import worker as units_
 from rankcell.store import read_sealed_json, write_sealed_json
 from rankcell.tokens import TokenSet, TokenSpec
@@ -353,8 +353,12 @@ def test_parts_are_verified_on_another_machine_with_a_word(perturber, tokens, wh
 
 def test_several_devices_give_the_same_bytes(place, tokens, whole, tmp_path, monkeypatch):
     """They share the cells, and then what is verified of the whole screen."""
-    seen, tasks, run_on = [], [], job.run_on
-    monkeypatch.setattr(job, "run_on", lambda task, folder, units, *rest: tasks.append((task, len(units))) or run_on(task, folder, units, *rest))
+    seen, tasks, run_on = [], [], execution.run_on
+    def noted(task, folder, units, *rest, **how):
+        tasks.append((task, len(units)))
+        run_on(task, folder, units, *rest, **how)
+
+    monkeypatch.setattr(execution, "run_on", noted)
     several = call(Perturber, place / "model", device="cpu,cpu", tokens_per_batch=500)
     run_screen(several, tokens, tmp_path / "s", progress=lambda *at: seen.append(at), **MORE)
     same(tmp_path / "s", whole.folder)

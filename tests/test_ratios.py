@@ -15,9 +15,10 @@ from rankcell.perturb import Perturber, merge
 from rankcell.perturb.fast import ratios
 from rankcell.perturb.fast.fast_engine import FastEngine, cost
 from rankcell.perturb.fast.ratios import PROCESSOR, Ratios, measure, rounded
-from rankcell.perturb.run import driver as job
+from rankcell.perturb.run import method_fast
+from rankcell.perturb.run.loaded import LoadedScreen
+from rankcell.perturb.run.method_fast import fast_engine_of
 from rankcell.perturb.run.prepared import read_prepared
-from rankcell.perturb.run.worker import Worker
 from rankcell.tokens import TokenSet, TokenSpec
 
 pytestmark = [pytest.mark.pretended_gpu, pytest.mark.usefixtures("one_thread")]
@@ -47,7 +48,7 @@ def measured(monkeypatch):
         calls.append(([len(row) for row in rows], functions))
         return SLOW
 
-    monkeypatch.setattr(job, "measure", pretend)
+    monkeypatch.setattr(method_fast, "measure", pretend)
     return calls
 
 
@@ -130,7 +131,7 @@ def test_measured_once(model, tokens, tmp_path, measured):
         assert begun["ratios"] == SLOW.settings["ratios"] and measured == [([46, 57], 2)]
         assert begin(model, tokens, tmp_path / "s", "cuda:0") == begun == begin(model, tokens, tmp_path / "s", "cuda:0", shard="1/2")
         work = read_prepared(tmp_path / "s")
-        assert Worker.open(work, "cuda:0").fast.ratios == SLOW and len(measured) == 1
+        assert fast_engine_of(LoadedScreen.open(work, "cuda:0")).ratios == SLOW and len(measured) == 1
         done = screen(model, tokens, tmp_path / "s", "cuda:0")
         assert done.manifest["settings"] == begun and done.table()["exact"].to_numpy().all()  # predictions take too long
         screen(model, tokens, tmp_path / "t", "cuda:0", dry_run=True)
@@ -149,11 +150,11 @@ def test_not_measured(model, tokens, tmp_path, measured, monkeypatch):
         assert "ratios" not in part
         assert begin(model, tokens, tmp_path / "part", "cuda:0", shard="2/2", tokens_per_unit=1) == part
         with monkeypatch.context() as m:
-            m.setattr(job.Job, "_settle_ratios", lambda self, *args, **how: None)
+            m.setattr(method_fast.FastMethod, "_ratios", lambda self, *args: {})
             old = begin(model, tokens, tmp_path / "old", "cuda:0")
         done = screen(model, tokens, tmp_path / "old", "cuda:0")
         assert done.manifest["settings"] == old and not done.table()["exact"].to_numpy().all()
-        assert Worker.open(read_prepared(tmp_path / "part"), "cuda:0").fast.ratios == PROCESSOR == FastEngine(None).ratios
+        assert fast_engine_of(LoadedScreen.open(read_prepared(tmp_path / "part"), "cuda:0")).ratios == PROCESSOR == FastEngine(None).ratios
         with pytest.raises(OutputError, match="device: cpu there"):
             screen(model, tokens, tmp_path / "cpu", "cuda:0")
     assert measured == []

@@ -22,6 +22,7 @@ from rankcell import jobs
 from rankcell.cli import main
 from rankcell.errors import InputError, OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.perturb import Estimate, PartDone, Perturber, merge, read_screen, run_unit
+from rankcell.perturb.edits.gene_lists import named_sets
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.results import screen_tables as results
 from rankcell.store import locked
@@ -285,17 +286,19 @@ KILLS = """
 import json, os, random, signal, sys
 import torch
 torch.set_num_threads(1)
-from rankcell.perturb import Perturber
+from rankcell.model.options import Compute
+from rankcell.perturb import Exact, Measure, Perturber, ScreenConfig
 from rankcell.tokens import TokenSet
 
 base, model, data, seed = sys.argv[1:]
 os.fsync = lambda fd: None  # a process that is killed loses nothing that the system has
 chance = random.Random(int(seed))
-tokens, perturber = TokenSet.open(data), call(Perturber, model, device="cpu", tokens_per_batch=40)
+tokens, perturber = TokenSet.open(data), Perturber(model, Compute("cpu", tokens_per_batch=40))
+config = ScreenConfig(toward="kind=x", measure=Measure(affected=True, affected_top=2), method=Exact(tokens_per_unit=1))
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
 
 def go(folder):
-    run_screen(perturber, tokens, folder, toward=["kind=x"], affected=True, affected_top=2, tokens_per_unit=1)
+    perturber.perturb(tokens, folder, config)
 
 def child(folder, die_at):
     pid = os.fork()
@@ -387,13 +390,14 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(perturber, tokens, 
 
 def test_a_second_start_surveys_and_embeds_nothing(perturber, tokens, whole, tmp_path, monkeypatch):
     from rankcell.perturb.run import driver as job
+    from rankcell.perturb.run.survey import Survey
 
     prepared(perturber, tokens, tmp_path / "s")
 
     def never(*_, **__):
         raise AssertionError("not again")
 
-    monkeypatch.setattr(job.Survey, "of", never)
+    monkeypatch.setattr(Survey, "of", never)
     monkeypatch.setattr(job, "embed_states", never)
     run_screen(perturber, tokens, tmp_path / "s", **WAY)
     assert tables(tmp_path / "s") == tables(whole.folder)
@@ -556,7 +560,7 @@ SETS = {
 @pytest.mark.parametrize("name", SETS)
 def test_gene_sets(tmp_path, name):
     (tmp_path / name).write_text(SETS[name])
-    assert jobs.gene_sets(tmp_path / name) == {"first": ["G0", "G1"], "second": ["G5"]}
+    assert named_sets(tmp_path / name) == {"first": ["G0", "G1"], "second": ["G5"]}
 
 
 @pytest.mark.parametrize(
@@ -576,7 +580,7 @@ def test_gene_sets(tmp_path, name):
 def test_bad_gene_sets(tmp_path, name, text, says):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=says):
-        jobs.gene_sets(tmp_path / name)
+        named_sets(tmp_path / name)
 
 
 BAD = {
@@ -584,21 +588,21 @@ BAD = {
     "a pair of a gene with itself": ("--genes G1,ENSG00000000001 --pairs", "makes no pair with itself"),
     "pairs of all": ("--pairs", "pairs need genes that are named"),
     "group and pairs": ("--genes G1,G2 --group --pairs", "exclude each other"),
-    "sets and genes": ("--sets sets.gmt --genes G1", "sets of genes and genes are both given"),
+    "sets and genes": ("--sets sets.gmt --genes G1", "--sets and --genes are both given"),
     "no such sets": ("--sets none.gmt", "no such file: none.gmt"),
     "a set with an unknown gene": ("--sets bad.gmt", "gene 'NOPE' is not in vocabulary"),
-    "no quarters": ("--kind inhibit --quarters 0", "quarters is 0; 1, 2, 3 or 4"),
+    "no quarters": ("--kind inhibit --quarters 0", "quarters is 0; one of 1, 2, 3, 4"),
     "five quarters": ("--kind activate --quarters 5", "quarters is 5"),
-    "quarters of another kind": ("--quarters 1", "quarters are for inhibit and activate"),
+    "quarters of another kind": ("--quarters 1", "quarters is for inhibit and activate"),
     "a rank below none": ("--kind move --to-rank -1", "move needs the rank to move to"),
-    "a rank of another kind": ("--to-rank 1", "is for move, and this is delete"),
+    "a rank of another kind": ("--to-rank 1", "is for move, and --kind is delete"),
     "refill of another kind": ("--kind mask --refill", "refill is for delete"),
     "refill without": ("--refill", "--keep-uncropped"),
     "the start as goal": ("--start kind=x --toward kind=x", "cells cannot move toward the state that they are in"),
     "no such column": ("--obs donor", "no cell column 'donor'"),
     "no such cell": ("--explain nobody", "there is no cell 'nobody' to explain"),
-    "unknown distance": ("--distance hamming", "unknown distance 'hamming'; one of cos, euclidean"),
-    "no affected genes": ("--affected-top 0", "affected_top is 0; at least 1"),
+    "unknown distance": ("--distance hamming", "distance is hamming; one of cos, euclidean"),
+    "no affected genes": ("--affected-top 0", "affected-top is 0; at least 1"),
     "top and raw": ("--affected-top 2 --affected-raw", "leave one out"),
     "part nought": ("--shard 0/3", "expected I/N"),
     "part and merge": ("--shard 1/3 --merge", "exclude each other"),
@@ -737,11 +741,9 @@ def test_readouts(perturber, tokens, whole, tmp_path, small, place):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (dict(readout="gene"), "unknown readout 'gene'; one or several of genes, cell, cls"),
-        (dict(readout=[]), "unknown readout ''"),
+        (dict(readout="gene"), "readout is gene; one of genes, cell, cls"),
+        (dict(readout=[]), "readout is empty; one of genes, cell, cls"),
         (dict(readout="genes", toward=["kind=x"]), "movement toward a state is read from the cell or the CLS readout"),
-        (dict(genes=None), "genes is None; 'all', a name or a list of names"),
-        (dict(sets={"a": "G1"}), "the set 'a' is 'G1'; a list of genes"),
         (dict(readout="cls", affected=True), "affected genes need the readout of genes, and only cls is asked for"),
     ],
 )

@@ -4,10 +4,10 @@ import gzip
 import json
 
 import pytest
-from rankcell.jobs.inputs import named_cells
 
 from rankcell.errors import InputError, RankcellError, VocabularyError
-from rankcell.jobs import gene_sets, named_genes
+from rankcell.perturb.edits.gene_lists import named_genes, named_sets
+from rankcell.perturb.run.start_cells import named_cells
 from rankcell.store import read_json, read_lines, read_text
 
 GENES = ["CD3D", "MS4A1", "HLA-DRA"]
@@ -32,7 +32,7 @@ def test_sets_in_every_format_and_encoding(tmp_path, encoding):
     }
     for name, text in texts.items():
         (tmp_path / name).write_bytes(text.encode(encoding))
-        assert gene_sets(tmp_path / name) == {"S": GENES}, name
+        assert named_sets(tmp_path / name) == {"S": GENES}, name
 
 
 def test_big_endian_by_its_mark_and_gzip(tmp_path):
@@ -71,7 +71,7 @@ def test_only_line_ends_end_lines(tmp_path):
 def test_what_is_no_text_is_refused_by_name(tmp_path, data, fact):
     path = tmp_path / "genes.txt"
     path.write_bytes(data)
-    for read in (read_text, named_cells, gene_sets, lambda p: named_genes(f"@{p}")):
+    for read in (read_text, named_cells, named_sets, lambda p: named_genes(f"@{p}")):
         with pytest.raises(InputError) as refusal:
             read(path)
         assert fact in str(refusal.value) and str(path) in str(refusal.value) and "\n" not in str(refusal.value)

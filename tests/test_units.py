@@ -10,7 +10,6 @@ import threading
 
 import numpy as np
 import pytest
-import torch
 from flat_options import call, run_screen
 from pretended_gpu import pretended
 from small_screens import Stopped, stop
@@ -21,10 +20,11 @@ from rankcell.embed import store_run as run
 from rankcell.embed.embed_config import EmbedConfig
 from rankcell.embed.store_run import embed_to_store
 from rankcell.errors import OutputError
-from rankcell.execute import processes as workers
+from rankcell.execute import run_here
 from rankcell.model.encoder import budget_for, unit_size
 from rankcell.perturb import Perturber
 from rankcell.perturb.results import screen_tables as results
+from rankcell.perturb.run import loaded
 from rankcell.perturb.run import worker as perturb_units
 from rankcell.store import ShardedRun
 from rankcell.tokens import TokenSet, TokenSpec
@@ -117,7 +117,7 @@ class Job:
     """A worker that computes nothing: what happens, in order, and in which thread."""
 
     def __init__(self, device="cuda", fails_at=None, error=None):
-        self.device, self.fails_at, self.error = torch.device(device), fails_at, error
+        self.leaves_processor_idle, self.fails_at, self.error = device != "cpu", fails_at, error
         self.events, self.threads, self.computing = [], set(), [threading.Event() for _ in range(9)]
 
     def compute(self, unit, tick):
@@ -132,7 +132,7 @@ class Job:
         self.threads.add(threading.current_thread())
         if self.fails_at == f"write {unit}":
             raise self.error
-        if self.device.type != "cpu" and unit < 3:  # the next one begins meanwhile
+        if self.leaves_processor_idle and unit < 3:  # the next one begins meanwhile
             assert self.computing[unit + 1].wait(60)
         self.events.append(f"write {unit}")
 
@@ -152,7 +152,7 @@ def order(events, *wanted):
 
 def test_a_unit_is_written_while_the_next_is_computed():
     job = Job()
-    workers.run_here(job, range(4), job)
+    run_here(job, range(4), job)
     assert len(job.events) == 12 and threading.main_thread() not in job.threads and len(job.threads) == 1
     for n in range(4):
         assert order(job.events, f"compute {n}", f"write {n}", f"done {n}")
@@ -162,7 +162,7 @@ def test_a_unit_is_written_while_the_next_is_computed():
 
 def test_on_a_processor_one_thread_does_both():
     job = Job("cpu")
-    workers.run_here(job, range(3), job)
+    run_here(job, range(3), job)
     assert job.events == [f"{step} {n}" for n in range(3) for step in ("compute", "write", "done")]
     assert job.threads == {threading.main_thread()}
 
@@ -171,7 +171,7 @@ def test_an_error_of_the_thread_that_writes():
     """Nothing is written after it, and the unit is not done."""
     job = Job(fails_at="write 1", error=OutputError("the disk is full"))
     with pytest.raises(OutputError, match="the disk is full"):
-        workers.run_here(job, range(9), job)
+        run_here(job, range(9), job)
     assert job.events == ["compute 0", "compute 1", "write 0", "done 0", "compute 2"] or order(job.events, "done 0", "compute 2")
     assert not {"write 1", "done 1", "write 2", "compute 3"} & set(job.events)
 
@@ -179,7 +179,7 @@ def test_an_error_of_the_thread_that_writes():
 def test_a_stop_waits_for_what_is_written():
     job = Job(fails_at="compute 2", error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        workers.run_here(job, range(9), job)
+        run_here(job, range(9), job)
     assert "write 1" in job.events and "compute 3" not in job.events
 
 
@@ -236,13 +236,13 @@ def test_a_screen_on_a_gpu_is_that_of_one_thread(small, tokens, tmp_path, monkey
         threads.add(threading.current_thread() is threading.main_thread())
         return real(*args)
 
-    monkeypatch.setattr(perturb_units, "write_shard", write_shard)
+    monkeypatch.setattr(loaded, "write_shard", write_shard)
     with pretended():
         perturber = call(Perturber, small[1], device="cuda:0", precision="fp32", tokens_per_batch=40)
         run_screen(perturber, tokens, tmp_path / "aside", **how)
         assert threads == {False}
         with monkeypatch.context() as m:
-            m.setattr(workers, "has_idle_processor", lambda device: False)
+            m.setattr(perturb_units, "has_idle_processor", lambda device: False)
             run_screen(perturber, tokens, tmp_path / "plain", **how)
         assert threads == {False, True}
     names = sorted(p.name for p in (tmp_path / "plain").glob("*.parquet"))

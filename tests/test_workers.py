@@ -67,7 +67,7 @@ FAILS = {
 
 @pytest.mark.parametrize("error", FAILS)
 def test_an_error_of_a_process(tmp_path, monkeypatch, capfd, error):
-    raising = f"from rankcell.model import workers\ndef fail(*args):\n    raise {error}\nworkers._serve = fail\n"
+    raising = f"from rankcell.execute import processes as workers\ndef fail(*args):\n    raise {error}\nworkers._serve = fail\n"
     monkeypatch.setattr(workers, "_START", BEGIN + raising + SERVE)
     with pytest.raises(ModelError) as e:
         workers.run_on("rankcell.perturb.run.worker:open_worker", tmp_path, [0, 1], ["cpu"], None)

@@ -14,8 +14,6 @@ import typer
 
 from rankcell.options import Choice, Field, Help, Options, fields_of, is_given, is_options, members_of, parts_of, split_hint
 
-_PLAIN = (bool, int, float, str, Path)
-
 
 def flat(function: Callable[..., None]) -> Callable[..., None]:
     """Decorator of a verb: a parameter that is a class of options becomes a flag for each of its fields.
@@ -101,7 +99,7 @@ def _takes_several(hint: Any) -> bool:
 def _cli_type(hint: Any) -> Any:
     """The one plain type that the parser reads for an annotation: a path, a text or a number."""
     parts = _alternatives(hint)
-    if os.PathLike in parts:
+    if os.PathLike in parts or Path in parts:
         return Path
     return next((kind for kind in (str, float, int, bool) if kind in parts), str)
 
