@@ -77,7 +77,7 @@ class Screen:
         from rankcell.perturb.edits.gene_lists import named_genes
         from rankcell.stats import rank_edits
 
-        controls = None if controls is None else named_genes(controls)
+        controls = None if controls is None else named_genes(controls, "controls")
         options = {"donor": donor, "cells": cells, "controls": controls, "against": against, "min_cells": min_cells, "seed": seed}
         return rank_edits(self, by=by, mode=mode, **options)
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_adata, make_vocab
+from flat_options import screen_cells
 
 import rankcell as rc
 from rankcell import jobs
@@ -294,7 +295,7 @@ def test_columns_called_by_a_number_or_twice():
 
 def test_cells_of_a_screen_keep_every_column(small, tmp_path):
     columns = {"n_tokens": pa.array([7, 8, 9]), "obs_n_tokens": pa.array([1, 2, 3])} | NOT_HELD
-    screen, notes = said(jobs.perturb, tokens_with(**columns), tmp_path / "s", model=small[1], genes="G1")
+    screen, notes = said(screen_cells, tokens_with(**columns), tmp_path / "s", model=small[1], genes="G1")
     cells = pq.read_table(screen.folder / "cells.parquet")
     assert cells["n_tokens"].to_pylist() == [3, 1, 2] and cells["obs_n_tokens"].to_pylist() == [7, 8, 9]
     assert cells["obs_obs_n_tokens"].to_pylist() == [1, 2, 3] and not notes
@@ -307,7 +308,7 @@ def test_cells_of_a_screen_keep_every_column(small, tmp_path):
 
 @pytest.mark.parametrize("target", ["folder", "nothing"])
 def test_links_in_the_place_of_work_are_not_followed(small, tmp_path, monkeypatch, target):
-    from rankcell.jobs import inputs
+    from rankcell.tokens import opening as inputs
 
     monkeypatch.setattr(inputs, "_IN_MEMORY", 0)
     (tmp_path / "folder").mkdir()

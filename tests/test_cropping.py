@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
+from flat_options import screen_cells
 
 import rankcell as rc
 from rankcell import jobs
@@ -85,7 +86,7 @@ def test_tokenize_embed_and_perturb_say_it(narrow, tmp_path):
     for source in (path, tokens):
         written, notes = said(jobs.embed, source, tmp_path / f"{source.name}.parquet", model=narrow)
         assert written.meta["cropping"] == RECORD and [n.startswith(SAID) for n in notes] == [True]
-        screen, notes = said(jobs.perturb, source, tmp_path / f"{source.name}-screen", model=narrow, genes="G0")
+        screen, notes = said(screen_cells, source, tmp_path / f"{source.name}-screen", model=narrow, genes="G0")
         assert screen.manifest["cropping"] == RECORD and [n.startswith(SAID) for n in notes] == [True]
     adata = make_adata(COUNTS)
     _, notes = said(rc.tl.embed, adata, narrow)

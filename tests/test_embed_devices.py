@@ -189,7 +189,7 @@ def test_work_in_memory_is_on_one_device(place):
 
 def test_the_model_is_released_before_embedding_is_shared_out(place, tmp_path, monkeypatch):
     embedder, seen = call(Embedder, place / "model", device="cpu,cpu"), []
-    monkeypatch.setattr(run, "run_on", lambda task, folder, units, devices, count, **how: seen.append((embedder._encoder, devices)))
+    monkeypatch.setattr(execution, "run_on", lambda task, folder, units, devices, count, **how: seen.append((embedder._encoder, devices)))
     with pytest.raises(FileNotFoundError):  # nothing was computed
         run.embed_to_store(embedder, TokenSet.open(place / "cells.dataset"), tmp_path / "e.npz", run.EmbedConfig(["mean"], [-2]))
     assert seen == [(None, ["cpu", "cpu"])]

@@ -26,9 +26,9 @@ from rankcell.embed import store_run as run
 from rankcell.embed.stores import STORES, read_embeddings
 from rankcell.embed.unit_cells import Work
 from rankcell.errors import RankcellWarning, SettingsError
-from rankcell.jobs import inputs
 from rankcell.model import Encoder
 from rankcell.tokens import TokenSet, TokenSpec
+from rankcell.tokens import opening as inputs
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
 SUFFIXES = list(STORES)

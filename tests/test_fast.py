@@ -52,7 +52,7 @@ class Setting:
         return np.array([*self.frame.head, *self.vocab.tokens[genes], *self.frame.tail], np.int32)
 
     def engine(self, kind="delete", genes="all", **how):
-        options = {n: how.pop(n) for n in ("quarters", "to_rank", "anchor", "pairs", "group") if n in how}
+        options = {n: how.pop(n) for n in ("quarters", "to_rank", "anchor", "pairs", "group", "refill") if n in how}
         plan = edit_plan(self.vocab, kind=kind, genes=genes, frame=self.frame, max_len=ROOM, **options)
         return Engine(self.encoder, plan, self.n_blocks, self.states, 4000, **how)
 

@@ -13,9 +13,9 @@ from rankcell.demo import PAGE
 from rankcell.demo import _own as demo_files
 from rankcell.embed import store_run as embed_run
 from rankcell.errors import OutputError
-from rankcell.jobs import inputs
 from rankcell.store import ShardedRun, atomic_path, locked, require_new
 from rankcell.tokens import TokenSet, TokenSpec
+from rankcell.tokens import opening as inputs
 from rankcell.train import Recipe, pretrain
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.skipif(os.name != "posix", reason="links and modes are posix")]

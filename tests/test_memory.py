@@ -28,7 +28,7 @@ from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.fast.epistasis import interactions
 from rankcell.perturb.fast.fast_engine import FastEngine
-from rankcell.perturb.run.worker import _Several
+from rankcell.perturb.run.method import _Several
 from rankcell.tokens import TokenSet, TokenSpec
 from rankcell.train.evaluate import masked_accuracy, questions
 

@@ -13,6 +13,7 @@ from rankcell.embed import Embedder
 from rankcell.errors import VocabularyError
 from rankcell.get import read_embeddings
 from rankcell.model import open_checkpoint
+from rankcell.model.options import Compute, Model
 from rankcell.perturb import Perturber, read_screen
 from rankcell.tokens import Tokenizer, TokenSet
 
@@ -180,7 +181,7 @@ def test_a_plain_dataset_and_a_bare_model(tmp_path):
 def test_a_screen_of_such_a_model_goes_on_elsewhere(one_thread, tmp_path):
     """Parts are run by processes that open the model themselves."""
     vocab = make_vocab()
-    perturber = Perturber(model_of(tmp_path / "m", 18), vocab=vocab, vocab_mismatch_ok=True, device="cpu,cpu")
+    perturber = Perturber(Model(model_of(tmp_path / "m", 18), vocab=vocab, vocab_mismatch_ok=True), Compute("cpu,cpu"))
     tokens = Tokenizer(vocab).tokenize(make_adata(COUNTS, kind=["a", "b", "a"]), obs=["kind"])
     done = run_screen(perturber, tokens, tmp_path / "s", tokens_per_unit=60)
     assert done.manifest["n_units"] > 1 and "18 tokens" in done.manifest["settings"]["vocab_mismatch"]

@@ -12,7 +12,7 @@ from flat_options import perturb_df
 import rankcell as rc
 from rankcell import progress as shown
 from rankcell.errors import RankcellWarning, SettingsError
-from rankcell.perturb.run.worker import Amount, Count
+from rankcell.perturb.run.counting import Amount, EditCount
 from rankcell.wording import note
 
 
@@ -142,7 +142,7 @@ def test_rates(rate, text):
 
 def test_a_screen_counts_edits_and_cells():
     told = []
-    count = Count({0: Amount(100, 10, 2), 1: Amount(300, 20, 3)}, lambda *ticked: told.append(ticked))
+    count = EditCount({0: Amount(100, 10, 2), 1: Amount(300, 20, 3)}, lambda *ticked: told.append(ticked))
     count.tick(0, 50)
     count.finish(0)
     count.tick(1, 150)

@@ -18,8 +18,8 @@ from conftest import make_adata
 from flat_options import call, edit_plan, perturb_df, run_screen, screen_cells
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.cli import main
+from rankcell.cli.screen_lines import rank_lines
 from rankcell.errors import InputError, OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.perturb import Estimate, PartDone, Perturber, merge, read_screen, run_unit
 from rankcell.perturb.edits.gene_lists import named_sets
@@ -678,7 +678,7 @@ def test_what_is_said_of_the_rank(small, tmp_path, capsys):
     (note,) = [line for line in said.err.splitlines() if line.startswith("rankcell: note:") and "position" in line]
     assert "cos_genes" in note and "rank by cos_genes_in_place" in note
     assert (tmp_path / "s" / f"explain-{cell}.png").read_bytes()[:4] == b"\x89PNG"
-    jobs_lines, notes = jobs.rank_report(read_screen(tmp_path / "s"))
+    jobs_lines, notes = rank_lines(read_screen(tmp_path / "s"))
     assert len(jobs_lines) == 2 and len(notes) == 1
 
 

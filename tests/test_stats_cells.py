@@ -12,6 +12,7 @@ from flat_options import perturb_df
 import rankcell as rc
 from rankcell import jobs
 from rankcell.cli.main import main
+from rankcell.cli.screen_lines import rank_lines
 from rankcell.errors import CellError, InputError, RankcellError, RankcellWarning, SettingsError
 from rankcell.perturb import read_screen
 from rankcell.stats import rank_edits
@@ -187,7 +188,7 @@ def test_the_floor(counts, asked, floor):
 
 def test_stats_perturb_and_page_say_one_number(broad, tmp_path, capsys):
     screen = read_screen(broad)
-    lines, _ = jobs.rank_report(screen)
+    lines, _ = rank_lines(screen)
     said = jobs.stats(broad, tmp_path / "o.tsv")
     ranked = rc.tl.rank_edits(broad)
     sentence = edits_sentence(ranked.attrs)
@@ -219,7 +220,7 @@ def wrong(screen):
         (dict(table=table, mode="match"), SettingsError, "did you mean 'matched'"),
         (dict(table=table, mode=3), SettingsError, "mode is 3; a name"),
         (dict(table=table, mode="control"), SettingsError, "names of the control genes: controls"),
-        (dict(table=table, mode="control", controls=[3]), SettingsError, "controls: expected names of genes, found 3"),
+        (dict(table=table, mode="control", controls=[3]), SettingsError, "controls holds 3; names of genes"),
         (dict(table=table, mode="vs"), SettingsError, "needs the other screen: against"),
         (dict(table=table, mode="vs", against=adata), InputError, "found AnnData"),
         (dict(table=table, mode="toward"), SettingsError, "run the screen with toward"),

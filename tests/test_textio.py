@@ -20,7 +20,7 @@ def test_a_list_reads_the_same_from_every_program(tmp_path, encoding, end):
     path = tmp_path / "genes.txt"
     path.write_bytes((end.join(GENES) + end).encode(encoding))
     assert read_lines(path) == GENES
-    assert named_genes(f"@{path}") == GENES and named_cells(path) == GENES
+    assert named_genes(f"@{path}") == named_cells(path) == tuple(GENES)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

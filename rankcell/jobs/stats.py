@@ -69,7 +69,7 @@ def stats(
             mode=modes,
             donor=donor,
             cells=cells,
-            controls=None if controls is None else named_genes(controls),
+            controls=None if controls is None else named_genes(controls, "controls"),
             against=against,
             min_cells=min_cells,
             seed=seed,

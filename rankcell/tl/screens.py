@@ -219,7 +219,7 @@ def rank_edits(
     from rankcell.perturb.edits.gene_lists import named_genes
     from rankcell.stats import rank_edits as rank
 
-    controls = None if controls is None else named_genes(controls)
+    controls = None if controls is None else named_genes(controls, "controls")
     return rank(table, by=by, mode=mode, donor=donor, cells=cells, controls=controls, against=against, min_cells=min_cells, seed=seed)
 
 

@@ -14,26 +14,30 @@ from rankcell.wording import option
 ALL = "all"
 
 
-def named_genes(genes: Any) -> Any:
-    """ "all" (also for None), or a tuple of names: of `A,B`, of `@file` (a name a line), of a list, of a set in order of the alphabet."""
+def named_genes(genes: Any, name: str = "genes") -> Any:
+    """ "all" (also for None), or a tuple of names: of `A,B`, of `@file` (a name a line), of a list, of a set in order of the alphabet.
+
+    name
+        Of the option, for messages.
+    """
     if genes is None or (isinstance(genes, str) and genes == ALL):
         return ALL
     if isinstance(genes, str):
-        return tuple(_names_in_file(genes) if genes.startswith("@") else _split(genes))
+        return tuple(_names_in_file(genes, name) if genes.startswith("@") else _split(genes))
     if isinstance(genes, Mapping):
-        raise SettingsError(f"genes is {genes!r}; 'all', a name or a list of names (sets takes {{name: genes}})")
+        raise SettingsError(f"{name} is {genes!r}; 'all', a name or a list of names (sets takes {{name: genes}})")
     if isinstance(genes, bytes) or hasattr(genes, "obs_names") or not isinstance(genes, Iterable):
-        kind = type(genes).__name__ if isinstance(genes, bytes) or hasattr(genes, "obs_names") else repr(genes)
-        raise SettingsError(f"genes is {kind}; 'all', a name or a list of names")
+        kind = f"a {type(genes).__name__}" if isinstance(genes, bytes) or hasattr(genes, "obs_names") else repr(genes)
+        raise SettingsError(f"{name} is {kind}; 'all', a name or a list of names")
     names = sorted(genes, key=str) if isinstance(genes, AbstractSet) else list(genes)
     wrong = next((n for n in names if not isinstance(n, str)), None)
     if wrong is not None or any(not n for n in names):
-        raise SettingsError(f"genes holds {wrong!r}; names of genes" if wrong is not None else "genes holds an empty name")
+        raise SettingsError(f"{name} holds {wrong!r}; names of genes" if wrong is not None else f"{name} holds an empty name")
     return tuple(str(n) for n in names)
 
 
-def _names_in_file(genes: str) -> list[str]:
-    lines = read_lines(genes[1:], "a list of genes", option=option("genes", genes))
+def _names_in_file(genes: str, name: str) -> list[str]:
+    lines = read_lines(genes[1:], "a list of genes", option=option(name, genes))
     return [g for line in lines for g in line.split("#")[0].replace(",", " ").split()]
 
 
