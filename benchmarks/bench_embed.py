@@ -17,6 +17,7 @@ from common import best_of, forward_flops, machine, matmul_rates
 from rankcell.embed import Embedder
 from rankcell.model.batches import TOKENS_PER_BATCH
 from rankcell.model.heads import new_masked_lm, save_masked_lm
+from rankcell.model.options import Compute
 from rankcell.tokens import TokenSet, TokenSpec
 from rankcell.vocab import Vocabulary
 
@@ -108,7 +109,7 @@ def main() -> None:
         full = make_tokens(vocab, np.full(a.cells, a.length))
         mixed = make_tokens(vocab, np.random.default_rng(1).integers(64, a.length + 1, 2 * a.cells))
         baseline = BertForMaskedLM.from_pretrained(folder).eval().to(a.device)
-        ours = {p: Embedder(folder, device=a.device, precision=p) for p in a.precision}
+        ours = {p: Embedder(folder, Compute(a.device, precision=p)) for p in a.precision}
         found = {p: e.embed(full, pool=a.pool).columns[f"{a.pool[0]}_layer-2"] for p, e in ours.items()}
         theirs = plain_embeddings(baseline, full, a.device)
         work = [lambda e=e, t=t: e.embed(t, pool=a.pool) for e in ours.values() for t in (full, mixed)]

@@ -21,6 +21,7 @@ from bench_embed import SHAPES, make_model, make_tokens
 from common import best_of, machine
 
 from rankcell.embed import Embedder
+from rankcell.model.options import Compute
 from rankcell.perturb import EditPlan, StateEmbeddings
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.fast.fast_engine import FastEngine
@@ -31,7 +32,7 @@ SCREENS = {"toward": (("cell",), True, 0), "sizes": (("genes", "cell"), False, 3
 def engines(folder: Path, args, screen: str) -> tuple[Engine, FastEngine, np.ndarray]:
     readouts, has_state, projections = SCREENS[screen]
     model, vocab = make_model(folder / screen, SHAPES[args.shape])
-    embedder = Embedder(model, device=args.device, precision=args.precision)
+    embedder = Embedder(model, Compute(args.device, precision=args.precision))
     checkpoint = embedder.checkpoint
     tokens = make_tokens(vocab, np.array([args.length]))
     plan = EditPlan.make(checkpoint.vocab, kind="delete", frame=tokens.frame, max_len=args.length)

@@ -30,6 +30,7 @@ import rankcell as rc
 from rankcell.embed import Embedder
 from rankcell.model import Encoder, collate, open_checkpoint
 from rankcell.model.checkpoint import Checkpoint
+from rankcell.model.options import Compute
 from rankcell.model.pools import POOLS
 from rankcell.perturb import EditPlan, StateEmbeddings
 from rankcell.perturb.exact import sharing
@@ -73,7 +74,7 @@ class Steps:
 def engine_of(checkpoint: Checkpoint, device: str, precision: str, row: np.ndarray, *, kind: str = "delete", genes: Any = "all", budget: int | None = None) -> Engine:
     plan = EditPlan.make(checkpoint.vocab, kind=kind, genes=genes, frame=checkpoint.vocab.frame, max_len=max(len(row), 8))
     states = StateEmbeddings({("s", "cell"): np.random.default_rng(5).normal(size=checkpoint.width)})
-    embedder = Embedder(checkpoint, device=device, precision=precision, tokens_per_batch=budget)
+    embedder = Embedder(checkpoint, Compute(device, precision=precision, tokens_per_batch=budget))
     return Engine(embedder.encoder, plan, checkpoint.resolve_layer(-2), states, embedder.tokens_per_batch)
 
 
@@ -109,7 +110,7 @@ class Numbers:
 
     def embeddings(self) -> Facts:
         columns = [
-            Embedder(self.model, device=d, precision="fp32").embed(self.tokens, pool=list(POOLS), layer=[-1, -2]).columns for d in ("cpu", self.device)
+            Embedder(self.model, Compute(d, precision="fp32")).embed(self.tokens, pool=list(POOLS), layer=[-1, -2]).columns for d in ("cpu", self.device)
         ]
         return {"largest relative difference": require(largest_difference(*columns, relative=True), 1e-4, "embeddings")}
 
@@ -260,7 +261,7 @@ class Speed:
 
     def embed(self) -> Facts:
         n = 4 if self.small else max(64, 262_144 // self.length) * (4 if self.is_narrow else 1)
-        embedder, tokens = Embedder(self.model, device=self.device, precision=self.precision), make_tokens(self.vocab, np.full(n, self.length))
+        embedder, tokens = Embedder(self.model, Compute(self.device, precision=self.precision)), make_tokens(self.vocab, np.full(n, self.length))
         work = lambda: embedder.embed(tokens)  # noqa: E731
         seconds = self.seconds(work)
         return {"cells/s": round(n / seconds, 1), **self.use(n * self.length, seconds), **self.watched(work)}

@@ -17,6 +17,7 @@ from bench_embed import SHAPES, make_model, make_tokens
 from common import best_of, machine
 
 from rankcell.embed import Embedder
+from rankcell.model.options import Compute
 from rankcell.model.precisions import PRECISIONS
 from rankcell.perturb import EditPlan, StateEmbeddings
 from rankcell.perturb.exact import sharing
@@ -75,7 +76,7 @@ def main() -> None:
         genes = [vocab.describe_token(int(t)) for t in row[first : first + a.edits]]
         n_plain = a.baseline_edits or a.edits
         many = make_tokens(vocab, np.full(2 * a.edits, a.length - 1))
-        embedder = Embedder(folder, device=a.device, precision=a.precision)
+        embedder = Embedder(folder, Compute(a.device, precision=a.precision))
         shared, each = screens(embedder, row, genes, tokens.frame)
         baseline = BertForMaskedLM.from_pretrained(folder).eval().to(a.device)
         ours, theirs = shared(), plain_screen(baseline, row, range(first, first + n_plain), a.device)

@@ -24,8 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from common import best_of, machine, made_up_counts
 
-from rankcell import jobs
 from rankcell.counts.parallel import processors
+from rankcell.tokens.cells import tokenize_cells
 from rankcell.vocab import Vocabulary, find_vocabulary
 
 THREADS = min(8, processors())
@@ -136,7 +136,7 @@ def main() -> None:
         print(f"start-up (`rankcell tokenize` on one cell, new process)  {seconds:.2f} s")
 
         def ours(path):
-            return jobs.tokenize(path, out, vocab=vocab)
+            return tokenize_cells(path, vocab, out=out)
 
         def plain(path):
             plain_loop(path, vocab, folder / "plain")

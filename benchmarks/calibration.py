@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.errors import RankcellWarning
 from rankcell.model import open_checkpoint
 from rankcell.model.twin import random_twin
@@ -45,8 +44,15 @@ def screens(model: str, cells: int, twins: int, keep: Path) -> dict[str, pd.Data
         if not (folder / "screen.parquet").exists():
             with tempfile.TemporaryDirectory() as tmp:
                 used = checkpoint if name == model else random_twin(checkpoint, Path(tmp) / "twin", seed=int(name.split()[1]))
-                how = {"cells": cells, "seed": 1, "toward": [f"bulk_labels={TOWARD}"], "affected": True, "device": "cpu"}
-                jobs.perturb(tokens, folder, model=used if name == model else used.folder, **how)
+                rc.tl.perturb(
+                    tokens,
+                    model=used if name == model else used.folder,
+                    toward=f"bulk_labels={TOWARD}",
+                    subset=rc.Subset(cells, seed=1),
+                    measure=rc.Measure(affected=True),
+                    out=folder,
+                    compute=rc.Compute("cpu"),
+                )
         found[name] = rc.get.screen_df(folder)
         found[name].attrs["folder"] = folder
     return found

@@ -18,13 +18,14 @@ import rankcell as rc
 from rankcell.assess import knn_accuracy
 from rankcell.embed import Embedder
 from rankcell.model import open_checkpoint
+from rankcell.model.options import Compute
 from rankcell.model.twin import random_twin
 
 POOLS, LAYERS = ["mean", "cls", "first"], [-2, -1]
 
 
 def accuracies(model, tokens, labels) -> dict[str, float]:
-    found = Embedder(model, device="cpu").embed(tokens, pool=POOLS, layer=LAYERS)
+    found = Embedder(model, Compute("cpu")).embed(tokens, pool=POOLS, layer=LAYERS)
     return {name: knn_accuracy(x, labels) for name, x in found.columns.items()}
 
 

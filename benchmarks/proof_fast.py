@@ -34,6 +34,7 @@ from common import machine
 import rankcell as rc
 from rankcell.embed import Embedder
 from rankcell.model import open_checkpoint
+from rankcell.model.options import Compute
 from rankcell.model.tape import weights_of
 from rankcell.model.twin import random_twin
 from rankcell.perturb import EditPlan
@@ -532,7 +533,7 @@ class Proof:
         self.checkpoint = checkpoint if a.twin is None else random_twin(checkpoint, tmp / "twin", seed=a.twin)
         tokens, toward = self.tokens()
         self.screened, self.toward = self.drawn(tokens, toward)
-        self.embedder = Embedder(self.checkpoint, device="cpu", precision=a.precision)
+        self.embedder = Embedder(self.checkpoint, Compute("cpu", precision=a.precision))
         if a.sharpen != 1:
             sharpen(self.embedder.encoder, self.checkpoint, a.sharpen)
         self.rows: list[dict] = []
@@ -540,7 +541,7 @@ class Proof:
         self.effort: list[dict] = []
         self.points: list[tuple] = []
         self.rounding: list[dict] = []
-        self.full = None if a.precision == "fp32" else Embedder(self.checkpoint, device="cpu", precision="fp32").encoder
+        self.full = None if a.precision == "fp32" else Embedder(self.checkpoint, Compute("cpu", precision="fp32")).encoder
         self.seconds = {"exact": 0.0, "predicted": 0.0}
 
     def tokens(self) -> tuple[TokenSet, str | None]:

@@ -23,12 +23,13 @@ from rankcell.tokens import TokenSet
 
 def cells_and_state(args, checkpoint) -> tuple[TokenSet, list[np.ndarray], list[np.ndarray]]:
     """Tokens, the rows to perturb, the rows whose mean is the state."""
-    from rankcell import datasets, jobs
+    from rankcell import datasets
+    from rankcell.tokens.cells import tokenize_cells
 
     tokens = (
         TokenSet.open(args.tokens, vocab=checkpoint.vocab)
         if args.tokens
-        else jobs.tokenize(datasets.pbmc68k(), None, vocab=checkpoint.vocab)
+        else tokenize_cells(datasets.pbmc68k(), checkpoint.vocab)
     )
     chosen = np.random.default_rng(args.seed).permutation(len(tokens))
     rows = [tokens.row(int(i))[: args.length] for i in chosen[: args.cells + 8]]

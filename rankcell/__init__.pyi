@@ -4,9 +4,13 @@ from rankcell import get as get
 from rankcell import pl as pl
 from rankcell import pp as pp
 from rankcell import tl as tl
+from rankcell.assess.options import LabelMapping as LabelMapping
+from rankcell.assess.options import RankBins as RankBins
+from rankcell.assess.options import Scoring as Scoring
 from rankcell.config import settings as settings
 from rankcell.counts.options import Counts as Counts
 from rankcell.embed.embedder import Embedder as Embedder
+from rankcell.embed.options import EmbedConfig as EmbedConfig
 from rankcell.model.options import Compute as Compute
 from rankcell.model.options import Model as Model
 from rankcell.perturb.edits.options import Activate as Activate
@@ -22,8 +26,10 @@ from rankcell.perturb.run.perturber import Perturber as Perturber
 from rankcell.perturb.run.screen_config import ScreenConfig as ScreenConfig
 from rankcell.perturb.run.screen_config import Subset as Subset
 from rankcell.screen import Screen as Screen
+from rankcell.tokens.options import Tokenizing as Tokenizing
 from rankcell.tokens.tokenizer import Tokenizer as Tokenizer
 from rankcell.tokens.tokenset import TokenSet as TokenSet
+from rankcell.train.recipe import Recipe as Recipe
 from rankcell.vocab import Vocabulary as Vocabulary
 
 __version__: str

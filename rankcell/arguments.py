@@ -64,8 +64,11 @@ def _option_classes(hint: Any) -> tuple[type, ...]:
 
 
 def _calls(classes: Iterable[type]) -> list[str]:
-    """How options are written: `rc.Counts(...)`; of a base class, each class made from it."""
-    return [f"rc.{kind.__name__}(...)" for cls in classes for kind in (cls.__subclasses__() or [cls])]
+    """How options are written: `rc.Counts(...)`; of a base class that is not public itself, each class made from it."""
+    import rankcell
+
+    public = [[cls] if cls.__name__ in rankcell.__all__ else cls.__subclasses__() for cls in classes]
+    return [f"rc.{kind.__name__}(...)" for kinds in public for kind in kinds]
 
 
 def _shown(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.model.options import AUTO
 from rankcell.scores import IN_PLACE, TOWARD, Score, score_name
 from rankcell.store import RUN_FILES, Own, atomic_path, inside, require_new
 
@@ -66,7 +67,7 @@ class Found:
 def run_demo(
     out: str | os.PathLike = "rankcell-demo",
     *,
-    device: str = "auto",
+    device: str = AUTO,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -134,16 +135,19 @@ class _Steps:
 
 
 def _cells_to_tokens(folder: Path, found: Found, steps: _Steps) -> Any:
-    from rankcell import datasets, jobs
+    from rankcell import datasets
+    from rankcell.counts.vocabulary.build_vocab import build_vocab
+    from rankcell.counts.vocabulary.options import NewVocabulary
+    from rankcell.tokens.cells import tokenize_cells
     from rankcell.vocab.catalog import dictionaries
 
     adata = datasets.pbmc68k()
     steps.reach(8)
     adata.write_h5ad(folder / COUNTS)
     ids = dictionaries() / "pbmc68k.symbols.tsv"
-    found.vocab = jobs.build_vocab([folder / COUNTS], folder / VOCABULARY, ids=ids, name="pbmc68k", species="human")
+    found.vocab = build_vocab([folder / COUNTS], folder / VOCABULARY, ids=ids, new=NewVocabulary("pbmc68k", "human"))
     steps.reach(12)
-    found.tokens = jobs.tokenize(folder / COUNTS, folder / TOKENS, vocab=found.vocab, obs=[LABELS])
+    found.tokens = tokenize_cells(folder / COUNTS, found.vocab, obs=LABELS, out=folder / TOKENS)
     steps.reach(16)
     return adata
 
@@ -152,11 +156,12 @@ def _embed(folder: Path, adata: Any, found: Found, device: str, steps: _Steps) -
     import anndata as ad
     import scanpy as sc
 
-    from rankcell import jobs
     from rankcell.assess import knn_accuracy
+    from rankcell.embed.embed_cells import embed_in_memory
     from rankcell.embed.stores import uns_entry
+    from rankcell.model.options import Compute
 
-    embeddings = jobs.embed(folder / TOKENS, model="demo", pool=list(POOLS), device=device, progress=steps.part(24))
+    embeddings = embed_in_memory(folder / TOKENS, "demo", pool=list(POOLS), compute=Compute(device), progress=steps.part(24))
     found.model = embeddings.meta
     adata.obsm.update(embeddings.obsm())
     adata.uns["rankcell"] = uns_entry(embeddings.result())

@@ -18,7 +18,7 @@ from rankcell.arguments import convert, hint_of
 from rankcell.errors import SettingsError
 from rankcell.wording import option, shortened
 
-__all__ = ["Choice", "Help", "Options", "at_least", "fields_of", "is_given", "names_in", "one_of", "share", "whole_or"]
+__all__ = ["Choice", "Help", "Options", "at_least", "fields_of", "flag_words", "is_given", "names_in", "one_of", "share", "whole_or"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,11 @@ class Help:
     cli
         The type that the command line reads, where it is not the field's own.
     flags
-        At the command line in place of `--the-name`: `("--out", "-o")`, `("--cls/--no-cls",)`.
+        At the command line in place of `--the-name`: `("--out", "-o")`. A truth value that is not False by default can be given both ways: `--cls`, `--no-cls`.
     hidden
-        Former names of the flag, still accepted.
+        Former names, whose flags are still accepted and in no --help, unless another option of the verb has the name now.
+    python_only
+        The option has no flag.
     """
 
     text: str
@@ -48,6 +50,7 @@ class Help:
     cli: Any = None
     flags: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
+    python_only: bool = False
 
     def spelled(self, *, flags: bool) -> str:
         """The help sentence, with other options as flags or as parameters."""
@@ -244,6 +247,15 @@ def _annotated_texts(cls: type) -> Iterator[tuple[str, Any, Any, Help | Choice]]
 def is_given(value: Any) -> bool:
     """Whether the value of an option says something, where None, False and nothing in a list do not; 0 does."""
     return not (value is None or value is False or (isinstance(value, (list, tuple)) and not value))
+
+
+def flag_words(options: Mapping[str, Any]) -> list[str]:
+    """Options as words of a command line: `--min-cells 5`, `--raw`, `--no-cls`."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        words += [f"--{'no-' if value is False else ''}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
 
 
 # Checks: value -> what is expected, or None where it is as expected

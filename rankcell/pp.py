@@ -4,10 +4,11 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rankcell import jobs
 from rankcell.counts.genes.gene_map import MIN_KNOWN
+from rankcell.counts.options import Counts
 from rankcell.progress import progress
 from rankcell.tokens import TokenSet
+from rankcell.tokens.options import Tokenizing
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.wording import python_verb
 
@@ -17,16 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["align_genes", "tokenize"]
 
 
-@python_verb(counts_layer="layer")
+@python_verb()
 def align_genes(
     adata: "AnnData",
     vocab: str | os.PathLike | Vocabulary | None = None,
     *,
-    gene_column: str | None = None,
-    genome: str | None = None,
-    layer: str | None = None,
-    raw: bool = False,
-    allow_non_counts: bool = False,
+    counts: Counts = Counts(),
     min_known: float = MIN_KNOWN,
 ) -> "AnnData":
     """Counts on the genes of a vocabulary: a new AnnData with one column per gene; the input is not changed.
@@ -35,14 +32,8 @@ def align_genes(
         An AnnData with raw counts; one backed by a file, or lazy (dask), is read into memory.
     vocab
         A Vocabulary, a vocabulary folder, or the name of a shipped or fetched one (`demo`: a toy of 765 genes). Required.
-    gene_column
-        The var column that names the genes; None: the one whose entries the vocabulary knows best.
-    genome
-        As for tokenize.
-    layer, raw
-        Which matrix holds the counts and becomes X; default X.
-    allow_non_counts
-        Sum values that are not counts.
+    counts
+        Which matrix holds the counts and becomes X (`rc.Counts`; default X), and which of its genes are taken.
     min_known
         GeneError when a smaller share of the columns, and of the vocabulary's genes, is known.
 
@@ -54,40 +45,23 @@ def align_genes(
     `obs["n_counts"]` is kept, or set to each cell's total over all columns of the input, unknown genes included: rank
     values divide by it, so that the new AnnData gives the same tokens as the old one. obs, obsm, obsp and uns are copied,
     layers are summed like X (with `raw` they are left out, because their columns are others). Left out: varm, varp, the
-    input's own var columns, raw, and with `layer` the old X.
+    input's own var columns, raw, and with `counts_layer` the old X.
     """
     from rankcell.counts.io.align import align_genes as align
 
-    return align(
-        adata,
-        find_vocabulary(vocab),
-        gene_column=gene_column,
-        genome=genome,
-        layer=layer,
-        raw=raw,
-        allow_non_counts=allow_non_counts,
-        min_known=min_known,
-    )
+    return align(adata, find_vocabulary(vocab), counts, min_known=min_known)
 
 
-@python_verb(counts_layer="layer")
+@python_verb()
 def tokenize(
     adata: "AnnData",
     vocab: str | os.PathLike | Vocabulary | None = None,
     *,
-    obs: Sequence[str] = (),
-    max_len: int | None = None,
-    cls: bool | None = None,
-    layer: str | None = None,
-    raw: bool = False,
-    gene_column: str | None = None,
-    genome: str | None = None,
-    filter: str | None = None,
-    keep_counts: bool = False,
-    keep_uncropped: bool = False,
-    allow_non_counts: bool = False,
-    allow_repeated_cells: bool = False,
-    workers: int | None = None,
+    obs: str | Sequence[str] = (),
+    tokenizing: Tokenizing = Tokenizing(),
+    counts: Counts = Counts(),
+    out: str | os.PathLike | None = None,
+    force: bool = False,
 ) -> TokenSet:
     """Rank-value tokens of every cell: genes in descending order of count / n_counts * 10,000 / median.
 
@@ -99,29 +73,18 @@ def tokenize(
         that knows the genes best, with a note, if it knows at least half of them; else it is required.
     obs
         Cell columns to carry along.
-    max_len, cls
-        Longest row, and whether rows carry `<cls>` and `<eos>`; None: as the vocabulary says.
-    layer, raw
-        Which matrix holds the counts; default X.
-    gene_column
-        The var column that names the genes; None: the one whose entries the vocabulary knows best.
-    genome
-        Of an input with the genes of several genomes: the one whose genes count; None: the one that the vocabulary knows.
-    filter
-        Only cells for which this pandas expression over obs is true, such as `cell_type == 'B'`.
-    keep_counts
-        Also keep count / n_counts * target_sum beside each token (column `counts`).
-    keep_uncropped
-        Also keep all genes of each cell (columns `input_ids_uncropped`, `length_uncropped`).
-    allow_non_counts
-        Rank values that are not counts.
-    allow_repeated_cells
-        Take several inputs that hold the same cells, which are refused otherwise.
-    workers
-        Threads; None: the processors, at most 8.
+    tokenizing
+        How long rows are, which cells become rows, and what is kept beside them: `rc.Tokenizing(max_len=2048, filter="n_genes > 200")`.
+    counts
+        Where the counts are (`rc.Counts`; default X).
+    out
+        Write a token set folder, batch by batch, and open it; without it the tokens are in memory.
+    force
+        Replace a token set in `out`.
 
     Returns a TokenSet, a row per cell in the AnnData's order with its cell ids.
     """
-    options = dict(locals())  # every parameter is one of the job's
+    from rankcell.tokens.cells import tokenize_cells
+
     with progress("tokenize") as tick:
-        return jobs.tokenize(options.pop("adata"), **options, progress=tick)
+        return tokenize_cells(adata, vocab, obs=obs, tokenizing=tokenizing, counts=counts, out=out, force=force, progress=tick)

@@ -2,8 +2,7 @@
 
 Messages are made where the fact is known, which is far below the verb that was called; the verb decides how its options are spelled.
 The command line enters `command_line` around each verb, the counters mark theirs with `python_verb`; below, `option("counts_layer")`
-and `offers("counts_layer")` answer for the verb that runs. Options go by one name each here: a layer of an AnnData is `counts_layer`
-even where the verb calls it `layer`.
+and `offers("counts_layer")` answer for the verb that runs.
 """
 
 import contextlib

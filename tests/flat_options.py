@@ -110,3 +110,18 @@ def edit_plan(vocab, *, frame, max_len, **flat):
     if flat:
         raise TypeError(f"no options of an edit: {', '.join(flat)}")
     return EditPlan.make(vocab, edit, frame=frame, max_len=max_len)
+
+
+def tokens_of_flat(vocab, source, out=None, *, progress=None, force=False, obs=(), **flat):
+    """A TokenSet by a Tokenizer, in memory or in the folder `out`."""
+    from rankcell.counts.options import Counts
+    from rankcell.tokens import Tokenizer
+    from rankcell.tokens.options import Tokenizing
+
+    tokenizer = Tokenizer(vocab, taken(Tokenizing, flat) or Tokenizing())
+    counts = taken(Counts, flat) or Counts()
+    if flat:
+        raise TypeError(f"no options of a tokenizer: {', '.join(flat)}")
+    if out is None:
+        return tokenizer.tokenize(source, obs=obs, counts=counts, progress=progress)
+    return tokenizer.write(source, out, obs=obs, counts=counts, force=force, progress=progress)

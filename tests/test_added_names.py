@@ -5,10 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
+from flat_options import call
 
 import rankcell as rc
-from rankcell import jobs
+from rankcell.assess.annotate import annotate
 from rankcell.cli import main
+from rankcell.cli.annotate import label_lines
 from rankcell.errors import CellError, RankcellWarning, SettingsError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,14 +39,14 @@ def test_labels_replace_no_column_of_the_users(cells, reference, name):
         cells.obs["guess_confidence"] = 7
     before = cells.obs.copy()
     with pytest.raises((CellError, SettingsError), match="already, which the result would replace|a name that is not empty") as e:
-        rc.tl.map_labels(cells, reference, "kind", key_added=name, **LOOSE)
+        call(rc.tl.map_labels, cells, reference, "kind", key_added=name, **LOOSE)
     assert "key_added" in str(e.value) and "\n" not in str(e.value) and cells.obs.equals(before)
 
 
 def test_labels_replace_their_own(cells, reference):
     for x in ([[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.1], [0.1, 1.0]]):
         cells.obsm["X_rankcell"] = np.array(x)
-        rc.tl.map_labels(cells, reference, "kind", **LOOSE)
+        call(rc.tl.map_labels, cells, reference, "kind", **LOOSE)
     assert cells.obs.kind_mapped.tolist() == ["a", "b"] and cells.obs.kind.tolist() == ["x", "y"]
 
 
@@ -73,12 +75,12 @@ def test_embeddings_replace_their_own_and_no_others(tmp_path):
     adata.obsm["X_mine_cls_layer-1"] = pca
     for how in ({"key_added": "X_pca"}, {"key_added": "X_mine", "pool": ["mean", "cls"], "layer": -1}):
         with pytest.raises(CellError, match="adata.obsm has '.*' already"):
-            rc.tl.embed(adata, model, device="cpu", **how)
+            call(rc.tl.embed, adata, model, device="cpu", **how)
     assert set(adata.obsm) == {"X_pca", "X_mine_cls_layer-1"} and (adata.obsm["X_pca"] == pca).all() and "rankcell" not in adata.uns
     for pool in ("mean", "cls"):
-        rc.tl.embed(adata, model, device="cpu", key_added="X_own", pool=pool)
+        rc.tl.embed(adata, model, key_added="X_own", pool=pool, compute=rc.Compute("cpu"))
         assert adata.uns["rankcell"]["outputs"]["X_own"]["pool"] == pool
-    rc.tl.embed(adata, model, device="cpu", key_added="X_pca_2")
+    rc.tl.embed(adata, model, key_added="X_pca_2", compute=rc.Compute("cpu"))
 
 
 # What the reference is
@@ -89,17 +91,17 @@ def test_reference_cells_are_those_with_a_label(cells, reference, tmp_path):
     reference.write_h5ad(tmp_path / "reference.h5ad")
     cells.write_h5ad(tmp_path / "cells.h5ad")
     with pytest.warns(RankcellWarning, match="1 of 4 reference cells lack a label"):
-        done = jobs.annotate(tmp_path / "cells.h5ad", tmp_path / "reference.h5ad", tmp_path / "t.csv", label="kind", **LOOSE)
-    assert done.lines[0] == "2 of 2 cells labelled from 3 reference cells: a 1, b 1"
+        done = call(annotate, tmp_path / "cells.h5ad", tmp_path / "reference.h5ad", tmp_path / "t.csv", label="kind", **LOOSE)
+    assert label_lines(done)[0] == "2 of 2 cells labelled from 3 reference cells: a 1, b 1"
 
 
 def test_cells_that_are_in_the_reference_too_are_counted(reference):
     cells = placed([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])  # ids c0, c1 and c2: c2 has another embedding than there
     with pytest.warns(RankcellWarning, match="2 of 3 cells are in the reference too"):
-        rc.tl.map_labels(cells, reference, "kind", **LOOSE)
+        call(rc.tl.map_labels, cells, reference, "kind", **LOOSE)
     assert cells.obs.kind_mapped.tolist()[:2] == ["a", "b"]
     cells = placed([[1.0, 0.0], [0.0, 1.0]], prefix="other")
-    rc.tl.map_labels(cells, reference, "kind", **LOOSE)  # other cells of the same place: no warning
+    call(rc.tl.map_labels, cells, reference, "kind", **LOOSE)  # other cells of the same place: no warning
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_cells_that_are_in_the_reference_too_are_counted(reference):
 def test_a_reference_too_small_is_said(cells, reference, labels, k, said):
     reference.obs["kind"] = pd.Categorical(labels, ["a", "b"])
     with pytest.raises(SettingsError, match=said):
-        rc.tl.map_labels(cells, reference, "kind", k=k)
+        rc.tl.map_labels(cells, reference, "kind", mapping=rc.LabelMapping(k=k))
     assert "kind_mapped" not in cells.obs
 
 
@@ -134,7 +136,7 @@ def test_annotate_says_before_the_model_runs_what_the_reference_lacks(tmp_path, 
         ({"label": "kind", "k": 6}, SettingsError, "k is 6 and the reference has 6 cells"),
     ):
         with pytest.raises(error, match=said):
-            jobs.annotate(tmp_path / "cells.h5ad", tmp_path / "reference.dataset", tmp_path / "t.csv", model=model, **change)
+            call(annotate, tmp_path / "cells.h5ad", tmp_path / "reference.dataset", tmp_path / "t.csv", model=model, **change)
 
 
 def test_options_that_would_be_ignored_are_refused(cells, reference, tmp_path):
@@ -142,5 +144,5 @@ def test_options_that_would_be_ignored_are_refused(cells, reference, tmp_path):
     reference.write_h5ad(tmp_path / "reference.h5ad")
     for change in ({"key": "X_pca", "model": "demo"}, {"pool": "cls"}, {"layer": -1}, {"vocab": "demo"}, {"counts_layer": "raw"}, {"raw": True}):
         with pytest.raises(SettingsError, match="leave "):
-            jobs.annotate(tmp_path / "cells.h5ad", tmp_path / "reference.h5ad", tmp_path / "t.csv", label="kind", k=1, **change)
+            call(annotate, tmp_path / "cells.h5ad", tmp_path / "reference.h5ad", tmp_path / "t.csv", label="kind", k=1, **change)
     assert not (tmp_path / "t.csv").exists()

@@ -79,8 +79,8 @@ def inputs(draw):
 def test_the_tokens_stay_the_same(made, gene_column):
     adata, x, names = made
     vocab = make_vocab(6, medians=[1.0, 2.0, 0.5, 1 / 3, 3.0, 0.7])
-    found = rc.pp.align_genes(adata, vocab, gene_column=gene_column)
-    assert rows(rc.pp.tokenize(found, vocab)) == rows(rc.pp.tokenize(adata, vocab, gene_column=gene_column))
+    found = rc.pp.align_genes(adata, vocab, counts=rc.Counts(gene_column=gene_column))
+    assert rows(rc.pp.tokenize(found, vocab)) == rows(rc.pp.tokenize(adata, vocab, counts=rc.Counts(gene_column=gene_column)))
     totals = found.obs["n_counts"].to_numpy()
     rounded = np.result_type(x.dtype, totals.dtype if totals.dtype.kind == "f" else np.float64) == np.float32
     genes = vocab.lookup(names)
@@ -169,13 +169,13 @@ def test_a_layer_or_raw_becomes_x():
     without.raw = None
     with pytest.raises(CountsError, match="fractional"):
         rc.pp.align_genes(without, vocab)
-    layered = rc.pp.align_genes(adata, vocab, layer="dense")
+    layered = rc.pp.align_genes(adata, vocab, counts=rc.Counts(counts_layer="dense"))
     assert layered.X.toarray().tolist() == [[4, 2, 0], [4, 0, 6]] and layered.uns["rankcell_genes"]["matrix"] == "layer 'dense'"
-    assert rows(rc.pp.tokenize(layered, vocab)) == rows(rc.pp.tokenize(adata, vocab, layer="dense"))
-    raw = rc.pp.align_genes(adata[:, ["column0", "column4"]].copy(), vocab, raw=True)
+    assert rows(rc.pp.tokenize(layered, vocab)) == rows(rc.pp.tokenize(adata, vocab, counts=rc.Counts(counts_layer="dense")))
+    raw = rc.pp.align_genes(adata[:, ["column0", "column4"]].copy(), vocab, counts=rc.Counts(raw=True))
     assert raw.X.toarray().tolist() == [[4, 2, 0], [4, 0, 6]] and not raw.layers
-    assert rows(rc.pp.tokenize(raw, vocab)) == rows(rc.pp.tokenize(adata, vocab, raw=True))
-    assert rc.pp.align_genes(adata, vocab, allow_non_counts=True).X[0, 0] == pytest.approx(np.log(2) + np.log(4))
+    assert rows(rc.pp.tokenize(raw, vocab)) == rows(rc.pp.tokenize(adata, vocab, counts=rc.Counts(raw=True)))
+    assert rc.pp.align_genes(adata, vocab, counts=rc.Counts(allow_non_counts=True)).X[0, 0] == pytest.approx(np.log(2) + np.log(4))
 
 
 def test_a_view_and_a_backed_file(tmp_path):
@@ -216,9 +216,9 @@ def test_real_cells_and_scanpy_afterwards():
     adata = rc.datasets.pbmc68k()[:60].copy()
     del adata.obs["n_counts"]
     adata.var["ensembl_id"] = adata.var["ensembl_id"].where(np.arange(adata.n_vars) % 5 > 0, "unknown")
-    found = rc.pp.align_genes(adata, "demo", gene_column="ensembl_id")
+    found = rc.pp.align_genes(adata, "demo", counts=rc.Counts(gene_column="ensembl_id"))
     assert found.uns["rankcell_genes"]["columns_unknown"] > 100
-    assert rows(rc.pp.tokenize(found, "demo")) == rows(rc.pp.tokenize(adata, "demo", gene_column="ensembl_id"))
+    assert rows(rc.pp.tokenize(found, "demo")) == rows(rc.pp.tokenize(adata, "demo", counts=rc.Counts(gene_column="ensembl_id")))
     np.testing.assert_array_equal(found.obs["n_counts"], np.asarray(adata.X.sum(1)).ravel())
     sc.pp.normalize_total(found, target_sum=1e4)
     sc.pp.log1p(found)
@@ -233,7 +233,7 @@ def test_errors_name_the_way_out(tmp_path):
     with pytest.raises(SettingsError, match="min_known is 1.5; it is a share"):
         rc.pp.align_genes(adata, vocab, min_known=1.5)
     with pytest.raises(GeneError, match="no gene column 'nothing'; it has"):
-        rc.pp.align_genes(adata, vocab, gene_column="nothing")
+        rc.pp.align_genes(adata, vocab, counts=rc.Counts(gene_column="nothing"))
     few = by_hand(np.ones((2, 5), np.float32))
     with pytest.raises(GeneError, match="only 4 of 5 genes are in vocabulary 'small'"):
         rc.pp.align_genes(few, vocab, min_known=0.9)

@@ -127,11 +127,11 @@ def test_columns_in_every_plain_form(adata):
 
 
 def test_numbers_as_text(adata):
-    tokens = rc.pp.tokenize(adata, vocab=make_vocab(), max_len="6", workers="1")
+    tokens = rc.pp.tokenize(adata, vocab=make_vocab(), tokenizing=rc.Tokenizing(max_len="6", workers="1"))
     assert tokens.spec.max_len == 6
-    assert rc.Tokenizer(make_vocab(), max_len=np.int64(6)).tokenize(adata).spec.max_len == 6
+    assert rc.Tokenizer(make_vocab(), rc.Tokenizing(max_len=np.int64(6))).tokenize(adata).spec.max_len == 6
     with pytest.raises(SettingsError, match="max_len is 'six'; a whole number or None"):
-        rc.Tokenizer(make_vocab(), max_len="six")
+        rc.Tokenizer(make_vocab(), rc.Tokenizing(max_len="six"))
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_adata, make_vocab
-from flat_options import screen_cells
+from flat_options import call, screen_cells
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.cli.main import main
+from rankcell.embed.embed_cells import embed_to_file
 from rankcell.embed.stores import STORES, read_embeddings, reasons_against
 from rankcell.errors import CellError, RankcellError, RankcellWarning, SettingsError
 from rankcell.tokens import Tokenizer, TokenSet, TokenSpec
@@ -74,7 +74,7 @@ def test_what_an_anndata_on_disk_can_hold(small, tmp_path, suffix):
     """Every column either comes back as it was, or is named in a note; the other way round nothing fails."""
     out = tmp_path / f"e{suffix}"
     held = {name: column for name, column in HELD.items() if suffix == ".h5ad" or name != "case"}  # file names in a folder
-    _, notes = said(jobs.embed, tokens_with(**held, **NOT_HELD), out, model=small[1])
+    _, notes = said(call, embed_to_file, tokens_with(**held, **NOT_HELD), out, model=small[1])
     assert len(notes) == 1
     assert notes[0].startswith(f"{len(NOT_HELD)} cell columns are left out of {out}: 'Cell/Type' (has a slash in its name)")
     obs = (ad.read_h5ad if suffix == ".h5ad" else ad.read_zarr)(out).obs
@@ -87,7 +87,7 @@ def test_what_an_anndata_on_disk_can_hold(small, tmp_path, suffix):
 
 def test_names_that_differ_by_case_are_one_file_name(small, tmp_path):
     tokens = tokens_with(Case=HELD["Case"], case=HELD["case"])
-    _, notes = said(jobs.embed, tokens, tmp_path / "e.zarr", model=small[1])
+    _, notes = said(call, embed_to_file, tokens, tmp_path / "e.zarr", model=small[1])
     assert "'case' (differs from 'Case' by case alone)" in notes[0] and list(ad.read_zarr(tmp_path / "e.zarr").obs) == ["Case"]
 
 
@@ -98,15 +98,15 @@ def test_each_store_writes_what_it_says_it_can_hold(small, tmp_path, suffix, nam
     out = tmp_path / f"e{suffix}"
     refused = reasons_against(out, {name: tokens.table[name]})
     assert bool(refused) == STORES[suffix].has_obs
-    _, notes = said(jobs.embed, tokens, out, model=small[1])
+    _, notes = said(call, embed_to_file, tokens, out, model=small[1])
     assert len(notes) == len(refused) and read_embeddings(out).columns["mean_layer-2"].shape == (3, 16)
 
 
 def test_a_nul_in_text_is_for_zarr_alone(small, tmp_path):
     tokens = tokens_with(label=pa.array(["a\0b", "c", "d"]))
-    _, notes = said(jobs.embed, tokens, tmp_path / "e.h5ad", model=small[1])
+    _, notes = said(call, embed_to_file, tokens, tmp_path / "e.h5ad", model=small[1])
     assert "'label' (holds text with a NUL character)" in notes[0]
-    assert said(jobs.embed, tokens, tmp_path / "e.zarr", model=small[1])[1] == []
+    assert said(call, embed_to_file, tokens, tmp_path / "e.zarr", model=small[1])[1] == []
     assert ad.read_zarr(tmp_path / "e.zarr").obs["label"].tolist() == ["a\0b", "c", "d"]
 
 
@@ -119,13 +119,13 @@ def test_a_named_column_is_refused_before_the_model_runs(small, tmp_path, monkey
     monkeypatch.setattr(Embedder, "encoder", property(never))
     for suffix in (".h5ad", ".zarr"):
         with pytest.raises(SettingsError, match="'Cell/Type' has a slash in its name") as e:
-            jobs.embed(tokens_with(**NOT_HELD), tmp_path / f"e{suffix}", model=small[1], include=["cell", "state"], by="Cell/Type")
+            call(embed_to_file, tokens_with(**NOT_HELD), tmp_path / f"e{suffix}", model=small[1], include=["cell", "state"], by="Cell/Type")
         assert "\n" not in str(e.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_any_name_of_a_column_is_good_where_none_is_written(small, tmp_path):
-    written = jobs.embed(tokens_with(**NOT_HELD), tmp_path / "e.parquet", model=small[1], include=["cell", "state"], by="Cell/Type")
+    written = call(embed_to_file, tokens_with(**NOT_HELD), tmp_path / "e.parquet", model=small[1], include=["cell", "state"], by="Cell/Type")
     assert written.rows == {"cells": 3, "states": 2}
 
 
@@ -140,7 +140,7 @@ def test_cell_ids_come_back_or_are_refused_at_once(small, tmp_path, suffix):
     for name in [*IDS, "a\0b", "a\0"]:
         tokens, out = TokenSet.from_rows([[5, 7], [6]], spec, cell_ids=[name, "other"]), tmp_path / f"e{suffix}"
         try:
-            jobs.embed(tokens, out, model=small[1], force=True)
+            call(embed_to_file, tokens, out, model=small[1], force=True)
         except CellError as e:
             assert repr(name) in str(e) and "\n" not in str(e)
             broken = suffix == ".npy" and len(name.splitlines()) > 1
@@ -155,12 +155,12 @@ def test_names_of_states_come_back_or_are_refused_at_once(small, tmp_path, suffi
     names = ['"; DROP TABLE states; --', "a\nb", "=1+1", "a/b"]
     spec = TokenSpec.of(VOCAB, frame=Frame(), max_len=12)
     tokens = TokenSet.from_rows([[5, 7]] * 8, spec, obs={"group": names * 2})
-    jobs.embed(tokens, tmp_path / f"e{suffix}", model=small[1], include="state", by="group")
+    call(embed_to_file, tokens, tmp_path / f"e{suffix}", model=small[1], include="state", by="group")
     assert sorted(read_embeddings(tmp_path / f"e{suffix}").tables["states"]["state"]) == sorted(names)
     nul = TokenSet.from_rows([[5, 7]] * 3, spec, obs={"group": ["a\0", "b", "b"]})
     if suffix in (".h5ad", ".npz"):
         with pytest.raises(RankcellError, match=r"a\\x00|NUL"):
-            jobs.embed(nul, tmp_path / f"n{suffix}", model=small[1], include="state", by="group")
+            call(embed_to_file, nul, tmp_path / f"n{suffix}", model=small[1], include="state", by="group")
         assert not any(p.name.startswith("n") for p in tmp_path.iterdir())
 
 
@@ -182,7 +182,7 @@ def loom(path):
 
 
 def test_a_loom_with_columns_that_cannot_be_carried(small, tmp_path):
-    _, notes = said(jobs.embed, loom(tmp_path / "x.loom"), tmp_path / "e.h5ad", model=small[1])
+    _, notes = said(call, embed_to_file, loom(tmp_path / "x.loom"), tmp_path / "e.h5ad", model=small[1])
     assert len(notes) == 2 and "1 cell column is" in notes[0] and "'PCA'" in notes[0] and "'length' as 'obs_length'" in notes[1]
     obs = ad.read_h5ad(tmp_path / "e.h5ad").obs
     assert obs["source"].tolist() == ["lab", "lab"] and obs["kind"].tolist() == ["x", "y"] and obs["obs_length"].tolist() == [0, 1]
@@ -193,7 +193,7 @@ def test_a_compound_attribute_of_a_loom(small, tmp_path):
     loom(tmp_path / "x.loom")
     with h5py.File(tmp_path / "x.loom", "r+") as f:
         f["col_attrs"]["both"] = np.zeros(2, [("a", "f4"), ("b", "i4")])
-    _, notes = said(jobs.embed, tmp_path / "x.loom", tmp_path / "e.zarr", model=small[1])
+    _, notes = said(call, embed_to_file, tmp_path / "x.loom", tmp_path / "e.zarr", model=small[1])
     assert "2 cell columns" in notes[0] and "'both'" in notes[0] and (tmp_path / "e.zarr").is_dir()
 
 
@@ -201,7 +201,7 @@ def test_several_files_carry_what_all_of_them_have(small, tmp_path):
     (tmp_path / "in").mkdir()
     make_adata([[1] * 12], kind=["x"], odd=[1], own=["z"]).write_h5ad(tmp_path / "in" / "one.h5ad")
     make_adata([[2] * 12], kind=["y"], odd=["text"], source=["s"]).write_h5ad(tmp_path / "in" / "two.h5ad")
-    _, notes = said(jobs.embed, tmp_path / "in", tmp_path / "e.h5ad", model=small[1])
+    _, notes = said(call, embed_to_file, tmp_path / "in", tmp_path / "e.h5ad", model=small[1])
     obs = ad.read_h5ad(tmp_path / "e.h5ad").obs
     assert obs["kind"].tolist() == ["x", "y"] and obs["source"].tolist() == ["one", "two"] and "odd" not in obs and "obs_source" not in obs
     assert len(notes) == 1 and "'odd'" in notes[0]
@@ -279,7 +279,7 @@ def test_the_order_of_intervals_stays():
 def test_columns_that_no_token_folder_holds(values, tmp_path):
     for out in (None, tmp_path / "t"):
         with pytest.raises(CellError, match="cell column 'c' holds") as e:
-            jobs.tokenize(with_column(values), out, vocab=make_vocab(2), obs=["c"])
+            rc.pp.tokenize(with_column(values), make_vocab(2), obs=["c"], out=out)
         assert "\n" not in str(e.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -308,16 +308,16 @@ def test_cells_of_a_screen_keep_every_column(small, tmp_path):
 
 @pytest.mark.parametrize("target", ["folder", "nothing"])
 def test_links_in_the_place_of_work_are_not_followed(small, tmp_path, monkeypatch, target):
-    from rankcell.tokens import opening as inputs
+    from rankcell.tokens import opening
 
-    monkeypatch.setattr(inputs, "_IN_MEMORY", 0)
+    monkeypatch.setattr(opening, "_IN_MEMORY", 0)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "theirs").write_text("x")
     make_adata([[1] * 12]).write_h5ad(tmp_path / "x.h5ad")
     for name in ("e.npz.run", ".e.npz.tokens"):
         (tmp_path / name).symlink_to(tmp_path / target)
         with pytest.raises(RankcellError, match=f"{name}, where the work for this output is kept, is a link"):
-            jobs.embed(tmp_path / "x.h5ad", tmp_path / "e.npz", model=small[1], force=True)
+            call(embed_to_file, tmp_path / "x.h5ad", tmp_path / "e.npz", model=small[1], force=True)
         (tmp_path / name).unlink()
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["theirs"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "x.h5ad"]
@@ -329,4 +329,4 @@ def test_work_of_somebody_else_is_left_alone(small, tmp_path, monkeypatch):
     (tmp_path / "e.npz.run").mkdir()
     monkeypatch.setattr(os, "getuid", lambda real=os.getuid(): real + 1)
     with pytest.raises(RankcellError, match="belongs to somebody else"):
-        jobs.embed(tokens_with(), tmp_path / "e.npz", model=small[1], force=True)
+        call(embed_to_file, tokens_with(), tmp_path / "e.npz", model=small[1], force=True)

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from conftest import make_adata, make_vocab
+from flat_options import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankcell import jobs
+import rankcell as rc
+from rankcell.cli.check_report import check
 from rankcell.cli.main import main
 from rankcell.counts.genes.ids import id_facts, vocabulary_species
 from rankcell.counts.validate.check_counts import read_facts
@@ -134,8 +136,8 @@ def test_layers_named_like_counts_come_first(here, capsys):
         "layer 'norm': not counts (101.5, fractional: normalised, or corrected for background?)",
         "used: layer 'counts', as layers named counts come first; layer 'raw_counts' and layer 'ambient' hold counts too",
     ]
-    works(capsys, write(adata), says=says, options="--layer counts")
-    tokens = works(capsys, "a.h5ad", "--layer", "ambient", says=["as you named it; layer 'counts'"], options="--layer ambient")
+    works(capsys, write(adata), says=says, options="--counts-layer counts")
+    tokens = works(capsys, "a.h5ad", "--layer", "ambient", says=["as you named it; layer 'counts'"], options="--counts-layer ambient")
     assert tokens.spec.source["matrix"] == "layer 'ambient'"
 
 
@@ -143,7 +145,7 @@ def test_the_only_matrix_of_counts(here, capsys):
     adata = make_adata(COUNTS)
     adata.layers["my counts"] = adata.X.copy()
     adata.X = adata.X.log1p()
-    works(capsys, write(adata), says=["used: layer 'my counts', the only one that holds counts"], options="--layer 'my counts'")
+    works(capsys, write(adata), says=["used: layer 'my counts', the only one that holds counts"], options="--counts-layer 'my counts'")
 
 
 def test_no_matrix_holds_counts(here, capsys):
@@ -161,9 +163,9 @@ def test_a_named_matrix_that_holds_no_counts(here, capsys):
     adata = make_adata(COUNTS)
     adata.layers["log"] = adata.X.log1p()
     fails(
-        capsys, write(adata), "--layer", "log", says=["used: layer 'log', as you named it; X holds counts", "leave out --layer and --raw"]
+        capsys, write(adata), "--layer", "log", says=["used: layer 'log', as you named it; X holds counts", "leave out --counts-layer and --raw"]
     )
-    assert jobs.check("a.h5ad", vocab="v").ok
+    assert call(check, "a.h5ad", vocab="v").ok
 
 
 def test_a_late_entry_that_is_no_count(here, capsys):
@@ -180,9 +182,9 @@ def test_a_late_entry_that_is_no_count(here, capsys):
     assert code == 2 and all(s in page for s in says)
     adata.layers["counts"] = sp.csr_matrix(np.ones((150, 1000), np.float32))
     code, page, _ = checked(capsys, write(adata), "--vocab", "w")
-    assert code == 2 and "pass --layer counts, which holds counts" in page
+    assert code == 2 and "pass --counts-layer counts, which holds counts" in page
     adata.X = sp.csc_matrix(x)  # stored by gene, that entry is among the first
-    assert checked(capsys, write(adata), "--vocab", "w")[2].endswith("--layer counts -o a.dataset")
+    assert checked(capsys, write(adata), "--vocab", "w")[2].endswith("--counts-layer counts -o a.dataset")
     x[140, 7], x[149, 999] = 1, np.nan
     adata.X = sp.csc_matrix(x)
     code, page, _ = checked(capsys, write(adata), "--vocab", "w")
@@ -204,7 +206,7 @@ def test_a_file_without_x(here, capsys):
     adata = make_adata(COUNTS)
     adata.layers["counts"] = adata.X
     adata.X = None
-    works(capsys, write(adata), says=["counts layer 'counts': counts"], options="--layer counts")
+    works(capsys, write(adata), says=["counts layer 'counts': counts"], options="--counts-layer counts")
 
 
 def test_raw_with_more_genes_is_said(here, capsys):
@@ -264,7 +266,7 @@ def tenx(path, genomes):
 def test_other_formats(here, capsys):
     loom("a.loom", ["ambient", "counts"])
     says = ["format loom; layer 'counts' holds float32", "matrix: not counts (0.6931", "used: layer 'counts'"]
-    assert len(works(capsys, "a.loom", says=says, options="--layer counts")) == 3
+    assert len(works(capsys, "a.loom", says=says, options="--counts-layer counts")) == 3
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # anndata announces another version of the format
         make_adata(COUNTS).write_zarr("a.zarr")
@@ -272,7 +274,7 @@ def test_other_formats(here, capsys):
     tenx("one.h5", ["GRCh38"])
     assert len(works(capsys, "one.h5", says=["GRCh38: counts", "gene ids"])) == 3
     tenx("two.h5", ["GRCh38", "mm10"])
-    assert len(works(capsys, "two.h5", "--layer", "GRCh38", says=["GRCh38: counts"], options="--layer GRCh38")) == 3
+    assert len(works(capsys, "two.h5", "--layer", "GRCh38", says=["GRCh38: counts"], options="--counts-layer GRCh38")) == 3
     refused(capsys, "two.h5", "--vocab", "v", message="holds several genomes: name one with --genome")
 
 
@@ -550,7 +552,7 @@ def test_several_inputs_use_the_same_matrix(here, capsys):
         "a.h5ad",
         "b.h5ad",
         says=["used: layer 'counts', as all inputs hold counts there; X holds counts too"],
-        options="--layer counts",
+        options="--counts-layer counts",
     )
     assert len(tokens) == 6
     del a.layers["counts"]
@@ -562,7 +564,7 @@ def test_several_inputs_use_the_same_matrix(here, capsys):
         capsys,
         "a.h5ad",
         "b.h5ad",
-        says=["the inputs hold their counts in different places (no option for a; --layer counts for b): tokenize"],
+        says=["the inputs hold their counts in different places (no option for a; --counts-layer counts for b): tokenize"],
     )
 
 
@@ -620,23 +622,23 @@ def test_names_that_the_shell_would_split(here, capsys):
     assert len(works(capsys, write(make_adata(COUNTS), "my cells & more.h5ad"))) == 3
     assert (here / "my cells & more.dataset").is_dir()
     write(make_adata(COUNTS), "--x.h5ad")
-    report = jobs.check("--x.h5ad", vocab="v")
+    report = call(check, "--x.h5ad", vocab="v")
     assert report.command == "rankcell tokenize ./--x.h5ad --vocab v -o x.dataset" and main(shlex.split(report.command)[1:]) == 0
 
 
 def test_in_python(here):
     write(make_adata(COUNTS))
     seen = []
-    report = jobs.check("a.h5ad", vocab="v", obs=(), progress=lambda done, total: seen.append((done, total)))
+    report = call(check, "a.h5ad", vocab="v", obs=(), progress=lambda done, total: seen.append((done, total)))
     assert report.ok and report.lines()[-1] == report.command and seen[-1] == (3, 3)
     assert report.inputs[0].genes.counts == 12 and report.inputs[0].genes_per_cell.tolist() == [2, 1, 3]
-    report = jobs.check("a.h5ad", vocab="v", obs="nothing")
+    report = call(check, "a.h5ad", vocab="v", obs="nothing")
     assert not report.ok and report.command is None and len(report.reasons) == 1
     with pytest.raises(InputError, match="write the AnnData to a file first"):
-        jobs.check(make_adata(COUNTS), vocab="v")
+        call(check, make_adata(COUNTS), vocab="v")
     with pytest.raises(SettingsError, match="no <cls> token"):
         make_vocab(special=("<pad>", "<mask>"), name="bare").save("bare")
-        jobs.check("a.h5ad", vocab="bare", cls=True)
+        call(check, "a.h5ad", vocab="bare", cls=True)
 
 
 # Against a plain computation
@@ -658,7 +660,7 @@ def test_numbers_are_those_of_a_plain_computation(seed, workers):
     assert facts.genes_per_cell.tolist() == (of_gene > 0).sum(1).tolist()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RankcellWarning)  # cells without genes
-        assert facts.genes_per_cell.tolist() == Tokenizer(vocab).tokenize(adata, workers=1).n_genes.tolist()
+        assert facts.genes_per_cell.tolist() == Tokenizer(vocab, rc.Tokenizing(workers=1)).tokenize(adata).n_genes.tolist()
     assert (facts.genes.counts, facts.genes.counts_known) == (x.sum(), x[:, gene >= 0].sum())
     assert facts.genes.n_detected == (x.sum(0) > 0).sum() and facts.genes.n_detected_known == ((x.sum(0) > 0) & (gene >= 0)).sum()
     assert (facts.totals.low, facts.totals.high) == (x.sum(1).min(), x.sum(1).max())

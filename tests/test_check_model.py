@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_adata, make_vocab
+from flat_options import call
 
 import rankcell as rc
-from rankcell import jobs
+from rankcell.cli.check_report import check
 from rankcell.cli.main import main
+from rankcell.embed.embed_cells import embed_to_file
 from rankcell.vocab import find_vocabulary
 
 
@@ -36,7 +38,7 @@ def test_what_a_short_model_will_not_read(tmp_path, capsys, monkeypatch, short_m
     assert main(command[1:]) == 0
     tokens = rc.TokenSet.open(command[-1])
     assert tokens.spec.max_len == 16 and tokens.spec.cropping["unread"] == 52 and tokens.spec.cropping["genes"] == 85
-    found = jobs.embed("a.h5ad", "e.parquet", model=short_model)
+    found = call(embed_to_file, "a.h5ad", "e.parquet", model=short_model)
     assert found is not None
 
 
@@ -60,5 +62,5 @@ def test_few_known_genes_are_not_called_fine(tmp_path, capsys, monkeypatch):
     assert main(["check", "a.h5ad", "--vocab", "v"]) == 0
     page = " ".join(capsys.readouterr().out.split())
     assert "This will work" not in page and "knows only 12.5 % of the genes" in page and "rankcell vocab build" in page
-    report = jobs.check("a.h5ad", vocab="v")
+    report = call(check, "a.h5ad", vocab="v")
     assert report.ok and len(report.doubts) == 1 and len(report.inputs[0].genes.unknown) == 10

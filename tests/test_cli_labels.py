@@ -35,7 +35,7 @@ def test_compare_prints_a_table_that_fits_and_writes_the_whole(cells, tmp_path, 
     assert set(table.source) == {"model", "random weights", "PCA"} and len(table) == 5
     assert table.knn_accuracy.is_monotonic_decreasing and table.knn_accuracy.max() > 0.7
     assert "ari" not in table or table.ari.isna().all()
-    again = rc.tl.compare_poolings(rc.datasets.pbmc68k()[:300].copy(), "bulk_labels", "demo", pool=["mean", "cls"], layer=-2, resolution=())
+    again = rc.tl.compare_poolings(rc.datasets.pbmc68k()[:300].copy(), "bulk_labels", "demo", pool=["mean", "cls"], layer=-2, scoring=rc.Scoring(resolution=()))
     assert again.knn_accuracy.tolist() == pytest.approx(table.knn_accuracy.tolist())
 
 

@@ -6,11 +6,11 @@ import warnings
 import numpy as np
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
-from flat_options import screen_cells
+from flat_options import call, screen_cells, tokens_of_flat
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.cli.main import main
+from rankcell.embed.embed_cells import embed_to_file
 from rankcell.errors import RankcellWarning
 from rankcell.tokens import Tokenizer
 from rankcell.tokens.cropping import Cropping
@@ -58,7 +58,7 @@ def test_the_way_out_is_one_that_the_verb_has():
 
 @pytest.mark.parametrize("how", [{}, {"rows_per_block": 1, "workers": 2}, {"keep_uncropped": True, "keep_counts": True}])
 def test_a_token_set_records_it(how, tmp_path):
-    tokens, notes = said(Tokenizer(make_vocab(), max_len=6).tokenize, make_adata(COUNTS), **how)
+    tokens, notes = said(tokens_of_flat, make_vocab(), make_adata(COUNTS), max_len=6, **how)
     assert dict(tokens.spec.cropping) == RECORD and [n.startswith(SAID) for n in notes] == [True]
     tokens.save(tmp_path / "t")
     assert json.loads((tmp_path / "t" / "rankcell.json").read_text())["cropping"] == RECORD
@@ -69,22 +69,22 @@ def test_summed_columns_are_one_gene_and_unknown_ones_none():
     """Two columns of one gene, one that the vocabulary does not know: three genes, room for two."""
     adata = make_adata([[1, 1, 1, 1, 5]])
     adata.var["ensembl_id"] = [f"ENSG{i:011d}" for i in (0, 0, 1, 2)] + ["ENSG99999999999"]
-    tokens, notes = said(Tokenizer(make_vocab(), max_len=4).tokenize, adata, gene_column="ensembl_id")
+    tokens, notes = said(tokens_of_flat, make_vocab(), adata, max_len=4, gene_column="ensembl_id")
     assert (tokens.spec.cropping["genes"], tokens.spec.cropping["unread"]) == (3, 1) and len(notes) == 1
 
 
 def test_nothing_is_said_of_whole_cells():
-    assert said(Tokenizer(make_vocab(), max_len=12).tokenize, make_adata(COUNTS))[1] == []
+    assert said(Tokenizer(make_vocab(), rc.Tokenizing(max_len=12)).tokenize, make_adata(COUNTS))[1] == []
 
 
 def test_tokenize_embed_and_perturb_say_it(narrow, tmp_path):
     path, tokens = tmp_path / "in.h5ad", tmp_path / "t"
     make_adata(COUNTS).write_h5ad(path)
-    _, notes = said(rc.pp.tokenize, make_adata(COUNTS), make_vocab(), max_len=6)
+    _, notes = said(rc.pp.tokenize, make_adata(COUNTS), make_vocab(), tokenizing=rc.Tokenizing(max_len=6))
     assert [n.startswith(SAID) and n.endswith("(max_len)") for n in notes] == [True]
-    Tokenizer(make_vocab(), max_len=6).write(path, tokens)
+    Tokenizer(make_vocab(), rc.Tokenizing(max_len=6)).write(path, tokens)
     for source in (path, tokens):
-        written, notes = said(jobs.embed, source, tmp_path / f"{source.name}.parquet", model=narrow)
+        written, notes = said(call, embed_to_file, source, tmp_path / f"{source.name}.parquet", model=narrow)
         assert written.meta["cropping"] == RECORD and [n.startswith(SAID) for n in notes] == [True]
         screen, notes = said(screen_cells, source, tmp_path / f"{source.name}-screen", model=narrow, genes="G0")
         assert screen.manifest["cropping"] == RECORD and [n.startswith(SAID) for n in notes] == [True]

@@ -15,8 +15,8 @@ from flat_options import call, perturb_df
 from reference_model import Reference
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.embed import Embedder
+from rankcell.embed.embed_cells import embed_in_memory, embed_to_file
 from rankcell.embed.stores import check_output
 from rankcell.errors import ModelError, OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.model import POOLS
@@ -183,13 +183,13 @@ def count_file(tmp_path, counts):
 def expected_of(small, adata, pool="mean", layer=-2):
     vocab, folder = small
     reference = Reference(folder, vocab.frame, 64)
-    rows = rc.Tokenizer(vocab, max_len=64).tokenize(adata)
+    rows = rc.Tokenizer(vocab, rc.Tokenizing(max_len=64)).tokenize(adata)
     return np.array([reference.embed(row, pool, layer) for row in rows])
 
 
 def test_h5ad_is_a_copy_of_the_count_file(small, count_file, tmp_path):
     before = count_file.read_bytes()
-    jobs.embed(count_file, tmp_path / "out.h5ad", model=small[1], device="cpu")
+    call(embed_to_file, count_file, tmp_path / "out.h5ad", model=small[1], device="cpu")
     assert count_file.read_bytes() == before
     a, b = ad.read_h5ad(count_file), ad.read_h5ad(tmp_path / "out.h5ad")
     assert (a.X != b.X).nnz == 0 and (a.layers["counts"] != b.layers["counts"]).nnz == 0
@@ -203,7 +203,7 @@ def test_h5ad_is_a_copy_of_the_count_file(small, count_file, tmp_path):
 
 
 def test_h5ad_of_several_outputs(small, count_file, tmp_path):
-    jobs.embed(count_file, tmp_path / "out.h5ad", model=small[1], pool=["mean", "cls"], layer=[-1], device="cpu")
+    call(embed_to_file, count_file, tmp_path / "out.h5ad", model=small[1], pool=["mean", "cls"], layer=[-1], device="cpu")
     out = ad.read_h5ad(tmp_path / "out.h5ad")
     assert set(out.obsm) == {"X_pca", "X_rankcell", "X_rankcell_mean_layer-1", "X_rankcell_cls_layer-1"}
     assert out.uns["rankcell"]["outputs"] == {
@@ -220,8 +220,8 @@ def test_h5ad_from_tokens(small, tmp_path):
     tokens = tokens_of(vocab, BODIES, FRAMES["framed"], kind=["a", "b", None, "a", "b"], age=[1, 2, 3, 4, 5])
     tokens.save(tmp_path / "cells.dataset")
     for source, name in ((tokens, "memory"), (tmp_path / "cells.dataset", "folder")):
-        jobs.embed(source, tmp_path / f"{name}.h5ad", model=folder, device="cpu")
-        found = jobs.embed(source, model=folder, device="cpu")
+        call(embed_to_file, source, tmp_path / f"{name}.h5ad", model=folder, device="cpu")
+        found = call(embed_in_memory, source, model=folder, device="cpu")
         out = ad.read_h5ad(tmp_path / f"{name}.h5ad")
         assert out.obs_names.tolist() == list("vwxyz")
         assert out.obs["age"].tolist() == [1, 2, 3, 4, 5]
@@ -234,8 +234,8 @@ def test_parquet(small, tmp_path):
     vocab, folder = small
     tokens = tokens_of(vocab, [*BODIES[:2], []], FRAMES["framed"])
     with pytest.warns(RankcellWarning, match="1 of 3 cells"):
-        found = jobs.embed(tokens, model=folder, pool=["mean", "cls"], layer=[-2, 0], device="cpu")
-        jobs.embed(tokens, tmp_path / "e.parquet", model=folder, pool=["mean", "cls"], layer=[-2, 0], device="cpu")
+        found = call(embed_in_memory, tokens, model=folder, pool=["mean", "cls"], layer=[-2, 0], device="cpu")
+        call(embed_to_file, tokens, tmp_path / "e.parquet", model=folder, pool=["mean", "cls"], layer=[-2, 0], device="cpu")
     table = pq.read_table(tmp_path / "e.parquet")
     assert table.schema.names == ["cell_id", "mean_layer-2", "cls_layer-2", "mean_layer0", "cls_layer0"]
     assert table.schema.types == [pa.string(), *[pa.list_(pa.float32(), 16)] * 4]
@@ -248,8 +248,8 @@ def test_parquet(small, tmp_path):
 def test_npz(small, tmp_path):
     vocab, folder = small
     tokens = tokens_of(vocab, BODIES, FRAMES["framed"])
-    found = jobs.embed(tokens, model=folder, device="cpu")
-    jobs.embed(tokens, tmp_path / "e.npz", model=folder, device="cpu")
+    found = call(embed_in_memory, tokens, model=folder, device="cpu")
+    call(embed_to_file, tokens, tmp_path / "e.npz", model=folder, device="cpu")
     with np.load(tmp_path / "e.npz", allow_pickle=False) as out:
         assert sorted(out) == ["cell_id", "mean_layer-2", "meta"]
         assert out["cell_id"].tolist() == list("vwxyz")
@@ -264,9 +264,9 @@ def test_an_output_that_exists(small, tmp_path, suffix):
     out = tmp_path / f"e{suffix}"
     out.write_text("mine")
     with pytest.raises(OutputError, match="exists: choose another output, or pass force=True to replace it"):
-        jobs.embed(tokens, out, model="no such model: the output is looked at first")
+        call(embed_to_file, tokens, out, model="no such model: the output is looked at first")
     assert out.read_text() == "mine"
-    jobs.embed(tokens, out, model=folder, device="cpu", force=True)
+    call(embed_to_file, tokens, out, model=folder, device="cpu", force=True)
     assert out.stat().st_size > 500
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
@@ -285,7 +285,7 @@ def test_tl_embed(small, counts):
     adata = make_adata(counts)
     adata.obsm["X_rankcell"] = np.zeros((8, 3))
     before = adata.X.copy()
-    assert rc.tl.embed(adata, model=small[1], device="cpu") is None
+    assert rc.tl.embed(adata, model=small[1], compute=rc.Compute("cpu")) is None
     assert (before != adata.X).nnz == 0
     np.testing.assert_allclose(adata.obsm["X_rankcell"], expected_of(small, adata), rtol=0, atol=2e-6)
     assert adata.obsm["X_rankcell"].dtype == np.float32
@@ -294,7 +294,7 @@ def test_tl_embed(small, counts):
 
 def test_tl_embed_of_several_outputs(small, counts, tmp_path):
     adata = make_adata(counts)
-    rc.tl.embed(adata, model=small[1], pool=["cls", "first"], layer=[-1, 0], key_added="X_my", device="cpu")
+    rc.tl.embed(adata, model=small[1], pool=["cls", "first"], layer=[-1, 0], key_added="X_my", compute=rc.Compute("cpu"))
     keys = ["X_my_cls_layer-1", "X_my_first_layer-1", "X_my_cls_layer0", "X_my_first_layer0"]
     assert list(adata.obsm) == keys
     assert list(adata.uns["rankcell"]["outputs"]) == keys
@@ -310,7 +310,7 @@ def test_tl_embed_keeps_empty_cells(small, counts):
     counts[3] = 0
     adata = make_adata(counts)
     with pytest.warns(RankcellWarning) as told:
-        rc.tl.embed(adata, model=small[1], pool="cls", device="cpu")
+        rc.tl.embed(adata, model=small[1], pool="cls", compute=rc.Compute("cpu"))
     assert [str(w.message) for w in told] == ["1 of 8 cells have no genes: their embeddings are NaN"]
     assert np.isnan(adata.obsm["X_rankcell"]).all(1).tolist() == [False, False, False, True, False, False, False, False]
 
@@ -321,8 +321,8 @@ def test_tl_embed_with_a_bare_checkpoint(counts, tmp_path):
     adata = make_adata(counts)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rc.tl.embed(adata, model=folder, vocab=vocab, device="cpu")
-    rows = rc.Tokenizer(vocab, max_len=64).tokenize(adata)
+        rc.tl.embed(adata, model=rc.Model(folder, vocab=vocab), compute=rc.Compute("cpu"))
+    rows = rc.Tokenizer(vocab, rc.Tokenizing(max_len=64)).tokenize(adata)
     reference = Reference(folder, Frame(), 64)
     expected = [reference.embed(row, "mean", -2) for row in rows]
     np.testing.assert_allclose(adata.obsm["X_rankcell"], expected, rtol=0, atol=2e-6)
@@ -347,9 +347,9 @@ def test_an_earlier_embedding_keeps_its_origin(small, tmp_path):
     for model, layer, differs in ((small[1], -2, "layer -1 in adata and with layer -2"), (other, -1, "made with model 'small'")):
         rc.tl.embed(reference, model, layer=layer)
         with pytest.raises(SettingsError, match=differs):
-            rc.tl.map_labels(adata, reference, "kind", k=3)
+            rc.tl.map_labels(adata, reference, "kind", mapping=rc.LabelMapping(k=3))
     rc.tl.embed(reference, small[1], layer=-1)
-    rc.tl.map_labels(adata, reference, "kind", k=3)
+    rc.tl.map_labels(adata, reference, "kind", mapping=rc.LabelMapping(k=3))
     adata.write_h5ad(tmp_path / "a.h5ad")
     del adata.obsm["X_rankcell"]
     rc.tl.embed(adata, small[1], key_added="X_third")
@@ -370,7 +370,7 @@ def test_an_earlier_embedding_keeps_its_origin(small, tmp_path):
 )
 def test_settings_that_make_no_sense(small, how, message):
     with pytest.raises((SettingsError, ModelError), match=message):
-        rc.tl.embed(cells_of(), **({"model": small[1]} | how))
+        call(rc.tl.embed, cells_of(), **{"model": small[1]} | how)
 
 
 def test_layers_as_numpy_gives_them(small):
@@ -408,7 +408,7 @@ def test_states_of_another_model_are_refused(small, tmp_path):
 def test_cell_columns_go_along_into_another_format(small, tmp_path):
     adata = cells_of(kind=pd.Categorical(list("aabbab"), ["b", "a"]), age=[1, 2, 3, 4, 5, 6])
     adata.write_h5ad(tmp_path / "a.h5ad")
-    jobs.embed(tmp_path / "a.h5ad", tmp_path / "a.zarr", model=small[1])
+    call(embed_to_file, tmp_path / "a.h5ad", tmp_path / "a.zarr", model=small[1])
     found = ad.read_zarr(tmp_path / "a.zarr")
     assert found.obs["kind"].tolist() == list("aabbab") and found.obs["age"].tolist() == [1, 2, 3, 4, 5, 6]
     assert list(found.obs_names) == list(adata.obs_names)

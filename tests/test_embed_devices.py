@@ -18,6 +18,7 @@ import rankcell as rc
 from rankcell.cli import main
 from rankcell.embed import Embedder
 from rankcell.embed import store_run as run
+from rankcell.embed.embed_cells import embed_part
 from rankcell.embed.stores import read_embeddings
 from rankcell.errors import OutputError, RankcellWarning, SettingsError
 from rankcell.execute import engine as execution
@@ -118,12 +119,8 @@ def test_parts(place, whole, tmp_path, capsys, name, device):
 
 
 def test_parts_from_python(place, tmp_path):
-    from rankcell import jobs
-
-    done = jobs.embed(place / "cells.dataset", tmp_path / "e.npz", model=place / "model", device="cpu", shard="1/2")
+    done = call(embed_part, place / "cells.dataset", tmp_path / "e.npz", model=place / "model", device="cpu", shard="1/2")
     assert isinstance(done, PartDone) and done.folder == tmp_path / "e.npz.run" and 0 < done.done < done.n_units
-    with pytest.raises(SettingsError, match="name one"):
-        jobs.embed(place / "cells.dataset", model=place / "model", device="cpu", shard="1/2")
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2"])
@@ -158,7 +155,7 @@ def run_units(folder):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
 def test_killed_and_gone_on_with_on_other_devices(place, whole, tmp_path):
     out = tmp_path / "all.parquet"
-    line = f"import sys; from rankcell.embed import run, units; run.TOKENS_PER_UNIT, units._SECONDS = 60, 0\nfrom rankcell.cli import main; main({command(place, out, *EVERYTHING, device='cpu,cpu')!r})"
+    line = f"import sys; from rankcell.embed import store_run as run, embedding_units as units; run.TOKENS_PER_UNIT, units._SECONDS = 60, 0\nfrom rankcell.cli import main; main({command(place, out, *EVERYTHING, device='cpu,cpu')!r})"
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # as many as the undisturbed run had
     call = [sys.executable, "-W", "ignore", "-c", line]
     process = subprocess.Popen(call, env=os.environ | threads, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -179,9 +176,9 @@ def test_work_in_memory_is_on_one_device(place):
     with pytest.raises(SettingsError, match="not shared out over several devices, name one"):
         call(Embedder, place / "model", device="cpu,cpu").embed(tokens)
     with pytest.raises(SettingsError, match="not shared out over several devices, name one"):
-        rc.tl.state_embeddings(tokens, "kind", place / "model", device="cpu,cpu")
+        rc.tl.state_embeddings(tokens, "kind", place / "model", compute=rc.Compute("cpu,cpu"))
     with pytest.raises(SettingsError, match="not shared out over several devices, name one"):
-        rc.tl.gene_embeddings(tokens, place / "model", device="cpu,cpu")
+        rc.tl.gene_embeddings(tokens, place / "model", compute=rc.Compute("cpu,cpu"))
 
 
 # the parent's own model is gone before the processes of the devices load theirs

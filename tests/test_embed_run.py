@@ -27,8 +27,7 @@ from rankcell.embed.stores import STORES, read_embeddings
 from rankcell.embed.unit_cells import Work
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.model import Encoder
-from rankcell.tokens import TokenSet, TokenSpec
-from rankcell.tokens import opening as inputs
+from rankcell.tokens import TokenSet, TokenSpec, opening
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
 SUFFIXES = list(STORES)
@@ -358,7 +357,7 @@ def test_no_cells_at_all(place, small, tmp_path):
 def test_tokens_of_large_files_stay_on_disk(place, tmp_path, monkeypatch, source):
     how = ["--include", "cell,gene,state", "--by", "kind"]
     expected = embed(place, tmp_path / "a.parquet", *how, source=source)
-    monkeypatch.setattr(inputs, "_IN_MEMORY", 0)
+    monkeypatch.setattr(opening, "_IN_MEMORY", 0)
     seen, fetch = [], Embedder.run
 
     def look(self, *args, **more):
@@ -372,7 +371,7 @@ def test_tokens_of_large_files_stay_on_disk(place, tmp_path, monkeypatch, source
 
 
 def test_tokens_on_disk_are_removed_after_a_failure(place, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(inputs, "_IN_MEMORY", 0)
+    monkeypatch.setattr(opening, "_IN_MEMORY", 0)
     assert main(command(place, tmp_path / "e.parquet", "--layer", "9", source="counts.h5ad")) == 2
     assert "out of range" in one_line(capsys.readouterr().err)
     assert names_in(tmp_path) == []
@@ -807,14 +806,14 @@ def adata(place):
 
 
 def rows_of(small, adata):
-    return list(rc.Tokenizer(small[0], max_len=64).tokenize(adata))
+    return list(rc.Tokenizer(small[0], rc.Tokenizing(max_len=64)).tokenize(adata))
 
 
 @pytest.mark.parametrize("statistic", ["mean", "median"])
 def test_tl_state_embeddings(small, adata, statistic):
-    cells = rc.Tokenizer(small[0], max_len=64).tokenize(adata)
+    cells = rc.Tokenizer(small[0], rc.Tokenizing(max_len=64)).tokenize(adata)
     exact = call(Embedder, small[1], device="cpu").embed(cells, pool=["mean", "cls"], layer=[-1, 1]).columns
-    table = rc.tl.state_embeddings(adata, "kind", model=small[1], pool=["mean", "cls"], layer=[-1, 1], statistic=statistic, device="cpu")
+    table = rc.tl.state_embeddings(adata, "kind", model=small[1], pool=["mean", "cls"], layer=[-1, 1], statistic=statistic, compute=rc.Compute("cpu"))
     assert list(table) == ["state", "n_cells", *exact]
     assert table.state.tolist() == ["c", "b", "a"] and table.n_cells.tolist() == [2, 3, 3]
     for name, values in exact.items():
@@ -851,7 +850,7 @@ def states_in_cells(small, adata, layer):
 @pytest.mark.parametrize("by", [None, "kind"])
 @pytest.mark.parametrize("layer", [-2, 3])
 def test_tl_gene_embeddings(small, adata, by, layer, tmp_path):
-    found = rc.tl.gene_embeddings(adata, model=small[1], by=by, layer=layer, device="cpu")
+    found = rc.tl.gene_embeddings(adata, model=small[1], by=by, layer=layer, compute=rc.Compute("cpu"))
     held = {}
     for cell, token, _, state in states_in_cells(small, adata, layer):
         group = "" if by is None else str(adata.obs.kind.iloc[cell])
@@ -879,7 +878,7 @@ def test_tl_gene_embeddings_of_each_cell(small, adata, tmp_path, tokens_per_batc
     from rankcell.embed import contexts
 
     monkeypatch.setattr(contexts, "TOKENS_PER_UNIT", 30)
-    found = rc.tl.gene_embeddings(adata, model=small[1], per_cell=True, layer=-1, device="cpu", tokens_per_batch=tokens_per_batch)
+    found = rc.tl.gene_embeddings(adata, model=small[1], per_cell=True, layer=-1, compute=rc.Compute("cpu", tokens_per_batch=tokens_per_batch))
     expected = states_in_cells(small, adata, -1)
     assert found.obs["cell_id"].tolist() == [f"cell{i}" for i, *_ in expected]
     assert found.obs["gene"].tolist() == [small[0].genes[t - 4] for _, t, *_ in expected]

@@ -99,7 +99,7 @@ def test_without_special_tokens_and_over_chunks():
 def test_the_values_of_real_cells():
     """They are count / n_counts * 10,000 / median, and fall from the top down."""
     adata, vocab = rc.datasets.pbmc68k()[:5].copy(), find_vocabulary("demo")
-    tokens = rc.pp.tokenize(adata, vocab="demo", keep_counts=True)
+    tokens = rc.pp.tokenize(adata, vocab="demo", tokenizing=rc.Tokenizing(keep_counts=True))
     value = adata.X.toarray() / adata.obs["n_counts"].to_numpy()[:, None] * 1e4 / vocab.medians[vocab.lookup(adata.var_names)]
     column = {vocab.genes[g]: j for j, g in enumerate(vocab.lookup(adata.var_names))}
     for i, cell in enumerate(adata.obs_names):

@@ -13,8 +13,8 @@ import pytest
 import scipy.sparse as sp
 from conftest import make_vocab
 from count_files import Counts, write_h5ad, write_loom, write_mtx, write_tenx, write_zarr
+from flat_options import tokens_of_flat
 
-from rankcell import Tokenizer
 from rankcell.counts import open_counts
 from rankcell.errors import RankcellError
 
@@ -44,7 +44,7 @@ WRITERS = {
 
 
 def tokens_of(source, **how):
-    found = Tokenizer(make_vocab(24)).tokenize(source, **how)
+    found = tokens_of_flat(make_vocab(24), source, **how)
     return found.table.to_pydict()
 
 

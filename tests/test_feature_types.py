@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 from conftest import make_adata, make_vocab
 from count_files import Counts, write_mtx, write_tenx
+from flat_options import call
 
 import rankcell as rc
 from rankcell.cli.main import main
 from rankcell.counts.genes.features import feature_types
+from rankcell.counts.vocabulary.build_vocab import build_vocab
 from rankcell.errors import GeneError, InputError, RankcellWarning, SettingsError
 from rankcell.vocab import find_vocabulary
 
@@ -166,23 +168,23 @@ def barnyard(kind="prefix"):
 @pytest.mark.parametrize("kind", ["prefix", "column"])
 def test_of_two_genomes_the_one_that_the_vocabulary_knows(kind):
     with pytest.warns(RankcellWarning) as notes:
-        tokens = rc.pp.tokenize(barnyard(kind), make_vocab(), keep_counts=True)
+        tokens = rc.pp.tokenize(barnyard(kind), make_vocab(), tokenizing=rc.Tokenizing(keep_counts=True))
     said = " ".join(str(n.message) for n in notes)
     assert "of GRCh38, mm10 the vocabulary 'small' knows GRCh38" in said and "left out: 6 columns (genes of mm10)" in said
-    alone = rc.pp.tokenize(mixed("", "")[:, :GENES].copy(), make_vocab(), keep_counts=True)
+    alone = rc.pp.tokenize(mixed("", "")[:, :GENES].copy(), make_vocab(), tokenizing=rc.Tokenizing(keep_counts=True))
     assert rows(tokens) == rows(alone)
     assert tokens.table["counts"].to_pylist() == alone.table["counts"].to_pylist()  # the totals are of the genome too
 
 
 def test_the_genome_that_was_named(tmp_path, capsys):
     with pytest.warns(RankcellWarning, match="left out"):
-        named = rc.pp.tokenize(barnyard("column"), make_vocab(), genome="grch38")
+        named = rc.pp.tokenize(barnyard("column"), make_vocab(), counts=rc.Counts(genome="grch38"))
     assert rows(named) == rows(genes_alone())
     for genome, says in (("hg19", "has no genome 'hg19'; it has GRCh38, mm10"), ("mm10", "only 0 of 6 genes")):
         with pytest.raises(GeneError, match=says):
-            rc.pp.tokenize(barnyard(), make_vocab(), genome=genome)
+            rc.pp.tokenize(barnyard(), make_vocab(), counts=rc.Counts(genome=genome))
     with pytest.raises(GeneError, match="does not say of which genome"):
-        rc.pp.tokenize(mixed("", ""), make_vocab(), genome="GRCh38")
+        rc.pp.tokenize(mixed("", ""), make_vocab(), counts=rc.Counts(genome="GRCh38"))
 
 
 def test_a_genome_of_10x_files(tmp_path):
@@ -191,12 +193,12 @@ def test_a_genome_of_10x_files(tmp_path):
         del f["matrix/features/genome"]
         f["matrix/features/genome"] = np.array(["GRCh38"] * 4 + ["mm10"] * 2, "S")
     with pytest.warns(RankcellWarning, match="left out: 2 columns .genes of mm10"):
-        tokens = rc.pp.tokenize(path, make_vocab(), genome="GRCh38")
+        tokens = rc.pp.tokenize(path, make_vocab(), counts=rc.Counts(genome="GRCh38"))
     assert rows(tokens) == rows(rc.pp.tokenize(mixed("", "")[:, :4].copy(), make_vocab()))
     old = write_tenx(Counts(mixed("", "")[:, :GENES].X), tmp_path / "old.h5", version=2)
     with h5py.File(old, "r+") as f:
         f.copy("GRCh38", "mm10")
-    assert rows(rc.pp.tokenize(old, make_vocab(), genome="GRCh38")) == rows(genes_alone())
+    assert rows(rc.pp.tokenize(old, make_vocab(), counts=rc.Counts(genome="GRCh38"))) == rows(genes_alone())
 
 
 def test_transcripts_are_refused_with_their_cause():
@@ -208,10 +210,9 @@ def test_transcripts_are_refused_with_their_cause():
 
 
 def built(adata, tmp_path, **how):
-    from rankcell import jobs
 
     adata.write_h5ad(tmp_path / "in.h5ad")
-    return jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "v", force=True, **how)
+    return call(build_vocab, [tmp_path / "in.h5ad"], tmp_path / "v", force=True, **how)
 
 
 def test_columns_without_a_name_are_no_gene(tmp_path):
@@ -304,25 +305,25 @@ def two_genomes():
 def test_poolings_are_compared_on_one_genome(two_genomes, genome):
     """PCA too: the mouse genes would be most of it."""
     with pytest.warns(RankcellWarning):
-        of_both = rc.tl.compare_poolings(two_genomes, "kind", **read_options(genome), **SCORED)
-        alone = rc.tl.compare_poolings(two_genomes[:, ::2].copy(), "kind", **read_options(None), **SCORED)
+        of_both = call(rc.tl.compare_poolings, two_genomes, "kind", **read_options(genome), **SCORED)
+        alone = call(rc.tl.compare_poolings, two_genomes[:, ::2].copy(), "kind", **read_options(None), **SCORED)
     assert of_both.astype(str).equals(alone.astype(str)) and set(of_both["source"]) == {"model", "PCA"}
 
 
 @pytest.mark.filterwarnings("ignore:left out:rankcell.errors.RankcellWarning")
 def test_rank_bias_takes_a_genome(two_genomes):
     with pytest.warns(RankcellWarning):
-        of_both = rc.tl.rank_bias(two_genomes, **read_options("GRCh38"), n_bins=2)
-        alone = rc.tl.rank_bias(two_genomes[:, ::2].copy(), **read_options(None), n_bins=2)
+        of_both = call(rc.tl.rank_bias, two_genomes, **read_options("GRCh38"), n_bins=2)
+        alone = call(rc.tl.rank_bias, two_genomes[:, ::2].copy(), **read_options(None), n_bins=2)
     assert of_both.equals(alone)
 
 
 def test_a_genome_that_is_not_there(two_genomes):
-    for verb, how in ((rc.tl.rank_bias, {}), (lambda a, **o: rc.tl.compare_poolings(a, "kind", **o), SCORED)):
+    for verb, how in ((rc.tl.rank_bias, {}), (rc.tl.compare_poolings, SCORED | {"label": "kind"})):
         with pytest.raises(GeneError, match="has no genome 'rn7'; it has GRCh38, mm10"):
-            verb(two_genomes, **read_options("rn7"), **how)
+            call(verb, two_genomes, **read_options("rn7"), **how)
         with pytest.raises(SettingsError, match="holds tokens: genome is for counts"):
-            verb(rc.pp.tokenize(two_genomes[:, ::2].copy(), "demo", obs=["kind"]), **read_options("GRCh38"), **how)
+            call(verb, rc.pp.tokenize(two_genomes[:, ::2].copy(), "demo", obs=["kind"]), **read_options("GRCh38"), **how)
 
 
 def test_compare_and_annotate_take_a_genome(two_genomes, tmp_path, capsys):
@@ -349,5 +350,5 @@ def test_a_missing_name_is_no_gene_and_the_ids_still_count(tmp_path):
     with ad.settings.override(allow_write_nullable_strings=True):
         adata.write_h5ad(tmp_path / "a.h5ad")
     assert rows(rc.pp.tokenize(tmp_path / "a.h5ad", make_vocab())) == rows(genes_alone())
-    by_name = rc.pp.tokenize(tmp_path / "a.h5ad", make_vocab(), gene_column="name")
+    by_name = rc.pp.tokenize(tmp_path / "a.h5ad", make_vocab(), counts=rc.Counts(gene_column="name"))
     assert by_name.spec.source["genes_known"] == GENES - 1

@@ -17,10 +17,10 @@ import pytest
 import scipy.sparse as sp
 from conftest import make_vocab
 from count_files import COMPRESSIONS, Counts, store_zarr, write_h5ad, write_loom, write_mtx, write_tenx, write_zarr
+from flat_options import tokens_of_flat
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rankcell import Tokenizer
 from rankcell.counts import find_inputs, open_counts
 from rankcell.counts.io import hdf5, hdf5dense, spill
 from rankcell.errors import CellError, CountsError, InputError, OutputError, RankcellWarning
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::rankcell.errors.RankcellWarning
 
 
 def tokens_of(source, **how):
-    found = Tokenizer(make_vocab(40)).tokenize(source, keep_counts=True, **how)
+    found = tokens_of_flat(make_vocab(40), source, keep_counts=True, **how)
     return found.table.to_pydict()
 
 
@@ -282,11 +282,11 @@ def test_loom_layers(tmp_path):
     with h5py.File(path, "r+") as f:
         f["layers/counts"] = f["matrix"][:]
         f["matrix"][:] = np.log1p(f["matrix"][:])
-    assert tokens_of(path, layer="counts") == tokens_of(counts.adata())
+    assert tokens_of(path, counts_layer="counts") == tokens_of(counts.adata())
     with pytest.warns(RankcellWarning, match="layer 'counts', which holds counts, is read in its place"):
         assert tokens_of(path) == tokens_of(counts.adata())
     with pytest.raises(InputError, match="no layer 'spliced'; it has counts"):
-        tokens_of(path, layer="spliced")
+        tokens_of(path, counts_layer="spliced")
     with pytest.raises(InputError, match="no raw matrix"):
         tokens_of(path, raw=True)
 
@@ -375,7 +375,7 @@ def test_tenx_with_several_genomes(tmp_path):
         open_counts(path)
     with pytest.raises(InputError, match="no genome 'hg19'; it has GRCh38, mm10"):
         open_counts(path, layer="hg19")
-    assert tokens_of(path, layer="mm10") == tokens_of(counts.adata())
+    assert tokens_of(path, counts_layer="mm10") == tokens_of(counts.adata())
 
 
 def test_tenx_without_genes_and_with_large_counts(tmp_path):
@@ -440,7 +440,7 @@ def test_mtx_names(tmp_path):
     plain = write_mtx(counts, tmp_path / "plain", zipped=False)
     assert tokens_of(plain / "matrix.mtx") == expected
     with pytest.raises(InputError, match="leave out layer and raw"):
-        tokens_of(plain, layer="x")
+        tokens_of(plain, counts_layer="x")
 
 
 @pytest.mark.parametrize(
@@ -528,7 +528,7 @@ def test_anndata_of_every_kind():
         before = adata.copy()
         for rows_per_block in (None, 5):
             assert tokens_of(adata, rows_per_block=rows_per_block, workers=2) == expected, name
-            assert tokens_of(adata, rows_per_block=rows_per_block, layer="twice") == twice, name
+            assert tokens_of(adata, rows_per_block=rows_per_block, counts_layer="twice") == twice, name
             assert tokens_of(adata, rows_per_block=rows_per_block, raw=True) == twice, name
         assert type(adata.X) is type(before.X) and (_dense(adata.X) == _dense(before.X)).all()
     view = counts.adata()[::2, 3:]

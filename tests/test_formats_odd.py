@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from flat_options import call
 
 import rankcell as rc
 from rankcell.cli.main import main
@@ -32,7 +33,7 @@ def adata():
 
 
 def rows(source, **how):
-    tokens = rc.pp.tokenize(source, vocab=VOCAB, **how)
+    tokens = call(rc.pp.tokenize, source, vocab=VOCAB, **how)
     return [tokens.row(i).tolist() for i in range(len(tokens))]
 
 
@@ -56,7 +57,7 @@ def test_attributes_of_fixed_length(adata, tmp_path, dtype):
 
         shorten("", f)
         f.visititems(shorten)
-    assert rows(path) == rows(path, layer="counts") == expected
+    assert rows(path) == rows(path, counts_layer="counts") == expected
     with open_counts(path) as counts:
         assert counts.cell_ids[0] == "c0" and counts.obs_columns == ["kind", "n"] and list(counts.var) == ["index", "symbol"]
         assert counts.obs("kind").to_pylist() == list("aabbcc")
@@ -246,7 +247,7 @@ def test_no_matrix_at_all(adata, tmp_path, capsys):
     empty.layers["spliced"] = adata.X
     empty.write_h5ad(tmp_path / "e.h5ad")
     assert main(["tokenize", str(tmp_path / "e.h5ad"), "--vocab", "demo", "-o", str(tmp_path / "e.dataset")]) == 2
-    assert "has no X: name one of its matrices with --layer spliced" in capsys.readouterr().err
+    assert "has no X: name one of its matrices with --counts-layer spliced" in capsys.readouterr().err
 
 
 # loom

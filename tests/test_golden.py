@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from flat_options import call, run_screen
 
+import rankcell as rc
 from rankcell.embed import Embedder
 from rankcell.embed.contexts import gene_means
+from rankcell.embed.embed_cells import embed_to_file
 from rankcell.perturb import Perturber, StateEmbeddings
 from rankcell.tokens import Tokenizer, TokenSet, TokenSpec
 
@@ -190,16 +192,15 @@ def assert_cos_genes(table, gene_rows, *, every_cell):
 @pytest.mark.parametrize("suffix", [".parquet", ".npz"])
 def test_states_of_a_store(golden, vocabularies, version, suffix, tmp_path):
     """States that `embed --include state` writes are Geneformer's; so are those in memory."""
-    from rankcell import jobs
     from rankcell.embed.stores import read_embeddings
 
     pool = {"V1": "mean", "V2": "cls"}[version]
     expected = golden_states(golden, version)
     tokens = cells(golden, vocabularies, f"states12_{version}")
     how = {"model": golden / "models" / MODELS[version], "vocab": vocabularies[version], "pool": pool, "device": "cpu"}
-    jobs.embed(tokens, tmp_path / f"e{suffix}", include=["state"], by="bulk_labels", **how)
+    call(embed_to_file, tokens, tmp_path / f"e{suffix}", include=["state"], by="bulk_labels", **how)
     stored = read_embeddings(tmp_path / f"e{suffix}").tables["states"]
-    memory = jobs.state_embeddings(tokens, "bulk_labels", **how)
+    memory = call(rc.tl.state_embeddings, tokens, "bulk_labels", **how)
     for names, values in ((stored["state"], stored[f"{pool}_layer-2"]), (memory.state.tolist(), memory[f"{pool}_layer-2"])):
         assert sorted(names) == sorted(expected.names)
         for name, vector in zip(names, values, strict=True):

@@ -13,9 +13,9 @@ from rankcell.demo import PAGE
 from rankcell.demo import _own as demo_files
 from rankcell.embed import store_run as embed_run
 from rankcell.errors import OutputError
+from rankcell.model.options import Compute
 from rankcell.store import ShardedRun, atomic_path, locked, require_new
-from rankcell.tokens import TokenSet, TokenSpec
-from rankcell.tokens import opening as inputs
+from rankcell.tokens import TokenSet, TokenSpec, opening
 from rankcell.train import Recipe, pretrain
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.skipif(os.name != "posix", reason="links and modes are posix")]
@@ -126,11 +126,11 @@ def interrupt(*args, **how):
 @pytest.mark.parametrize("name", ["notes.txt", "vocabulary/mine.tsv", "checkpoint.pt"])
 def test_a_checkpoint_with_a_foreign_file_is_kept(tokens, small, tmp_path, name):
     out = tmp_path / "model"
-    pretrain(tokens, out, vocab=small[0], recipe=RECIPE, device="cpu")
-    pretrain(tokens, out, vocab=small[0], recipe=RECIPE, device="cpu", force=True)  # all that was written is known
+    pretrain(tokens, out, vocab=small[0], recipe=RECIPE, compute=Compute("cpu"))
+    pretrain(tokens, out, vocab=small[0], recipe=RECIPE, compute=Compute("cpu"), force=True)  # all that was written is known
     (out / name).write_text("mine")
     with pytest.raises(OutputError, match=f"holds {name}, which rankcell did not write"):
-        pretrain(tokens, out, vocab=small[0], recipe=RECIPE, device="cpu", force=True)
+        pretrain(tokens, out, vocab=small[0], recipe=RECIPE, compute=Compute("cpu"), force=True)
     assert (out / name).read_text() == "mine" and (out / "model.safetensors").is_file()
 
 
@@ -214,7 +214,7 @@ def test_shards_that_are_a_link(victim, tmp_path):
 
 @pytest.mark.parametrize("kind", ["link", "folder"])
 def test_tokens_kept_beside_an_output(counts, small, victim, tmp_path, capsys, monkeypatch, kind):
-    monkeypatch.setattr(inputs, "_IN_MEMORY", 0)
+    monkeypatch.setattr(opening, "_IN_MEMORY", 0)
     kept = tmp_path / ".e.npz.tokens"
     if kind == "link":
         kept.symlink_to(victim)
@@ -270,7 +270,7 @@ def test_outputs_follow_the_umask(counts, tokens, small, tmp_path, mask):
         assert embed(source, small, out / "copy.zarr") == 0
         assert main(["tokenize", str(counts), "-o", str(out / "t.dataset"), "--vocab", str(small[1] / "vocabulary")]) == 0
         assert main(["vocab", "build", str(counts), "-o", str(out / "vocab")]) == 0
-        pretrain(tokens, out / "model", vocab=small[0], recipe=RECIPE, device="cpu")
+        pretrain(tokens, out / "model", vocab=small[0], recipe=RECIPE, compute=Compute("cpu"))
         assert embed(counts, small, out / "all.parquet", "--include", "cell,gene") == 0
         assert main(["vocab", "tally", str(counts), "-o", str(out / "t.tally.parquet")]) == 0
         screened(counts, small, out)

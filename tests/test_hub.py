@@ -19,11 +19,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from rankcell import jobs
 from rankcell.cli import main
 from rankcell.errors import InputError, OutputError, VocabularyError
 from rankcell.hub import fetch_file, find_file
 from rankcell.vocab import Vocabulary, fetch_vocabulary, known_recipes, shipped_vocabularies
+from rankcell.vocab.published import fetch_vocab, import_vocab
 from rankcell.vocab.recipes import ROLES, read_recipe
 
 CONTENT = {
@@ -236,7 +236,7 @@ def test_a_file_that_nobody_can_be_asked_for(hub):
 def test_fetch_makes_the_vocabulary(hub, recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []
-    v = jobs.fetch_vocab("geneformer-v2", progress=lambda done, total: seen.append((done, total)))
+    v = fetch_vocab("geneformer-v2", progress=lambda done, total: seen.append((done, total)))
     assert Vocabulary.load(tmp_path / "geneformer-v2") == v and v.name == "geneformer-v2"
     assert (v.genes, v.symbols, v.max_len, v.species) == (("ENSG00000000001", "ENSG00000000002"), ("ONE", ""), 4096, "human")
     assert v.lookup(["UNO"]).tolist() == [0] and v.frame.has_cls
@@ -246,10 +246,10 @@ def test_fetch_makes_the_vocabulary(hub, recipe, tmp_path, monkeypatch):
     assert (facts["recipe"], facts["repository"]) == ("geneformer-v2", "ctheodoris/Geneformer")
     assert {r: f["sha256"] for r, f in facts["imported_from"].items()} == {r: recipe["files"][r]["sha256"] for r in ROLES}
     hub.error = OSError("no network")  # the second time nothing is asked of it
-    assert jobs.fetch_vocab("geneformer-v2", tmp_path / "again") == v
+    assert fetch_vocab("geneformer-v2", tmp_path / "again") == v
     with pytest.raises(OutputError, match="force=True"):
-        jobs.fetch_vocab("geneformer-v2")
-    jobs.fetch_vocab("geneformer-v2", force=True)
+        fetch_vocab("geneformer-v2")
+    fetch_vocab("geneformer-v2", force=True)
 
 
 def test_fetch_from_a_folder(hub, recipe, tmp_path):
@@ -258,7 +258,7 @@ def test_fetch_from_a_folder(hub, recipe, tmp_path):
         for at in (tmp_path / "flat" / os.path.basename(path), tmp_path / "clone" / path):
             at.parent.mkdir(parents=True, exist_ok=True)
             at.write_bytes(hub.shelf[path])
-    made = [jobs.fetch_vocab("geneformer-v2", tmp_path / f"v-{kind}", files=tmp_path / kind) for kind in ("flat", "clone")]
+    made = [fetch_vocab("geneformer-v2", tmp_path / f"v-{kind}", files=tmp_path / kind) for kind in ("flat", "clone")]
     assert made[0] == made[1] and made[0].aliases == {"UNO": "ENSG00000000001"} and hub.calls == []
     (tmp_path / "flat" / "gene_name_id_dict_gc104M.pkl").write_bytes(b"other")
     with pytest.raises(InputError, match=r"gene_name_id_dict_gc104M\.pkl has 5 bytes, not the"):
@@ -389,7 +389,7 @@ def test_fetch_of_the_real_v1_files(geneformer_v1, hub, tmp_path, monkeypatch):
         fetch_vocabulary("geneformer-v1", files=folder)
     recipe["files"]["mapping"] |= {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     monkeypatch.setattr("rankcell.vocab.recipes.read_json", lambda path: recipe)
-    v = jobs.fetch_vocab("geneformer-v1", tmp_path / "v1", files=folder)
+    v = fetch_vocab("geneformer-v1", tmp_path / "v1", files=folder)
     assert len(v) == 25_424 and v.max_len == 2048 and len(v.frame) == 0 and v.special == {"<pad>": 0, "<mask>": 1}
     assert v.n_ids == 25_426 and v.find("OLD") == v.find("ENSG00000000003") == v.find("TSPAN6")
-    assert v == jobs.import_vocab(tmp_path / "plain", **{role: geneformer_v1 / name for role, name in LOCAL.items()})
+    assert v == import_vocab(tmp_path / "plain", **{role: geneformer_v1 / name for role, name in LOCAL.items()})

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from conftest import make_adata, make_checkpoint, make_vocab
+from flat_options import call
 
 import rankcell as rc
-from rankcell.assess import ScoreSettings, knn_accuracy
+from rankcell.assess import Scoring, knn_accuracy
 from rankcell.errors import CellError, RankcellError, RankcellWarning, SettingsError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,7 +32,7 @@ def test_cells_without_a_label_are_left_out(points, missing):
         assert knn_accuracy(x, form, k=3) == alone
     adata = make_adata(np.ones((40, 2)), kind=holed.astype("category").to_numpy())
     adata.obsm["X"] = x
-    assert rc.tl.score_embedding(adata, "kind", key="X", k=3, resolution=0).knn_accuracy.item() == alone
+    assert rc.tl.score_embedding(adata, "kind", key="X", scoring=rc.Scoring(k=3, resolution=0)).knn_accuracy.item() == alone
 
 
 def test_rare_labels_are_left_out_with_a_warning(points):
@@ -82,13 +83,13 @@ def test_everything_else_is_one_line(points, change, said):
 )
 def test_resolutions_in_any_form(given, taken):
     pytest.importorskip("igraph")
-    assert ScoreSettings(resolution=given).resolution == taken
+    assert Scoring(resolution=given).resolution == taken
 
 
 @pytest.mark.parametrize("given", ["fine", -1, [0.5, 0], [0.5, None], float("nan"), float("inf"), True, [[0.5]]])
 def test_resolutions_that_are_none(given):
     with pytest.raises(SettingsError, match="resolution is .*a number above 0") as e:
-        ScoreSettings(resolution=given)
+        Scoring(resolution=given)
     assert "\n" not in str(e.value)
 
 
@@ -96,10 +97,10 @@ def test_layers_and_resolutions_reach_the_comparison(tmp_path):
     adata = make_adata(np.random.default_rng(0).poisson(3, (12, 12)) + 1, kind=list("abcabcabcabc"))
     model = make_checkpoint(tmp_path / "small", make_vocab())
     how = {"pool": "mean", "k": 2, "folds": 2, "device": "cpu"}
-    tables = [rc.tl.compare_poolings(adata, "kind", model, resolution=r, layer=n, **how) for r, n in ((0, "-1"), ((), -1), (0, -1.0))]
+    tables = [call(rc.tl.compare_poolings, adata, "kind", model, resolution=r, layer=n, **how) for r, n in ((0, "-1"), ((), -1), (0, -1.0))]
     assert all(t.equals(tables[0]) for t in tables) and "ari" not in tables[0]
     for wrong in (-1.5, "last", None, [0.5]):
         with pytest.raises(SettingsError, match="layer is "):
-            rc.tl.rank_bias(adata, model, layer=wrong, device="cpu")
+            rc.tl.rank_bias(adata, model, layer=wrong, compute=rc.Compute("cpu"))
     with pytest.raises((SettingsError, CellError), match="resolution is"):
-        rc.tl.compare_poolings(adata, "kind", model, resolution=-1, **how)
+        call(rc.tl.compare_poolings, adata, "kind", model, resolution=-1, **how)

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
-from flat_options import perturb_df
+from flat_options import call, perturb_df
 
 import rankcell as rc
 from rankcell.cli import main
@@ -39,10 +39,10 @@ def toy_cells():
 VERBS = {
     "embed": rc.tl.embed,
     "perturb": lambda a, **how: perturb_df(a, genes=["G0"], **how),
-    "state_embeddings": lambda a, **how: rc.tl.state_embeddings(a, "kind", **how),
-    "gene_embeddings": rc.tl.gene_embeddings,
-    "compare_poolings": lambda a, **how: rc.tl.compare_poolings(a, "kind", pool=["mean"], folds=2, k=2, n_random=1, **how),
-    "rank_bias": lambda a, **how: rc.tl.rank_bias(a, pool=["mean"], n_bins=2, how="drop", **how),
+    "state_embeddings": lambda a, **how: call(rc.tl.state_embeddings, a, "kind", **how),
+    "gene_embeddings": lambda a, **how: call(rc.tl.gene_embeddings, a, **how),
+    "compare_poolings": lambda a, **how: call(rc.tl.compare_poolings, a, "kind", pool=["mean"], folds=2, k=2, n_random=1, **how),
+    "rank_bias": lambda a, **how: call(rc.tl.rank_bias, a, pool=["mean"], n_bins=2, how="drop", **how),
 }
 
 
@@ -73,7 +73,7 @@ def test_at_the_command_line(cells, verb, tmp_path, capsys):
 @pytest.fixture
 def embedded(cells, tmp_path):
     folder = make_checkpoint(tmp_path / "mine", make_vocab())
-    rc.tl.embed(cells, model=str(folder), device="cpu")
+    rc.tl.embed(cells, model=str(folder), compute=rc.Compute("cpu"))
     return cells, folder
 
 
@@ -100,7 +100,7 @@ def test_it_survives_a_file(embedded, tmp_path):
     again = ad.read_h5ad(tmp_path / "e.h5ad")
     assert again.uns["rankcell"]["model_source"] == str(folder)
     with pytest.warns(RankcellWarning, match="taken is 'mine'"):
-        rc.tl.gene_embeddings(again, device="cpu")
+        rc.tl.gene_embeddings(again, compute=rc.Compute("cpu"))
 
 
 def test_a_model_that_is_gone_or_another_by_now(embedded):
@@ -124,11 +124,11 @@ def test_an_entry_that_names_no_model(cells, entry):
 
 
 def test_the_toy_says_so_in_python(toy_cells):
-    rc.tl.embed(toy_cells, model="demo", device="cpu")
+    rc.tl.embed(toy_cells, model="demo", compute=rc.Compute("cpu"))
     assert toy_cells.uns["rankcell"]["model_note"] == TOY
     toy_cells.obs["kind"] = ["a", "a"]
-    assert rc.tl.state_embeddings(toy_cells, "kind", model="demo", device="cpu").attrs["rankcell"]["model_note"] == TOY
-    assert rc.tl.gene_embeddings(toy_cells, model="demo", device="cpu").uns["rankcell"]["model_note"] == TOY
+    assert rc.tl.state_embeddings(toy_cells, "kind", model="demo", compute=rc.Compute("cpu")).attrs["rankcell"]["model_note"] == TOY
+    assert rc.tl.gene_embeddings(toy_cells, model="demo", compute=rc.Compute("cpu")).uns["rankcell"]["model_note"] == TOY
 
 
 def test_the_toy_says_so_at_the_command_line(toy_cells, tmp_path, capsys):
@@ -145,6 +145,6 @@ def test_a_copy_of_the_toy_says_so_and_other_models_say_nothing(toy_cells, embed
     from rankcell.model.checkpoint import demo_folder
 
     shutil.copytree(demo_folder(), tmp_path / "my-great-model")
-    rc.tl.embed(toy_cells, model=str(tmp_path / "my-great-model"), device="cpu")
+    rc.tl.embed(toy_cells, model=str(tmp_path / "my-great-model"), compute=rc.Compute("cpu"))
     assert toy_cells.uns["rankcell"]["model_note"] == TOY
     assert "model_note" not in embedded[0].uns["rankcell"]

@@ -5,11 +5,11 @@ import difflib
 import numpy as np
 import pytest
 from conftest import make_adata, make_vocab
-from flat_options import perturb_df
+from flat_options import call, perturb_df
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankcell import jobs
+from rankcell.cli.check_report import check
 from rankcell.errors import SettingsError
 from rankcell.vocab import Vocabulary
 from rankcell.vocab.near import NearNames
@@ -85,7 +85,7 @@ def page(tmp_path, names, vocab):
     adata.var = adata.var[[]].set_axis(names)
     adata.write_h5ad(tmp_path / "a.h5ad")
     vocab.save(tmp_path / "v")
-    return " ".join(" ".join(jobs.check(tmp_path / "a.h5ad", vocab=tmp_path / "v").lines()).split())
+    return " ".join(" ".join(call(check, tmp_path / "a.h5ad", vocab=tmp_path / "v").lines()).split())
 
 
 def test_check_names_them(tmp_path):
@@ -111,5 +111,5 @@ def test_what_is_no_count_has_no_share(tmp_path):
     adata.var = adata.var[[]].set_axis([*(f"G{i}" for i in range(11)), "g11"])
     adata.write_h5ad(tmp_path / "a.h5ad")
     make_vocab().save(tmp_path / "v")
-    said = " ".join(" ".join(jobs.check(tmp_path / "a.h5ad", vocab=tmp_path / "v").lines()).split())
+    said = " ".join(" ".join(call(check, tmp_path / "a.h5ad", vocab=tmp_path / "v").lines()).split())
     assert "not known the most abundant: g11 (did you mean G11?)" in said

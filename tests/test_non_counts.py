@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 from conftest import make_adata, make_vocab
 from count_files import Counts, store_zarr, write_h5ad, write_loom, write_mtx, write_tenx, write_zarr
+from flat_options import call
 
 import rankcell as rc
 from rankcell.cli.main import main
@@ -38,7 +39,7 @@ def genes_in_order(x, n_counts=None):
 
 def tokenized(source, vocab, **how):
     with pytest.warns(RankcellWarning, match="no gene with a count that vocabulary"):
-        tokens = rc.pp.tokenize(source, vocab, allow_non_counts=True, **how)
+        tokens = call(rc.pp.tokenize, source, vocab, allow_non_counts=True, **how)
     return [[int(t) - 4 for t in tokens.genes(i)] for i in range(len(tokens))]
 
 
@@ -98,21 +99,21 @@ def test_n_counts_divide_and_are_checked():
     adata = make_adata(np.ones(x.shape), n_counts=np.linspace(1, 4, 12))
     adata.X = x
     vocab = make_vocab(8, medians=MEDIANS)
-    tokens = rc.pp.tokenize(adata, vocab, allow_non_counts=True, keep_counts=True)
+    tokens = rc.pp.tokenize(adata, vocab, tokenizing=rc.Tokenizing(keep_counts=True), counts=rc.Counts(allow_non_counts=True))
     np.testing.assert_allclose(
         [c[1:-1].sum() for c in tokens.table["counts"].to_numpy()], x.sum(1) / adata.obs["n_counts"] * 1e4, rtol=1e-5
     )
     for wrong in (np.nan, np.inf, -1.0, 0.0):
         adata.obs.loc["cell3", "n_counts"] = wrong
         with pytest.raises(CountsError, match=r"'n_counts' of cell 'cell3' is"):
-            rc.pp.tokenize(adata, vocab, allow_non_counts=True)
+            rc.pp.tokenize(adata, vocab, counts=rc.Counts(allow_non_counts=True))
 
 
 def test_the_same_after_align_genes():
     x, vocab = scaled_values(), make_vocab(8, medians=MEDIANS)
     adata = make_adata(np.ones(x.shape))
     adata.X = x
-    aligned = rc.pp.align_genes(adata, vocab, allow_non_counts=True)
+    aligned = rc.pp.align_genes(adata, vocab, counts=rc.Counts(allow_non_counts=True))
     assert np.isfinite(aligned.X.data).all() and (aligned.X.data > 0).all()
     usable = np.where(np.isfinite(x) & (x > 0), x, 0)
     np.testing.assert_allclose(aligned.obs["n_counts"], usable.sum(1), rtol=1e-6)
@@ -143,15 +144,15 @@ def test_the_one_counts_layer_is_read(tmp_path, name, to):
         store_zarr(adata, source, version=2)
     with pytest.warns(RankcellWarning, match=rf"X holds 1\.\d+, a fractional.*layer '{name}', which holds counts, is read in its place"):
         tokens = rc.pp.tokenize(source, vocab)
-    named = rc.pp.tokenize(source, vocab, layer=name)
+    named = rc.pp.tokenize(source, vocab, counts=rc.Counts(counts_layer=name))
     assert tokens.table.equals(named.table) and tokens.spec.source["matrix"] == f"layer '{name}'"
 
 
 def test_never_where_it_is_not_plain():
     adata, vocab = normalised(counts=1), make_vocab()
     for change, says in (
-        (lambda a: a.layers.update(umis=a.layers["counts"].copy()), "pass layer='counts', which holds counts"),
-        (lambda a: a.layers.update(spliced=a.layers.pop("counts")), "pass layer='spliced', which holds counts"),
+        (lambda a: a.layers.update(umis=a.layers["counts"].copy()), "pass counts_layer='counts', which holds counts"),
+        (lambda a: a.layers.update(spliced=a.layers.pop("counts")), "pass counts_layer='spliced', which holds counts"),
         (lambda a: a.layers.update(counts=a.layers["counts"] * 0.5), "take it from before it was normalised"),
     ):
         other = adata.copy()
@@ -160,8 +161,8 @@ def test_never_where_it_is_not_plain():
             rc.pp.tokenize(other, vocab)
     with pytest.raises(CountsError, match="layer 'log' holds"):  # the user named a place
         adata.layers["log"] = adata.X.copy()
-        rc.pp.tokenize(adata, vocab, layer="log")
-    assert rc.pp.tokenize(adata, vocab, allow_non_counts=True).spec.source["matrix"] == "X"
+        rc.pp.tokenize(adata, vocab, counts=rc.Counts(counts_layer="log"))
+    assert rc.pp.tokenize(adata, vocab, counts=rc.Counts(allow_non_counts=True)).spec.source["matrix"] == "X"
     adata.X, adata.layers["counts"] = adata.layers["counts"], adata.layers["counts"] * 2
     assert rc.pp.tokenize(adata, vocab).spec.source["matrix"] == "X"
 

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from conftest import make_adata, make_checkpoint, make_vocab
-from flat_options import perturb_df
+from flat_options import call, perturb_df
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.cli import main
+from rankcell.embed.embed_cells import embed_to_file
 from rankcell.errors import CountsError, ModelError, SettingsError
 from rankcell.train import loop
+from rankcell.train.pretraining import pretrain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,14 +26,14 @@ def test_training_ends_at_the_step_that_diverges(training_cells, tmp_path, monke
 
     monkeypatch.setattr(loop, "_update", diverging)
     with pytest.raises(SettingsError, match=f"the training diverged: the loss is {loss} at step {step} of .* a lower lr than"):
-        jobs.pretrain(training_cells[0], tmp_path / "model", **training_cells[1])
+        call(pretrain, training_cells[0], tmp_path / "model", **training_cells[1])
     assert len(losses) == step and sorted(p.name for p in tmp_path.iterdir()) == ["cells.dataset", "vocab"]
 
 
 def test_a_held_out_loss_that_is_no_number_ends_it_too(training_cells, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "masked_accuracy", lambda *a, **k: {"loss": float("nan"), "top1": 0.0, "top10": 0.0})
     with pytest.raises(SettingsError, match="the training diverged: the loss is nan"):
-        jobs.pretrain(training_cells[0], tmp_path / "model", **training_cells[1])
+        call(pretrain, training_cells[0], tmp_path / "model", **training_cells[1])
     assert not (tmp_path / "model").exists()
 
 
@@ -49,7 +50,7 @@ def test_a_rate_far_too_high_writes_no_model(training_cells, tmp_path, capsys):
 def test_rates_are_finite_numbers_in_range(training_cells, tmp_path, name, value):
     given = int(value) if name == "row_genes" else float(value)
     with pytest.raises(SettingsError, match=f"^{name} is {given}; "):
-        jobs.pretrain(training_cells[0], tmp_path / "model", **(training_cells[1] | {name: given}))
+        call(pretrain, training_cells[0], tmp_path / "model", **(training_cells[1] | {name: given}))
 
 
 # Models
@@ -72,15 +73,15 @@ def overflowing(tmp_path_factory):
 @pytest.mark.parametrize(
     "verb",
     [
-        lambda a, m, d: rc.tl.embed(a, m, device="cpu"),
-        lambda a, m, d: rc.tl.embed(a, m, pool="cls", layer=-1, device="cpu"),
-        lambda a, m, d: rc.tl.state_embeddings(a, "kind", m, device="cpu"),
-        lambda a, m, d: rc.tl.gene_embeddings(a, m, device="cpu"),
-        lambda a, m, d: rc.tl.gene_embeddings(a, m, per_cell=True, device="cpu"),
+        lambda a, m, d: rc.tl.embed(a, m, compute=rc.Compute("cpu")),
+        lambda a, m, d: rc.tl.embed(a, m, pool="cls", layer=-1, compute=rc.Compute("cpu")),
+        lambda a, m, d: rc.tl.state_embeddings(a, "kind", m, compute=rc.Compute("cpu")),
+        lambda a, m, d: rc.tl.gene_embeddings(a, m, compute=rc.Compute("cpu")),
+        lambda a, m, d: rc.tl.gene_embeddings(a, m, per_cell=True, compute=rc.Compute("cpu")),
         lambda a, m, d: perturb_df(a, m, device="cpu"),
-        lambda a, m, d: rc.tl.compare_poolings(a, "kind", m, pool="mean", k=2, folds=2, resolution=0, device="cpu"),
-        lambda a, m, d: jobs.embed(a, d / "out.npz", model=m, include=["gene_mean"], device="cpu"),
-        lambda a, m, d: jobs.embed(a, d / "out.npy", model=m, device="cpu"),
+        lambda a, m, d: rc.tl.compare_poolings(a, "kind", m, pool="mean", scoring=rc.Scoring(k=2, folds=2, resolution=0), compute=rc.Compute("cpu")),
+        lambda a, m, d: call(embed_to_file, a, d / "out.npz", model=m, include=["gene_mean"], device="cpu"),
+        lambda a, m, d: call(embed_to_file, a, d / "out.npy", model=m, device="cpu"),
     ],
 )
 def test_states_that_are_no_numbers_are_refused(overflowing, tmp_path, verb):
@@ -93,7 +94,7 @@ def test_states_that_are_no_numbers_are_refused(overflowing, tmp_path, verb):
 def test_cells_without_genes_are_no_reason(tmp_path):
     adata = make_adata([[1, 2, 0, 4], [0, 0, 0, 0], [3, 0, 1, 1]])
     with pytest.warns(rc.errors.RankcellWarning, match="1 of 3 cells have no genes"):
-        rc.tl.embed(adata, make_checkpoint(tmp_path / "small", make_vocab()), device="cpu")
+        rc.tl.embed(adata, make_checkpoint(tmp_path / "small", make_vocab()), compute=rc.Compute("cpu"))
     assert np.isnan(adata.obsm["X_rankcell"]).all(1).tolist() == [False, True, False]
 
 

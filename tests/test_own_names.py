@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_adata, make_vocab
 from count_files import store_zarr
-from flat_options import screen_cells
+from flat_options import call, screen_cells
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.counts.columns import carried_names
+from rankcell.embed.embed_cells import embed_to_file
 from rankcell.errors import CellError, RankcellWarning
 from rankcell.tokens import Tokenizer, TokenSet, TokenSpec
 from rankcell.tokens.tokenset import OWN_COLUMNS
@@ -72,14 +72,14 @@ def test_tokens_carry_them_in_every_format(kind, tmp_path):
 
 @pytest.mark.parametrize("out", ["e.h5ad", "e.zarr"])
 def test_an_embedding_of_a_loom_has_them(small, tmp_path, out):
-    _, notes = said(jobs.embed, loom(tmp_path / "x.loom"), tmp_path / out, model=small[1])
+    _, notes = said(call, embed_to_file, loom(tmp_path / "x.loom"), tmp_path / out, model=small[1])
     obs = (ad.read_h5ad if out.endswith("h5ad") else ad.read_zarr)(tmp_path / out).obs
     assert {name: obs[f"obs_{name}"].tolist() for name in NAMES} == NAMES and list(obs.index) == ["a", "b", "c"]
     assert len(notes) == 1 and "left out" not in notes[0]
 
 
 def test_a_copy_keeps_them_as_they_are(small, tmp_path):
-    _, notes = said(jobs.embed, written("h5ad", tmp_path), tmp_path / "e.h5ad", model=small[1])
+    _, notes = said(call, embed_to_file, written("h5ad", tmp_path), tmp_path / "e.h5ad", model=small[1])
     obs = ad.read_h5ad(tmp_path / "e.h5ad").obs
     assert {name: obs[name].tolist() for name in NAMES} == NAMES and set(obs.columns) == set(NAMES) and not notes
 
@@ -91,7 +91,7 @@ def test_they_can_be_named_by_their_own_name(small, tmp_path):
     cells = pq.read_table(screen.folder / "cells.parquet").to_pydict()
     assert cells["cell_id"] == ["b"] and cells["obs_length"] == [20] and cells["obs_counts"] == [2.5] and cells["obs_input_ids"] == ["x"]
     assert "toward_y_cell" in screen.columns()
-    jobs.embed(path, tmp_path / "e.parquet", model=small[1], include="state", by="input_ids")
+    call(embed_to_file, path, tmp_path / "e.parquet", model=small[1], include="state", by="input_ids")
     assert list(rc.get.read_embeddings(tmp_path / "e.parquet").tables["states"]["state"]) == ["x", "y"]
 
 

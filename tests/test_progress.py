@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from conftest import make_adata, make_vocab
-from flat_options import perturb_df
+from flat_options import call, perturb_df
 
 import rankcell as rc
 from rankcell import progress as shown
@@ -157,13 +157,13 @@ def test_the_counters_show_it(clock, capsys, verbosity, small, monkeypatch, one_
     _, model = small
     adata = make_adata(np.random.default_rng(0).poisson(2, (6, 12)) + 1, kind=list("ababab"))
     rc.settings.verbosity = 2
-    rc.tl.embed(adata, model, device="cpu", tokens_per_batch=32)
-    rc.tl.state_embeddings(adata, "kind", model, device="cpu", tokens_per_batch=32)
+    rc.tl.embed(adata, model, compute=rc.Compute("cpu", tokens_per_batch=32))
+    rc.tl.state_embeddings(adata, "kind", model, compute=rc.Compute("cpu", tokens_per_batch=32))
     perturb_df(adata, model, genes=["G1", "G2"], device="cpu", tokens_per_unit=20)
     err = capsys.readouterr().err
     assert err.count("cells embedded: ") > 2 and "edits screened: " in err and " of 6 cells" in err
     rc.settings.verbosity = 0
-    rc.tl.embed(adata, model, device="cpu", tokens_per_batch=32)
+    rc.tl.embed(adata, model, compute=rc.Compute("cpu", tokens_per_batch=32))
     assert capsys.readouterr().err == ""
 
 
@@ -194,35 +194,35 @@ SCORES = {"k": 2, "folds": 2, "resolution": (), "device": "cpu", "tokens_per_bat
 
 
 def test_comparing_poolings_counts_the_cells_of_every_model(small, cells, one_thread):
-    from rankcell.jobs import assess
+    from rankcell.assess.compare_cells import compare_cells
 
     ticks = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RankcellWarning)
-        assess.compare(cells, "kind", model=small[1], pool=["mean", "cls"], n_random=2, **SCORES, progress=lambda *t: ticks.append(t))
+        call(compare_cells, cells, "kind", model=small[1], pool=["mean", "cls"], n_random=2, **SCORES, progress=lambda *t: ticks.append(t))
     done = [d for d, _ in ticks]
     assert {t for _, t in ticks} == {36} and done == sorted(done) and done[-1] == 36 and len(set(done)) > 6
 
 
 def test_rank_bias_counts_its_edited_cells(small, cells, one_thread):
-    from rankcell.jobs import assess
+    from rankcell.assess import rank_bias
 
-    ticks = []
-    assess.rank_bias(
-        cells, small[1], pool="mean", how=("drop", "mask"), n_bins=3, device="cpu", tokens_per_batch=64, progress=lambda *t: ticks.append(t)
-    )
+    ticks, embedder = [], rc.Embedder(small[1], rc.Compute("cpu", tokens_per_batch=64))
+    tokens = rc.Tokenizer(embedder.checkpoint.vocab, rc.Tokenizing(max_len=embedder.checkpoint.max_len)).tokenize(cells)
+    ranks = rc.RankBins(how=("drop", "mask"), n_bins=3)
+    rank_bias(tokens, embedder, pool=["mean"], layer=[-2], ranks=ranks, progress=lambda *t: ticks.append(t))
     done = [d for d, _ in ticks]
     assert {t for _, t in ticks} == {12 * (1 + 2 * 4)} and done == sorted(done) and done[-1] == 108 and len(set(done)) > 5
 
 
 def test_annotating_counts_the_cells_of_both_inputs(small, cells, one_thread, tmp_path):
-    from rankcell import jobs
+    from rankcell.assess.annotate import annotate
 
     ticks, out = [], tmp_path / "labels.csv"
     how = {"label": "kind", "model": small[1], "k": 2, "device": "cpu", "tokens_per_batch": 32}
     query = cells[:4].copy()
     query.obs_names = [f"query {name}" for name in query.obs_names]
-    jobs.annotate(query, cells, out, **how, progress=lambda *t: ticks.append(t))
+    call(annotate, query, cells, out, **how, progress=lambda *t: ticks.append(t))
     done = [d for d, _ in ticks]
     assert {t for _, t in ticks} == {16} and done == sorted(done) and done[-1] == 16 and len(set(done)) > 4
 
@@ -232,12 +232,12 @@ def test_the_assessments_show_it(clock, capsys, verbosity, small, cells, monkeyp
 
     monkeypatch.setattr(shown.time, "monotonic", lambda: clock.__setitem__(0, clock[0] + 3) or clock[0])
     rc.settings.verbosity = 2
-    rc.tl.compare_poolings(cells, "kind", small[1], pool="mean", **SCORES)
+    call(rc.tl.compare_poolings, cells, "kind", small[1], pool="mean", **SCORES)
     assert "cells embedded: 50 %, 12 of 24, " in capsys.readouterr().err
-    rc.tl.rank_bias(cells, small[1], pool="mean", n_bins=3, device="cpu")
+    rc.tl.rank_bias(cells, small[1], pool="mean", compute=rc.Compute("cpu"), bins=rc.RankBins(n_bins=3))
     assert " of 156, " in capsys.readouterr().err
     rc.settings.verbosity = 0
-    rc.tl.compare_poolings(cells, "kind", small[1], pool="mean", **SCORES)
+    call(rc.tl.compare_poolings, cells, "kind", small[1], pool="mean", **SCORES)
     assert capsys.readouterr().err == ""
     rc.settings.verbosity = 1
     cells.write_h5ad(tmp_path / "a.h5ad")

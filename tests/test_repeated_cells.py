@@ -10,8 +10,8 @@ import pytest
 import scipy.sparse as sp
 from conftest import make_vocab
 from count_files import Counts, write_h5ad, write_loom, write_mtx, write_tenx, write_zarr
+from flat_options import tokens_of_flat
 
-from rankcell import Tokenizer
 from rankcell.cli import main
 from rankcell.counts import find_inputs
 from rankcell.errors import InputError, RankcellWarning
@@ -24,7 +24,7 @@ def cells(n=20, seed=0, genes=40, ids=BARCODES):
 
 
 def tokens(source, **how):
-    return Tokenizer(make_vocab(40)).tokenize(source, **how)
+    return tokens_of_flat(make_vocab(40), source, **how)
 
 
 def molecules(path):

@@ -18,7 +18,7 @@ def vocab():
 
 @pytest.fixture(scope="module")
 def tokens(vocab):
-    return rc.pp.tokenize(make_adata(COUNTS), vocab, keep_counts=True, keep_uncropped=True)
+    return rc.pp.tokenize(make_adata(COUNTS), vocab, tokenizing=rc.Tokenizing(keep_counts=True, keep_uncropped=True))
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, np.int32(1), np.uint8(2)])

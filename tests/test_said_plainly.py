@@ -8,12 +8,12 @@ from conftest import make_adata, make_checkpoint, make_vocab
 from flat_options import perturb_df, screen_cells
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.assess.comparison import Comparison
 from rankcell.cli import main
 from rankcell.errors import InputError, OutputError, RankcellError, RankcellWarning, SettingsError, VocabularyError
 from rankcell.jobs.stats import _found as report_lines
 from rankcell.stats.ranking import Ranking
+from rankcell.vocab.published import import_vocab
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,7 +55,7 @@ def test_states_that_no_cell_has(adata, model, options, said):
 
 
 def test_a_state_of_zeros_is_none(adata, model):
-    states = rc.tl.state_embeddings(adata, "kind", model, device="cpu")
+    states = rc.tl.state_embeddings(adata, "kind", model, compute=rc.Compute("cpu"))
     states["mean_layer-2"] = [np.zeros(16, np.float32), states["mean_layer-2"][1]]
     with pytest.raises(SettingsError, match="state 'a' .cell. is zero throughout"):
         perturb_df(adata, model, genes="G1", states=states, device="cpu")
@@ -106,12 +106,12 @@ def test_vocabularies_by_name_and_what_is_none(tmp_path):
             rc.Vocabulary.load(name)
     (tmp_path / "t.csv").write_text("cell_id,kind\nc1,a\n")
     with pytest.raises(VocabularyError, match="t.csv is a table or other text, and no dictionary pickle"):
-        jobs.import_vocab(tmp_path / "v", tokens=tmp_path / "t.csv", medians=tmp_path / "t.csv")
+        import_vocab(tmp_path / "v", tokens=tmp_path / "t.csv", medians=tmp_path / "t.csv")
 
 
 def test_a_note_is_made_once(adata, tmp_path, recwarn):
     one = make_checkpoint(tmp_path / "one", make_vocab(), layers=1)
-    rc.tl.embed(adata.copy(), one, device="cpu")
+    rc.tl.embed(adata.copy(), one, compute=rc.Compute("cpu"))
     assert [str(w.message)[:9] for w in recwarn if "one block" in str(w.message)] == ["layer -2 "]
 
 
@@ -132,7 +132,7 @@ def test_the_demo_names_a_wrong_device_before_it_begins(tmp_path, capsys):
 
 def test_labels_carried_over_to_tokens_say_the_way(adata):
     cells = ad.AnnData(obs=pd.DataFrame({"kind": ["a", "b"]}, index=["1", "2"]), obsm={"X_rankcell": np.eye(2)})
-    with pytest.raises(InputError, match="got TokenSet: rc.tl.embed makes one of tokens"):
+    with pytest.raises(InputError, match="got TokenSet: rc.tl.embed_cells makes one of tokens"):
         rc.tl.map_labels(cells, rc.pp.tokenize(adata, make_vocab()), "kind")
 
 

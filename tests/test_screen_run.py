@@ -531,7 +531,7 @@ def test_every_way_in_parts(perturber, tokens, tmp_path, how):
 
 def test_refill(small, place, tokens, tmp_path):
     counts = ad.read_h5ad(place / "counts.h5ad")
-    long = rc.Tokenizer(small[0], max_len=7).tokenize(counts, keep_uncropped=True)
+    long = rc.Tokenizer(small[0], rc.Tokenizing(max_len=7, keep_uncropped=True)).tokenize(counts)
     perturber = call(Perturber, small[1], device="cpu")
     for name, given in (("memory", long), ("folder", tmp_path / "long.dataset")):
         if name == "folder":

@@ -16,7 +16,7 @@ from rankcell.model.seal import SEAL, read_seal
 from rankcell.model.twin import random_twin
 
 SAFE, BIN = "model.safetensors", "pytorch_model.bin"
-SHAPE = dict(layers=1, width=8, heads=2, intermediate=16, positions=32, dropout=0.0)
+SHAPE = dict(layers=1, width=8, heads=2, intermediate=16, positions=32, dropout=0.0, activation="relu")
 
 
 @pytest.fixture

@@ -297,7 +297,7 @@ sys.addaudithook(hook)
 
 
 @posix
-@pytest.mark.parametrize("module", ["typer", "rankcell.jobs.counts", "pyarrow", "h5py", "rankcell.tokens.rank_kernel"])
+@pytest.mark.parametrize("module", ["typer", "rankcell.tokens.cells", "pyarrow", "h5py", "rankcell.tokens.rank_kernel"])
 def test_ctrl_c_while_it_starts(given, tmp_path, module):
     """While the parser, the job, the libraries and the kernels are loaded."""
     process = start(given, tmp_path / "out", patch=AT_IMPORT.replace("MODULE", module))

@@ -71,7 +71,7 @@ def test_rooms_import_upstream_only():
 # Folders of a room, each of which imports itself and those before it; "" are the room's own files.
 FOLDERS = {
     "perturb": ("edits", "exact", "results", "fast", "run"),
-    "counts": ("", "genes", "io", "validate"),
+    "counts": ("", "genes", "io", "validate", "vocabulary"),
     "report": ("", "pictures", "pages"),
 }
 
@@ -118,8 +118,7 @@ def test_a_file_name_is_given_once():
 def test_rooms_are_read_right():
     """The reader of imports above sees what it is to see."""
     assert {other for _, other in imports(PACKAGE / "tokens" / "job.py")} == {"counts", "errors", "tokens", "vocab"}
-    assert "embed" in {other for _, other in imports(PACKAGE / "jobs" / "models.py")}  # inside a function
-    assert "jobs" in {other for _, other in imports(PACKAGE / "pp.py")}  # from rankcell import jobs
+    assert "embed" in {other for _, other in imports(PACKAGE / "cli" / "embed.py")}  # inside a function too
 
 
 # Names and signatures
@@ -129,8 +128,9 @@ COUNTERS = ("datasets", "get", "pl", "pp", "tl")
 
 def test_public_names():
     assert rankcell.__all__ == [
-        *("Activate", "Compute", "Counts", "Delete", "Embedder", "Exact", "Fast", "Inhibit", "Mask", "Measure", "Model", "Move", "Overexpress"),
-        *("Perturber", "Screen", "ScreenConfig", "Subset", "TokenSet", "Tokenizer", "Vocabulary", "__version__"),
+        *("Activate", "Compute", "Counts", "Delete", "EmbedConfig", "Embedder", "Exact", "Fast", "Inhibit", "LabelMapping", "Mask", "Measure"),
+        *("Model", "Move", "Overexpress", "Perturber", "RankBins", "Recipe", "Scoring", "Screen", "ScreenConfig", "Subset", "TokenSet"),
+        *("Tokenizer", "Tokenizing", "Vocabulary", "__version__"),
         *("datasets", "errors", "get", "pl", "pp", "settings", "tl"),
     ]
     assert {name: getattr(rankcell, name).__all__ for name in COUNTERS} == {
@@ -142,7 +142,7 @@ def test_public_names():
         ],
         "pp": ["align_genes", "tokenize"],
         "tl": [
-            *("compare_poolings", "embed", "estimate_perturb", "gene_embeddings", "map_labels", "merge", "perturb", "rank_affected", "rank_bias"),
+            *("compare_poolings", "embed", "embed_cells", "estimate_perturb", "gene_embeddings", "map_labels", "merge", "perturb", "rank_affected", "rank_bias"),
             *("rank_edits", "run_part", "score_embedding", "state_embeddings"),
         ],
     }
@@ -179,7 +179,7 @@ def public_functions():
 
 def test_at_most_three_positional_parameters():
     found = dict(public_functions())
-    assert {"pp.tokenize", "jobs.embed", "tl.perturb", "Perturber.perturb", "Tokenizer.__init__", "TokenSet.open", "Vocabulary.__init__"} <= set(found)
+    assert {"pp.tokenize", "tl.embed", "tl.perturb", "Perturber.perturb", "Tokenizer.__init__", "TokenSet.open", "Vocabulary.__init__"} <= set(found)
     for name, function in found.items():
         parameters = [
             p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls") or p.kind == p.KEYWORD_ONLY
@@ -276,40 +276,12 @@ def test_such_lines_would_be_seen(line):
 
 # The command line
 
-VERBS = {
-    "check": "rankcell.jobs.check",
-    "tokenize": "rankcell.jobs.tokenize",
-    "embed": "rankcell.jobs.embed",
-    "compare": "rankcell.jobs.compare",
-    "annotate": "rankcell.jobs.annotate",
-    "perturb": None,  # its options are classes of options
-    "stats": "rankcell.jobs.stats",
-    "plot": "rankcell.jobs.plot",
-    "pretrain": "rankcell.jobs.pretrain",
-    "demo": "rankcell.demo.run_demo",
-    "vocab list": None,  # has no options
-    "vocab show": "rankcell.jobs.show_vocab",
-    "vocab build": "rankcell.jobs.build_vocab",
-    "vocab tally": "rankcell.jobs.tally_vocab",
-    "vocab fetch": "rankcell.jobs.fetch_vocab",
-    "vocab import": "rankcell.jobs.import_vocab",
-}
-LEAST = {  # the shortest command of each verb
-    "check": ["in"],
-    "tokenize": ["in", "-o", "out"],
-    "embed": ["in", "-o", "out"],
-    "compare": ["in", "--label", "col"],
-    "annotate": ["in", "--reference", "ref", "--label", "col", "-o", "out"],
-    "stats": ["in", "-o", "out.tsv"],
-    "plot": ["in", "-o", "out"],
-    "pretrain": ["in", "-o", "out"],
-    "demo": [],
-    "vocab show": ["v"],
-    "vocab build": ["in", "-o", "out"],
-    "vocab tally": ["in", "-o", "out"],
-    "vocab fetch": ["geneformer-v1"],
-    "vocab import": ["--tokens", "t", "--medians", "m", "-o", "out"],
-}
+VERBS = (
+    *("check", "tokenize", "embed", "compare", "annotate", "perturb", "stats", "plot", "pretrain", "demo"),
+    *("vocab list", "vocab show", "vocab build", "vocab tally", "vocab fetch", "vocab import"),
+)
+JOBS = {"stats": "rankcell.jobs.stats", "plot": "rankcell.jobs.plot", "demo": "rankcell.demo.run_demo"}
+LEAST = {"stats": ["in", "-o", "out.tsv"], "plot": ["in", "-o", "out"], "demo": []}  # the shortest command of each
 
 
 def commands():
@@ -323,27 +295,22 @@ def commands():
 
 
 def function_of(verb):
-    module, _, name = VERBS[verb].rpartition(".")
+    module, _, name = JOBS[verb].rpartition(".")
     return module, name, getattr(importlib.import_module(module), name)
 
 
 def parameters_of(verb):
-    """Name -> default of the function that a verb calls; a recipe's fields stand for its keywords."""
-    _, _, function = function_of(verb)
-    found = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD}
-    if "recipe" in inspect.signature(function).parameters:
-        from rankcell.train import Recipe
-
-        found |= {p.name: p.default for p in inspect.signature(Recipe).parameters.values()}
-    found.pop("progress", None)
-    return found
+    """Name -> default of the function that a verb calls."""
+    parameters = {p.name: p.default for p in inspect.signature(function_of(verb)[2]).parameters.values()}
+    parameters.pop("progress", None)
+    return parameters
 
 
 def test_every_verb_is_known_here():
-    assert dict(commands()).keys() == VERBS.keys()
+    assert dict(commands()).keys() == set(VERBS)
 
 
-@pytest.mark.parametrize("verb", [v for v in VERBS if VERBS[v]])
+@pytest.mark.parametrize("verb", JOBS)
 def test_options_are_parameters(verb):
     """Each option is a parameter of the function and each parameter an option."""
     options = {p.name for p in dict(commands())[verb].params} - {"help"}
@@ -360,12 +327,11 @@ def test_options_have_the_functions_defaults(verb, monkeypatch):
 
     def record(*args, **kwargs):
         bound = inspect.signature(function).bind(*args, **kwargs).arguments
-        given.update(bound.pop("recipe", {}) | bound)
+        given.update(bound)
         raise RankcellError("recorded")
 
     monkeypatch.setattr(importlib.import_module(module), name, record)
     assert main([*verb.split(), *LEAST[verb]]) == 2 and given
-    assert defaults or verb == "vocab show"
     for option, default in defaults.items():
         value = given[option]
         if isinstance(value, list):  # an option that may be repeated: none for (), one for the default itself
@@ -378,7 +344,92 @@ def test_help_names_every_option(verb, capsys):
     assert main([*verb.split(), "--help"]) == 0
     text = capsys.readouterr().out
     for parameter in dict(commands())[verb].params:
-        assert all(o in text for o in parameter.opts if o.startswith("--"))
+        hidden = getattr(parameter, "hidden", False)
+        assert all((o in text.split()) != hidden for o in parameter.opts if o.startswith("--"))
+
+
+# Options: each default and each help sentence stands once, in a class of options
+
+OPTIONS = sorted(p for p in FILES if re.search(r"\(\w*(Options|Counts\w*|Compute|Device|Perturbation)\):", p.read_text()))
+OTHER_MEANINGS = {
+    ("get.py", "by"): "whose rows the AnnData has",
+    ("screen.py", "by"): "the same",
+    ("model/device_memory.py", "precision"): "that of a model which is loaded, not a wish",
+    ("train/evaluate.py", "tokens_per_batch"): "of an evaluation, on whatever device",
+    ("vocab/importer.py", "species"): "of Geneformer's dictionaries, which are human",
+}
+
+
+def option_classes():
+    from rankcell.options import Options
+
+    for path in OPTIONS:
+        importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    waiting = [Options]
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        yield cls
+
+
+def defaults(function):
+    """(parameter, default as it is written) of a function's syntax tree."""
+    positional = [*function.args.posonlyargs, *function.args.args]
+    yield from zip(positional[len(positional) - len(function.args.defaults) :], function.args.defaults, strict=True)
+    yield from ((a, d) for a, d in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if d is not None)
+
+
+def test_a_default_of_an_option_is_written_once():
+    from rankcell.options import fields_of
+
+    names = {field.name for cls in option_classes() for field in fields_of(cls)}
+    assert {"max_len", "pool", "device", "lr", "k", "min_cells", "audit", "refill"} <= names
+    names -= {"name"}  # elsewhere what messages call a parameter
+    again = {}
+    for path in FILES:
+        for function in functions(path):
+            for parameter, default in defaults(function):
+                is_literal = isinstance(default, (ast.Constant, ast.List, ast.Tuple, ast.UnaryOp))
+                if parameter.arg in names and is_literal and ast.literal_eval(default) not in (None, False, True, 0, "", (), []):
+                    again[path.relative_to(PACKAGE).as_posix(), parameter.arg] = f"{path.relative_to(ROOT)}:{function.lineno} {function.name}"
+    assert {where: at for where, at in again.items() if where not in OTHER_MEANINGS} == {}
+    assert set(OTHER_MEANINGS) <= set(again), "an exception that nothing needs any more"
+
+
+def help_sentences():
+    """(where, text) of every help sentence that is written out: the first argument of Help, the `help` of an option or argument."""
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        names = {t.id: n.value for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+        for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+            what = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            texts = call.args[:1] if what == "Help" else [k.value for k in call.keywords if k.arg == "help" and what in ("Option", "Argument")]
+            for text in (names.get(x.id, x) if isinstance(x, ast.Name) else x for x in texts):
+                if isinstance(text, ast.Constant):
+                    yield f"{path.relative_to(ROOT)}:{call.lineno}", text.value
+
+
+def test_a_help_sentence_is_written_once():
+    places = {}
+    for where, text in help_sentences():
+        places.setdefault(text, []).append(where)
+    assert len(places) > 150
+    assert {text: where for text, where in places.items() if len(where) > 1} == {}
+
+
+MANY_PARAMETERS = {
+    "rankcell/tokens/rank_kernel.py rank_rows": "arrays of a compiled kernel, which has one caller",
+}
+
+
+def test_no_function_has_more_than_14_parameters():
+    def n_parameters(function):
+        a = function.args
+        names = [x.arg for x in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if x is not None]
+        return len(names) - (names[:1] in (["self"], ["cls"]))
+
+    many = {f"{path.relative_to(ROOT)} {f.name}": n for path in FILES for f in functions(path) if (n := n_parameters(f)) > 14}
+    assert set(many) == set(MANY_PARAMETERS)
 
 
 # What importing costs

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import make_adata, make_vocab
-from flat_options import call, run_screen
+from flat_options import call, run_screen, tokens_of_flat
 
+import rankcell as rc
 from rankcell.cli.main import main
 from rankcell.embed import Embedder
 from rankcell.errors import CellError, RankcellError, RankcellWarning, TokensError
@@ -166,7 +167,7 @@ def test_a_column_of_numbers_called_counts_is_an_annotation(tmp_path):
 
 
 def own(folder, **how):
-    Tokenizer(VOCAB, max_len=12).write(make_adata(np.arange(1, 25).reshape(2, 12)), folder, **how)
+    tokens_of_flat(VOCAB, make_adata(np.arange(1, 25).reshape(2, 12)), folder, max_len=12, **how)
     return folder
 
 
@@ -220,7 +221,7 @@ def test_a_changed_spec_is_seen(tmp_path, change):
 
 def test_rows_of_another_set_are_seen(tmp_path):
     one, other = own(tmp_path / "one"), tmp_path / "other"
-    Tokenizer(VOCAB, max_len=12).write(make_adata(np.arange(25, 1, -1).reshape(2, 12)), other)
+    Tokenizer(VOCAB, rc.Tokenizing(max_len=12)).write(make_adata(np.arange(25, 1, -1).reshape(2, 12)), other)
     data_of(one).write_bytes(data_of(other).read_bytes())
     refused(one, "was changed")
     (own(tmp_path / "third") / "state.json").write_text(json.dumps({"_data_files": [{"filename": "rows.arrow"}]}))

@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from conftest import make_adata, make_vocab
+from flat_options import tokens_of_flat
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference import rank_values, stored_cells
 
+import rankcell as rc
 from rankcell.cli import main
 from rankcell.counts import find_inputs
 from rankcell.errors import CellError, InputError, RankcellWarning
@@ -170,7 +172,7 @@ def test_filters(two, expression):
     kept = FILTERS[expression]
     for source in (a, folder / "one.h5ad"):
         for rows_per_block in (None, 1, 2):
-            tokens = Tokenizer(make_vocab()).tokenize(source, filter=expression, rows_per_block=rows_per_block, obs=["age"])
+            tokens = Tokenizer(make_vocab(), rc.Tokenizing(filter=expression, rows_per_block=rows_per_block)).tokenize(source, obs=["age"])
             assert tokens.cell_ids == [f"cell{i}" for i in kept] and tokens.table["age"].to_pylist() == kept
             assert rows(tokens) == [rows(Tokenizer(make_vocab()).tokenize(a))[i] for i in kept]
             assert tokens.spec.source["cells_left_out"] == 5 - len(kept)
@@ -180,9 +182,9 @@ def test_a_filter_that_keeps_nothing_says_what_there_is(two):
     folder, a, _ = two
     for source in (a, folder / "one.h5ad", folder):
         with pytest.raises(CellError, match=r"keeps none of the . cells; cell_type holds A, B"):
-            Tokenizer(make_vocab()).tokenize(source, filter="cell_type == 'a'")
+            Tokenizer(make_vocab(), rc.Tokenizing(filter="cell_type == 'a'")).tokenize(source)
     with pytest.raises(CellError, match=r"write =="):
-        Tokenizer(make_vocab()).tokenize(a, filter="cell_type = 'A'")
+        Tokenizer(make_vocab(), rc.Tokenizing(filter="cell_type = 'A'")).tokenize(a)
 
 
 @pytest.mark.parametrize("values", [[1, 0, 1, 1, 0], [1.0, 0.0, 1.0, 1.0, np.nan], list("10110"), ["True", "False", "True", "true", ""]])
@@ -190,7 +192,7 @@ def test_filter_pass(two, values):
     """Geneformer's column, by its name alone: 1, True and their texts are kept."""
     _, a, _ = two
     a.obs["filter_pass"] = values
-    assert Tokenizer(make_vocab()).tokenize(a, filter="filter_pass").cell_ids == ["cell0", "cell2", "cell3"]
+    assert Tokenizer(make_vocab(), rc.Tokenizing(filter="filter_pass")).tokenize(a).cell_ids == ["cell0", "cell2", "cell3"]
     assert len(Tokenizer(make_vocab()).tokenize(a)) == 5  # nothing is left out unasked
 
 
@@ -200,7 +202,7 @@ def test_filter_pass(two, values):
 def test_filters_that_cannot_be(two, expression, capsys):
     folder, a, _ = two
     with pytest.raises(CellError, match="filter"):
-        Tokenizer(make_vocab()).tokenize(a, filter=expression)
+        Tokenizer(make_vocab(), rc.Tokenizing(filter=expression)).tokenize(a)
     make_vocab().save(folder / "v")
     assert main(["tokenize", str(folder / "one.h5ad"), "-o", str(folder / "o"), "--vocab", str(folder / "v"), "--filter", expression]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1 and not (folder / "o").exists()
@@ -213,9 +215,9 @@ def test_filters_that_cannot_be(two, expression, capsys):
 def test_counts_and_uncropped_rows(cls):
     vocab = make_vocab(medians=np.arange(1, 13) / 4)
     adata = make_adata(counts(6), n_counts=np.arange(6, dtype=np.float32) + 40)
-    tokens = Tokenizer(vocab, cls=cls, max_len=6).tokenize(adata, keep_counts=True, keep_uncropped=True)
-    plain = Tokenizer(vocab, cls=cls, max_len=6).tokenize(adata)
-    whole = Tokenizer(vocab, cls=False, max_len=99).tokenize(adata)
+    tokens = Tokenizer(vocab, rc.Tokenizing(cls=cls, max_len=6, keep_counts=True, keep_uncropped=True)).tokenize(adata)
+    plain = Tokenizer(vocab, rc.Tokenizing(cls=cls, max_len=6)).tokenize(adata)
+    whole = Tokenizer(vocab, rc.Tokenizing(cls=False, max_len=99)).tokenize(adata)
     assert rows(tokens) == rows(plain) and tokens.obs_columns == []
     assert tokens.table["input_ids_uncropped"].to_pylist() == rows(whole)
     assert tokens.table["length_uncropped"].to_pylist() == whole.lengths.tolist()
@@ -234,7 +236,7 @@ def test_kept_columns_are_what_geneformers_tools_expect(two, tmp_path):
 
     folder, *_ = two
     out = tmp_path / "out"
-    Tokenizer(make_vocab(), max_len=5).write(folder / "one.h5ad", out, keep_counts=True, keep_uncropped=True, obs=["cell_type"])
+    Tokenizer(make_vocab(), rc.Tokenizing(max_len=5, keep_counts=True, keep_uncropped=True)).write(folder / "one.h5ad", out, obs=["cell_type"])
     loaded = datasets.load_from_disk(str(out))
     assert loaded.column_names == ["input_ids", "length", "counts", "input_ids_uncropped", "length_uncropped", "cell_id", "cell_type"]
     assert loaded[0]["length"] == len(loaded[0]["input_ids"]) == len(loaded[0]["counts"])
@@ -298,14 +300,13 @@ def test_same_bytes_however_it_is_cut(tmp_path_factory, n_cells, rows_per_block,
     adata.obs["note"] = pd.Categorical([None if i % 7 == 0 else f"cell {i}" for i in range(n_cells)])
     adata.obs["odd"] = pd.array([None if i % 5 == 0 else bool(i % 2) for i in range(n_cells)], dtype="boolean")
     adata.write_h5ad(folder / "in.h5ad")
-    how = dict(obs=["age", "note", "odd"], keep_counts=keep, keep_uncropped=keep, filter=expression)
-    tokenizer = Tokenizer(make_vocab(), max_len=7)
+    how = dict(obs=["age", "note", "odd"], keep_counts=keep, keep_uncropped=keep, filter=expression, max_len=7)
     with pytest.MonkeyPatch.context() as m:
         m.setattr(arrow_files.DatasetWriter.__init__, "__kwdefaults__", {"shard_bytes": 40_000})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tokenizer.write(folder / "in.h5ad", folder / "plain", **how)
-            tokenizer.write(folder / "in.h5ad", folder / "cut", rows_per_block=rows_per_block, workers=workers, **how)
+            tokens_of_flat(make_vocab(), folder / "in.h5ad", folder / "plain", **how)
+            tokens_of_flat(make_vocab(), folder / "in.h5ad", folder / "cut", rows_per_block=rows_per_block, workers=workers, **how)
     assert bytes_of(folder / "plain") == bytes_of(folder / "cut") != {}
     names = [json.loads((folder / f / "state.json").read_text())["_data_files"] for f in ("plain", "cut")]
     assert names[0] == names[1] == [{"filename": n} for n in bytes_of(folder / "cut")]

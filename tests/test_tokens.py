@@ -11,11 +11,13 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 from conftest import make_adata, make_vocab
+from flat_options import tokens_of_flat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import rank_values, reference_row, stored_cells
 
 import rankcell
+import rankcell as rc
 from rankcell.errors import CellError, RankcellWarning, SettingsError, TokensError, VocabularyError
 from rankcell.tokens import Tokenizer, TokenSet, TokenSpec
 from rankcell.vocab import Frame
@@ -48,20 +50,20 @@ def test_two_cells_written_out():
     tokens = Tokenizer(vocab).tokenize(make_adata([[2, 3, 5], [0, 0, 1]]))
     assert rows(tokens) == [[2, 4, 5, 6, 3], [2, 6, 3]]
     assert tokens.cell_ids == ["cell0", "cell1"]
-    assert rows(Tokenizer(vocab, cls=False).tokenize(make_adata([[2, 3, 5], [0, 0, 1]]))) == [[4, 5, 6], [6]]
-    assert rows(Tokenizer(vocab, max_len=4).tokenize(make_adata([[2, 3, 5], [0, 0, 1]]))) == [[2, 4, 5, 3], [2, 6, 3]]
+    assert rows(Tokenizer(vocab, rc.Tokenizing(cls=False)).tokenize(make_adata([[2, 3, 5], [0, 0, 1]]))) == [[4, 5, 6], [6]]
+    assert rows(Tokenizer(vocab, rc.Tokenizing(max_len=4)).tokenize(make_adata([[2, 3, 5], [0, 0, 1]]))) == [[2, 4, 5, 3], [2, 6, 3]]
 
 
 def test_ties_keep_the_genes_order_in_the_input():
     vocab = make_vocab(4)
     matrix = sp.csr_matrix(np.array([[1, 2, 1, 1]], np.float32))
-    assert rows(Tokenizer(vocab, cls=False).tokenize(anndata_of(matrix, [3, 0, 2, 1]), gene_column="gene")) == [[4, 7, 6, 5]]
+    assert rows(Tokenizer(vocab, rc.Tokenizing(cls=False)).tokenize(anndata_of(matrix, [3, 0, 2, 1]), counts=rc.Counts(gene_column="gene"))) == [[4, 7, 6, 5]]
 
 
 def test_columns_of_one_gene_are_summed():
     """Genes 1, 0, 1: gene 1 has 2 + 2 and beats gene 0 with 3; apart, gene 0 would come first."""
     matrix = sp.csr_matrix(np.array([[2, 3, 2]], np.float32))
-    assert rows(Tokenizer(make_vocab(2), cls=False).tokenize(anndata_of(matrix, [1, 0, 1]), gene_column="gene")) == [[5, 4]]
+    assert rows(Tokenizer(make_vocab(2), rc.Tokenizing(cls=False)).tokenize(anndata_of(matrix, [1, 0, 1]), counts=rc.Counts(gene_column="gene"))) == [[5, 4]]
 
 
 @st.composite
@@ -82,10 +84,10 @@ def matrices(draw):
     return matrix, gene_of_column, None if kind is None else np.array(draw(totals), kind)
 
 
-def tokenize_quietly(tokenizer, source, **how):
+def tokenize_quietly(vocab, source, **how):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RankcellWarning)  # cells without genes are drawn on purpose
-        return tokenizer.tokenize(source, **how)
+        return tokens_of_flat(vocab, source, **how)
 
 
 @settings(deadline=None, max_examples=60)
@@ -95,10 +97,9 @@ def test_kernel_against_reference(case, cls, max_len, with_specials):
     vocab = make_vocab(6, medians=MEDIANS, special=SPECIALS if with_specials else SPECIALS[:2])
     if cls and not with_specials:
         with pytest.raises(SettingsError, match="no <cls>"):
-            Tokenizer(vocab, cls=cls)
+            Tokenizer(vocab, rc.Tokenizing(cls=cls))
         return
-    tokenizer = Tokenizer(vocab, cls=cls, max_len=max_len)
-    found = tokenize_quietly(tokenizer, anndata_of(matrix, gene_of_column, n_counts), gene_column="gene")
+    found = tokenize_quietly(vocab, anndata_of(matrix, gene_of_column, n_counts), gene_column="gene", cls=cls, max_len=max_len)
     scalars = None if n_counts is None else n_counts if n_counts.dtype == np.float32 else n_counts.astype(np.float64)
     assert rows(found) == expected_rows(matrix, gene_of_column, vocab, scalars, cls=cls, max_len=max_len)
     assert found.lengths.tolist() == [len(r) for r in rows(found)] == found.table["length"].to_pylist()
@@ -117,7 +118,7 @@ def test_wide_cells_against_reference(dtype, given_counts, max_len):
     assert max(np.diff(matrix.indptr)) > 200
     gene_of_column = rng.permutation(n).tolist()
     n_counts = None if given_counts is None else (dense.sum(1) * 1.7).astype(given_counts)
-    found = Tokenizer(vocab, max_len=max_len).tokenize(anndata_of(matrix, gene_of_column, n_counts), gene_column="gene")
+    found = Tokenizer(vocab, rc.Tokenizing(max_len=max_len)).tokenize(anndata_of(matrix, gene_of_column, n_counts), counts=rc.Counts(gene_column="gene"))
     assert rows(found) == expected_rows(matrix, gene_of_column, vocab, n_counts, max_len=max_len)
 
 
@@ -145,10 +146,10 @@ def test_arithmetic_is_seen_in_the_order():
         n_counts = totals.astype(total_type)
         matrix = sp.csr_matrix(np.tile([3, 7, 11], (len(totals), 1)).astype(matrix_type))
         seen.append(expected_rows(matrix, [0, 1, 2], vocab, n_counts))
-        assert rows(Tokenizer(vocab).tokenize(anndata_of(matrix, [0, 1, 2], n_counts), gene_column="gene")) == seen[-1]
+        assert rows(Tokenizer(vocab).tokenize(anndata_of(matrix, [0, 1, 2], n_counts), counts=rc.Counts(gene_column="gene"))) == seen[-1]
         whole = anndata_of(matrix.astype(np.int32), [0, 1, 2], n_counts)
         if matrix_type == np.float64:  # whole numbers of 32 bits are multiplied as float64
-            assert rows(Tokenizer(vocab).tokenize(whole, gene_column="gene")) == seen[-1]
+            assert rows(Tokenizer(vocab).tokenize(whole, counts=rc.Counts(gene_column="gene"))) == seen[-1]
     assert seen[0] != seen[1] != seen[2] != seen[0]
 
 
@@ -156,8 +157,8 @@ def test_totals_that_do_not_fit_the_matrix_type():
     """Two uint8 counts of 200 have the total 400, which uint8 cannot hold; the order is that of the same counts in float64."""
     counts = np.array([[200, 200, 1], [255, 255, 255]])
     vocab = make_vocab(3, medians=[1.0, 0.9, 0.001])
-    small = Tokenizer(vocab).tokenize(anndata_of(sp.csr_matrix(counts.astype(np.uint8)), [0, 1, 2]), gene_column="gene")
-    wide = Tokenizer(vocab).tokenize(anndata_of(sp.csr_matrix(counts.astype(np.float64)), [0, 1, 2]), gene_column="gene")
+    small = Tokenizer(vocab).tokenize(anndata_of(sp.csr_matrix(counts.astype(np.uint8)), [0, 1, 2]), counts=rc.Counts(gene_column="gene"))
+    wide = Tokenizer(vocab).tokenize(anndata_of(sp.csr_matrix(counts.astype(np.float64)), [0, 1, 2]), counts=rc.Counts(gene_column="gene"))
     assert rows(small) == rows(wide) == [[2, 6, 5, 4, 3], [2, 6, 5, 4, 3]]
 
 
@@ -189,7 +190,7 @@ def test_same_rows_from_any_storage(counts, tmp_path, storage, in_file):
         source.write_h5ad(tmp_path / "x.h5ad")
         source = tmp_path / "x.h5ad"
     for rows_per_block, workers in [(None, None), (1, 1), (7, 3), (40, 2), (1000, 5)]:
-        found = tokenize_quietly(Tokenizer(vocab), source, gene_column="gene", rows_per_block=rows_per_block, workers=workers)
+        found = tokenize_quietly(vocab, source, gene_column="gene", rows_per_block=rows_per_block, workers=workers)
         assert rows(found) == expected
         assert found.cell_ids == list(adata.obs_names)
 
@@ -199,15 +200,10 @@ def test_written_folder_is_the_set_in_memory(counts, tmp_path, rows_per_block):
     adata, _, vocab = counts
     ticks = []
     with pytest.warns(RankcellWarning, match="1 of 40 cells"):
-        written = Tokenizer(vocab).write(
-            adata,
-            tmp_path / "t.dataset",
-            gene_column="gene",
-            obs=["batch", "score"],
-            rows_per_block=rows_per_block,
-            progress=lambda *t: ticks.append(t),
+        written = Tokenizer(vocab, rc.Tokenizing(rows_per_block=rows_per_block)).write(
+            adata, tmp_path / "t.dataset", obs=["batch", "score"], counts=rc.Counts(gene_column="gene"), progress=lambda *t: ticks.append(t)
         )
-    held = tokenize_quietly(Tokenizer(vocab), adata, gene_column="gene", obs=["batch", "score"])
+    held = tokenize_quietly(vocab, adata, gene_column="gene", obs=["batch", "score"])
     assert rows(written) == rows(held) and written.cell_ids == held.cell_ids and written.fingerprint == held.fingerprint
     assert written.obs("batch").tolist() == held.obs("batch").tolist() == adata.obs["batch"].tolist()
     np.testing.assert_array_equal(written.obs("score"), adata.obs["score"])
@@ -220,7 +216,7 @@ def test_same_input_same_bytes(counts, tmp_path):
     adata, _, vocab = counts
     for name in ("one", "two"):
         with pytest.warns(RankcellWarning):
-            Tokenizer(vocab).write(adata, tmp_path / name, gene_column="gene", workers=len(name))
+            Tokenizer(vocab, rc.Tokenizing(workers=len(name))).write(adata, tmp_path / name, counts=rc.Counts(gene_column="gene"))
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("one", "two"))
     assert one == two
     assert sorted(one) == ["data-00000-of-00001.arrow", "dataset_info.json", "rankcell.json", "state.json"]
@@ -232,7 +228,7 @@ def test_rankcell_json(tmp_path):
     adata.var_names = ["a", "b", "c"]
     adata.write_h5ad(tmp_path / "in.h5ad")
     vocab = make_vocab(3)
-    Tokenizer(vocab, max_len=32).write(tmp_path / "in.h5ad", tmp_path / "out")
+    Tokenizer(vocab, rc.Tokenizing(max_len=32)).write(tmp_path / "in.h5ad", tmp_path / "out")
     held = json.loads((tmp_path / "out" / "rankcell.json").read_text())
     data = (tmp_path / "out" / "data-00000-of-00001.arrow").read_bytes()
     assert held.pop("files") == {"data-00000-of-00001.arrow": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
@@ -264,12 +260,12 @@ def test_empty_cells_keep_their_row_and_warn_once():
     adata.var["ensembl_id"] = ["ENSG00000000000", "ENSG00000000001", "no gene"]
     adata.var_names = ["a", "b", "c"]
     with pytest.warns(RankcellWarning) as warned:
-        tokens = Tokenizer(make_vocab(3)).tokenize(adata, rows_per_block=1)
+        tokens = Tokenizer(make_vocab(3), rc.Tokenizing(rows_per_block=1)).tokenize(adata)
     assert [str(w.message).split(" cells")[0] for w in warned] == ["3 of 4"]
     assert rows(tokens) == [[2, 3], [2, 4, 3], [2, 3], [2, 3]]
     assert tokens.n_genes.tolist() == [0, 1, 0, 0]
     with pytest.warns(RankcellWarning):
-        assert rows(Tokenizer(make_vocab(3), cls=False).tokenize(adata)) == [[], [4], [], []]
+        assert rows(Tokenizer(make_vocab(3), rc.Tokenizing(cls=False)).tokenize(adata)) == [[], [4], [], []]
 
 
 def test_annotations_that_cannot_be_carried():
@@ -288,13 +284,13 @@ def test_annotations_that_cannot_be_carried():
 @pytest.mark.parametrize("workers", [0, -1])
 def test_workers_below_one(workers):
     with pytest.raises(SettingsError, match="at least 1"):
-        Tokenizer(make_vocab(2)).tokenize(make_adata([[1, 1]]), workers=workers)
+        Tokenizer(make_vocab(2), rc.Tokenizing(workers=workers)).tokenize(make_adata([[1, 1]]))
 
 
 @pytest.mark.parametrize(("max_len", "cls"), [(2, True), (1, None), (0, False), (-5, False)])
 def test_max_len_without_room_for_a_gene(max_len, cls):
     with pytest.raises(SettingsError, match="give at least"):
-        Tokenizer(make_vocab(2), max_len=max_len, cls=cls)
+        Tokenizer(make_vocab(2), rc.Tokenizing(max_len=max_len, cls=cls))
 
 
 # TokenSet
@@ -365,7 +361,7 @@ def test_datasets_reads_it(counts, tmp_path):
 
     adata, _, vocab = counts
     with pytest.warns(RankcellWarning):
-        tokens = Tokenizer(vocab).write(adata, tmp_path / "t", gene_column="gene", obs=["batch", "score"])
+        tokens = Tokenizer(vocab).write(adata, tmp_path / "t", obs=["batch", "score"], counts=rc.Counts(gene_column="gene"))
     loaded = datasets.load_from_disk(str(tmp_path / "t"))
     assert loaded.column_names == ["input_ids", "length", "cell_id", "batch", "score"]
     assert loaded["input_ids"][:] == rows(tokens)

@@ -11,8 +11,8 @@ from conftest import make_vocab
 from flat_options import call
 from training_cells import DRAWS, FRAME, SMALL, two_kinds_of_cells
 
-from rankcell import jobs
 from rankcell.cli import main
+from rankcell.cli.pretrain import training_lines
 from rankcell.embed import Embedder
 from rankcell.errors import OutputError, SettingsError, TokensError, VocabularyError
 from rankcell.model import open_checkpoint
@@ -21,6 +21,7 @@ from rankcell.train import Recipe
 from rankcell.train.collate import IGNORE, Masking, collate_masked, excluded_tokens, length_groups
 from rankcell.train.evaluate import Question, baseline_accuracy, masked_accuracy
 from rankcell.train.loop import _objective
+from rankcell.train.pretraining import pretrain
 
 
 def test_mask_row_hides_and_names_what_it_hides():
@@ -58,7 +59,7 @@ def batch_of(rows):
 
 def test_the_loss_of_a_row_does_not_depend_on_the_others_of_its_batch():
     torch.manual_seed(0)
-    model = new_masked_lm(make_vocab(12), layers=2, width=16, heads=2, intermediate=16, positions=16, dropout=0.0).eval()
+    model = new_masked_lm(make_vocab(12), layers=2, width=16, heads=2, intermediate=16, positions=16, dropout=0.0, activation="relu").eval()
     objective = _objective(model, Recipe(layers=2, cell_weight=0.5))
     row, longer = np.array([2, 10, 3]), np.array([2, 11, 12, 13, 14, 3])
     with torch.no_grad():
@@ -76,7 +77,7 @@ def test_candidates_are_what_a_row_does_not_show_and_never_padding():
 @pytest.mark.parametrize("excluding", [True, False])
 def test_accuracy_and_loss_of_training_have_the_same_candidates(excluding):
     torch.manual_seed(0)
-    model = new_masked_lm(make_vocab(12), layers=1, width=16, heads=2, intermediate=16, positions=16, dropout=0.0).eval()
+    model = new_masked_lm(make_vocab(12), layers=1, width=16, heads=2, intermediate=16, positions=16, dropout=0.0, activation="relu").eval()
     batch = batch_of([np.array([2, 10, 11, 12, 3])])
     (where,) = np.flatnonzero(batch["labels"][0] != IGNORE)
     question = Question(batch["input_ids"][0].numpy(), np.array([where]), batch["labels"][0][[where]].numpy())
@@ -113,8 +114,7 @@ def trained(tmp_path_factory):
     vocab.save(folder / "vocab")
     tokens = two_kinds_of_cells(vocab)
     tokens.save(folder / "cells.dataset")
-    facts = jobs.pretrain(
-        folder / "cells.dataset", folder / "model", vocab=folder / "vocab", epochs=40, lr=1e-2, drop=0.2, cell_weight=0.2, **SMALL
+    facts = call(pretrain, folder / "cells.dataset", folder / "model", vocab=folder / "vocab", epochs=40, lr=1e-2, drop=0.2, cell_weight=0.2, **SMALL
     )
     return folder, vocab, tokens, facts
 
@@ -146,7 +146,7 @@ def test_checkpoint_is_whole_and_embeds(trained):
 def test_same_seed_same_weights(trained, tmp_path):
     folder, _, _, _ = trained
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        jobs.pretrain(folder / "cells.dataset", tmp_path / name, vocab=folder / "vocab", epochs=1, seed=seed, average=0.9, **SMALL)
+        call(pretrain, folder / "cells.dataset", tmp_path / name, vocab=folder / "vocab", epochs=1, seed=seed, average=0.9, **SMALL)
     a, b, c = ((tmp_path / n / "model.safetensors").read_bytes() for n in "abc")
     assert a == b != c
 
@@ -185,19 +185,19 @@ def test_the_same_command_gives_the_same_bytes(trained, tmp_path):
 def test_settings_that_cannot_be_are_refused(trained, tmp_path, setting, error, says):
     folder, *_ = trained
     with pytest.raises(error, match=says):
-        jobs.pretrain(folder / "cells.dataset", tmp_path / "m", vocab=folder / "vocab", **(SMALL | {"epochs": 1} | setting))
+        call(pretrain, folder / "cells.dataset", tmp_path / "m", vocab=folder / "vocab", **(SMALL | {"epochs": 1} | setting))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_vocabulary_and_existing_output(trained, tmp_path):
     folder, *_ = trained
     with pytest.raises(VocabularyError, match="small"):
-        jobs.pretrain(folder / "cells.dataset", tmp_path / "m")
+        call(pretrain, folder / "cells.dataset", tmp_path / "m")
     make_vocab(13, name="other").save(tmp_path / "v")
     with pytest.raises(VocabularyError, match="other"):
-        jobs.pretrain(folder / "cells.dataset", tmp_path / "m", vocab=tmp_path / "v")
+        call(pretrain, folder / "cells.dataset", tmp_path / "m", vocab=tmp_path / "v")
     with pytest.raises(OutputError, match="exists"):
-        jobs.pretrain(folder / "cells.dataset", folder / "model", vocab=folder / "vocab", epochs=1, **SMALL)
+        call(pretrain, folder / "cells.dataset", folder / "model", vocab=folder / "vocab", epochs=1, **SMALL)
 
 
 def test_recipe_is_what_the_command_line_offers():
@@ -221,6 +221,6 @@ def test_frequency_loss_by_hand():
 
 def test_a_model_that_learned_nothing_is_called_so(trained):
     *_, facts = trained
-    assert len(jobs.training_report(facts)) == 1
+    assert len(training_lines(facts)) == 1
     level = facts | {"heldout_excluding_shown": facts["baselines"]["frequent"]}
-    assert "little more than gene frequencies" in jobs.training_report(level)[1]
+    assert "little more than gene frequencies" in training_lines(level)[1]

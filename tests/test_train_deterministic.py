@@ -12,6 +12,7 @@ from training_cells import DRAWS, SMALL, two_kinds_of_cells
 
 from rankcell.errors import RankcellWarning
 from rankcell.model.deterministic import CUBLAS, deterministic
+from rankcell.model.options import Compute
 from rankcell.train import Recipe, pretrain
 
 SHAPE = {name: value for name, value in SMALL.items() if name != "device"}
@@ -38,7 +39,7 @@ def gpu(monkeypatch):
 def trained_on(device, folder, progress=None, **changed):
     vocab = make_vocab(12)
     return pretrain(
-        two_kinds_of_cells(vocab), folder, vocab=vocab, recipe=Recipe(**SHAPE | DRAWS | changed), device=device, progress=progress
+        two_kinds_of_cells(vocab), folder, vocab=vocab, recipe=Recipe(**SHAPE | DRAWS | changed), compute=Compute(device), progress=progress
     )
 
 

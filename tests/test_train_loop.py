@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from flat_options import call
 from training_cells import FRAME
 
-from rankcell import jobs
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.model import open_checkpoint
 from rankcell.train import Recipe, loop
@@ -14,6 +14,7 @@ from rankcell.train.collate import IGNORE, Masking
 from rankcell.train.evaluate import Question, _best_at_rank, questions
 from rankcell.train.initial import log_shares
 from rankcell.train.loop import Best
+from rankcell.train.pretraining import pretrain
 
 
 def test_a_part_of_a_long_row_keeps_its_positions():
@@ -63,14 +64,14 @@ def test_numbers_that_cannot_be(setting):
 def test_a_precision_that_the_device_lacks_is_refused_before_training(training_cells, tmp_path):
     tokens, settings = training_cells
     with pytest.raises(SettingsError, match="'tf32': device 'cpu' does not have it"):
-        jobs.pretrain(tokens, tmp_path / "m", **settings, precision="tf32")
+        call(pretrain, tokens, tmp_path / "m", **settings, precision="tf32")
     assert not (tmp_path / "m").exists()
 
 
 def test_time_that_runs_out_leaves_a_model(training_cells, tmp_path):
     tokens, settings = training_cells
     with pytest.warns(RankcellWarning, match="fit into 0.03 minutes"):
-        facts = jobs.pretrain(tokens, tmp_path / "m", **settings, epochs=1_000_000, max_minutes=0.03)
+        facts = call(pretrain, tokens, tmp_path / "m", **settings, epochs=1_000_000, max_minutes=0.03)
     assert facts["ended_by"] == "time" and 0 < facts["steps"] < facts["planned_steps"] and facts["minutes"] < 1
     assert open_checkpoint(tmp_path / "m").max_positions == 14
     stored = json.loads((tmp_path / "m" / "training.json").read_text())
@@ -79,7 +80,7 @@ def test_time_that_runs_out_leaves_a_model(training_cells, tmp_path):
 
 def test_enough_time_is_not_used_up(training_cells, tmp_path):
     tokens, settings = training_cells
-    facts = jobs.pretrain(tokens, tmp_path / "m", **settings, epochs=1, max_minutes=60)
+    facts = call(pretrain, tokens, tmp_path / "m", **settings, epochs=1, max_minutes=60)
     assert facts["ended_by"] == "steps" and facts["steps"] == facts["planned_steps"] == 7
 
 
@@ -95,7 +96,7 @@ def interrupted_at(step):
 def test_ctrl_c_keeps_the_best_state(training_cells, tmp_path):
     tokens, settings = training_cells
     with pytest.raises(KeyboardInterrupt):
-        jobs.pretrain(tokens, tmp_path / "m", **settings, epochs=60, progress=interrupted_at(40))
+        call(pretrain, tokens, tmp_path / "m", **settings, epochs=60, progress=interrupted_at(40))
     facts = json.loads((tmp_path / "m" / "training.json").read_text())
     assert facts["ended_by"] == "interrupt" and facts["kept_step"] <= facts["steps"] == 40
     assert facts["heldout"]["top10"] >= 0 and open_checkpoint(tmp_path / "m").max_positions == 14
@@ -104,7 +105,7 @@ def test_ctrl_c_keeps_the_best_state(training_cells, tmp_path):
 def test_ctrl_c_before_the_first_check_leaves_nothing(training_cells, tmp_path):
     tokens, settings = training_cells
     with pytest.raises(KeyboardInterrupt):
-        jobs.pretrain(tokens, tmp_path / "m", **settings, epochs=60, progress=interrupted_at(2))
+        call(pretrain, tokens, tmp_path / "m", **settings, epochs=60, progress=interrupted_at(2))
     assert not (tmp_path / "m").exists() and not list(tmp_path.glob(".m*"))
 
 
@@ -112,10 +113,10 @@ def test_how_long_it_takes_is_said_after_a_few_steps(training_cells, tmp_path, m
     tokens, settings = training_cells
     monkeypatch.setattr(loop, "_WORTH_SAYING", 0.0)
     with pytest.warns(RankcellWarning, match="70 steps of 8 cells take about .* max_minutes") as notes:
-        jobs.pretrain(tokens, tmp_path / "m", **settings, epochs=10)
+        call(pretrain, tokens, tmp_path / "m", **settings, epochs=10)
     assert len(notes) == 1
     with pytest.warns(RankcellWarning, match="fit into 0.02 minutes.*12 now.*--min-cells"):
-        jobs.pretrain(tokens, tmp_path / "n", **settings, epochs=1_000_000, max_minutes=0.02)
+        call(pretrain, tokens, tmp_path / "n", **settings, epochs=1_000_000, max_minutes=0.02)
 
 
 def test_the_lowest_heldout_loss_is_kept():

@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse as sp
 from conftest import make_checkpoint
 from count_files import Counts, write_h5ad, write_loom, write_mtx, write_zarr
+from flat_options import call
 
 import rankcell as rc
 from rankcell.cli.main import main
@@ -49,7 +50,7 @@ def test_it_is_refused_in_every_format(tmp_path, kind, rows):
     source = WRITERS[kind](transposed(rows=list(rows)), tmp_path)
     for how in ({"vocab": VOCAB}, {}):
         with pytest.raises(GeneError, match=SAYS) as e:
-            rc.pp.tokenize(source, **how)
+            call(rc.pp.tokenize, source, **how)
         assert "adata.T" in str(e.value) and rows[0] in str(e.value) and "\n" not in str(e.value)
 
 

@@ -17,8 +17,8 @@ from small_screens import Stopped, stop
 from rankcell.embed import Embedder
 from rankcell.embed import embedding_units as units
 from rankcell.embed import store_run as run
-from rankcell.embed.embed_config import EmbedConfig
-from rankcell.embed.store_run import embed_to_store
+from rankcell.embed.options import EmbedConfig
+from rankcell.embed.store_run import embed_part_to_store, embed_to_store
 from rankcell.errors import OutputError
 from rankcell.execute import run_here
 from rankcell.model.encoder import budget_for, unit_size
@@ -95,7 +95,7 @@ def test_units_of_an_embedding(small, tokens, tmp_path, monkeypatch):
     def begin(out, device):
         monkeypatch.setattr(run, "_compute", stop_before)
         with pytest.raises(Stopped):
-            embed_to_store(call(Embedder, small[1], device=device, precision="fp32"), tokens, tmp_path / out, EmbedConfig(["mean"], [-2]), shard="1/1")
+            embed_part_to_store(call(Embedder, small[1], device=device, precision="fp32"), tokens, tmp_path / out, EmbedConfig(["mean"], [-2]), shard="1/1")
         return settings_of(tmp_path / f"{out}.run")
 
     def stop_before(units, part, prepare, progress):

@@ -10,13 +10,16 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from conftest import ROOT, make_adata
+from flat_options import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankcell import jobs
 from rankcell.cli import main
+from rankcell.cli.vocabulary_lines import vocabulary_lines
+from rankcell.counts.vocabulary.build_vocab import build_vocab
 from rankcell.errors import GeneError, InputError, OutputError, SettingsError, TokensError, VocabularyError
 from rankcell.vocab import Frame, Vocabulary, find_vocabulary, import_geneformer, shipped_vocabularies
+from rankcell.vocab.published import import_vocab
 
 
 def a_vocabulary(**changed):
@@ -294,7 +297,7 @@ def test_find_vocabulary(tmp_path, monkeypatch):
 def test_build_medians_by_hand(tmp_path):
     """Cells with totals 4, 10, 20: gene A shows 2/4, 5/10 -> 5000 both; B 2/4, 1/20 -> median of 5000 and 500; C 5/10; D nowhere."""
     make_adata([[2, 2, 0, 0], [5, 0, 5, 0], [0, 1, 0, 0]], n_counts=[4, 10, 20]).write_h5ad(tmp_path / "in.h5ad")
-    v = jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "v", gene_column="index")
+    v = call(build_vocab, [tmp_path / "in.h5ad"], tmp_path / "v", gene_column="index")
     assert v.genes == ("G0", "G1", "G2") and v.medians.tolist() == [5000, 2750, 5000] and v.tokens.tolist() == [4, 5, 6]
     assert v.special == {"<pad>": 0, "<mask>": 1, "<cls>": 2, "<eos>": 3} and v.name == "v" and v.max_len == 4096
     assert v.provenance == {
@@ -305,7 +308,7 @@ def test_build_medians_by_hand(tmp_path):
         "n_columns": 4,
     }
     assert Vocabulary.load(tmp_path / "v") == v
-    no_cls = jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "w", cls=False, name="x", species="y", max_len=9)  # by Ensembl ids
+    no_cls = call(build_vocab, [tmp_path / "in.h5ad"], tmp_path / "w", cls=False, name="x", species="y", max_len=9)  # by Ensembl ids
     assert no_cls.special == {"<pad>": 0, "<mask>": 1} and no_cls.genes[0] == "ENSG00000000000" and no_cls.symbols[0] == "G0"
     assert (no_cls.name, no_cls.species, no_cls.max_len) == ("x", "y", 9)
 
@@ -321,9 +324,9 @@ def test_build_medians_against_numpy(tmp_path_factory, cells, in_two_files):
     files = [folder / f"{i}.h5ad" for i in range(len(parts))]
     if not x.any():
         with pytest.raises(VocabularyError, match="no gene has a count"):
-            jobs.build_vocab(files, folder / "v", allow_repeated_cells=True)
+            call(build_vocab, files, folder / "v", allow_repeated_cells=True)
         return
-    v = jobs.build_vocab(files, folder / "v", allow_repeated_cells=True)  # so few counts come twice by chance
+    v = call(build_vocab, files, folder / "v", allow_repeated_cells=True)  # so few counts come twice by chance
     total = x.sum(1, keepdims=True)
     normal = np.divide(x, total, out=np.zeros_like(x), where=total > 0) * 10_000
     expected = {f"ENSG{j:011d}": float(np.median(normal[normal[:, j] > 0, j])) for j in range(4) if x[:, j].any()}
@@ -336,7 +339,7 @@ def test_build_with_explicit_zeros_and_ids(tmp_path):
     var = pd.DataFrame(index=["A", "B", "C", "ENSA"])
     ad.AnnData(x, obs=pd.DataFrame(index=["x", "y"]), var=var).write_h5ad(tmp_path / "in.h5ad")
     (tmp_path / "ids.tsv").write_text("symbol\tensembl_id\nA\tENSG00000000001\nB\tENSG00000000001\nC\t\n")
-    v = jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "v", ids=tmp_path / "ids.tsv")
+    v = call(build_vocab, [tmp_path / "in.h5ad"], tmp_path / "v", ids=tmp_path / "ids.tsv")
     assert v.genes == ("ENSG00000000001", "C") and v.symbols == ("A", "C") and v.medians.tolist() == [5000, 5000]
     assert v.provenance["command"] == "rankcell vocab build in.h5ad -o v --ids ids.tsv"
     assert Vocabulary.load(tmp_path / "v").genes == v.genes
@@ -346,7 +349,7 @@ def test_build_takes_the_column_of_ensembl_ids_without_versions(tmp_path):
     adata = make_adata([[1, 2, 3]])
     adata.var["ensembl_id"] = ["ENSG00000000007.12", "", "ENSG00000000008"]
     adata.write_h5ad(tmp_path / "in.h5ad")
-    v = jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "v")
+    v = call(build_vocab, [tmp_path / "in.h5ad"], tmp_path / "v")
     assert v.genes == ("ENSG00000000007", "G1", "ENSG00000000008") and v.symbols == ("G0", "G1", "G2")
 
 
@@ -355,22 +358,22 @@ def test_build_keeps_a_symbol_that_looks_like_an_id(tmp_path):
     adata.var_names = ["ENSA", "ENSG00000000002"]
     adata.write_h5ad(tmp_path / "in.h5ad")
     (tmp_path / "ids.tsv").write_text("symbol\tensembl_id\nENSA\tENSG00000143420\n")
-    v = jobs.build_vocab([tmp_path / "in.h5ad"], tmp_path / "v", ids=tmp_path / "ids.tsv")
+    v = call(build_vocab, [tmp_path / "in.h5ad"], tmp_path / "v", ids=tmp_path / "ids.tsv")
     assert v.symbols == ("ENSA", "") and v.lookup(["ENSA"]).tolist() == [0]
 
 
 def test_build_refuses_what_it_cannot_open(tmp_path):
     make_adata([[1, 2]]).write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(GeneError, match="no gene column 'nope'"):
-        jobs.build_vocab([tmp_path / "a.h5ad"], tmp_path / "v", gene_column="nope")
+        call(build_vocab, [tmp_path / "a.h5ad"], tmp_path / "v", gene_column="nope")
     with pytest.raises(InputError, match="no count file"):
-        jobs.build_vocab([], tmp_path / "v")
+        call(build_vocab, [], tmp_path / "v")
     with pytest.raises(InputError, match="no such file"):
-        jobs.build_vocab([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "v")
+        call(build_vocab, [tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "v")
     with pytest.raises(InputError, match=r"a\.h5ad is named twice"):
-        jobs.build_vocab([tmp_path / "a.h5ad", tmp_path / "." / "a.h5ad"], tmp_path / "v")
+        call(build_vocab, [tmp_path / "a.h5ad", tmp_path / "." / "a.h5ad"], tmp_path / "v")
     with pytest.raises(SettingsError, match="min_cells is 0"):
-        jobs.build_vocab([tmp_path / "a.h5ad"], tmp_path / "v", min_cells=0)
+        call(build_vocab, [tmp_path / "a.h5ad"], tmp_path / "v", min_cells=0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5ad"]
 
 
@@ -383,7 +386,7 @@ def test_tables_of_ids_that_are_none(tmp_path, text, message):
     if text is not None:
         (tmp_path / "ids.tsv").write_text(text)
     with pytest.raises(VocabularyError, match=message):
-        jobs.build_vocab([tmp_path / "a.h5ad"], tmp_path / "v", ids=tmp_path / "ids.tsv")
+        call(build_vocab, [tmp_path / "a.h5ad"], tmp_path / "v", ids=tmp_path / "ids.tsv")
 
 
 # What ships
@@ -422,7 +425,7 @@ def test_pbmc68k_has_scanpys_counts(pbmc68k):
 def test_shipped_vocabulary_is_what_build_makes(pbmc68k, tmp_path):
     pbmc68k.write_h5ad(tmp_path / "pbmc68k.h5ad")
     table = ROOT / "tokenizer_dicts" / "pbmc68k.symbols.tsv"
-    made = jobs.build_vocab([tmp_path / "pbmc68k.h5ad"], tmp_path / "pbmc68k", ids=table, species="human")
+    made = call(build_vocab, [tmp_path / "pbmc68k.h5ad"], tmp_path / "pbmc68k", ids=table, species="human")
     shipped = Vocabulary.load(shipped_vocabularies()["pbmc68k"])
     assert made == shipped and made.symbols == shipped.symbols and made.provenance == shipped.provenance
     for name in ("genes.tsv", "vocabulary.json"):
@@ -463,7 +466,7 @@ def test_import_with_cls_symbols_and_mapping(tmp_path):
     assert v.symbols == ("EINS", "") and v.aliases == {"OLD": "ENSG00000000002"} and v.max_len == 4096 and v.frame == Frame((2,), (3,))
     assert v.lookup(["EINS", "OLD", "ENSG00000000002", "NINE", "GONE"]).tolist() == [0, 1, 1, -1, -1]
     assert sorted(v.provenance["imported_from"]) == ["mapping", "medians", "symbols", "tokens"]
-    made = jobs.import_vocab(tmp_path / "v", tokens=tmp_path / "t.pkl", medians=tmp_path / "m.pkl", max_len=77)
+    made = import_vocab(tmp_path / "v", tokens=tmp_path / "t.pkl", medians=tmp_path / "m.pkl", max_len=77)
     assert Vocabulary.load(tmp_path / "v") == made == v and made.max_len == 77 and made.name == "v"
 
 
@@ -604,7 +607,7 @@ def test_pointers_and_missing_files_say_what_to_do(tmp_path):
 def test_show_spells_the_provenance_out(tmp_path):
     nested = {"built_from": [{"file": "a.h5ad", "cells": 1200}], "files": {"tokens": {"bytes": 10, "parts": ["x", "y"]}}, "passes": 2}
     a_vocabulary(provenance=nested | {"command": "rankcell", "none": []}).save(tmp_path / "v")
-    lines = jobs.show_vocab(tmp_path / "v")
+    lines = vocabulary_lines(Vocabulary.load(tmp_path / "v"))
     assert lines[lines.index("provenance") :] == [
         "provenance",
         "  built_from",
@@ -618,7 +621,7 @@ def test_show_spells_the_provenance_out(tmp_path):
         "  none",
     ]
     a_vocabulary(provenance={}).save(tmp_path / "w")
-    assert "provenance" not in jobs.show_vocab(tmp_path / "w")
+    assert "provenance" not in vocabulary_lines(Vocabulary.load(tmp_path / "w"))
 
 
 def test_list_names_what_ships_and_what_can_be_fetched(capsys):

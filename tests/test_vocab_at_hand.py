@@ -7,12 +7,12 @@ import pytest
 from conftest import make_adata, make_vocab
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.cli import main
 from rankcell.errors import RankcellWarning, VocabularyError
 from rankcell.hub import user_folder
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.catalog import fetched_vocabularies, find_by_hash, keep_fetched, vocabularies_at_hand
+from rankcell.vocab.published import fetch_vocab
 
 COUNTS = [[1, 0, 2, 0], [0, 3, 0, 0], [4, 1, 1, 0]]
 
@@ -28,10 +28,10 @@ def user(tmp_path, monkeypatch):
 
 def test_a_fetched_vocabulary_is_known_by_name_everywhere(user, tmp_path, monkeypatch, capsys):
     vocab = make_vocab(name="mine")
-    monkeypatch.setattr("rankcell.vocab.recipes.fetch_vocabulary", lambda name, **_: vocab)
+    monkeypatch.setattr("rankcell.vocab.published.fetch_vocabulary", lambda name, **_: vocab)
     with pytest.raises(VocabularyError, match="run 'rankcell vocab fetch geneformer-v2' in a terminal once"):
         find_vocabulary("geneformer-v2")
-    jobs.fetch_vocab("geneformer-v2", tmp_path / "somewhere")
+    fetch_vocab("geneformer-v2", tmp_path / "somewhere")
     monkeypatch.chdir(tmp_path)
     found = find_vocabulary("geneformer-v2")
     assert found == vocab and found.name == "geneformer-v2" and Vocabulary.load(tmp_path / "somewhere").name == "somewhere"

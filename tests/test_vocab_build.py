@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_adata
+from flat_options import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankcell import jobs
 from rankcell.cli import main
 from rankcell.counts import CountBlock
+from rankcell.counts.vocabulary.build_vocab import build_vocab, tally_vocab
 from rankcell.errors import GeneError, InputError, OutputError, SettingsError, VocabularyError
 from rankcell.vocab import Vocabulary, build_vocabulary, medians
 from rankcell.vocab.medians import exact_medians
@@ -256,7 +257,7 @@ def content(folder):
 
 def build(folder, *sources, **options):
     out = folder / f"v{len(list(folder.iterdir()))}"
-    jobs.build_vocab([folder / s for s in sources], out, **options)
+    call(build_vocab, [folder / s for s in sources], out, **options)
     return content(out)
 
 
@@ -271,13 +272,13 @@ def test_same_genes_keep_their_order_and_others_are_sorted(three):
 
 def jobs_out(folder, *sources):
     out = folder / ("-".join(sources) + ".v")
-    jobs.build_vocab([folder / s for s in sources], out)
+    call(build_vocab, [folder / s for s in sources], out)
     return out
 
 
 def test_files_and_tallies_in_any_order_give_one_vocabulary(three, tiny):
-    jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
-    made = jobs.tally_vocab([three / "c.h5ad", three / "b.h5ad"], three / "cb.tally.parquet")
+    call(tally_vocab, [three / "a.h5ad"], three / "a.tally.parquet")
+    made = call(tally_vocab, [three / "c.h5ad", three / "b.h5ad"], three / "cb.tally.parquet")
     assert made["cells"] == 18 and made["genes"] == 7
     whole = build(three, "a.h5ad", "b.h5ad", "c.h5ad")
     for sources in (
@@ -306,7 +307,7 @@ def test_a_split_and_tallied_input_is_the_input(tmp_path_factory, cells, data):
         adata.obs_names = [f"{i}-{name}" for name in adata.obs_names]
         adata.write_h5ad(folder / f"{i}.h5ad")
         if part.any() and data.draw(st.booleans()):
-            jobs.tally_vocab([folder / f"{i}.h5ad"], folder / f"{i}.tally.parquet")
+            call(tally_vocab, [folder / f"{i}.h5ad"], folder / f"{i}.tally.parquet")
             sources.append(f"{i}.tally.parquet")
         else:
             sources.append(f"{i}.h5ad")
@@ -314,7 +315,7 @@ def test_a_split_and_tallied_input_is_the_input(tmp_path_factory, cells, data):
 
 
 def test_what_a_tally_holds(three):
-    jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
+    call(tally_vocab, [three / "a.h5ad"], three / "a.tally.parquet")
     table = pq.read_table(three / "a.tally.parquet")
     x = np.random.default_rng(3).poisson(1.2, (30, 6))[:12]
     normal = (x / x.sum(1, keepdims=True) * 10_000)[x > 0]
@@ -332,7 +333,7 @@ def test_what_a_tally_holds(three):
         "built_from": [{"file": "a.h5ad", "cells": 12, "matrix": "X"}],
         "genes": [[g, f"G{i}"] for i, g in enumerate(names(6))],
     }
-    v = jobs.build_vocab([three / "a.tally.parquet", three / "b.h5ad"], three / "v", species="human", min_cells=2, max_len=99)
+    v = call(build_vocab, [three / "a.tally.parquet", three / "b.h5ad"], three / "v", species="human", min_cells=2, max_len=99)
     assert v.provenance["built_from"] == [
         {"file": "a.h5ad", "cells": 12, "matrix": "X", "tally": "a.tally.parquet"},
         {"file": "b.h5ad", "cells": 8, "matrix": "X"},
@@ -365,18 +366,18 @@ def rewrite(path, out, *, facts=None, **columns):
     ],
 )
 def test_tallies_that_do_not_fit(three, change, error, message):
-    jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
+    call(tally_vocab, [three / "a.h5ad"], three / "a.tally.parquet")
     n = open_tally(three / "a.tally.parquet").rows
     change = {k: v if k == "facts" else pa.array(v * n) for k, v in change.items()}
     rewrite(three / "a.tally.parquet", three / "bad.parquet", **change)
     with pytest.raises(error, match=message) as e:
-        jobs.build_vocab([three / "b.h5ad", three / "bad.parquet"], three / "v")
+        call(build_vocab, [three / "b.h5ad", three / "bad.parquet"], three / "v")
     assert "\n" not in str(e.value) and not (three / "v").exists()
 
 
 def test_damaged_tallies(three):
     """Any byte that is not what was written; one of early versions opens as it is."""
-    jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
+    call(tally_vocab, [three / "a.h5ad"], three / "a.tally.parquet")
     data = (three / "a.tally.parquet").read_bytes()
     for at in np.random.default_rng(0).integers(4, len(data), 40):
         (three / "bad.parquet").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
@@ -390,7 +391,7 @@ def test_damaged_tallies(three):
 def test_files_that_are_no_tallies(three):
     (three / "text.parquet").write_text("gene,value\n")
     pq.write_table(pa.table({"gene": ["x"]}), three / "other.parquet")
-    jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
+    call(tally_vocab, [three / "a.h5ad"], three / "a.tally.parquet")
     (three / "cut.parquet").write_bytes((three / "a.tally.parquet").read_bytes()[:-40])
     (three / "folder.parquet").mkdir()
     for name, message in {
@@ -401,14 +402,14 @@ def test_files_that_are_no_tallies(three):
         "none.parquet": "no such file",
     }.items():
         with pytest.raises(InputError, match=message) as e:
-            jobs.build_vocab([three / name], three / "v")
+            call(build_vocab, [three / name], three / "v")
         assert "\n" not in str(e.value)
 
 
 def test_tables_of_ids_must_agree(three):
     (three / "ids.tsv").write_text("symbol\tensembl_id\nG0\tENSG00000000077\n")
     (three / "other.tsv").write_text("symbol\tensembl_id\nG0\tENSG00000000078\n")
-    jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet", ids=three / "ids.tsv")
+    call(tally_vocab, [three / "a.h5ad"], three / "a.tally.parquet", ids=three / "ids.tsv")
     whole = build(three, "a.h5ad", "b.h5ad", ids=three / "ids.tsv")
     assert build(three, "b.h5ad", "a.tally.parquet", ids=three / "ids.tsv") == whole and b"ENSG00000000077\tG0" in whole[1]
     assert build(three, "a.tally.parquet")[2] == 6  # alone it needs no table
@@ -421,15 +422,15 @@ def test_tables_of_ids_must_agree(three):
 
 def test_writing_tallies(three, monkeypatch):
     with pytest.raises(SettingsError, match=r"out\.tally does not end in \.parquet, .*: name it out\.tally\.parquet"):
-        jobs.tally_vocab([three / "a.h5ad"], three / "out.tally")
-    jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
+        call(tally_vocab, [three / "a.h5ad"], three / "out.tally")
+    call(tally_vocab, [three / "a.h5ad"], three / "a.tally.parquet")
     with pytest.raises(OutputError, match="force=True"):
-        jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
-    jobs.tally_vocab([three / "b.h5ad"], three / "a.tally.parquet", force=True)
+        call(tally_vocab, [three / "a.h5ad"], three / "a.tally.parquet")
+    call(tally_vocab, [three / "b.h5ad"], three / "a.tally.parquet", force=True)
     assert open_tally(three / "a.tally.parquet").facts["cells"] == 8
     make_adata(np.zeros((2, 6))).write_h5ad(three / "empty.h5ad")
     with pytest.raises(InputError, match="no gene has a count"):
-        jobs.tally_vocab([three / "empty.h5ad"], three / "empty.tally.parquet")
+        call(tally_vocab, [three / "empty.h5ad"], three / "empty.tally.parquet")
     assert not [p for p in os.listdir(three) if "part" in p or p.startswith("empty.tally")]
 
 
@@ -441,8 +442,8 @@ def test_files_that_name_genes_in_two_ways_are_refused(tmp_path):
     with pytest.raises(
         GeneError, match=r"a\.h5ad names genes as ENSG0+ \(by 'ensembl_id'\), .*b\.h5ad as G0 \(by 'index'\): .*gene_column"
     ):
-        jobs.build_vocab([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "v")
-    v = jobs.build_vocab([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "v", gene_column="index")
+        call(build_vocab, [tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "v")
+    v = call(build_vocab, [tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "v", gene_column="index")
     assert v.genes == ("G0", "G1", "G2") and v.provenance["gene_column"] == "index"
 
 
@@ -467,20 +468,20 @@ def test_a_file_that_changes_between_passes(three, tiny, monkeypatch):
 
     monkeypatch.setattr(rankcell.counts, "open_at_counts", other)
     with pytest.raises(InputError, match=r"a\.h5ad changed while it was read"):
-        jobs.build_vocab([three / "a.h5ad"], three / "v")
+        call(build_vocab, [three / "a.h5ad"], three / "v")
 
 
 def test_progress_counts_cells_over_all_passes(three, tiny):
     seen = []
-    v = jobs.build_vocab([three / "a.h5ad", three / "b.h5ad"], three / "v", progress=lambda done, total: seen.append((done, total)))
+    v = call(build_vocab, [three / "a.h5ad", three / "b.h5ad"], three / "v", progress=lambda done, total: seen.append((done, total)))
     passes = v.provenance["passes"]
     assert passes > 2 and [d for d, _ in seen] == sorted(d for d, _ in seen) and seen[-1] == (20 * passes, 20 * passes)
     assert all(done <= total for done, total in seen)
     seen.clear()
-    jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet", progress=lambda done, total: seen.append((done, total)))
+    call(tally_vocab, [three / "a.h5ad"], three / "a.tally.parquet", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(12, 12)]
     seen.clear()
-    jobs.build_vocab([three / "a.tally.parquet"], three / "w", progress=lambda done, total: seen.append((done, total)))
+    call(build_vocab, [three / "a.tally.parquet"], three / "w", progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1] and seen[0] == (12, 24)
 
 
@@ -491,7 +492,7 @@ def test_progress_never_announces_a_total_that_shrinks(three, monkeypatch):
         monkeypatch.setattr(medians, "BUDGET", 20)
         monkeypatch.setattr(medians, "BINS", 60)
         seen.clear()
-        v = jobs.build_vocab([three / "a.h5ad", three / "b.h5ad"], three / f"v{kept}", progress=lambda *tick: seen.append(tick))
+        v = call(build_vocab, [three / "a.h5ad", three / "b.h5ad"], three / f"v{kept}", progress=lambda *tick: seen.append(tick))
         passes = v.provenance.get("passes", 1)
         totals = [total for _, total in seen]
         assert totals == sorted(totals) and seen[-1] == (20 * passes, 20 * passes) and (passes == 1) == (kept == 10**6)
@@ -508,8 +509,8 @@ def twin(path, out):
 
 
 def test_the_same_cells_twice_are_refused(three, tiny, capsys):
-    jobs.tally_vocab([three / "a.h5ad", three / "b.h5ad"], three / "ab.tally.parquet")
-    jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
+    call(tally_vocab, [three / "a.h5ad", three / "b.h5ad"], three / "ab.tally.parquet")
+    call(tally_vocab, [three / "a.h5ad"], three / "a.tally.parquet")
     twin(three / "a.h5ad", three / "twin.h5ad")
     for one, other in (("a.h5ad", "a.tally.parquet"), ("ab.tally.parquet", "a.h5ad"), ("a.tally.parquet", "ab.tally.parquet")):
         for pair in ((one, other), (other, one)):
@@ -518,7 +519,7 @@ def test_the_same_cells_twice_are_refused(three, tiny, capsys):
             assert said.count("\n") == 1 and "hold the same cells, which would count twice" in said
             assert f"{three / one} " in said and f"{three / other} " in said and (one, other)[0] in said
             assert ("(made of a.h5ad)" in said) == any("tally" in p for p in pair)
-    for verb, out in ((jobs.build_vocab, "v"), (jobs.tally_vocab, "t.parquet")):
+    for verb, out in ((build_vocab, "v"), (tally_vocab, "t.parquet")):
         with pytest.raises(InputError, match=r"a\.h5ad and .*twin\.h5ad hold the same cells"):
             verb([three / "a.h5ad", three / "twin.h5ad"], three / out)
         assert not (three / out).exists()
@@ -549,9 +550,9 @@ def test_folders_and_patterns(three, capsys, monkeypatch):
     (three / "in").mkdir()
     for name in "ab":
         os.rename(three / f"{name}.h5ad", three / "in" / f"{name}.h5ad")
-    jobs.tally_vocab([three / "c.h5ad"], three / "in" / "c.tally.parquet")
-    assert jobs.tally_vocab(str(three / "in" / "*.h5ad"), three / "ab.tally.parquet")["cells"] == 20
-    jobs.build_vocab([three / "in"], three / "only")
+    call(tally_vocab, [three / "c.h5ad"], three / "in" / "c.tally.parquet")
+    assert call(tally_vocab, str(three / "in" / "*.h5ad"), three / "ab.tally.parquet")["cells"] == 20
+    call(build_vocab, [three / "in"], three / "only")
     assert [f["file"] for f in Vocabulary.load(three / "only").provenance["built_from"]] == ["a.h5ad", "b.h5ad"]  # tallies are named
     for sources in (["in", "c.h5ad"], ["c.h5ad", "in"], ["in/*"], ["in/*.parquet", "in"], ["c.h5ad", "ab.tally.parquet"]):
         assert build(three, *sources) == whole, sources
@@ -599,9 +600,9 @@ def test_a_killed_tally_leaves_nothing(three, monkeypatch):
         yield np.zeros(1, np.int32), np.ones(1)
         raise Killed
 
-    monkeypatch.setattr("rankcell.jobs.vocab_parts.normalised", stops)
+    monkeypatch.setattr("rankcell.counts.vocabulary.vocabulary_parts.normalised", stops)
     with pytest.raises(Killed):
-        jobs.tally_vocab([three / "a.h5ad"], three / "a.tally.parquet")
+        call(tally_vocab, [three / "a.h5ad"], three / "a.tally.parquet")
     assert sorted(os.listdir(three)) == ["a.h5ad", "b.h5ad", "c.h5ad"] and tally.is_tally("x.parquet")
 
 

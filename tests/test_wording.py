@@ -51,20 +51,23 @@ def test_a_python_verb_names_its_own_parameters():
     assert option("counts_layer") == "counts_layer"
 
 
-@pytest.mark.parametrize(("verb", "flag"), [("tokenize", "--layer"), ("check", "--layer"), ("embed", "--counts-layer"), ("perturb", "--counts-layer")])
-def test_each_command_spells_its_own(verb, flag, monkeypatch, capsys):
-    import rankcell.jobs
-
+@pytest.mark.parametrize(
+    ("verb", "work"),
+    [
+        ("tokenize", "rankcell.tokens.cells.tokenize_cells"),
+        ("check", "rankcell.cli.check_report.check"),
+        ("embed", "rankcell.embed.embed_cells.embed_to_file"),
+        ("perturb", "rankcell.perturb.run.screen_cells.perturb_cells"),
+    ],
+)
+def test_each_command_spells_its_own(verb, work, monkeypatch, capsys):
     def refuse(*_, **__):
         raise RankcellError(f"{option('counts_layer')}|{offers('raw')}|{offers('toward')}")
 
-    if verb == "perturb":
-        monkeypatch.setattr("rankcell.perturb.run.screen_cells.perturb_cells", refuse)
-    else:
-        monkeypatch.setattr(rankcell.jobs, verb, refuse)
+    monkeypatch.setattr(work, refuse)
     arguments = ["in"] if verb == "check" else ["in", "-o", "out"]
     assert main([verb, *arguments]) == 2
-    assert capsys.readouterr().err == f"rankcell: {flag}|True|{verb == 'perturb'}\n"
+    assert capsys.readouterr().err == f"rankcell: --counts-layer|True|{verb == 'perturb'}\n"
 
 
 def test_every_command_is_such_a_verb():
@@ -104,8 +107,9 @@ def test_an_option_that_is_switched_off():
 
 def test_what_check_says_names_options_as_the_caller_writes_them(tmp_path, capsys):
     from conftest import make_adata, make_vocab
+    from flat_options import call
 
-    from rankcell import jobs
+    from rankcell.cli.check_report import check
     from rankcell.cli.main import main
 
     make_vocab().save(tmp_path / "v")
@@ -125,10 +129,10 @@ def test_what_check_says_names_options_as_the_caller_writes_them(tmp_path, capsy
         (paths["scaled"], "as they are with --allow-non-counts:", "as they are with allow_non_counts=True:"),
         (paths["scaled"], "(for --obs and --filter)", "(for obs and filter)"),
         (paths["raw"], "pass --raw to use them all", "pass raw=True to use them all"),
-        (both, "--layer mine for in layer", "counts_layer='mine' for in layer"),
+        (both, "--counts-layer mine for in layer", "counts_layer='mine' for in layer"),
     ):
         listed = of if isinstance(of, list) else [of]
-        page = " ".join(" ".join(jobs.check(listed, vocab=tmp_path / "v").lines()).split())
+        page = " ".join(" ".join(call(check, listed, vocab=tmp_path / "v").lines()).split())
         assert words in page and flags not in page
         main(["check", *map(str, listed), "--vocab", str(tmp_path / "v")])
         assert flags in " ".join(capsys.readouterr().out.split())

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+import rankcell as rc
 from rankcell.errors import RankcellError
 from rankcell.tokens import Tokenizer
 from rankcell.vocab import find_vocabulary
@@ -66,7 +67,7 @@ def _in_child(path, writing):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            Tokenizer(VOCAB).tokenize(path, obs=["kind"], workers=1)
+            Tokenizer(VOCAB, rc.Tokenizing(workers=1)).tokenize(path, obs=["kind"])
         words = RIGHT
     except RankcellError as e:
         words = REFUSED if str(e) and "\n" not in str(e) else f"several lines: {e}"

@@ -6,7 +6,7 @@ _PLACES = {
     "LabelledCells": "rankcell.assess.embedding_scores",
     "Mapped": "rankcell.assess.mapping",
     "Reference": "rankcell.assess.mapping",
-    "ScoreSettings": "rankcell.assess.embedding_scores",
+    "Scoring": "rankcell.assess.options",
     "compare_poolings": "rankcell.assess.poolings",
     "knn_accuracy": "rankcell.assess.embedding_scores",
     "knn_right": "rankcell.assess.knn",

@@ -1,12 +1,13 @@
 """Whether clusters of the embedding are the labels: Leiden communities, compared by ARI and NMI."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from rankcell.errors import SettingsError
-from rankcell.wording import note, option, shortened
+from rankcell.assess.options import Scoring
+from rankcell.wording import note
 
 EXACT = 10_000  # cells up to which neighbours are searched exactly
 
@@ -30,28 +31,14 @@ def cluster_scores(x: np.ndarray, labels: np.ndarray, *, k: int, resolution: Seq
     return scores
 
 
-def possible(resolution: float | Sequence[float] | None) -> tuple[float, ...]:
-    """One resolution or several as numbers; 0, None and an empty list are none. None with a warning where igraph is not installed.
-
-    SettingsError when one makes no sense.
-    """
+def computable(scoring: Scoring) -> Scoring:
+    """The same without clusters where igraph is not installed, with a note."""
     import importlib.util
 
-    try:
-        several = list(resolution) if isinstance(resolution, Iterable) and not isinstance(resolution, str) else [resolution or 0]
-        if any(isinstance(r, (bool, np.bool_)) for r in several):
-            raise TypeError
-        values = tuple(float(r) for r in several)
-    except (TypeError, ValueError):
-        raise SettingsError(f"{option('resolution')} is {shortened(resolution)}; a number above 0, or several (0 leaves clusters out)") from None
-    if values == (0.0,):
-        return ()
-    if wrong := [r for r in values if not 0 < r < float("inf")]:
-        raise SettingsError(f"{option('resolution')} is {wrong[0]:g}; a number above 0, or 0 alone, which leaves clusters out")
-    if values and importlib.util.find_spec("igraph") is None:
-        note("igraph is not installed: no ari and nmi (pip install igraph adds them)")
-        return ()
-    return values
+    if not scoring.resolution or importlib.util.find_spec("igraph") is not None:
+        return scoring
+    note("igraph is not installed: no ari and nmi (pip install igraph adds them)")
+    return replace(scoring, resolution=())
 
 
 def _graph(x: np.ndarray, k: int, seed: int) -> Any:

@@ -7,26 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.assess.clusters import cluster_scores, possible
+from rankcell.assess.clusters import cluster_scores
 from rankcell.assess.knn import knn_right
 from rankcell.assess.mixing import batch_mixing, batch_silhouette, silhouette
+from rankcell.assess.options import FOLDS, METRIC, K, Scoring
 from rankcell.errors import CellError, SettingsError
 from rankcell.wording import note, python_verb, shortened
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """Neighbours, folds, Leiden resolutions and the seed of folds, clusters and samples."""
-
-    k: int = 15
-    folds: int = 5
-    resolution: float | Sequence[float] | None = (0.2, 0.5, 1.0)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.k < 1 or self.folds < 2:
-            raise SettingsError(f"k is {self.k} and folds is {self.folds}: at least 1 neighbour and 2 folds are needed")
-        object.__setattr__(self, "resolution", possible(self.resolution))
 
 
 @dataclass(frozen=True)
@@ -110,7 +96,7 @@ def _warn_small(name: str, small: Sequence[str], n: int, folds: int) -> None:
 
 
 @python_verb()
-def knn_accuracy(x: Any, labels: Any, *, k: int = 15, folds: int = 5, metric: str = "cosine", seed: int = 0) -> float:
+def knn_accuracy(x: Any, labels: Any, *, k: int = K, folds: int = FOLDS, metric: str = METRIC, seed: int = 0) -> float:
     """Share of cells whose label is the majority label of their `k` nearest neighbours in the other folds.
 
     x
@@ -123,15 +109,15 @@ def knn_accuracy(x: Any, labels: Any, *, k: int = 15, folds: int = 5, metric: st
     """
     from sklearn.neighbors import VALID_METRICS
 
-    settings = ScoreSettings(k, folds, (), seed)
+    scoring = Scoring(k, folds, (), seed)
     if metric not in VALID_METRICS["brute"]:
         raise SettingsError(f"unknown metric {shortened(metric)}; cosine or euclidean")
     x, values = _numbers(x), _column(labels)
     if len(values) != len(x):
         raise CellError(f"there are {len(values):,} labels for {len(x):,} cells: one per cell is wanted")
-    cells = LabelledCells.of(values, folds=settings.folds)
+    cells = LabelledCells.of(values, folds=scoring.folds)
     used = cells.rows[cells.crossed]
-    right, _ = knn_right(x[used], cells.labels[cells.crossed], k=settings.k, folds=settings.folds, metric=metric, seed=settings.seed)
+    right, _ = knn_right(x[used], cells.labels[cells.crossed], k=scoring.k, folds=scoring.folds, metric=metric, seed=scoring.seed)
     return int(right.sum()) / len(right)
 
 
@@ -159,7 +145,7 @@ def _column(labels: Any) -> Any:
         raise CellError(f"labels is {shortened(labels)}: a list of one label per cell is wanted") from None
 
 
-def score(x: np.ndarray, cells: LabelledCells, settings: ScoreSettings) -> tuple[dict[str, Any], np.ndarray]:
+def score(x: np.ndarray, cells: LabelledCells, scoring: Scoring) -> tuple[dict[str, Any], np.ndarray]:
     """({score: value}, bool per cross-validated cell: its label was found).
 
     x
@@ -168,13 +154,13 @@ def score(x: np.ndarray, cells: LabelledCells, settings: ScoreSettings) -> tuple
     x = np.asarray(x, np.float64)[cells.rows]  # cells of an untrained model differ by less than float32 cosines can tell
     good = np.isfinite(x).all(1)
     crossed = cells.labels[cells.crossed]
-    right, fold = knn_right(x[cells.crossed], crossed, k=settings.k, folds=settings.folds, seed=settings.seed)
+    right, fold = knn_right(x[cells.crossed], crossed, k=scoring.k, folds=scoring.folds, seed=scoring.seed)
     found = _knn_scores(right, fold, crossed)
     x, labels = x[good], cells.labels[good]
-    found |= cluster_scores(x, labels, k=settings.k, resolution=settings.resolution, seed=settings.seed)
-    found["silhouette"] = silhouette(x, labels, seed=settings.seed)
+    found |= cluster_scores(x, labels, k=scoring.k, resolution=scoring.resolution, seed=scoring.seed)
+    found["silhouette"] = silhouette(x, labels, seed=scoring.seed)
     if cells.batch is not None:
-        found |= _batch_scores(x, labels, cells.batch[good], settings)
+        found |= _batch_scores(x, labels, cells.batch[good], scoring)
     return found | cells.counts | {"n_without_embedding": int((~good).sum())}, right
 
 
@@ -188,14 +174,14 @@ def _knn_scores(right: np.ndarray, fold: np.ndarray, labels: np.ndarray) -> dict
     }
 
 
-def _batch_scores(x: np.ndarray, labels: np.ndarray, batch: np.ndarray, settings: ScoreSettings) -> dict[str, float]:
+def _batch_scores(x: np.ndarray, labels: np.ndarray, batch: np.ndarray, scoring: Scoring) -> dict[str, float]:
     known = batch != ""
     x, labels, batch = x[known], labels[known], batch[known]
-    if len(x) <= settings.k or len(np.unique(batch)) < 2:
-        raise CellError(f"{len(x):,} cells have an embedding, a label and a batch: too few for {settings.k} neighbours and two batches")
+    if len(x) <= scoring.k or len(np.unique(batch)) < 2:
+        raise CellError(f"{len(x):,} cells have an embedding, a label and a batch: too few for {scoring.k} neighbours and two batches")
     return {
-        "batch_mixing": batch_mixing(x, batch, k=settings.k),
-        "batch_silhouette": batch_silhouette(x, labels, batch, seed=settings.seed),
+        "batch_mixing": batch_mixing(x, batch, k=scoring.k),
+        "batch_silhouette": batch_silhouette(x, labels, batch, seed=scoring.seed),
         "n_missing_batch": int((~known).sum()),
     }
 

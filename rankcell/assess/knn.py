@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rankcell.assess.options import FOLDS, METRIC, K
 from rankcell.errors import SettingsError
 
 
 def knn_right(
-    x: np.ndarray, labels: Sequence[str], *, k: int = 15, folds: int = 5, metric: str = "cosine", seed: int = 0
+    x: np.ndarray, labels: Sequence[str], *, k: int = K, folds: int = FOLDS, metric: str = METRIC, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """(bool: the label is the majority label of the cell's `k` nearest neighbours in the other folds, int: the cell's own fold), an entry per cell.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rankcell.assess.options import LabelMapping
 from rankcell.errors import SettingsError
 from rankcell.wording import option
 
@@ -37,12 +38,13 @@ def require_enough(n: int, k: int) -> None:
         raise SettingsError(f"k is {k} and the reference has {n:,} cells with a label and an embedding: {option('k')} is at least 1 and at most {n - 1:,}")
 
 
-def map_labels(x: np.ndarray, reference: Reference, *, k: int = 15, metric: str = "cosine") -> Mapped:
-    """See rankcell.tl.map_labels."""
+def map_labels(x: np.ndarray, reference: Reference, mapping: LabelMapping = LabelMapping()) -> Mapped:
+    """Votes of the `mapping.k` nearest reference cells; see rankcell.tl.map_labels."""
     from sklearn.neighbors import NearestNeighbors
 
+    k = mapping.k
     require_enough(len(reference.x), k)
-    near = NearestNeighbors(n_neighbors=k, metric=metric).fit(reference.x)
+    near = NearestNeighbors(n_neighbors=k, metric=mapping.metric).fit(reference.x)
     scale = np.sort(_own_distances(near, reference.x, k))
     found = Mapped(np.full(len(x), -1), np.zeros(len(x)), np.full(len(x), np.nan))
     rows = np.flatnonzero(np.isfinite(x).all(1))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.assess.embedding_scores import LabelledCells, ScoreSettings, paired_difference, score
+from rankcell.assess.embedding_scores import LabelledCells, paired_difference, score
+from rankcell.assess.options import Scoring
 from rankcell.embed import Embedder
 from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.model import POOLS
@@ -50,7 +51,7 @@ def compare_poolings(
     counts: Any,
     pool: Sequence[str] | None,
     layer: Sequence[int],
-    settings: ScoreSettings,
+    scoring: Scoring,
     n_random: int,
     compute: Compute,
     progress: Tick | None = None,
@@ -66,15 +67,15 @@ def compare_poolings(
     embedder.check(tokens, pool, layer)
     rows, right = [], {}
     passes = Passes(progress, int((tokens.n_genes > 0).sum()) * (1 + n_random))
-    for source, seed, columns in _sources(tokens, embedder, pool, layer, settings.seed, n_random, compute, passes):
+    for source, seed, columns in _sources(tokens, embedder, pool, layer, scoring.seed, n_random, compute, passes):
         for (name, n), x in columns.items():
             passes.begin(f"{source}: scoring {name}, layer {n}")
-            scores, right[source, name, n, seed] = score(x, cells, settings)
+            scores, right[source, name, n, seed] = score(x, cells, scoring)
             rows.append({"source": source, "pool": name, "layer": n, "seed": seed, "width": x.shape[1]} | scores)
     if counts is not None:
         passes.begin(f"scoring {PCA}")
-        pca = principal_components(counts, seed=settings.seed)
-        scores, right[PCA, "", None, None] = score(pca, cells, settings)
+        pca = principal_components(counts, seed=scoring.seed)
+        scores, right[PCA, "", None, None] = score(pca, cells, scoring)
         rows.append({"source": PCA, "pool": "", "layer": None, "seed": None, "width": pca.shape[1]} | scores)
     for row in rows:
         row |= _differences(row, right)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.assess.options import RANK_EDITS, RankBins
 from rankcell.embed import Embedder
 from rankcell.errors import CellError, SettingsError
 from rankcell.progress import Passes, Tick
@@ -34,7 +35,7 @@ def _mask(genes: np.ndarray, at: np.ndarray, rng: np.random.Generator, mask: int
     return edited
 
 
-EDITS: dict[str, Edit] = {"drop": _drop, "shuffle": _shuffle, "mask": _mask}
+EDITS: dict[str, Edit] = dict(zip(RANK_EDITS, (_drop, _shuffle, _mask), strict=True))
 
 
 def bins(n: int, n_bins: int) -> list[np.ndarray]:
@@ -53,25 +54,10 @@ def edited_rows(row: np.ndarray, frame: Any, how: str, *, n_bins: int, rng: np.r
     return [np.concatenate([row[:first], edit(genes, at, rng, mask), row[end:]]) for at in (*bins(n, n_bins), chosen)]
 
 
-@dataclass(frozen=True)
-class BiasSettings:
-    """Kinds of edits, bins, cells (None: all) and the seed of every draw."""
-
-    how: Sequence[str] = tuple(EDITS)
-    n_bins: int = 10
-    cells: int | None = 200
-    seed: int = 0
-
-    def check(self, vocab: Any) -> None:
-        unknown = [h for h in self.how if h not in EDITS]
-        if unknown or not self.how:
-            raise SettingsError(f"unknown edit '{unknown[0]}'; one of {', '.join(EDITS)}" if unknown else "no edit was asked for")
-        if self.n_bins < 2:
-            raise SettingsError(f"n_bins is {self.n_bins}; at least 2")
-        if self.cells is not None and self.cells < 1:
-            raise SettingsError(f"cells is {self.cells}; at least 1, or None for all")
-        if "mask" in self.how and vocab.mask is None:
-            raise SettingsError(f"vocabulary '{vocab.name}' has no <mask> token: pass how=('drop', 'shuffle')")
+def require_mask(ranks: RankBins, vocab: Any) -> None:
+    """SettingsError where genes are to be masked and the vocabulary has no mask."""
+    if "mask" in ranks.how and vocab.mask is None:
+        raise SettingsError(f"vocabulary '{vocab.name}' has no <mask> token: pass how=('drop', 'shuffle')")
 
 
 @dataclass
@@ -89,56 +75,56 @@ def rank_bias(
     *,
     pool: Sequence[str],
     layer: Sequence[int],
-    settings: BiasSettings,
+    ranks: RankBins,
     progress: Tick | None = None,
 ) -> Any:
     """See rankcell.tl.rank_bias. `progress`: called with the rows that have been embedded, edited ones and not, and their total."""
-    settings.check(embedder.checkpoint.vocab)
+    require_mask(ranks, embedder.checkpoint.vocab)
     embedder.check(tokens, pool, layer)
-    rows, n_short = chosen_cells(tokens, settings)
+    rows, n_short = chosen_cells(tokens, ranks)
     gathered = _Gathered()
-    passes = Passes(progress, len(rows) * (1 + len(settings.how) * (settings.n_bins + 1)))
+    passes = Passes(progress, len(rows) * (1 + len(ranks.how) * (ranks.n_bins + 1)))
     for part in (rows[i : i + AT_ONCE] for i in range(0, len(rows), AT_ONCE)):
         passes.begin("unedited")
         before = _vectors(embedder, tokens.take(part), pool, layer, passes)
         for name, x in before.items():
             gathered.between.setdefault(name, []).append(shift(x, np.roll(x, 1, axis=0)) if len(x) > 1 else np.empty(0))
-        for how in settings.how:
+        for how in ranks.how:
             passes.begin(how)
-            after = _vectors(embedder, _edited(tokens, part, how, embedder.checkpoint.vocab.mask, settings), pool, layer, passes)
+            after = _vectors(embedder, _edited(tokens, part, how, embedder.checkpoint.vocab.mask, ranks), pool, layer, passes)
             for name, x in before.items():
-                _gather(gathered, name, how, x, after[name].reshape(len(part), settings.n_bins + 1, -1))
-    table = _table(gathered, pool, layer, settings)
+                _gather(gathered, name, how, x, after[name].reshape(len(part), ranks.n_bins + 1, -1))
+    table = _table(gathered, pool, layer, ranks)
     table.attrs = {
         "model": embedder.checkpoint.name,
         **embedder.checkpoint.remarks,
         "vocabulary": tokens.spec.vocabulary,
-        "n_bins": settings.n_bins,
-        "cells": settings.cells,
-        "seed": settings.seed,
+        "n_bins": ranks.n_bins,
+        "cells": ranks.cells,
+        "seed": ranks.seed,
         "n_cells_with_too_few_genes": n_short,
     }
     return table
 
 
-def chosen_cells(tokens: TokenSet, settings: BiasSettings) -> tuple[np.ndarray, int]:
+def chosen_cells(tokens: TokenSet, ranks: RankBins) -> tuple[np.ndarray, int]:
     """Rows with a gene for every bin, in random order, at most as many as wanted; and how many cells have too few genes."""
-    enough = np.flatnonzero(tokens.n_genes >= settings.n_bins)
+    enough = np.flatnonzero(tokens.n_genes >= ranks.n_bins)
     n_short = len(tokens) - len(enough)
     if not len(enough):
         raise CellError(
-            f"none of the {len(tokens):,} cells has the {settings.n_bins} genes that {settings.n_bins} bins need: pass a smaller n_bins"
+            f"none of the {len(tokens):,} cells has the {ranks.n_bins} genes that {ranks.n_bins} bins need: pass a smaller n_bins"
         )
     if n_short:
-        note(f"{n_short:,} of {len(tokens):,} cells have fewer than {settings.n_bins} genes: they are left out")
-    return np.random.default_rng(settings.seed).permutation(enough)[: settings.cells], n_short
+        note(f"{n_short:,} of {len(tokens):,} cells have fewer than {ranks.n_bins} genes: they are left out")
+    return np.random.default_rng(ranks.seed).permutation(enough)[: ranks.cells], n_short
 
 
-def _edited(tokens: TokenSet, rows: np.ndarray, how: str, mask: int | None, settings: BiasSettings) -> TokenSet:
+def _edited(tokens: TokenSet, rows: np.ndarray, how: str, mask: int | None, ranks: RankBins) -> TokenSet:
     def edited() -> Iterator[np.ndarray]:
         for i in rows.tolist():
-            rng = np.random.default_rng((settings.seed, i, list(EDITS).index(how)))
-            yield from edited_rows(tokens.row(i), tokens.frame, how, n_bins=settings.n_bins, rng=rng, mask=-1 if mask is None else mask)
+            rng = np.random.default_rng((ranks.seed, i, list(EDITS).index(how)))
+            yield from edited_rows(tokens.row(i), tokens.frame, how, n_bins=ranks.n_bins, rng=rng, mask=-1 if mask is None else mask)
 
     return TokenSet.from_rows(edited(), tokens.spec).known_to_fit(tokens.spec.vocabulary_hash)  # masks among the genes are meant
 
@@ -163,17 +149,17 @@ def _gather(gathered: _Gathered, name: str, how: str, before: np.ndarray, after:
         gathered.distance.setdefault((name, how, i), []).append(distance[:, i])
 
 
-def _table(gathered: _Gathered, pool: Sequence[str], layer: Sequence[int], settings: BiasSettings) -> Any:
+def _table(gathered: _Gathered, pool: Sequence[str], layer: Sequence[int], ranks: RankBins) -> Any:
     import pandas as pd
 
     rows = []
-    for n, p, how in ((n, p, how) for n in layer for p in pool for how in settings.how):
+    for n, p, how in ((n, p, how) for n in layer for p in pool for how in ranks.how):
         name = f"{p}_layer{n}"
         pairs = np.concatenate(gathered.between[name])
         between = float(pairs.mean()) if len(pairs) else float("nan")
-        for i in range(settings.n_bins + 1):
-            one = {"pool": p, "layer": n, "how": how, "decile": None if i == settings.n_bins else i}
-            one["genes"] = RANDOM if i == settings.n_bins else "decile"
+        for i in range(ranks.n_bins + 1):
+            one = {"pool": p, "layer": n, "how": how, "decile": None if i == ranks.n_bins else i}
+            one["genes"] = RANDOM if i == ranks.n_bins else "decile"
             moved, distance = (np.concatenate(part[name, how, i]) for part in (gathered.shift, gathered.distance))
             sem = moved.std(ddof=1) / np.sqrt(len(moved)) if len(moved) > 1 else float("nan")
             one |= {"shift": float(moved.mean()), "sem": float(sem), "distance": float(distance.mean())}

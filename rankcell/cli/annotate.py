@@ -1,66 +1,63 @@
 """rankcell annotate"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankcell.cli import options as o
+from rankcell.assess.options import LabelMapping
+from rankcell.cli.flags import flat
 from rankcell.cli.progress import progress
+from rankcell.cli.shared import ComputeOnOne, Force, In
+from rankcell.counts.options import Counts
+from rankcell.embed.options import KEY
+from rankcell.model.options import Model
+from rankcell.options import Help
+
+if TYPE_CHECKING:
+    from rankcell.assess.annotate import Annotation
+
+_REFERENCE = "Cells with labels: a count file or a token set folder, or an h5ad that holds the embedding."
+_OUT = "OUT.csv, .tsv or .parquet (a row per cell), or OUT.h5ad (a copy of an h5ad IN with the labels in obs)."
 
 
+@flat
 def annotate(
-    source: o.In,
-    reference: Annotated[
-        Path,
-        typer.Option(metavar="REF", help="Cells with labels: a count file or a token set folder, or an h5ad that holds the embedding."),
-    ],
-    label: Annotated[str, typer.Option(metavar="COL", help="The cell column of the reference to carry over.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="OUT",
-            help="OUT.csv, .tsv or .parquet (a row per cell), or OUT.h5ad (a copy of an h5ad IN with the labels in obs).",
-        ),
-    ],
-    model: o.Model = None,
-    vocab: o.ModelVocab = None,
-    vocab_mismatch_ok: o.MismatchOk = False,
-    key: Annotated[
-        str, typer.Option(metavar="KEY", help="The embedding in obsm, where both h5ad files hold one and no model is named.")
-    ] = "X_rankcell",
-    pool: Annotated[
-        str | None, typer.Option(metavar="KIND", help="The pooling (default: that of an embedding which is there, else mean).")
-    ] = None,
-    layer: Annotated[
-        int | None, typer.Option(metavar="N", help="The layer (default: that of an embedding which is there, else -2).")
-    ] = None,
-    k: Annotated[int, typer.Option(help="Nearest reference cells that vote.")] = 15,
-    metric: Annotated[str, typer.Option(help="cosine or euclidean.")] = "cosine",
-    min_confidence: Annotated[float, typer.Option(metavar="SHARE", help="A label with a smaller share of the votes is 'unsure'.")] = 0.5,
-    max_distance: Annotated[
-        float,
-        typer.Option(metavar="SHARE", help="So is that of a cell farther away than this share of the reference is from itself."),
-    ] = 0.95,
-    key_added: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the new column (default: COL_mapped).")] = None,
-    counts_layer: o.CountsLayer = None,
-    raw: o.Raw = False,
-    gene_column: o.GeneColumn = None,
-    genome: o.Genome = None,
-    allow_non_counts: o.AllowNonCounts = False,
-    device: o.Device = "auto",
-    precision: o.Precision = "auto",
-    tokens_per_batch: o.TokensPerBatch = None,
-    force: o.Force = False,
+    source: In,
+    reference: Annotated[Path, Help(_REFERENCE, "REF")],
+    label: Annotated[str, Help("The cell column of the reference to carry over.", "COL")],
+    out: Annotated[Path, Help(_OUT, "OUT", flags=("--out", "-o"))],
+    model: Model,
+    mapping: LabelMapping,
+    counts: Counts,
+    compute: ComputeOnOne,
+    key: Annotated[str, Help("The embedding in obsm, where both h5ad files hold one and no model is named.", "KEY")] = KEY,
+    pool: Annotated[str | None, Help("The pooling (default: that of an embedding which is there, else mean).", "KIND")] = None,
+    layer: Annotated[int | None, Help("The layer (default: that of an embedding which is there, else -2).", "N")] = None,
+    key_added: Annotated[str | None, Help("Name of the new column (default: COL_mapped).", "NAME")] = None,
+    force: Force = False,
 ) -> None:
     """Carry labels over from reference cells: the majority of the nearest ones, or 'unsure' where they disagree or are far."""
-    options = dict(locals())  # every option is a parameter of the job
-    from rankcell import jobs
+    from rankcell.assess.annotate import annotate as annotate_cells
 
+    how = {"key": key, "pool": pool, "layer": layer, "mapping": mapping, "key_added": key_added, "counts": counts, "compute": compute}
     with progress("annotate") as tick:
-        made = jobs.annotate(**options, progress=tick)
-    for line in made.lines:
+        annotation = annotate_cells(source, reference, out, label=label, model=model, **how, force=force, progress=tick)
+    for line in label_lines(annotation):
         typer.echo(line)
-    typer.echo(f"{made.path}: {len(made.table):,} cells")
+    typer.echo(f"{annotation.path}: {len(annotation.table):,} cells")
+
+
+def label_lines(annotation: "Annotation") -> list[str]:
+    """How many cells got which label, and how many none."""
+    from rankcell.assess.label_tables import UNSURE
+
+    labels = annotation.table[annotation.column]
+    n, counts = len(labels), labels.value_counts()
+    unsure, missing = int(counts.get(UNSURE, 0)), int(labels.isna().sum())
+    sure = counts.drop(UNSURE, errors="ignore")
+    top = ", ".join(f"{label} {count:,}" for label, count in sure[sure > 0].head(6).items()) or "none"
+    more = ", ..." if (sure > 0).sum() > 6 else ""
+    lines = [f"{n - unsure - missing:,} of {n:,} cells labelled from {annotation.n_reference:,} reference cells: {top}{more}"]
+    lines.append(f"{unsure:,} {UNSURE}")
+    return lines + ([f"{missing:,} without a known gene, and without a label"] if missing else [])

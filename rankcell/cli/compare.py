@@ -5,52 +5,48 @@ from typing import Annotated
 
 import typer
 
-from rankcell.cli import options as o
+from rankcell.assess.options import COMPARED_LAYERS, N_RANDOM, Scoring
+from rankcell.cli.flags import flat
 from rankcell.cli.progress import progress
+from rankcell.cli.shared import ComputeOnOne, Force, In
+from rankcell.counts.options import Counts
+from rankcell.model.options import Model
+from rankcell.options import Help
+
+_LABEL = "The cell column of known groups (cell types) that embeddings are to keep together."
 
 
+@flat
 def compare(
-    source: o.In,
-    label: Annotated[
-        str, typer.Option(metavar="COL", help="The cell column of known groups (cell types) that embeddings are to keep together.")
-    ],
+    source: In,
+    label: Annotated[str, Help(_LABEL, "COL")],
+    model: Model,
+    scoring: Scoring,
+    counts: Counts,
+    compute: ComputeOnOne,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="OUT", help="Write the whole table: .csv, .tsv or .parquet (default: a summary is printed)."),
+        Path | None, Help("Write the whole table: .csv, .tsv or .parquet (default: a summary is printed).", "OUT", flags=("--out", "-o"))
     ] = None,
-    model: o.Model = None,
-    pool: Annotated[list[str] | None, typer.Option(metavar="KIND", help="A pooling; may be repeated (default: all that fit).")] = None,
-    layer: Annotated[list[int], typer.Option(metavar="N", help="A layer, as for embed; may be repeated.")] = [-1, -2],
-    batch: Annotated[
-        str | None, typer.Option(metavar="COL", help="The cell column of batches: also score how well they are mixed.")
-    ] = None,
-    k: Annotated[int, typer.Option(help="Nearest neighbours.")] = 15,
-    folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 5,
-    resolution: Annotated[
-        list[float], typer.Option(metavar="R", help="A Leiden resolution to try; may be repeated (needs igraph; 0: no clusters).")
-    ] = [0.2, 0.5, 1.0],
-    seed: Annotated[int, typer.Option(help="Of folds, clusters, samples and random models.")] = 0,
-    n_random: Annotated[int, typer.Option(help="Models with random weights to score beside it.")] = 1,
-    vocab: o.ModelVocab = None,
-    vocab_mismatch_ok: o.MismatchOk = False,
-    counts_layer: o.CountsLayer = None,
-    raw: o.Raw = False,
-    gene_column: o.GeneColumn = None,
-    genome: o.Genome = None,
-    allow_non_counts: o.AllowNonCounts = False,
-    device: o.Device = "auto",
-    precision: o.Precision = "auto",
-    tokens_per_batch: o.TokensPerBatch = None,
-    force: o.Force = False,
+    pool: Annotated[list[str], Help("A pooling; may be repeated (default: all that fit).", "KIND")] = [],
+    layer: Annotated[list[int], Help("A layer, as for embed; may be repeated.", "N", cli=list[int])] = list(COMPARED_LAYERS),
+    batch: Annotated[str | None, Help("The cell column of batches: also score how well they are mixed.", "COL")] = None,
+    n_random: Annotated[int, Help("Models with random weights to score beside it.")] = N_RANDOM,
+    force: Force = False,
 ) -> None:
     """Which pooling and layer of a model keep known cell types together best, beside PCA and the same model with random weights."""
-    options = dict(locals())  # every option is a parameter of the job
-    from rankcell import jobs
+    from rankcell.assess.compare_cells import compare_cells
+    from rankcell.assess.comparison import summary
+    from rankcell.stats.ranked_tables import check_out, write_ranked
+    from rankcell.store import require_apart
 
-    options |= {"pool": pool or None}
+    if out is not None:
+        require_apart(out, [source])
+        check_out(out, force=force)
+    how = {"pool": pool or None, "layer": layer, "batch": batch, "scoring": scoring, "n_random": n_random}
     with progress("compare") as tick:
-        comparison = jobs.compare(**options, progress=tick)
-    for line in comparison.lines:
-        typer.echo(line)
-    if comparison.path:
-        typer.echo(f"{comparison.path}: {len(comparison.table):,} rows")
+        table = compare_cells(source, label, model, **how, counts=counts, compute=compute, progress=tick)
+        if out is not None:
+            write_ranked(table, out, facts=table.attrs, force=force)
+    typer.echo(summary(table))
+    if out is not None:
+        typer.echo(f"{out}: {len(table):,} rows")

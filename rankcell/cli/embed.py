@@ -1,84 +1,67 @@
 """rankcell embed"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankcell.cli import options as o
-from rankcell.cli.progress import progress
+from rankcell.cli.flags import flat
+from rankcell.cli.progress import AGAIN, progress
+from rankcell.cli.shared import Force, In
 from rankcell.cli.verb import say_remarks
+from rankcell.counts.options import Counts
+from rankcell.embed.options import EmbedConfig
+from rankcell.model.options import Compute, Model
+from rankcell.options import Help
+
+if TYPE_CHECKING:
+    from rankcell.embed.store_run import Written
+
+_OUT = "OUT.h5ad or OUT.zarr (obsm X_rankcell, or X_rankcell_POOL_layerN when several), OUT.parquet, .npz, .npy, .safetensors or .sqlite."
+_SHARD = "Only the I-th of N parts, for several machines; the same command without it puts them together."
 
 
+@flat
 def embed(
-    source: o.In,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="OUT",
-            help="OUT.h5ad or OUT.zarr (obsm X_rankcell, or X_rankcell_POOL_layerN when several), OUT.parquet, .npz, .npy, .safetensors or .sqlite.",
-        ),
-    ],
-    model: o.Model = None,
-    vocab: o.ModelVocab = None,
-    vocab_mismatch_ok: o.MismatchOk = False,
-    pool: Annotated[
-        list[str],
-        typer.Option(
-            metavar="KIND",
-            help="mean, max, min, std, var, median, norm, parti (over genes), mean_all (special tokens too), cls, first, position0; "
-            "A+B puts several side by side; may be repeated.",
-        ),
-    ] = ["mean"],
-    layer: Annotated[list[int], typer.Option(metavar="N", help="-1: output of the last block, 0: embedding layer; may be repeated.")] = [
-        -2
-    ],
-    include: Annotated[
-        list[str],
-        typer.Option(
-            metavar="WHAT",
-            help="cell; gene (the state of each gene in each cell); gene_mean (n, mean and sd over cells); state (of each category of --by); "
-            "several with commas, or repeated.",
-        ),
-    ] = ["cell"],
-    by: Annotated[str | None, typer.Option(metavar="COL", help="The cell column whose categories state and gene_mean are for.")] = None,
-    statistic: Annotated[str, typer.Option(help="Of states: mean, or the exact median.")] = "mean",
-    dtype: Annotated[str, typer.Option(help="What numbers are stored as: float16, float32 or float64.")] = "float32",
-    counts_layer: o.CountsLayer = None,
-    raw: o.Raw = False,
-    gene_column: o.GeneColumn = None,
-    genome: o.Genome = None,
-    allow_non_counts: o.AllowNonCounts = False,
-    device: o.Devices = "auto",
-    precision: o.Precision = "auto",
-    tokens_per_batch: o.TokensPerBatch = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(metavar="I/N", help="Only the I-th of N parts, for several machines; the same command without it puts them together."),
-    ] = None,
-    force: o.Force = False,
+    source: In,
+    out: Annotated[Path, Help(_OUT, "OUT", flags=("--out", "-o"))],
+    model: Model,
+    config: EmbedConfig,
+    counts: Counts,
+    compute: Compute,
+    shard: Annotated[str | None, Help(_SHARD, "I/N")] = None,
+    force: Force = False,
 ) -> None:
     """Counts or tokens to one vector per cell (and per gene, and per state), in the order and with the ids of the input.
 
     Saved part by part in OUT.run, about 500,000 tokens at a time (on a GPU eight full batches): stopped at any moment, the same command goes on after the last part.
     """
-    options = dict(locals())  # every option is a parameter of the job
-    from rankcell import jobs
-    from rankcell.embed.store_run import run_folder
+    from rankcell.embed.embed_cells import embed_part, embed_to_file
 
-    def kept() -> str:
-        there = run_folder(out).is_dir()
-        return (
-            f"what is done is kept in {run_folder(out)}, the same command goes on from there" if there else "the same command starts again"
+    with progress("embed", stopped=lambda: _kept(out)) as tick:
+        how = {"model": model, "counts": counts, "compute": compute, "force": force, "progress": tick}
+        if shard is None:
+            written = embed_to_file(source, out, config, **how)
+        else:
+            done = embed_part(source, out, config, shard=shard, **how)
+    if shard is None:
+        _say(out, written)
+    else:
+        typer.echo(
+            f"{done.folder}: part {done.part} is done, {done.done:,} of {done.n_units:,} units are there; "
+            "when all parts are done: the same command without --shard"
         )
 
-    with progress("embed", stopped=kept) as tick:
-        written = jobs.embed(**options, progress=tick)
-    if shard is not None:
-        typer.echo(f"{written.folder}: part {written.part} is done, {written.done:,} of {written.n_units:,} units are there; when all parts are done: the same command without --shard")
-        return
+
+def _kept(out: Path) -> str:
+    """What is left of a run that is stopped."""
+    from rankcell.embed.store_run import run_folder
+
+    folder = run_folder(out)
+    return f"what is done is kept in {folder}, the same command goes on from there" if folder.is_dir() else AGAIN
+
+
+def _say(out: Path, written: "Written") -> None:
     say_remarks(written.meta)
     check = written.meta.get("precision_check")
     if check:

@@ -14,6 +14,8 @@ import typer
 
 from rankcell.options import Choice, Field, Help, Options, fields_of, is_given, is_options, members_of, parts_of, split_hint
 
+_FORMER = "former_"
+
 
 def flat(function: Callable[..., None]) -> Callable[..., None]:
     """Decorator of a verb: a parameter that is a class of options becomes a flag for each of its fields.
@@ -33,9 +35,15 @@ def flat(function: Callable[..., None]) -> Callable[..., None]:
         else:
             parameters.append(p.replace(kind=p.KEYWORD_ONLY))
     names = {p.name for p in inspect.signature(function).parameters.values()}
+    former = list(_former(parameters))
+    parameters += former
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
+        for p in former:
+            value = values.pop(p.name)
+            if is_given(value):
+                values[p.name.removeprefix(_FORMER)] = value
         function(**{n: v for n, v in values.items() if n in names} | {name: build(values) for name, build in made.items()})
 
     del command.__wrapped__
@@ -56,7 +64,8 @@ def _parameters(part: type[Options] | Choice) -> Iterator[inspect.Parameter]:
         return
     for _, member in members_of(part):
         if isinstance(member, Field):
-            yield _parameter(member)
+            if not member.help.python_only:
+                yield _parameter(member)
         else:
             yield from _parameters(member)
 
@@ -76,8 +85,9 @@ def _as_given(field: Field, prefix: str) -> Field:
 def _parameter(field: Field) -> inspect.Parameter:
     help, several = field.help, _takes_several(field.hint)
     kind = help.cli or (list[str] if several else _cli_type(field.hint))
-    flags = list(help.flags) or (["--" + field.name.replace("_", "-")] if kind is bool or help.hidden else [])
+    flags = list(help.flags) or (["--" + field.name.replace("_", "-")] if kind is bool and field.default is False else [])
     flag = typer.Option(*flags, metavar=help.metavar, help=help.spelled(flags=True))
+    flag.former = ["--" + name.replace("_", "-") for name in help.hidden]
     default = field.default
     if default in (dataclasses.MISSING, inspect.Parameter.empty):
         default = inspect.Parameter.empty
@@ -86,6 +96,21 @@ def _parameter(field: Field) -> inspect.Parameter:
     elif default is None or kind is bool:
         kind = kind | None if default is None else kind
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, flag])
+
+
+def _former(parameters: Sequence[inspect.Parameter]) -> Iterator[inspect.Parameter]:
+    """A hidden option for the former flags of each, but for those that another option has now."""
+    taken = {flag for p in parameters for meta in _metas(p) for flag in (*(meta.param_decls or ()), "--" + p.name.replace("_", "-"))}
+    for p in parameters:
+        kind, metas = split_hint(p.annotation)[0], _metas(p)
+        if flags := [flag for meta in metas for flag in getattr(meta, "former", ()) if flag not in taken]:
+            hidden = Annotated[kind | None, typer.Option(*flags, hidden=True)]
+            yield p.replace(name=_FORMER + p.name, default=None, annotation=hidden, kind=p.KEYWORD_ONLY)
+
+
+def _metas(p: inspect.Parameter) -> list[Any]:
+    """The parser's own (typer's) description of an option."""
+    return [meta for meta in getattr(p.annotation, "__metadata__", ()) if hasattr(meta, "param_decls")]
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -108,7 +133,7 @@ def _build(part: type[Options] | Choice, values: Mapping[str, Any]) -> Options:
     """The options that a command line gave."""
     if isinstance(part, Choice):
         return _build_variant(part, values)
-    own = {f.name: _plain(values[f.name], f.default) for f in fields_of(part)}
+    own = {f.name: _plain(values[f.name], f.default) for f in fields_of(part) if not f.help.python_only}
     return part(**own, **{name: _build(inner, values) for name, inner in parts_of(part)})
 
 

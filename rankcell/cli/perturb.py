@@ -8,6 +8,7 @@ import typer
 
 from rankcell.cli.flags import flat
 from rankcell.cli.progress import AGAIN, progress
+from rankcell.cli.shared import Force
 from rankcell.cli.verb import say_remarks
 from rankcell.counts.options import Counts
 from rankcell.errors import SettingsError
@@ -35,7 +36,7 @@ def perturb(
     dry_run: Annotated[bool, Help("Write nothing: say how many cells, edits, tokens, how long, how large.")] = False,
     counts: Counts = Counts(),
     compute: Compute = Compute(),
-    force: Annotated[bool, Help("Replace an output that exists.")] = False,
+    force: Force = False,
 ) -> None:
     """Perturb genes in every cell and measure how far the model's states move.
 

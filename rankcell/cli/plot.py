@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
-from rankcell.cli import options as o
+from rankcell.cli.flags import flat
+from rankcell.cli.shared import Force, Results
 
 WHAT = "report (a page with all of them), or one of volcano, ranked, heatmap, affected, rank, decomposition, explain."
 
 
+@flat
 def plot(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="The results folder of rankcell perturb.")],
+    source: Results,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The file to write: html for a report, else png, svg or pdf.")],
     what: Annotated[str, typer.Option(help=WHAT)] = "report",
     edit: Annotated[str | None, typer.Option(help="affected: of this edit (its id, gene or symbol).")] = None,
@@ -25,7 +27,7 @@ def plot(
     statistics: Annotated[
         str | None, typer.Option(metavar="FILE", help="volcano, ranked, report: the table of rankcell stats to draw.")
     ] = None,
-    force: o.Force = False,
+    force: Force = False,
 ) -> None:
     """Draw a finished screen: one picture, or a self-contained page."""
     from rankcell import jobs

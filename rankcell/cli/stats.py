@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-from rankcell.cli import options as o
+from rankcell.cli.flags import flat
+from rankcell.cli.shared import Force, Results
 from rankcell.cli.verb import say_remarks
 
 
+@flat
 def stats(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="The results folder of rankcell perturb.")],
+    source: Results,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The table to write: .tsv, .csv or .parquet (and OUT.json).")],
     score: Annotated[str | None, typer.Option(help="The score to rank and test (default: cos_genes_in_place, else cos_genes).")] = None,
     mode: Annotated[
@@ -35,7 +37,7 @@ def stats(
     direction: Annotated[str | None, typer.Option(help="affected: pairs that move more than expected (default), less, or both.")] = None,
     seed: Annotated[int, typer.Option(help="For what is drawn (signs of many donors, starts of the mixture).")] = 0,
     compat: Annotated[str, typer.Option(help="'geneformer' gives Geneformer's own tables, slips included.")] = "rankcell",
-    force: o.Force = False,
+    force: Force = False,
 ) -> None:
     """Rank the edits of a screen and test them, with the trivial predictors beside every effect."""
     options = dict(locals())  # every option is a parameter of the job

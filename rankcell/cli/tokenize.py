@@ -1,45 +1,54 @@
 """rankcell tokenize"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankcell.cli import options as o
+from rankcell.cli.flags import flat
 from rankcell.cli.progress import progress
+from rankcell.cli.shared import Carried, CountFiles, Force
+from rankcell.counts.options import Counts
+from rankcell.options import Help
+from rankcell.tokens.options import Tokenizing
+
+if TYPE_CHECKING:
+    from rankcell.tokens.tokenset import TokenSet
+
+_VOCAB = "A vocabulary folder, or the name of a shipped or fetched one (default: that of vocab list which knows at least half of the genes)."
 
 
+@flat
 def tokenize(
-    source: o.Counts,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.dataset", help="The token set folder to write.")],
-    vocab: o.Vocab = None,
-    max_len: Annotated[int | None, typer.Option(help="Longest row, special tokens included (default: the vocabulary's).")] = None,
-    cls: Annotated[
-        bool | None, typer.Option("--cls/--no-cls", help="With or without CLS and EOS (default: as the vocabulary says).")
-    ] = None,
-    layer: o.CountsLayer = None,
-    raw: o.Raw = False,
-    gene_column: o.GeneColumn = None,
-    genome: o.Genome = None,
-    obs: Annotated[list[str], typer.Option(metavar="COL", help="A cell column to carry along; may be repeated.")] = [],
-    filter: Annotated[
-        str | None,
-        typer.Option(metavar="EXPR", help="Only cells for which this is true: \"cell_type == 'B'\", or filter_pass. A pandas expression."),
-    ] = None,
-    keep_counts: Annotated[bool, typer.Option("--keep-counts", help="Also keep count / n_counts * 10,000 beside each token.")] = False,
-    keep_uncropped: Annotated[bool, typer.Option("--keep-uncropped", help="Also keep all genes of each cell, beyond --max-len.")] = False,
-    allow_non_counts: o.AllowNonCounts = False,
-    allow_repeated_cells: o.AllowRepeatedCells = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Threads (default: the processors, at most 8); the result does not depend on it.")
-    ] = None,
-    force: o.Force = False,
+    source: CountFiles,
+    out: Annotated[Path, Help("The token set folder to write.", "OUT.dataset", flags=("--out", "-o"))],
+    vocab: Annotated[str | None, Help(_VOCAB)] = None,
+    tokenizing: Tokenizing = Tokenizing(),
+    counts: Counts = Counts(),
+    obs: Carried = [],
+    force: Force = False,
 ) -> None:
     """Counts to rank-value gene tokens: a `datasets` folder with cell ids."""
-    options = dict(locals())  # every option is a parameter of the job
-    from rankcell import jobs
+    from rankcell.tokens.cells import tokenize_cells
 
     with progress("tokenize") as tick:
-        tokens = jobs.tokenize(**options, progress=tick)
-    for line in jobs.tokenized(tokens):
+        tokens = tokenize_cells(source, vocab, obs=obs, tokenizing=tokenizing, counts=counts, out=out, force=force, progress=tick)
+    for line in token_lines(tokens):
         typer.echo(f"{out}: {line}")
+
+
+def token_lines(tokens: "TokenSet") -> list[str]:
+    """How many cells and known genes a TokenSet of counts has, in a line or two."""
+    import numpy as np
+
+    files = tokens.spec.source.get("files", [tokens.spec.source])
+    shares = [f["genes_known"] / max(1, f["genes"]) for f in files]
+    least = files[int(np.argmin(shares))]
+    doubt = f" ({min(shares):.0%}: is this the right vocabulary?)" if min(shares) < 0.1 else ""
+    known = f"{least['genes_known']:,} of {least['genes']:,} genes known{doubt} to vocabulary '{tokens.spec.vocabulary}'"
+    where = f"by {least['gene_column']}" if len(files) == 1 else f"in that of {len(files)} inputs which has the fewest"
+    n_genes = tokens.n_genes
+    middle = f", median {int(np.median(n_genes))} genes a cell" if len(n_genes) else ""
+    lines = [f"{len(tokens):,} cells, {known} {where}{middle}"]
+    left_out = sum(f.get("cells_left_out", 0) for f in files)
+    return lines + ([f"{left_out:,} cells left out by the filter {files[0]['filter']}"] if left_out else [])

@@ -23,11 +23,8 @@ class Verb(typer.core.TyperCommand):
             return super().invoke(ctx)
 
     def _spelling(self) -> dict[str, str]:
-        """Option -> flag. Where `raw` is one and `counts_layer` is none, `layer` is the one that holds the counts."""
-        flags = {p.name: max(p.opts, key=len) for p in self.params if p.param_type_name == "option"}
-        if "raw" in flags and "counts_layer" not in flags:
-            flags["counts_layer"] = flags.pop("layer")
-        return flags
+        """Option -> flag."""
+        return {p.name: max(p.opts, key=len) for p in self.params if p.param_type_name == "option" and not p.hidden}
 
 
 def say_remarks(said: Mapping[str, Any]) -> None:

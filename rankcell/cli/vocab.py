@@ -5,17 +5,19 @@ from typing import Annotated
 
 import typer
 
-from rankcell.cli import options as o
+from rankcell.cli.flags import flat
 from rankcell.cli.progress import progress
+from rankcell.cli.shared import Force
 from rankcell.cli.stopping import exit_code
 from rankcell.cli.verb import Verb
+from rankcell.counts.vocabulary.options import CountsToBuild, NewVocabulary, VocabularyName
+from rankcell.options import Help
 
 app = typer.Typer(
     help="Vocabularies: list, show, build from counts, fetch or import Geneformer's.", no_args_is_help=True, rich_markup_mode=None
 )
-_Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The vocabulary folder to write.")]
-
-_Ids = Annotated[Path | None, typer.Option(metavar="SYMBOLS.tsv", help="A table symbol, ensembl_id: genes get their Ensembl ids.")]
+_Out = Annotated[Path, Help("The vocabulary folder to write.", "DIR", flags=("--out", "-o"))]
+_Ids = Annotated[Path | None, Help("A table symbol, ensembl_id: genes get their Ensembl ids.", "SYMBOLS.tsv")]
 
 
 @app.command("list", cls=Verb)
@@ -36,73 +38,60 @@ def list_() -> None:
 @app.command(cls=Verb)
 def show(vocab: Annotated[str, typer.Argument(metavar="V", help="A vocabulary folder or name.")]) -> None:
     """What a vocabulary is: genes, special tokens, hash, provenance."""
-    from rankcell import jobs
+    from rankcell.cli.vocabulary_lines import vocabulary_lines
+    from rankcell.vocab import find_vocabulary
 
-    for line in jobs.show_vocab(vocab):
+    for line in vocabulary_lines(find_vocabulary(vocab)):
         typer.echo(line)
 
 
 @app.command(cls=Verb)
+@flat
 def build(
     sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files, folders or patterns of them, and tallies.")],
     out: _Out,
+    new: NewVocabulary,
+    counts: CountsToBuild,
     ids: _Ids = None,
-    name: Annotated[str | None, typer.Option(help="Its name (default: the folder's).")] = None,
-    species: Annotated[str, typer.Option(help="What the genes belong to.")] = "",
-    max_len: Annotated[int, typer.Option(help="Longest row, special tokens included.")] = 4096,
-    cls: Annotated[bool, typer.Option("--cls/--no-cls", help="With or without CLS and EOS tokens.")] = True,
-    layer: o.CountsLayer = None,
-    raw: o.Raw = False,
-    gene_column: o.BuildColumn = None,
-    genome: o.BuildGenome = None,
-    allow_non_counts: o.CountNonCounts = False,
-    min_cells: Annotated[int, typer.Option(help="Leave out genes that fewer cells show.")] = 1,
-    allow_repeated_cells: o.AllowRepeatedCells = False,
-    force: o.Force = False,
+    force: Force = False,
 ) -> None:
     """A vocabulary from counts: non-zero medians of normalised expression, exact, whatever the number of cells."""
-    options = dict(locals())  # every option is a parameter of the job
-    from rankcell import jobs
+    from rankcell.counts.vocabulary.build_vocab import build_vocab
 
     with progress("vocab build") as tick:
-        made = jobs.build_vocab(**options, progress=tick)
-    n = sum(g.startswith("ENS") for g in made.genes)
-    typer.echo(f"{out}: {made!r}, genes named by '{made.provenance['gene_column']}', {n:,} of them Ensembl ids")
+        vocab = build_vocab(sources, out, ids=ids, new=new, counts=counts, force=force, progress=tick)
+    n = sum(g.startswith("ENS") for g in vocab.genes)
+    typer.echo(f"{out}: {vocab!r}, genes named by '{vocab.provenance['gene_column']}', {n:,} of them Ensembl ids")
 
 
 @app.command(cls=Verb)
+@flat
 def tally(
     sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Count files, folders or patterns of them.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.tally.parquet", help="The tally to write.")],
+    out: Annotated[Path, Help("The tally to write.", "OUT.tally.parquet", flags=("--out", "-o"))],
+    counts: CountsToBuild,
     ids: _Ids = None,
-    layer: o.CountsLayer = None,
-    raw: o.Raw = False,
-    gene_column: o.BuildColumn = None,
-    genome: o.BuildGenome = None,
-    allow_non_counts: o.CountNonCounts = False,
-    allow_repeated_cells: o.AllowRepeatedCells = False,
-    force: o.Force = False,
+    force: Force = False,
 ) -> None:
     """The normalised values of a part of the cells in one file: `vocab build` takes tallies where the counts are elsewhere."""
-    options = dict(locals())  # every option is a parameter of the job
-    from rankcell import jobs
+    from rankcell.counts.vocabulary.build_vocab import tally_vocab
 
     with progress("vocab tally") as tick:
-        made = jobs.tally_vocab(**options, progress=tick)
-    typer.echo(f"{out}: {made['values']:,} values of {made['cells']:,} cells and {made['genes']:,} genes")
+        sizes = tally_vocab(sources, out, ids=ids, counts=counts, force=force, progress=tick)
+    typer.echo(f"{out}: {sizes['values']:,} values of {sizes['cells']:,} cells and {sizes['genes']:,} genes")
 
 
 @app.command(cls=Verb)
+@flat
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="geneformer-v1 or geneformer-v2.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="The vocabulary folder to write (default: NAME).")] = None,
-    files: Annotated[Path | None, typer.Option(metavar="DIR", help="Take the files from this folder; no network is used.")] = None,
-    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Where downloads are kept (default: as huggingface_hub does).")] = None,
-    force: o.Force = False,
+    out: Annotated[Path | None, Help("The vocabulary folder to write (default: NAME).", "DIR", flags=("--out", "-o"))] = None,
+    files: Annotated[Path | None, Help("Take the files from this folder; no network is used.", "DIR")] = None,
+    cache: Annotated[Path | None, Help("Where downloads are kept (default: as huggingface_hub does).", "DIR")] = None,
+    force: Force = False,
 ) -> None:
     """Geneformer's published dictionaries, downloaded and checked by size and sha256, to a vocabulary folder."""
-    options = dict(locals())  # every option is a parameter of the job
-    from rankcell import jobs
+    from rankcell.vocab.published import fetch_vocab
     from rankcell.vocab.recipes import ROLES, read_recipe
 
     def tick(done: int, total: int) -> None:
@@ -110,27 +99,27 @@ def fetch(
             typer.echo(f"file {done + 1} of {total}: {read_recipe(name)['files'][ROLES[done]]['path']}")
 
     try:
-        made = jobs.fetch_vocab(**options, progress=tick)
+        vocab = fetch_vocab(name, out, files=files, cache=cache, force=force, progress=tick)
     except KeyboardInterrupt as e:
         typer.echo("rankcell: stopped; what was downloaded is kept, the same command goes on", err=True)
         raise typer.Exit(exit_code(e)) from None
-    typer.echo(f"{out or name}: {made!r}")
+    typer.echo(f"{out or name}: {vocab!r}")
 
 
 @app.command("import", cls=Verb)
+@flat
 def import_(
-    tokens: Annotated[Path, typer.Option(metavar="T.pkl", help="Geneformer's token dictionary.")],
-    medians: Annotated[Path, typer.Option(metavar="M.pkl", help="Its gene median dictionary.")],
+    tokens: Annotated[Path, Help("Geneformer's token dictionary.", "T.pkl")],
+    medians: Annotated[Path, Help("Its gene median dictionary.", "M.pkl")],
     out: _Out,
-    mapping: Annotated[Path | None, typer.Option(metavar="A.pkl", help="Its id mapping (aliases).")] = None,
-    symbols: Annotated[Path | None, typer.Option(metavar="S.pkl", help="Its gene name dictionary (symbols).")] = None,
-    name: Annotated[str | None, typer.Option(help="Its name (default: the folder's).")] = None,
-    max_len: Annotated[int | None, typer.Option(help="Longest row (default 2048 without CLS, else 4096).")] = None,
-    force: o.Force = False,
+    mapping: Annotated[Path | None, Help("Its id mapping (aliases).", "A.pkl")] = None,
+    symbols: Annotated[Path | None, Help("Its gene name dictionary (symbols).", "S.pkl")] = None,
+    name: VocabularyName = None,
+    max_len: Annotated[int | None, Help("Longest row (default 2048 without CLS, else 4096).")] = None,
+    force: Force = False,
 ) -> None:
     """Geneformer's dictionary pickles to a vocabulary folder; a pickle that would run code is refused and runs nothing."""
-    options = dict(locals())  # every option is a parameter of the job
-    from rankcell import jobs
+    from rankcell.vocab.published import import_vocab
 
-    made = jobs.import_vocab(**options)
-    typer.echo(f"{out}: {made!r}")
+    vocab = import_vocab(out, tokens=tokens, medians=medians, mapping=mapping, symbols=symbols, name=name, max_len=max_len, force=force)
+    typer.echo(f"{out}: {vocab!r}")

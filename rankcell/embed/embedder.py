@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.embed.embedding_tables import CELLS, Result, memory_table, obsm_keys
+from rankcell.embed.options import KEY, LAYER, POOL
 from rankcell.embed.unit_cells import BatchResult, Unit, UnitResult, Work
 from rankcell.errors import SettingsError
 from rankcell.model import Batch, Checkpoint, Encoder, collate, plan_batches
@@ -41,7 +42,7 @@ class Embeddings:
     meta: dict[str, Any] = field(default_factory=dict)
     read_obs: Callable[[], Any] | None = None
 
-    def obsm(self, key: str = "X_rankcell") -> dict[str, np.ndarray]:
+    def obsm(self, key: str = KEY) -> dict[str, np.ndarray]:
         """The columns under their AnnData names: `key` when there is one, `<key>_<pool>_layer<n>` when there are several."""
         return {k: self.columns[name] for k, name in obsm_keys(list(self.columns), key).items()}
 
@@ -160,8 +161,8 @@ class Embedder:
         self,
         tokens: TokenSet,
         *,
-        pool: str | Sequence[str] = "mean",
-        layer: int | Sequence[int] = -2,
+        pool: str | Sequence[str] = POOL,
+        layer: int | Sequence[int] = LAYER,
         progress: Callable[[int, int], None] | None = None,
     ) -> Embeddings:
         """Pooled states of every cell, for every pool and layer, from one pass.

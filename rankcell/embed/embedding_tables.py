@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.errors import SettingsError
+from rankcell.embed.options import INCLUDE, KEY
 
-CELLS, GENES, GENE_MEANS, STATES = "cells", "genes", "gene_means", "states"
-DTYPES = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
+CELLS, GENES, GENE_MEANS, STATES = INCLUDE.values()
 
 Block = dict[str, Any]
 
@@ -79,7 +78,7 @@ class Result:
     obs: pa.Table | None = None
     categories: dict[str, Any] = field(default_factory=dict)
 
-    def obsm_keys(self, key: str = "X_rankcell") -> dict[str, str]:
+    def obsm_keys(self, key: str = KEY) -> dict[str, str]:
         """{AnnData key: column} of the cells: `key` alone when there is one output, `<key>_<pool>_layer<n>` when several."""
         return obsm_keys([c.name for c in self.tables[CELLS].vectors], key)
 
@@ -87,13 +86,6 @@ class Result:
 def obsm_keys(names: Sequence[str], key: str) -> dict[str, str]:
     """{AnnData key: output} of outputs by their names `<pool>_layer<n>`."""
     return {key: names[0]} if len(names) == 1 else {f"{key}_{name}": name for name in names}
-
-
-def check_dtype(dtype: str) -> str:
-    """`dtype` when embeddings can be stored so; SettingsError otherwise."""
-    if dtype not in DTYPES:
-        raise SettingsError(f"unknown dtype '{dtype}'; one of {', '.join(DTYPES)}")
-    return dtype
 
 
 def memory_table(name: str, columns: dict[str, Any]) -> Table:

@@ -5,7 +5,7 @@ import functools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.embed.contexts import gene_mean_columns, gene_names
-from rankcell.embed.embed_config import EmbedConfig
 from rankcell.embed.embedder import Embedder, units_of
 from rankcell.embed.embedding_tables import CELLS, GENE_MEANS, GENES, STATES, Block, Column, Result, Table, memory_table
 from rankcell.embed.gene_sums import GeneSums
 from rankcell.embed.groups import Groups, groups_of, state_vectors
+from rankcell.embed.options import EmbedConfig
 from rankcell.embed.unit_cells import UnitResult, Work
 from rankcell.errors import OutputError
 from rankcell.model import Checkpoint, open_checkpoint
@@ -199,7 +199,7 @@ def write_work(run: ShardedRun, tokens: TokenSet, checkpoint: Checkpoint, config
     if own_vocabulary:
         checkpoint.vocab.save(run.folder / VOCAB, force=True)
     place = {"model": model, "own_vocabulary": own_vocabulary, "tokens": None if tokens_folder is None else str(tokens_folder.resolve())}
-    write_sealed_json(run.folder / WORK, place | {"tokens_hash": tokens.fingerprint, "asked": asdict(config)})
+    write_sealed_json(run.folder / WORK, place | {"tokens_hash": tokens.fingerprint, "config": config.settings()})
 
 
 @contextlib.contextmanager
@@ -220,7 +220,7 @@ def open_units(folder: str, device: str, name: str) -> Iterator[Units]:
         now = embedder.description
         if any(settings[k] != v for k, v in now.items()):
             raise OutputError(f"{folder} began on another machine ({differences({k: settings[k] for k in now}, now)}): give this one an output of its own")
-        config = EmbedConfig(**work["asked"])
+        config = EmbedConfig(**work["config"])
         outputs = embedder.check(tokens, config.pool, config.layer)
         yield Units(embedder, tokens, config, outputs, None if config.by is None else groups_of(tokens, config.by), run, name)
 

@@ -9,14 +9,7 @@ from rankcell.errors import SettingsError
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.wording import note
 
-STATISTICS = ("mean", "median")
 _MEDIAN_BYTES = 2**28
-
-
-def check_statistic(statistic: str) -> None:
-    """SettingsError for one that is not known."""
-    if statistic not in STATISTICS:
-        raise SettingsError(f"unknown statistic '{statistic}'; one of {', '.join(STATISTICS)}")
 
 
 @dataclass(frozen=True)

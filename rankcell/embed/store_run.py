@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from rankcell.embed.carried import carried_columns
-from rankcell.embed.embed_config import EmbedConfig
 from rankcell.embed.embedder import TOKENS_PER_UNIT, Embedder, Ticker, warn_of_empty
 from rankcell.embed.embedding_units import OPENS, OWN, Units, write_work
 from rankcell.embed.groups import Groups, groups_of
+from rankcell.embed.options import EmbedConfig
 from rankcell.embed.stores import STORES, check_output, require_texts, write_result
 from rankcell.errors import SettingsError
 from rankcell.execute import UnitJob, run_units
@@ -78,21 +78,54 @@ def embed_to_store(
     *,
     source: Path | None = None,
     tokens_folder: Path | None = None,
-    shard: str | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Written | PartDone:
-    """Compute what is asked for and write it, or go on where the same run was stopped. The devices of the Embedder share the units.
+) -> Written:
+    """Compute what the config says and write it, or go on where the same run was stopped. The devices of the Embedder share the units.
 
     source
         The count file that an h5ad or zarr is to be a copy of.
     tokens_folder
         Where the tokens are, for whoever takes part; None: in memory.
-    shard
-        `i/n`: only the i-th of n parts is computed, into the folder beside `out` that all parts share; the same run without it
-        puts the parts together.
     """
-    part, out = Part.parse(shard), check_store(out, config, force=force)
+    with _prepared(embedder, tokens, out, config, None, source=source, tokens_folder=tokens_folder, force=force) as (units, prepare, columns):
+        _compute(units, None, prepare, progress)
+        return _written(units, Path(out), source, columns, force=force)
+
+
+def embed_part_to_store(
+    embedder: Embedder,
+    tokens: TokenSet,
+    out: str | os.PathLike,
+    config: EmbedConfig,
+    *,
+    shard: str,
+    source: Path | None = None,
+    tokens_folder: Path | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> PartDone:
+    """The part `shard` (i/n) of the units, into the folder beside `out` that all parts share; `embed_to_store` puts the parts together."""
+    part = Part.parse(shard)
+    with _prepared(embedder, tokens, out, config, part, source=source, tokens_folder=tokens_folder, force=force) as (units, prepare, _):
+        _compute(units, part, prepare, progress)
+        return PartDone(units.run.folder, part, len(units.units) - len(units.left()), len(units.units))
+
+
+@contextlib.contextmanager
+def _prepared(
+    embedder: Embedder,
+    tokens: TokenSet,
+    out: str | os.PathLike,
+    config: EmbedConfig,
+    part: Part | None,
+    *,
+    source: Path | None,
+    tokens_folder: Path | None,
+    force: bool,
+) -> Iterator[tuple[Units, Callable[[], None], list[str]]]:
+    """(the units of a run or of a part, what writes all that another process needs, the cell columns that the store gets), under the locks."""
+    out = check_store(out, config, force=force)
     outputs = embedder.check(tokens, config.pool, config.layer)
     groups = None if config.by is None else groups_of(tokens, config.by)
     _require_genes(tokens, config, groups)
@@ -119,10 +152,7 @@ def embed_to_store(
             stack.enter_context(locked(folder, shared=True))
             stack.enter_context(locked(folder, name=part.lock))
         units = Units(embedder, tokens, config, outputs, groups, run, "" if part is None else f"{part.number}of{part.parts}")
-        _compute(units, part, prepare, progress)
-        if part is not None:
-            return PartDone(folder, part, len(units.units) - len(units.left()), len(units.units))
-        return _written(units, out, source, columns, force=force)
+        yield units, prepare, columns
 
 
 def _compute(units: Units, part: Part | None, prepare: Callable[[], None], progress: Callable[[int, int], None] | None) -> None:

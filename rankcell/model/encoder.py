@@ -14,6 +14,7 @@ from rankcell.model.blocks import Attention, Block, Rows, has_onednn
 from rankcell.model.checkpoint import Checkpoint
 from rankcell.model.device_memory import Memory
 from rankcell.model.devices import choose_device, has_float64
+from rankcell.model.options import AUTO
 from rankcell.model.precisions import dtype_of, pinned, precision_on
 from rankcell.model.weights import read_weights
 from rankcell.wording import note
@@ -35,7 +36,7 @@ class Encoder:
     `memory`: what the device was found to hold beside the model.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "auto", precision: str = "auto"):
+    def __init__(self, checkpoint: Checkpoint, *, device: str = AUTO, precision: str = AUTO):
         self.checkpoint = checkpoint
         self.device = choose_device(device)
         self.precision = precision_on(precision, self.device)

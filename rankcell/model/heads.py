@@ -24,7 +24,7 @@ CHECKPOINT_FILES = (  # all that save_masked_lm writes
 
 
 def new_masked_lm(
-    vocab: Vocabulary, *, layers: int, width: int, heads: int, intermediate: int, positions: int, dropout: float, activation: str = "relu"
+    vocab: Vocabulary, *, layers: int, width: int, heads: int, intermediate: int, positions: int, dropout: float, activation: str
 ) -> Any:
     """A BertForMaskedLM of this shape with random weights, drawn from torch's generator."""
     from transformers import BertConfig, BertForMaskedLM

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from rankcell.options import Help, Options, at_least
 
@@ -22,7 +22,7 @@ class Model(Options):
     ] = False
 
     @classmethod
-    def of(cls, value: "str | os.PathLike | Model | Checkpoint | None") -> "Model":
+    def of(cls, value: "ModelLike") -> "Model":
         """What a verb was given for a model."""
         return value if isinstance(value, Model) else cls(value)
 
@@ -38,14 +38,28 @@ class Model(Options):
         return self.model if is_name else str(checkpoint.folder.resolve())
 
 
-@dataclass(frozen=True)
-class Compute(Options):
-    """Where and how a model runs."""
+ModelLike = Union[str, os.PathLike, Model, "Checkpoint", None]
 
-    device: Annotated[str, Help("auto (all GPUs, or the processor), cpu, cuda, cuda:N; several with commas share the work.")] = "auto"
+
+AUTO = "auto"
+OneDevice = Annotated[str, Help("auto, cpu, cuda or cuda:N.")]
+
+
+@dataclass(frozen=True)
+class Device(Options):
+    """Where and how a model is trained."""
+
+    device: OneDevice = AUTO
     precision: Annotated[
         str, Help("fp32, tf32 (CUDA), bf16, fp16, or auto: the fastest that agrees with fp32 (perturb: on shifts); training takes fp32.")
-    ] = "auto"
+    ] = AUTO
+
+
+@dataclass(frozen=True)
+class Compute(Device):
+    """Where and how a model runs."""
+
+    device: Annotated[str, Help("auto (all GPUs, or the processor), cpu, cuda, cuda:N; several with commas share the work.")] = AUTO
     tokens_per_batch: Annotated[
         int | None,
         Help("Most tokens given to the model at once (default: 4096 on a processor, what fits the memory on a GPU).", check=at_least(1)),

@@ -1,12 +1,13 @@
 """Tools counter: embeddings into an AnnData, what they are worth, perturbation screens and their ranking, in scanpy's manner."""
 
 from rankcell.tl.assessments import compare_poolings, map_labels, rank_bias, score_embedding
-from rankcell.tl.embeddings import embed, gene_embeddings, state_embeddings
+from rankcell.tl.embeddings import embed, embed_cells, gene_embeddings, state_embeddings
 from rankcell.tl.screens import estimate_perturb, merge, perturb, rank_affected, rank_edits, run_part
 
 __all__ = [
     "compare_poolings",
     "embed",
+    "embed_cells",
     "estimate_perturb",
     "gene_embeddings",
     "map_labels",

@@ -1,11 +1,18 @@
 """How good embeddings are, and which serves best."""
 
-import os
+import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rankcell.arguments import whole_layers
+from rankcell.assess.options import COMPARED_LAYERS, N_RANDOM, LabelMapping, RankBins, Scoring
+from rankcell.counts.options import Counts
+from rankcell.embed.options import KEY, LAYER
+from rankcell.model.chosen_model import model_for
+from rankcell.model.options import Compute, ModelLike
 from rankcell.progress import progress
-from rankcell.vocab import Vocabulary
+from rankcell.tokens.opening import tokens_of
 from rankcell.wording import python_verb
 
 if TYPE_CHECKING:
@@ -18,12 +25,9 @@ def score_embedding(
     adata: "AnnData",
     label: str,
     *,
-    key: str | Sequence[str] = "X_rankcell",
+    key: str | Sequence[str] = KEY,
     batch: str | None = None,
-    k: int = 15,
-    folds: int = 5,
-    resolution: float | Sequence[float] | None = (0.2, 0.5, 1.0),
-    seed: int = 0,
+    scoring: Scoring = Scoring(),
 ) -> "pd.DataFrame":
     """How well an embedding keeps the labels of cells together and, with `batch`, mixes the batches.
 
@@ -33,12 +37,8 @@ def score_embedding(
         obs columns of cell groups and of batches.
     key
         An obsm key, or several.
-    k, folds
-        Neighbours, and folds of the cross-validation.
-    resolution
-        A Leiden resolution to try, or several; 0 or () leaves `ari` and `nmi` out, which need igraph.
-    seed
-        Of the folds, the clusters and the samples.
+    scoring
+        Neighbours, folds, Leiden resolutions and the seed: `rc.Scoring(k=15, resolution=0)` leaves `ari` and `nmi` out, which need igraph.
 
     Returns a DataFrame, a row per key. All distances are cosine.
     `knn_accuracy`: share of cells whose label is the majority of their `k` nearest cells in the other folds (stratified);
@@ -54,58 +54,54 @@ def score_embedding(
     `n_missing_batch` are left out of the batch scores. `attrs` holds the settings, and `largest_label`: the accuracy of
     always naming the most frequent label.
     """
-    options = {k: v for k, v in locals().items() if k not in ("adata", "label")}
-    from rankcell.jobs import assess
+    import pandas as pd
 
-    return assess.score_embedding(adata, label, **options)
+    from rankcell.assess import score
+    from rankcell.assess.anndata_parts import embedding, labelled_cells, require_anndata
+    from rankcell.assess.clusters import computable
+    from rankcell.assess.compare_cells import score_facts
+
+    require_anndata(adata, "rc.tl.score_embedding")
+    keys = [key] if isinstance(key, str) else list(dict.fromkeys(key))
+    vectors = {name: embedding(adata, name) for name in keys}
+    cells, scoring = labelled_cells(adata, label, batch, scoring.folds), computable(scoring)
+    rows = [{"key": name, "width": x.shape[1]} | score(x, cells, scoring)[0] for name, x in vectors.items()]
+    table = pd.DataFrame(rows).set_index("key")
+    table.attrs = score_facts(scoring, label, batch, cells)
+    return table
 
 
 @python_verb()
 def compare_poolings(
-    adata: "AnnData",
+    adata: Any,
     label: str,
-    model: Any = None,
+    model: ModelLike = None,
     *,
     pool: str | Sequence[str] | None = None,
-    layer: int | Sequence[int] = (-1, -2),
+    layer: int | Sequence[int] = COMPARED_LAYERS,
     batch: str | None = None,
-    k: int = 15,
-    folds: int = 5,
-    resolution: float | Sequence[float] | None = (0.2, 0.5, 1.0),
-    seed: int = 0,
-    n_random: int = 1,
-    vocab: str | os.PathLike | Vocabulary | None = None,
-    vocab_mismatch_ok: bool = False,
-    counts_layer: str | None = None,
-    raw: bool = False,
-    gene_column: str | None = None,
-    genome: str | None = None,
-    allow_non_counts: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    tokens_per_batch: int | None = None,
+    scoring: Scoring = Scoring(),
+    n_random: int = N_RANDOM,
+    counts: Counts = Counts(),
+    compute: Compute = Compute(),
 ) -> "pd.DataFrame":
     """Every pooling and layer of a model scored against labels, beside PCA and the same model with random weights.
 
     adata
         An AnnData with raw counts, a TokenSet, or the path of either. Beside tokens there is no PCA: they hold no counts.
-    label, batch, k, folds, resolution, seed
+    label, batch, scoring
         As for rc.tl.score_embedding.
     model
         As for rc.tl.embed; None: the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
-    vocab, vocab_mismatch_ok
-        As for rc.tl.embed.
     pool
         Poolings; None: all registered ones that the tokens and layers allow.
     layer
         Layers, as for rc.tl.embed.
     n_random
-        How many models of the same config with random weights (as transformers initialises them; seeds `seed`, `seed` + 1,
+        How many models of the same config with random weights (as transformers initialises them; seeds `scoring.seed`, that + 1,
         ...) are scored beside it: what these reach is not due to training.
-    counts_layer, raw, gene_column, genome, allow_non_counts
+    counts, compute
         As for rc.tl.embed.
-    device, precision, tokens_per_batch
-        Where and how the models run.
 
     Returns a DataFrame, a row per pooling, layer and model (`source`: "model" or "random weights", with its `seed`) and one for
     "PCA" (50 components of log1p of counts scaled to the median total, on all genes given), best `knn_accuracy` first and
@@ -115,11 +111,11 @@ def compare_poolings(
     holds the settings. Printed whole it shows the columns to decide by, rounded, 100 characters wide;
     all of them are there (`table.to_string()`).
     """
-    options = {k: v for k, v in locals().items() if k not in ("adata", "label")}
-    from rankcell.jobs import assess
+    from rankcell.assess.compare_cells import compare_cells
 
     with progress("compare") as tick:
-        return assess.compare(adata, label, **options, progress=tick).table
+        run = functools.partial(compare_cells, adata, label, model, pool=pool, layer=layer, batch=batch, scoring=scoring, n_random=n_random)
+        return run(counts=counts, compute=compute, progress=tick)
 
 
 @python_verb()
@@ -128,11 +124,8 @@ def map_labels(
     reference: Any,
     label: str,
     *,
-    key: str = "X_rankcell",
-    k: int = 15,
-    metric: str = "cosine",
-    min_confidence: float = 0.5,
-    max_distance: float = 0.95,
+    key: str = KEY,
+    mapping: LabelMapping = LabelMapping(),
     key_added: str | None = None,
 ) -> None:
     """Give cells the labels of their nearest cells in a reference.
@@ -144,12 +137,10 @@ def map_labels(
         An obs column of the reference.
     key
         The obsm key of both.
-    k, metric
-        Neighbours; `cosine` or `euclidean`.
-    min_confidence, max_distance
-        A cell of less confidence, or of more distance, is labelled 'unsure' (both are defined below): its neighbours do not agree, or
-        it is of a kind that the reference lacks. 0 and 1 label every cell. At a distance of 0.95 about 5 % of the cells like those of
-        the reference are unsure too.
+    mapping
+        Neighbours, metric, and the confidence and distance (both are defined below) beyond which a cell is labelled 'unsure': its
+        neighbours do not agree, or it is of a kind that the reference lacks. `rc.LabelMapping(min_confidence=0, max_distance=1)` labels
+        every cell. At a distance of 0.95 about 5 % of the cells like those of the reference are unsure too.
     key_added
         Name in obs; None: `<label>_mapped`. Columns that no earlier run of that name wrote are never replaced (CellError).
 
@@ -160,33 +151,21 @@ def map_labels(
     reference than any cell of it is, and its label says little whatever the confidence. Cells without an embedding
     get no label, confidence 0 and distance NaN. Reference cells without label or embedding are left out, with a warning.
     """
-    options = {k: v for k, v in locals().items() if k not in ("adata", "reference", "label")}
-    from rankcell.jobs import labels
+    from rankcell.assess.annotate import map_labels as write_labels
 
-    labels.map_labels(adata, reference, label, **options)
+    write_labels(adata, reference, label, key=key, mapping=mapping, key_added=key_added)
 
 
 @python_verb()
 def rank_bias(
-    adata: "AnnData",
-    model: Any = None,
+    adata: Any,
+    model: ModelLike = None,
     *,
     pool: str | Sequence[str] | None = None,
-    layer: int | Sequence[int] = -2,
-    how: str | Sequence[str] = ("drop", "shuffle", "mask"),
-    n_bins: int = 10,
-    cells: int | None = 200,
-    seed: int = 0,
-    vocab: str | os.PathLike | Vocabulary | None = None,
-    vocab_mismatch_ok: bool = False,
-    counts_layer: str | None = None,
-    raw: bool = False,
-    gene_column: str | None = None,
-    genome: str | None = None,
-    allow_non_counts: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    tokens_per_batch: int | None = None,
+    layer: int | Sequence[int] = LAYER,
+    bins: RankBins = RankBins(),
+    counts: Counts = Counts(),
+    compute: Compute = Compute(),
 ) -> "pd.DataFrame":
     """Which ranks each pooling looks at: how far it moves when the genes of one rank decile of a cell are taken from it.
 
@@ -194,25 +173,14 @@ def rank_bias(
         An AnnData with raw counts, a TokenSet, or the path of either.
     model
         As for rc.tl.embed; None: the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
-    vocab, vocab_mismatch_ok
-        As for rc.tl.embed.
     pool
         Poolings; None: all registered ones that the tokens and layers allow.
     layer
         Model layer, or several.
-    how
-        `drop` (the genes are removed and the rest closes up, so that dropping the top decile also moves every later gene to
-        another position, and dropping the last none), `shuffle` (the genes change places among themselves) and `mask` (the
-        mask token stands in their place, is attended to and counts in the means; all positions are kept).
-    n_bins
-        Into how many runs, equal to within one gene, a cell's ranked genes are cut. Cells with fewer genes are left out, with a
-        warning and in `attrs`.
-    cells, seed
-        How many cells, drawn with `seed`; None: all. `seed` also draws the shuffles and the random genes.
-    counts_layer, raw, gene_column, genome, allow_non_counts
-        As for rc.tl.embed.
-    device, precision, tokens_per_batch
-        Where and how the model runs; `auto` is fp32 here, because shifts can be smaller than what bf16 rounds off.
+    bins
+        How genes are edited and into how many runs of ranks a cell is cut: see help(rc.RankBins).
+    counts, compute
+        As for rc.tl.embed; the precision `auto` is fp32 here, because shifts can be smaller than what bf16 rounds off.
 
     Returns a DataFrame: `pool`, `layer`, `how`, `decile` (0 = top), `genes` ("decile"; or "random", `decile` null: the same done
     to n / n_bins genes drawn from all ranks, which tells the place from the number of genes), `shift` (mean over cells of
@@ -220,8 +188,15 @@ def rank_bias(
     unedited embedding's length), `between_cells` (mean 1 - cosine of two different cells: shifts of two poolings are compared as
     shares of it) and `n_cells`. `attrs` holds the settings.
     """
-    options = {k: v for k, v in locals().items() if k not in ("adata", "model")}
-    from rankcell.jobs import assess
+    from rankcell.assess import rank_bias as bias
+    from rankcell.assess.poolings import fitting_pools, pool_names
+    from rankcell.assess.rankbias import require_mask
+    from rankcell.embed import Embedder
 
+    exact = replace(compute, precision="fp32") if compute.precision == "auto" else compute
+    embedder = Embedder(model_for(adata, model), exact)
+    require_mask(bins, embedder.checkpoint.vocab)
+    tokens, layers = tokens_of(adata, embedder.checkpoint, counts=counts), whole_layers(layer)
+    pools = fitting_pools(embedder, tokens, layers) if pool is None else pool_names(pool)
     with progress("rank_bias") as tick:
-        return assess.rank_bias(adata, model, **options, progress=tick)
+        return bias(tokens, embedder, pool=pools, layer=layers, ranks=bins, progress=tick)

@@ -13,11 +13,13 @@ from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_ge
 from rankcell.counts.arrays import numbers, texts
 from rankcell.counts.columns import carried_names
 from rankcell.counts.genes.features import remarks_of
+from rankcell.counts.options import Counts
 from rankcell.counts.source import distinct_remarks, some
 from rankcell.counts.validate.repeats import Listed, refuse_repeated_cells
 from rankcell.errors import CellError
 from rankcell.tokens.arrow import holds
 from rankcell.tokens.cropping import Cropping
+from rankcell.tokens.options import Tokenizing
 from rankcell.tokens.ranker import RankedRows, Ranker, token_type
 from rankcell.tokens.tokenset import OWN_COLUMNS, RENAMED, plain_obs, renamed
 from rankcell.vocab import Frame, Vocabulary
@@ -27,33 +29,29 @@ SOURCE = "source"
 
 
 @dataclass(frozen=True)
-class Options:
-    """How counts are read and what is kept of them (see Tokenizer). `obs`: one name or several; kept as a tuple without repeats."""
-
-    obs: Sequence[str] = ()
-    layer: str | None = None
-    raw: bool = False
-    gene_column: str | None = None
-    genome: str | None = None
-    filter: str | None = None
-    keep_counts: bool = False
-    keep_uncropped: bool = False
-    allow_non_counts: bool = False
-    allow_repeated_cells: bool = False
-    workers: int | None = None
-    rows_per_block: int | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "obs", (self.obs,) if isinstance(self.obs, str) else tuple(dict.fromkeys(self.obs)))
-
-
-@dataclass(frozen=True)
 class Encoding:
     """What a row is made with."""
 
     vocab: Vocabulary
     frame: Frame
     max_len: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How counts are read, and what is kept of them. `obs`: cell columns, one name or several; kept as a tuple without repeats."""
+
+    obs: str | Sequence[str] = ()
+    tokenizing: Tokenizing = Tokenizing()
+    counts: Counts = Counts()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "obs", (self.obs,) if isinstance(self.obs, str) else tuple(dict.fromkeys(self.obs)))
+
+    def open(self, item: Any) -> CountSource:
+        """One input at its counts."""
+        c = self.counts
+        return open_at_counts(item, layer=c.counts_layer, raw=c.raw, genome=c.genome, allow_non_counts=c.allow_non_counts)
 
 
 @dataclass
@@ -68,11 +66,11 @@ class Piece:
 class Part:
     """One source within a job."""
 
-    def __init__(self, source: CountSource, label: str | None, encoding: Encoding, options: Options):
-        self.source, self.label, self.options = source, label, options
-        self.genes = match_genes(source, encoding.vocab, gene_column=options.gene_column, genome=options.genome)
-        self.obs = {name: source.require_obs(c) for name, c in names_of_obs(options.obs, several=label is not None).items()}
-        self.mask = select_rows(source, options.filter) if options.filter else None
+    def __init__(self, source: CountSource, label: str | None, encoding: Encoding, reading: Reading):
+        self.source, self.label, self.reading = source, label, reading
+        self.genes = match_genes(source, encoding.vocab, gene_column=reading.counts.gene_column, genome=reading.counts.genome)
+        self.obs = {name: source.require_obs(c) for name, c in names_of_obs(reading.obs, several=label is not None).items()}
+        self.mask = select_rows(source, reading.tokenizing.filter) if reading.tokenizing.filter else None
         self.n_kept = source.n_cells if self.mask is None else int(self.mask.sum())
         self._rank = Ranker(encoding.vocab, encoding.frame, encoding.max_len, self.genes)
 
@@ -93,26 +91,26 @@ class Part:
         if self.source.left_out:
             facts["columns_left_out"] = {str(kind): n for kind, n in self.source.left_out.items()}
         if self.mask is not None:
-            facts |= {"filter": self.options.filter, "cells_left_out": self.source.n_cells - self.n_kept}
+            facts |= {"filter": self.reading.tokenizing.filter, "cells_left_out": self.source.n_cells - self.n_kept}
         return facts
 
     def pieces(self) -> Iterator[Piece]:
         """All kept rows in order, ranked by several threads."""
-        o, source = self.options, self.source
-        ranges = source.ranges(o.rows_per_block)
+        how, source = self.reading.tokenizing, self.source
+        ranges = source.ranges(how.rows_per_block)
         if self.mask is not None:
             ranges = [(a, b) for a, b in ranges if self.mask[a:b].any()]
 
         def work(at: tuple[int, int]) -> Piece:
-            block = source.block(*at, allow_non_counts=o.allow_non_counts)
+            block = source.block(*at, allow_non_counts=self.reading.counts.allow_non_counts)
             rows = np.arange(at[1] - at[0]) if self.mask is None else np.flatnonzero(self.mask[slice(*at)])
-            ranked = self._rank(block, rows, keep_counts=o.keep_counts, keep_uncropped=o.keep_uncropped)
+            ranked = self._rank(block, rows, keep_counts=how.keep_counts, keep_uncropped=how.keep_uncropped)
             return Piece(self, rows + at[0], ranked)
 
         source.x.use_rows_at_once()
         if ranges:
             self._rank.warm_up(source.dtype, source.totals_dtype)
-        yield from in_order(work, ranges, workers=o.workers)
+        yield from in_order(work, ranges, workers=how.workers)
 
 
 @dataclass
@@ -120,7 +118,7 @@ class Job:
     """All sources of one run. `schema`, `facts` and `n_cells` are known before a row is ranked."""
 
     encoding: Encoding
-    options: Options
+    reading: Reading
     inputs: Inputs
     schema: pa.Schema = field(init=False)
     categories: dict[str, dict[str, Any]] = field(init=False)
@@ -133,9 +131,9 @@ class Job:
     _only: Part | None = None
 
     @classmethod
-    def of(cls, encoding: Encoding, source: Any, options: Options) -> "Job":
+    def of(cls, encoding: Encoding, source: Any, reading: Reading) -> "Job":
         """Look at every source, so that whatever is wrong with one is said before work begins."""
-        job = cls(encoding, options, find_inputs(source))
+        job, tokenizing = cls(encoding, reading, find_inputs(source)), reading.tokenizing
         job.cropping = Cropping(encoding.max_len - len(encoding.frame))
         obs, facts, remarks, listed = [], [], [], []
         values_of_column: dict[str, dict[str, None]] = {}  # column -> values, where the filter has kept nothing yet
@@ -146,23 +144,23 @@ class Job:
             obs.append(part.obs)
             facts.append(part.facts())
             remarks.append(remarks_of(part.source))
-            if options.filter and not job.n_kept:
-                for column, values in values_named(part.source, options.filter).items():
+            if tokenizing.filter and not job.n_kept:
+                for column, values in values_named(part.source, tokenizing.filter).items():
                     values_of_column.setdefault(column, {}).update(dict.fromkeys(values))
             if len(job.inputs.items) == 1:
                 job._only = part
             else:
-                listed.append(Listed.of(part.source, functools.partial(job._open_source, n)))
+                listed.append(Listed.of(part.source, functools.partial(reading.open, job.inputs.items[n])))
                 part.source.close()
-        if not options.allow_repeated_cells:
+        if not tokenizing.allow_repeated_cells:
             refuse_repeated_cells(listed)
-        if options.filter and not job.n_kept:
+        if tokenizing.filter and not job.n_kept:
             job.close()
             columns = "; ".join(f"{column} holds {some(list(values), 10)}" for column, values in values_of_column.items())
-            raise CellError(f'the filter "{options.filter}" keeps none of the {job.n_cells:,} cells; {columns}')
+            raise CellError(f'the filter "{tokenizing.filter}" keeps none of the {job.n_cells:,} cells; {columns}')
         job.remarks = distinct_remarks(remarks, job.inputs.labels)
         job.facts = {"files": [{SOURCE: s} | f for s, f in zip(job.inputs.labels, facts, strict=True)]} if job.inputs.several else facts[0]
-        if others := renamed(names_of_obs(options.obs, several=job.inputs.several)):
+        if others := renamed(names_of_obs(reading.obs, several=job.inputs.several)):
             job.facts |= others
             words = ", ".join(f"'{column}' as '{name}'" for column, name in others[RENAMED].items())
             job.remarks.append(f"cell columns that are called as tokens' own are carried under another name: {words}")
@@ -171,17 +169,13 @@ class Job:
         except CellError:
             job.close()
             raise
-        job.schema = pa.schema({**_own_types(options, job.inputs.several, token_type(encoding.vocab)), **columns})
+        job.schema = pa.schema({**_own_types(tokenizing, job.inputs.several, token_type(encoding.vocab)), **columns})
         return job
 
-    def _open_source(self, n: int) -> CountSource:
-        o = self.options
-        return open_at_counts(self.inputs.items[n], layer=o.layer, raw=o.raw, genome=o.genome, allow_non_counts=o.allow_non_counts)
-
     def _open(self, n: int) -> Part:
-        source = self._open_source(n)
+        source = self.reading.open(self.inputs.items[n])
         try:
-            return Part(source, self.inputs.labels[n] if self.inputs.several else None, self.encoding, self.options)
+            return Part(source, self.inputs.labels[n] if self.inputs.several else None, self.encoding, self.reading)
         except BaseException:
             source.close()
             raise
@@ -215,30 +209,30 @@ class Job:
             progress(self.n_cells, self.n_cells)
 
     def _batch(self, pieces: Sequence[Piece]) -> pa.RecordBatch:
-        o = self.options
+        how = self.reading.tokenizing
         rows = [p.ranked for p in pieces]
         lengths = _joined([r.lengths for r in rows])
         columns = {"input_ids": _lists(_joined([r.values for r in rows]), lengths), "length": numbers(lengths)}
-        if o.keep_counts:
+        if how.keep_counts:
             columns["counts"] = _lists(_joined([r.counts for r in rows]), lengths)
-        if o.keep_uncropped:
+        if how.keep_uncropped:
             n_genes = _joined([r.n_genes for r in rows])
             columns |= {"input_ids_uncropped": _lists(_joined([r.uncropped for r in rows]), n_genes), "length_uncropped": numbers(n_genes)}
         columns["cell_id"] = _concatenated([_cell_ids(p) for p in pieces], pa.string())
         if self.inputs.several:
             columns[SOURCE] = texts([p.part.label for p in pieces for _ in range(len(p.cells))])
-        for name in names_of_obs(o.obs, several=self.inputs.several):
+        for name in names_of_obs(self.reading.obs, several=self.inputs.several):
             taken = [plain_obs(p.part.obs[name].take(numbers(p.cells))) for p in pieces]
             columns[name] = _concatenated(taken, self.schema.field(name).type)
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
 
 
-def _own_types(o: Options, several: bool, token: np.dtype) -> dict[str, pa.DataType]:
+def _own_types(how: Tokenizing, several: bool, token: np.dtype) -> dict[str, pa.DataType]:
     ids = pa.list_(pa.from_numpy_dtype(token))
     return {
         **{"input_ids": ids, "length": pa.int64()},
-        **({"counts": pa.list_(pa.float32())} if o.keep_counts else {}),
-        **({"input_ids_uncropped": ids, "length_uncropped": pa.int64()} if o.keep_uncropped else {}),
+        **({"counts": pa.list_(pa.float32())} if how.keep_counts else {}),
+        **({"input_ids_uncropped": ids, "length_uncropped": pa.int64()} if how.keep_uncropped else {}),
         **{"cell_id": pa.string()},
         **({SOURCE: pa.string()} if several else {}),
     }

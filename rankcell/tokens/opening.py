@@ -11,7 +11,7 @@ from rankcell.counts.options import Counts
 from rankcell.errors import InputError, SettingsError
 from rankcell.store import remove_folder, require_unshared
 from rankcell.tokens.cropping import note_cropping
-from rankcell.tokens.job import Options
+from rankcell.tokens.options import Tokenizing
 from rankcell.tokens.tokenizer import Tokenizer
 from rankcell.tokens.tokenset import DATASET_FILES, TokenSet
 from rankcell.vocab import Vocabulary
@@ -67,15 +67,13 @@ def tokens_of(source: Any, model: Reader, *, counts: Counts = Counts(), needs: T
         tokens = TokenSet.open(source, vocab=None if has_spec else model.vocab)
         note_cropping(tokens.spec)
         return tokens
-    tokenizer = Tokenizer(model.vocab, max_len=model.max_len)
-    tokens = tokenizer.run(source, _options(counts, needs), note_empty=False)  # embedding and screens name cells without genes themselves
+    tokens = _tokenizer(model, needs).run(source, obs=needs.obs, counts=counts, note_empty=False)  # embedding and screens name cells without genes themselves
     warn_of_few_genes(tokens)
     return tokens
 
 
-def _options(counts: Counts, needs: TokenNeeds) -> Options:
-    where = {"layer" if name == "counts_layer" else name: value for name, value in counts.settings().items()}
-    return Options(obs=needs.obs, keep_counts=needs.keep_counts, keep_uncropped=needs.keep_uncropped, **where)
+def _tokenizer(model: Reader, needs: TokenNeeds) -> Tokenizer:
+    return Tokenizer(model.vocab, Tokenizing(max_len=model.max_len, keep_counts=needs.keep_counts, keep_uncropped=needs.keep_uncropped))
 
 
 @contextlib.contextmanager
@@ -89,8 +87,7 @@ def tokens_on_disk(
     beside = Path(beside)
     folder = beside.with_name(f".{beside.name}.tokens")
     require_unshared(folder)
-    tokenizer = Tokenizer(model.vocab, max_len=model.max_len)
-    tokens = tokenizer.run(source, _options(counts, needs), folder, force=True, note_empty=False)
+    tokens = _tokenizer(model, needs).run(source, folder, obs=needs.obs, counts=counts, force=True, note_empty=False)
     try:
         warn_of_few_genes(tokens)
         yield tokens

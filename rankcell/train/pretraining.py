@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import SettingsError, TokensError
+from rankcell.errors import SettingsError, TokensError, VocabularyError
 from rankcell.model.deterministic import deterministic
 from rankcell.model.device_memory import Memory
 from rankcell.model.devices import choose_device, full_name, make_current, one_device
 from rankcell.model.heads import CHECKPOINT_FILES, new_masked_lm, save_masked_lm
+from rankcell.model.options import Device
 from rankcell.model.precisions import pinned, precision_on
 from rankcell.store import atomic_path, require_new, write_json
 from rankcell.tokens.tokenset import TokenSet
@@ -20,7 +21,8 @@ from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, question
 from rankcell.train.initial import set_initial_values
 from rankcell.train.loop import Loop, Progress
 from rankcell.train.recipe import Recipe
-from rankcell.vocab import Frame, Vocabulary
+from rankcell.vocab import Frame, Vocabulary, find_vocabulary
+from rankcell.vocab.catalog import find_by_hash
 from rankcell.wording import option
 
 FACTS, LOSS, CURVE = "training.json", "loss.csv", "loss.png"
@@ -29,17 +31,21 @@ MASKED_IN_CHECKS, MASKED_AT_LAST = 4_000, 20_000  # genes: a proportion of 0.5 i
 
 
 def pretrain(
-    tokens: TokenSet,
+    source: TokenSet | str | os.PathLike,
     out: str | os.PathLike,
-    *,
-    vocab: Vocabulary,
     recipe: Recipe = Recipe(),
-    device: str = "auto",
-    precision: str = "auto",
+    *,
+    vocab: str | os.PathLike | Vocabulary | None = None,
+    compute: Device = Device(),
     force: bool = False,
     progress: Progress = None,
 ) -> dict[str, Any]:
     """Train a masked-language model and write its checkpoint folder `out`; returns what stands in its training.json.
+
+    source
+        A TokenSet, or its folder.
+    vocab
+        Its vocabulary; None: the one at hand that the tokens were made with.
 
     Beside weights, config and vocabulary the folder holds `training.json` (recipe, held-out accuracies, baselines),
     `loss.csv` and `loss.png`. What is kept are the weights with the lowest held-out loss of the checks in between. Ctrl-C writes
@@ -47,14 +53,16 @@ def pretrain(
     `accelerate launch` too, where the cells of a batch are shared out among the processes. The same recipe on the same device gives the
     same weights, unless `max_minutes` ends it.
     """
-    recipe.check()
+    chosen = None if vocab is None else find_vocabulary(vocab)
+    tokens = source if isinstance(source, TokenSet) else TokenSet.open(source, vocab=chosen)
+    vocab = chosen or _vocabulary_of(tokens)
     require_new(out, force=force, marker=FACTS, own=OWN)
     tokens.spec.require(vocab, owner=option("vocab"))
     if vocab.mask is None:
         raise SettingsError(f"vocabulary '{vocab.name}' has no <mask> token: it cannot be used for masked-language modelling")
-    precision = precision_on(precision, choose_device(one_device(device)))
+    precision = precision_on(compute.precision, choose_device(one_device(compute.device)))
     with pinned(precision):
-        accelerator = _accelerator(device, precision)
+        accelerator = _accelerator(compute.device, precision)
         with deterministic(accelerator.device):
             trained = _train(tokens, vocab, recipe, accelerator, precision, progress)
     if trained.is_main:
@@ -65,6 +73,16 @@ def pretrain(
     if trained.facts["ended_by"] == "interrupt":
         raise KeyboardInterrupt
     return trained.facts
+
+
+def _vocabulary_of(tokens: TokenSet) -> Vocabulary:
+    """The vocabulary at hand that the tokens were made with; VocabularyError when there is none."""
+    vocab = find_by_hash(tokens.spec.vocabulary_hash)
+    if vocab is None:
+        raise VocabularyError(
+            f"the tokens' vocabulary '{tokens.spec.vocabulary}' does not ship with rankcell and was not fetched: pass its folder with {option('vocab')}"
+        )
+    return vocab
 
 
 @dataclasses.dataclass

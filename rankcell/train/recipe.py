@@ -1,96 +1,89 @@
-"""The recipe of a model: its shape, and how it is trained."""
+"""The recipe of a model: its shape, and how it is trained. No torch, no numpy."""
 
 import dataclasses
 import math
-
-import numpy as np
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 from rankcell.errors import SettingsError
+from rankcell.options import Help, Options, at_least
 from rankcell.wording import option
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TOKENS_READ = 5_000_000
 TOKENS_PER_STEP = 2_048
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
+def _finite(expected: str, holds: Callable[[float], bool]) -> Callable[[float], str | None]:
+    """A check of finite numbers."""
+    return lambda value: "a finite number" if not math.isfinite(value) else None if holds(value) else expected
+
+
+_not_negative = _finite("at least 0", lambda value: value >= 0)
+_positive = _finite("above 0", lambda value: value > 0)
+_inner_share = _finite("above 0 and below 1", lambda value: 0 < value < 1)
+_share_below_1 = _finite("at least 0 and below 1", lambda value: 0 <= value < 1)
+_count = at_least(1)
+
+
+@dataclass(frozen=True)
+class Recipe(Options):
     """How a model is shaped and trained.
 
-    layers, width, heads, intermediate, positions, activation, dropout
-        The BERT; `positions` None: room for every gene of the vocabulary, at most the tokens' max_len.
-    epochs, max_minutes
-        Passes over the training cells (None: as many as read TOKENS_READ tokens, 3 to 100), and the time after which training ends
-        all the same (None: no limit); the learning rate falls to zero by whichever comes first.
-    batch_size, row_genes
-        Cells per step (None: as many as read about TOKENS_PER_STEP tokens, 4 to 16), and the most genes of a cell that a step
-        reads: of longer rows so many are drawn anew each time and stand at their own positions (0: no limit).
-    lr, warmup, weight_decay, clip, average
-        AdamW's highest rate (linear warm-up over a share `warmup` of the training, then cosine decay to zero), decay of
-        matrices, largest gradient norm, and the decay of a running average of the weights that is what is kept (0: the weights
-        themselves).
-    mask_rate, drop
-        Share of genes masked; highest share of genes taken out of a row before (drawn anew for each row, from 0).
-    cell_weight, cell_layer
-        Weight of the cell objective and the layer it reads: position 0 (CLS where there is one), the mean over genes, the
-        first gene and one gene drawn at random each must name, through the language-model head, the genes of the
-        cell that the row does not show.
-    smart_start
-        Begin from smooth positions and the genes' company (rankcell.train.initial) instead of noise.
-    holdout
-        Share of cells kept out of training, for the curve and the accuracies.
-    seed
-        Of everything drawn.
+    The learning rate of AdamW rises over the share `warmup` of the training and falls as a cosine to zero, by steps or by `max_minutes`,
+    whichever comes first. The cell objective: position 0 (CLS where there is one), the mean over genes, the first gene and one gene drawn
+    at random each must name, through the language-model head, the genes of the cell that the row does not show.
     """
 
-    layers: int = 3
-    width: int = 128
-    heads: int = 4
-    intermediate: int = 256
-    positions: int | None = None
-    activation: str = "relu"
-    dropout: float = 0.0
-    epochs: int | None = None
-    max_minutes: float | None = None
-    batch_size: int | None = None
-    row_genes: int = 256
-    lr: float = 2e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    average: float = 0.0
-    mask_rate: float = 0.15
-    drop: float = 0.0
-    cell_weight: float = 0.0
-    cell_layer: int = -2
-    smart_start: bool = True
-    holdout: float = 0.1
-    seed: int = 0
+    layers: Annotated[int, Help("Blocks.", check=_count)] = 3
+    width: Annotated[int, Help("Width of a state.", check=_count)] = 128
+    heads: Annotated[int, Help("Attention heads.", check=_count)] = 4
+    intermediate: Annotated[int, Help("Width inside a block.", check=_count)] = 256
+    positions: Annotated[
+        int | None, Help("Longest row (default: room for every gene of the vocabulary, at most the max_len of the tokens).")
+    ] = None
+    activation: Annotated[str, Help("relu or gelu.")] = "relu"
+    dropout: Annotated[float, Help("Of states and attention.", check=_share_below_1)] = 0.0
+    epochs: Annotated[
+        int | None, Help("Passes over the training cells (default: as many as read 5 million tokens, 3 to 100).", check=_count)
+    ] = None
+    max_minutes: Annotated[
+        float | None,
+        Help("End after so many minutes with the best state so far (the learning rate falls in time).", "M", check=_positive),
+    ] = None
+    batch_size: Annotated[
+        int | None, Help("Cells per step, of like length (default: as many as read about 2,048 tokens, 4 to 16).", check=_count)
+    ] = None
+    row_genes: Annotated[
+        int,
+        Help("Of longer rows N genes are read in a step, drawn anew each time, at their own positions (0: all).", "N", check=_not_negative),
+    ] = 256
+    lr: Annotated[float, Help("Highest learning rate of AdamW.", check=_positive)] = 2e-3
+    warmup: Annotated[float, Help("Share of steps in which it rises; then cosine decay.", check=_share_below_1)] = 0.05
+    weight_decay: Annotated[float, Help("Of matrices.", check=_not_negative)] = 0.01
+    clip: Annotated[float, Help("Largest gradient norm.", check=_positive)] = 1.0
+    average: Annotated[
+        float, Help("Decay of the running average of weights that is kept (0: the last weights).", check=_share_below_1)
+    ] = 0.0
+    mask_rate: Annotated[float, Help("Share of genes masked.", check=_inner_share)] = 0.15
+    drop: Annotated[float, Help("Highest share of genes taken out of a row, drawn anew each time.", check=_share_below_1)] = 0.0
+    cell_weight: Annotated[float, Help("Weight of the cell objective (readouts must name the genes not shown).", check=_not_negative)] = 0.0
+    cell_layer: Annotated[int, Help("The layer that the cell objective reads.")] = -2
+    smart_start: Annotated[bool, Help("Begin from smooth positions and gene company, or from noise.")] = True
+    holdout: Annotated[float, Help("Share of cells kept out of training.", check=_inner_share)] = 0.1
+    seed: Annotated[int, Help("Of everything drawn.")] = 0
 
     def check(self) -> None:
-        """SettingsError when a value cannot be."""
-        for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise SettingsError(f"{option(name)} is {value}; a finite number")
-        for name in ("layers", "width", "heads", "intermediate", "epochs", "batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise SettingsError(f"{option(name)} is {getattr(self, name)}; at least 1")
-        for name in ("row_genes", "weight_decay", "cell_weight"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"{option(name)} is {getattr(self, name)}; at least 0")
-        for name in ("lr", "clip", "max_minutes"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise SettingsError(f"{option(name)} is {getattr(self, name)}; above 0")
-        for name in ("mask_rate", "holdout"):
-            if not 0 < getattr(self, name) < 1:
-                raise SettingsError(f"{option(name)} is {getattr(self, name)}; above 0 and below 1")
-        for name in ("drop", "dropout", "average", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SettingsError(f"{option(name)} is {getattr(self, name)}; at least 0 and below 1")
         if not -self.layers - 1 <= self.cell_layer <= self.layers:
-            raise SettingsError(f"cell_layer {self.cell_layer} is out of range for {self.layers} blocks")
+            raise SettingsError(f"{option('cell_layer')} {self.cell_layer} is out of range for {self.layers} blocks")
 
-    def fitted(self, lengths: np.ndarray) -> "Recipe":
+    def fitted(self, lengths: "np.ndarray") -> "Recipe":
         """The recipe with the number of epochs and cells per step that suit training cells of these lengths, where they are None."""
+        import numpy as np
+
         read = lengths if not self.row_genes else np.minimum(lengths, self.row_genes)
         epochs = math.ceil(TOKENS_READ / int(read.sum()))
         cells = round(TOKENS_PER_STEP / float(read.mean()))

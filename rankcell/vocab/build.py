@@ -83,7 +83,7 @@ def build_vocabulary(
     symbols: Iterable[str] | None = None,
     special: Iterable[str] = SPECIALS,
     species: str = "",
-    max_len: int = 4096,
+    max_len: int | None = None,
     target_sum: float = TARGET_SUM,
     min_cells: int = 1,
     provenance: Mapping[str, Any] | None = None,
@@ -129,7 +129,7 @@ def vocabulary_of_values(
     name: str,
     special: Iterable[str] = SPECIALS,
     species: str = "",
-    max_len: int = 4096,
+    max_len: int | None = None,
     target_sum: float = TARGET_SUM,
     min_cells: int = 1,
     provenance: Mapping[str, Any] | None = None,
@@ -159,9 +159,9 @@ def vocabulary_of_values(
         tokens=np.arange(len(kept)) + len(special),
         medians=medians.median[kept],
         special={t: i for i, t in enumerate(special)},
-        max_len=max_len,
         target_sum=target_sum,
         provenance=facts,
+        **({} if max_len is None else {"max_len": max_len}),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from rankcell.counts.genes.features import remarks_of
 from rankcell.counts.genes.gene_map import MIN_KNOWN, GeneMap, match_genes
 from rankcell.counts.io.fallback import open_at_counts
+from rankcell.counts.options import Counts
 from rankcell.errors import InputError, SettingsError
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
@@ -19,12 +20,8 @@ KEY = "rankcell_genes"
 def align_genes(
     adata: Any,
     vocab: Vocabulary,
+    counts: Counts = Counts(),
     *,
-    gene_column: str | None = None,
-    genome: str | None = None,
-    layer: str | None = None,
-    raw: bool = False,
-    allow_non_counts: bool = False,
     min_known: float = MIN_KNOWN,
 ) -> Any:
     """See rankcell.pp.align_genes."""
@@ -34,9 +31,10 @@ def align_genes(
         raise SettingsError(f"{option('min_known')} is {min_known}; it is a share, from 0 to 1")
     if adata.isbacked or any(hasattr(x, "dask") for x in (adata.X, *adata.layers.values())):
         adata = adata.to_memory()
-    with open_at_counts(adata, layer=layer, raw=raw, allow_non_counts=allow_non_counts) as source:
+    allow_non_counts = counts.allow_non_counts
+    with open_at_counts(adata, layer=counts.counts_layer, raw=counts.raw, allow_non_counts=allow_non_counts) as source:
         layer, raw = source.key.layer, source.key.raw
-        genes = match_genes(source, vocab, gene_column=gene_column, genome=genome, min_known=min_known)
+        genes = match_genes(source, vocab, gene_column=counts.gene_column, genome=counts.genome, min_known=min_known)
         if source.kept_columns is not None:  # the AnnData has more columns than the source: antibodies and the like
             slots = np.full((adata.raw if raw else adata).n_vars, -1, np.int32)
             slots[source.kept_columns] = genes.slot_of_column

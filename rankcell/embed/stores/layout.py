@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from rankcell.counts.io import elements
 from rankcell.embed.embedding_tables import CELLS, Block, Column, Result, Table
+from rankcell.embed.options import KEY
 from rankcell.embed.stores.base import TABLES, Stored, as_json, is_wanted, tables_of, walk
 from rankcell.errors import InputError
 
@@ -32,7 +33,7 @@ def uns_key(table: str) -> str:
     return f"rankcell_{table}"
 
 
-def uns_entry(result: Result, key: str = "X_rankcell") -> dict[str, Any]:
+def uns_entry(result: Result, key: str = KEY) -> dict[str, Any]:
     """What stands in `uns["rankcell"]`: the meta, with the pool and layer of each obsm key. Nulls, and names that no key of an
     AnnData can be, are left out.
     """

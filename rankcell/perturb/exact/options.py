@@ -63,7 +63,7 @@ class Measure(Options):
 
     @classmethod
     def of_settings(cls, settings: Any) -> "Measure":
-        tables = {f"affected{'' if name == 'mean' else '_' + name}": True for name in settings["affected"] if name != "top"}
+        tables: dict[str, Any] = {f"affected{'' if name == 'mean' else '_' + name}": True for name in settings["affected"] if name != "top"}
         return cls(settings["readouts"], **{n: settings[n] for n in ("layer", "distance", "readout_compat", "affected_top")}, **tables)
 
 

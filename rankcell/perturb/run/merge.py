@@ -9,6 +9,7 @@ from typing import Any
 
 from rankcell.errors import InputError, OutputError, SettingsError
 from rankcell.model.devices import devices_of
+from rankcell.model.options import AUTO
 from rankcell.perturb.edits.plan import EditPlan
 from rankcell.perturb.results.screen_folder import ScreenFolder
 from rankcell.perturb.results.screen_tables import AFFECTED, SCREEN, Names, join_affected, join_tables, read_shard
@@ -56,7 +57,7 @@ def finish(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, verified:
     method.close(run)
 
 
-def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, device: str = "auto", force: bool = False) -> ScreenFolder:
+def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, device: str = AUTO, force: bool = False) -> ScreenFolder:
     """Put the parts of a screen (`--shard`) together.
 
     parts

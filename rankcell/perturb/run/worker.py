@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rankcell.errors import SettingsError
 from rankcell.model.devices import has_idle_processor
+from rankcell.model.options import AUTO
 from rankcell.perturb.run.counting import Ticks
 from rankcell.perturb.run.loaded import LoadedScreen, threads_as_begun
 from rankcell.perturb.run.methods import method_of
@@ -16,7 +17,7 @@ from rankcell.perturb.run.prepared import Prepared, read_prepared
 from rankcell.store import ShardedRun
 
 
-def run_unit(folder: str | os.PathLike, unit: int, *, device: str = "auto") -> Path:
+def run_unit(folder: str | os.PathLike, unit: int, *, device: str = AUTO) -> Path:
     """Run one unit of a prepared screen and return its shard; one that is there already is left as it is.
 
     folder

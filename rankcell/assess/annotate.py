@@ -10,22 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.assess.anndata_parts import embedding, obs_column, require_anndata
+from rankcell.assess.label_tables import UNSURE, check_out, write_labels
+from rankcell.assess.options import LabelMapping
 from rankcell.counts.options import Counts
+from rankcell.embed.added import added_name, foreign_columns, label_columns, require_free
+from rankcell.embed.options import KEY, LAYER, POOL
 from rankcell.errors import CellError, InputError, SettingsError
-from rankcell.jobs.added import added_name, foreign_columns, label_columns, require_free
-from rankcell.jobs.assess import embedding, obs_column, require_anndata
-from rankcell.jobs.labels_out import UNSURE, check_out, label_lines, write_labels
 from rankcell.model.chosen_model import model_for
-from rankcell.model.options import Compute, Model
+from rankcell.model.options import Compute, Model, ModelLike
 from rankcell.progress import Passes, Progress
 from rankcell.tokens import TokenSet
 from rankcell.tokens.opening import TokenNeeds, is_tokens, require_there, tokens_of
-from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
 
-KEY = "X_rankcell"
 _SAME = 1e-3  # of its length: two embeddings of one cell differ by less, whatever batches and precision they were made in
-MIN_CONFIDENCE, MAX_DISTANCE = 0.5, 0.95  # at 0.95 about 5 % of cells like the reference are unsure for their distance
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,13 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """What `annotate` wrote: its table (a row per cell), the path, and lines for a reader."""
+class Annotation:
+    """What `annotate` wrote: its table (a row per cell), the path, the column of the labels, and how many reference cells voted."""
 
     table: Any
     path: Path
-    lines: tuple[str, ...]
+    column: str
+    n_reference: int
 
 
 def map_labels(
@@ -57,24 +57,20 @@ def map_labels(
     label: str,
     *,
     key: str = KEY,
-    k: int = 15,
-    metric: str = "cosine",
-    min_confidence: float = MIN_CONFIDENCE,
-    max_distance: float = MAX_DISTANCE,
+    mapping: LabelMapping = LabelMapping(),
     key_added: str | None = None,
 ) -> None:
     """Writes the labels of the reference, their confidence and the distance into `adata.obs`."""
-    _check(k, metric, min_confidence, max_distance)
     require_anndata(adata, "rc.tl.map_labels")
     name = added_name(key_added, f"{label}_mapped")
     require_free(label_columns(name), foreign_columns(label_columns(name), list(adata.obs)), "adata.obs")
     if isinstance(reference, (str, os.PathLike)):
         reference = _read(reference)
-    require_anndata(reference, "rc.tl.map_labels", what="reference")
+    require_anndata(reference, "rc.tl.map_labels", role="reference")
     cells = Embedded(_ids(adata), embedding(adata, key), None, _uns(adata))
     labels = obs_column(reference, label, where="the reference")
     known = _labelled(Embedded(_ids(reference), embedding(reference, key, where="the reference"), labels, _uns(reference)), label)
-    columns = _mapped(cells, known, key, k, metric, min_confidence, max_distance, name)
+    columns = _mapped(cells, known, key, mapping, name)
     for column, values in columns.items():
         adata.obs[column] = values
 
@@ -85,28 +81,17 @@ def annotate(
     out: str | os.PathLike,
     *,
     label: str,
-    model: Any = None,
-    vocab: str | os.PathLike | Vocabulary | None = None,
-    vocab_mismatch_ok: bool = False,
+    model: ModelLike = None,
     key: str = KEY,
     pool: str | None = None,
     layer: int | None = None,
-    k: int = 15,
-    metric: str = "cosine",
-    min_confidence: float = MIN_CONFIDENCE,
-    max_distance: float = MAX_DISTANCE,
+    mapping: LabelMapping = LabelMapping(),
     key_added: str | None = None,
-    counts_layer: str | None = None,
-    raw: bool = False,
-    gene_column: str | None = None,
-    genome: str | None = None,
-    allow_non_counts: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    tokens_per_batch: int | None = None,
+    counts: Counts = Counts(),
+    compute: Compute = Compute(),
     force: bool = False,
     progress: Progress = None,
-) -> Annotated:
+) -> Annotation:
     """Label the cells of `source` by their nearest cells in `reference`, and write `out`.
 
     source, reference
@@ -119,67 +104,53 @@ def annotate(
         these as obs columns.
     pool, layer
         None: as the one that is embedded already says, else `mean` and -2.
-    min_confidence, max_distance
-        See rankcell.tl.map_labels: cells below or beyond are 'unsure'.
+    mapping
+        See rankcell.tl.map_labels.
     """
     import pandas as pd
 
-    _check(k, metric, min_confidence, max_distance)
-    name = added_name(key_added, f"{label}_mapped")
+    model, name = Model.of(model), added_name(key_added, f"{label}_mapped")
     out = check_out(source, reference, Path(out), label_columns(name), force=force)
-    counts_options = {"counts_layer": counts_layer, "raw": raw, "gene_column": gene_column, "genome": genome, "allow_non_counts": allow_non_counts}
-    compute = Compute(device, precision, tokens_per_batch)
-    known, cells = (None if model is not None else _stored(s, key, column) for s, column in ((reference, label), (source, None)))
+    is_named = model.model is not None
+    known, cells = (None if is_named else _stored(s, key, column) for s, column in ((reference, label), (source, None)))
     missing = [which for which, there in (("reference", known), ("source", cells)) if there is None]
-    _check_used(model, key, missing, {"pool": pool, "layer": layer, "vocab": vocab, **counts_options})
+    _check_used(is_named, key, missing, {"pool": pool, "layer": layer, "vocab": model.vocab, **counts.settings()})
     if missing:
         entry = (known or cells).entry if known or cells else {}
-        embedder, outputs = _embedder(Model(model, vocab=vocab, vocab_mismatch_ok=vocab_mismatch_ok), entry, key, pool, layer, compute)
+        embedder, outputs = _embedder(model, entry, key, pool, layer, compute)
         inputs = {"source": (source, None), "reference": (reference, label)}
-        tokens = {which: _tokens(*inputs[which], embedder.checkpoint, counts_options) for which in missing}
+        tokens = {which: _tokens(*inputs[which], embedder.checkpoint, counts) for which in missing}
         if "reference" in missing:
-            _require_labelled(tokens["reference"], label, k)
+            _require_labelled(tokens["reference"], label, mapping.k)
         passes = Passes(progress, sum(int((t.n_genes > 0).sum()) for t in tokens.values()))
         made_now = {which: _embed(tokens[which], inputs[which][1], embedder, outputs, key, passes) for which in missing}
         known, cells = made_now.get("reference", known), made_now.get("source", cells)
     known = _labelled(known, label)
-    columns = _mapped(cells, known, key, k, metric, min_confidence, max_distance, name)
+    columns = _mapped(cells, known, key, mapping, name)
     table = pd.DataFrame({"cell_id": cells.cell_ids, **columns})
-    said = cells.entry or known.entry
-    table.attrs = {"label": label, "k": k, "metric": metric, "min_confidence": min_confidence, "max_distance": max_distance} | {
-        n: said[n] for n in ("model", "model_hash", "model_note") if n in said
-    }
+    entry = cells.entry or known.entry
+    table.attrs = {"label": label} | mapping.settings() | {n: entry[n] for n in ("model", "model_hash", "model_note") if n in entry}
     write_labels(table, source, out, force=force)
-    return Annotated(table, out, tuple(label_lines(table, name, len(known.x))))
+    return Annotation(table, out, name, len(known.x))
 
 
 # The rule
 
 
-def _check(k: int, metric: str, min_confidence: float, max_distance: float) -> None:
-    if k < 1:
-        raise SettingsError(f"k is {k}; at least 1")
-    if metric not in ("cosine", "euclidean"):
-        raise SettingsError(f"unknown metric '{metric}'; cosine or euclidean")
-    for name, value in (("min_confidence", min_confidence), ("max_distance", max_distance)):
-        if not 0 <= value <= 1:
-            raise SettingsError(f"{name} is {value}; a share, 0 to 1")
-
-
-def _note_unsure(n: int, of: int, min_confidence: float, max_distance: float) -> None:
+def _note_unsure(n: int, of: int, mapping: LabelMapping) -> None:
     """A note where more than half of the cells with an embedding are unsure: then the reference is in doubt, not the cells."""
     if 2 * n <= of:
         return
     note(
-        f"{n:,} of {of:,} cells ({n / of:.0%}) are '{UNSURE}': fewer than {min_confidence:.0%} of the neighbours agree, or the cell is farther from "
-        f"the reference than {max_distance:.0%} of its cells are from each other; does the reference hold their kinds? "
+        f"{n:,} of {of:,} cells ({n / of:.0%}) are '{UNSURE}': fewer than {mapping.min_confidence:.0%} of the neighbours agree, or the cell is farther from "
+        f"the reference than {mapping.max_distance:.0%} of its cells are from each other; does the reference hold their kinds? "
         f"({option('min_confidence', 0)} and {option('max_distance', 1)} label every cell)"
     )
 
 
-def _check_used(model: Any, key: str, missing: Sequence[str], options: Mapping[str, Any]) -> None:
+def _check_used(is_named: bool, key: str, missing: Sequence[str], options: Mapping[str, Any]) -> None:
     """SettingsError for an option that would be ignored: `key` beside a model, those of a model where nothing is embedded."""
-    if model is not None and key != KEY:
+    if is_named and key != KEY:
         raise SettingsError(
             f"{option('key', key)} names an embedding that is there, and {option('model')} makes new ones: leave one of them out"
         )
@@ -218,9 +189,7 @@ def _note_same_cells(cells: Embedded, known: Embedded) -> None:
         )
 
 
-def _mapped(
-    cells: Embedded, known: Embedded, key: str, k: int, metric: str, min_confidence: float, max_distance: float, name: str
-) -> dict[str, Any]:
+def _mapped(cells: Embedded, known: Embedded, key: str, mapping: LabelMapping, name: str) -> dict[str, Any]:
     """{obs column: values}: the label as a Categorical, its confidence, the distance."""
     import pandas as pd
 
@@ -229,11 +198,11 @@ def _mapped(
 
     require_same_origin(cells.entry, known.entry, key, cells.x.shape[1], known.x.shape[1])
     labels = known.labels
-    votes = vote(cells.x, Reference(known.x, labels.codes, len(labels.categories)), k=k, metric=metric)
+    votes = vote(cells.x, Reference(known.x, labels.codes, len(labels.categories)), mapping)
     _note_same_cells(cells, known)
     mapped = pd.Categorical.from_codes(votes.code, dtype=labels.dtype)
-    unsure = (votes.code >= 0) & ((votes.confidence < min_confidence) | (votes.distance > max_distance))
-    _note_unsure(int(unsure.sum()), int((votes.code >= 0).sum()), min_confidence, max_distance)
+    unsure = (votes.code >= 0) & ((votes.confidence < mapping.min_confidence) | (votes.distance > mapping.max_distance))
+    _note_unsure(int(unsure.sum()), int((votes.code >= 0).sum()), mapping)
     if unsure.any():
         names = np.array([*map(str, labels.categories), UNSURE], object)
         code = np.where(unsure, len(names) - 1, votes.code)
@@ -272,16 +241,16 @@ def _embedder(
     from rankcell.embed import Embedder
 
     output = dict(dict(entry.get("outputs", {})).get(key, {})) if entry else {}
-    pool = pool if pool is not None else str(output.get("pool", "mean"))
-    layer = layer if layer is not None else int(output.get("layer", -2))
+    pool = pool if pool is not None else str(output.get("pool", POOL))
+    layer = layer if layer is not None else int(output.get("layer", LAYER))
     made_by = SimpleNamespace(obsm={}, uns={"rankcell": {**entry, **output}} if entry else {})
     return Embedder(model_for(made_by, model), compute), (pool, layer)
 
 
-def _tokens(source: Any, label: str | None, checkpoint: Any, made: Mapping[str, Any]) -> TokenSet:
+def _tokens(source: Any, label: str | None, checkpoint: Any, counts: Counts) -> TokenSet:
     """The tokens of a count file, an AnnData or tokens; CellError where no cell has the label asked for."""
     require_there(source)
-    tokens = tokens_of(source, checkpoint, counts=Counts() if is_tokens(source) else Counts(**made), needs=TokenNeeds([] if label is None else [label]))
+    tokens = tokens_of(source, checkpoint, counts=Counts() if is_tokens(source) else counts, needs=TokenNeeds([] if label is None else [label]))
     if label is not None:
         tokens.obs_name(label)
     return tokens

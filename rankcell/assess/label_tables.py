@@ -1,4 +1,4 @@
-"""Labels carried over, written: a table of the cells, or a copy of the h5ad with the labels in obs; and lines for a reader."""
+"""Labels carried over, written: a table of the cells, or a copy of the h5ad with the labels in obs."""
 
 import os
 import shutil
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rankcell.embed.added import foreign_columns, require_free
 from rankcell.errors import InputError, OutputError, SettingsError
-from rankcell.jobs.added import foreign_columns, require_free
 from rankcell.store import atomic_path, require_apart, require_new
 from rankcell.tokens.opening import require_there
 from rankcell.wording import option, shortened
@@ -76,16 +76,3 @@ def write_labels(table: Any, source: Any, out: Path, *, force: bool) -> None:
                 write_elem(obs, name, table[name].to_numpy() if table[name].dtype.kind == "f" else table[name].array)
             order = list(dict.fromkeys([*order, *table.columns[1:]]))
             obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
-
-
-def label_lines(table: Any, name: str, n_reference: int) -> list[str]:
-    """How many cells got which label, and how many none."""
-    n, counts = len(table), table[name].value_counts()
-    unsure, missing = int(counts.get(UNSURE, 0)), int(table[name].isna().sum())
-    sure = counts.drop(UNSURE, errors="ignore")
-    top = ", ".join(f"{label} {count:,}" for label, count in sure[sure > 0].head(6).items()) or "none"
-    lines = [
-        f"{n - unsure - missing:,} of {n:,} cells labelled from {n_reference:,} reference cells: {top}{', ...' if (sure > 0).sum() > 6 else ''}"
-    ]
-    lines.append(f"{unsure:,} {UNSURE}")
-    return lines + ([f"{missing:,} without a known gene, and without a label"] if missing else [])

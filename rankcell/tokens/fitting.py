@@ -7,6 +7,7 @@ from typing import Any
 from rankcell.counts import find_inputs, open_at_counts
 from rankcell.counts.genes.gene_map import n_known_columns
 from rankcell.counts.genes.orientation import require_genes_in_columns
+from rankcell.counts.options import CountsPlace
 from rankcell.errors import RankcellError
 from rankcell.vocab import Vocabulary
 from rankcell.vocab.catalog import find_vocabulary, vocabularies_at_hand
@@ -37,15 +38,13 @@ class Comparison:
         return [*lines, ""]
 
 
-def compare_vocabularies(
-    items: Sequence[Any], *, layer: str | None = None, raw: bool = False, gene_column: str | None = None
-) -> Comparison | None:
+def compare_vocabularies(items: Sequence[Any], place: CountsPlace = CountsPlace()) -> Comparison | None:
     """The vocabularies at hand beside the first input that opens; None where none does, as what is wrong with it is for others to say."""
     for item in items:
         try:
-            with open_at_counts(item, layer=layer, raw=raw) as counts:
+            with open_at_counts(item, layer=place.counts_layer, raw=place.raw) as counts:
                 columns, n_genes, name = dict(counts.var), counts.n_genes, counts.name
-                columns = {gene_column: columns[gene_column]} if gene_column in columns else columns
+                columns = {place.gene_column: columns[place.gene_column]} if place.gene_column in columns else columns
         except RankcellError:
             continue
         vocabularies = {at_hand: find_vocabulary(at_hand) for at_hand in vocabularies_at_hand()}
@@ -54,31 +53,21 @@ def compare_vocabularies(
     return None
 
 
-def fitting_vocabulary(
-    items: Sequence[Any], *, layer: str | None = None, raw: bool = False, gene_column: str | None = None
-) -> tuple[str, list[str]]:
+def fitting_vocabulary(items: Sequence[Any], place: CountsPlace) -> tuple[str, list[str]]:
     """(name of the vocabulary that knows the largest number of columns of the first input that opens, lines that compare all).
-
-    layer, raw, gene_column
-        As for `check`.
 
     Without an input that opens, the first name and no lines.
     """
-    comparison = compare_vocabularies(items, layer=layer, raw=raw, gene_column=gene_column)
+    comparison = compare_vocabularies(items, place)
     return (next(iter(vocabularies_at_hand())), []) if comparison is None else (comparison.best, comparison.lines())
 
 
-def require_fitting_vocabulary(source: Any, **place: Any) -> Vocabulary:
-    """The vocabulary at hand that knows the genes of `source` best, with a note; VocabularyError where it knows less than half of them.
-
-    place
-        `layer`, `raw` and `gene_column` as for `tokenize`.
-    """
+def require_fitting_vocabulary(source: Any, place: CountsPlace) -> Vocabulary:
+    """The vocabulary at hand that knows the genes of `source` best, with a note; VocabularyError where it knows less than half of them."""
     items = find_inputs(source).items
-    comparison = compare_vocabularies(items, **place)
+    comparison = compare_vocabularies(items, place)
     if comparison is None or comparison.known[comparison.best] < LEAST_KNOWN * comparison.n_genes:
-        at = {name: value for name, value in place.items() if name != "gene_column"}
-        with open_at_counts(items[0], **at) as counts:  # what is wrong with the input is said before a vocabulary is asked for
+        with open_at_counts(items[0], layer=place.counts_layer, raw=place.raw) as counts:  # what is wrong with the input is said before a vocabulary is asked for
             require_genes_in_columns(counts)
         return find_vocabulary(None)
     best, n = comparison.best, comparison.known[comparison.best]

@@ -8,20 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rankcell.cli.check_page import Looked, Rows, bullet, doubts, full, set_out, short, total
 from rankcell.counts import Inputs, find_inputs
 from rankcell.counts.block import value_of_kind
 from rankcell.counts.genes.ids import vocabulary_species
 from rankcell.counts.matrix_key import MatrixKey
+from rankcell.counts.options import Counts, CountsPlace
 from rankcell.counts.source import some
 from rankcell.counts.validate.check_counts import Facts, read_facts
 from rankcell.counts.validate.places import COUNTS, EMPTY, Place, choose, find_places, read_unnamed
 from rankcell.errors import InputError, OutputError, RankcellError
-from rankcell.jobs.check_page import Looked, Rows, bullet, doubts, full, set_out, short, total
-from rankcell.jobs.fitting import fitting_vocabulary
 from rankcell.progress import Progress
 from rankcell.store import require_new
 from rankcell.tokens import Tokenizer
-from rankcell.tokens.job import Encoding, Job, Options
+from rankcell.tokens.fitting import fitting_vocabulary
+from rankcell.tokens.job import Job, Reading
+from rankcell.tokens.options import RowOptions, Tokenizing
 from rankcell.wording import option
 
 
@@ -67,15 +69,9 @@ def check(
     *,
     model: Any = None,
     vocab: str | os.PathLike | None = None,
-    max_len: int | None = None,
-    cls: bool | None = None,
-    layer: str | None = None,
-    raw: bool = False,
-    gene_column: str | None = None,
-    genome: str | None = None,
-    obs: Sequence[str] = (),
-    filter: str | None = None,
-    workers: int | None = None,
+    rows: RowOptions = RowOptions(),
+    counts: CountsPlace = CountsPlace(),
+    obs: str | Sequence[str] = (),
     progress: Progress = None,
 ) -> CheckReport:
     """Read count files whole, in a stream, and say what is in them and how to tokenize them.
@@ -88,7 +84,9 @@ def check(
         A checkpoint folder, a hub name or 'demo': its vocabulary (completed by `vocab` where it carries none) and its positions are
         taken, so that what is said of cropping holds for it.
 
-    The other parameters are those of `tokenize`; the command repeats them, and adds a layer or raw where the counts are there.
+    rows, counts, obs
+        As for `tokenize`; the command repeats them, and adds a layer or raw where the counts are there.
+
     Raises InputError when there is nothing to read; of several inputs, one that cannot be read is a reason.
     """
     obs = (obs,) if isinstance(obs, str) else tuple(dict.fromkeys(obs))
@@ -97,27 +95,26 @@ def check(
         raise InputError("check takes count files: write the AnnData to a file first, with adata.write_h5ad")
     compared: list[str] = []
     if vocab is None and model is None:
-        vocab, compared = fitting_vocabulary(inputs.items, layer=layer, raw=raw, gene_column=gene_column)
-    reads = _of_model(model, vocab, max_len) if model is not None else {"vocab": vocab, "max_len": max_len}
-    tokenizer = Tokenizer(reads.pop("given", reads["vocab"]), max_len=reads["max_len"], cls=cls)
+        vocab, compared = fitting_vocabulary(inputs.items, counts)
+    reads = _of_model(model, vocab, rows.max_len) if model is not None else {"vocab": vocab, "max_len": rows.max_len}
+    tokenizer = Tokenizer(reads.pop("given", reads["vocab"]), Tokenizing(max_len=reads["max_len"], cls=rows.cls, filter=rows.filter))
     model_name = reads.pop("model", "")
-    rows = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len, model_name)
-    looked = _look(inputs, layer, raw, genome)
-    used, place_options, conflict = _agree([one for one in looked if not one.problem], layer, raw)
+    planned = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len, model_name)
+    looked = _look(inputs, counts)
+    used, place_options, conflict = _agree([one for one in looked if not one.problem], counts.counts_layer, counts.raw)
     tick = _Tick(progress, sum(p.shape[0] for p in used))
-    how = dict(gene_column=gene_column, genome=genome, obs=obs, filter=filter, workers=workers, tick=tick)
-    looked = _read(looked, used, rows, inputs.several, how)
+    named = {"gene_column": counts.gene_column, "genome": counts.genome, "obs": obs, "filter": rows.filter}
+    looked = _read(looked, used, planned, inputs.several, named | {"workers": rows.workers, "tick": tick})
     tick.end()
     reasons = [one.problem for one in looked if one.problem] + conflict
     reasons += [reason for one in looked if one.facts is not None for reason in _reasons(one)]
-    named = reads | dict(cls=cls, gene_column=gene_column, genome=genome, obs=obs, filter=filter)
-    command = _command(source, inputs, place_options, named)
+    command = _command(source, inputs, place_options, reads | named | {"cls": rows.cls})
     if not reasons:
         key = used[0].key if place_options else MatrixKey()
-        options = Options(layer=key.layer, raw=key.raw, obs=obs, gene_column=gene_column, genome=genome, filter=filter)
-        reasons = _refusal(tokenizer, source, options, Path(command[-1]))
+        reading = Reading(obs, tokenizer.tokenizing, Counts(key.layer, key.raw, counts.gene_column, counts.genome))
+        reasons = _refusal(tokenizer, source, reading, Path(command[-1]))
     return CheckReport(
-        page=(*compared, *_page(looked, rows, inputs.several)),
+        page=(*compared, *_page(looked, planned, inputs.several)),
         command=None if reasons else shlex.join(command),
         reasons=tuple(reasons),
         inputs=tuple(one.facts for one in looked if one.facts is not None),
@@ -154,12 +151,13 @@ def _species(tokenizer: Tokenizer) -> str:
     return vocabulary_species(tokenizer.vocab.species, tokenizer.vocab.genes)
 
 
-def _look(inputs: Inputs, layer: str | None, raw: bool, genome: str | None) -> list[Looked]:
+def _look(inputs: Inputs, counts: CountsPlace) -> list[Looked]:
     """The matrices of each input. Of several, one that cannot be opened has a problem; a single one raises."""
     found = []
     for item, label in zip(inputs.items, inputs.labels, strict=True):
         try:
-            found.append(Looked(str(item), label, find_places(item, layer=layer, raw=raw, genome=genome), named=layer is not None or raw))
+            places = find_places(item, layer=counts.counts_layer, raw=counts.raw, genome=counts.genome)
+            found.append(Looked(str(item), label, places, named=counts.counts_layer is not None or counts.raw))
         except InputError as e:
             if not inputs.several:
                 raise
@@ -193,7 +191,7 @@ def _agree(opened: Sequence[Looked], layer: str | None, raw: bool) -> tuple[list
 
 def _options(key: MatrixKey) -> list[str]:
     """The words that ask for a matrix in a `rankcell tokenize` command."""
-    return ["--raw"] if key.raw else ["--layer", key.layer] if key.layer is not None else []
+    return ["--raw"] if key.raw else ["--counts-layer", key.layer] if key.layer is not None else []
 
 
 def _read(looked: list[Looked], used: list[Place], rows: Rows, several: bool, how: dict[str, Any]) -> list[Looked]:
@@ -276,11 +274,11 @@ def _folder_name(given: Sequence[Any]) -> str:
     return (path if path.is_dir() else path.parent).resolve().name
 
 
-def _refusal(tokenizer: Tokenizer, source: Any, options: Options, out: Path) -> list[str]:
+def _refusal(tokenizer: Tokenizer, source: Any, reading: Reading, out: Path) -> list[str]:
     """What tokenize itself says before it reads: cell columns that do not go together, an output that cannot be written."""
     try:
         require_new(out)
-        Job.of(Encoding(tokenizer.vocab, tokenizer.frame, tokenizer.max_len), source, options).close()
+        Job.of(tokenizer.encoding, source, reading).close()
     except OutputError as e:
         return [f"{e}, or run the command in another folder"]
     except RankcellError as e:

@@ -6,32 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from rankcell.counts.vocabulary.options import CountsToBuild
 from rankcell.errors import GeneError, InputError, VocabularyError
 from rankcell.progress import Progress
 from rankcell.vocab.build import TARGET_SUM, GeneColumns, choose_gene_column, ensembl_share, normalised
 from rankcell.wording import note, option
-
-
-@dataclasses.dataclass(frozen=True)
-class Counts:
-    """Which counts of an input are taken; whether several inputs may hold the same cells."""
-
-    layer: str | None
-    raw: bool
-    gene_column: str | None
-    genome: str | None
-    allow_non_counts: bool
-    allow_repeated_cells: bool
-
-    def open(self, source: Any) -> Any:
-        """A source at them, without the columns of other genomes, and with names without a genome in front."""
-        from rankcell.counts import open_at_counts
-        from rankcell.counts.genes.genomes import keep_genome, strip_genome
-
-        opened = open_at_counts(source, layer=self.layer, raw=self.raw, genome=self.genome, allow_non_counts=self.allow_non_counts)
-        keep_genome(opened, self.genome, None)
-        strip_genome(opened)
-        return opened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +49,7 @@ class Tick:
             self._progress(self._done, self._cells * self._passes)
 
 
-def all_values(parts: list[Part], whole: GeneColumns, tick: Tick, counts: Counts) -> Iterator:
+def all_values(parts: list[Part], whole: GeneColumns, tick: Tick, counts: CountsToBuild) -> Iterator:
     for part in parts:
         known = len(part.digests)
         yield from part.values(part.genes.inside(whole), tick)
@@ -97,7 +76,7 @@ def n_columns(parts: list[Part], whole: GeneColumns) -> int:
     return columns.pop() if len(columns) == 1 and all(part.genes.keys == whole.keys for part in parts) else len(whole.keys)
 
 
-def parts_of(sources: Sequence[str | os.PathLike], ids: Any, counts: Counts) -> list[Part]:
+def parts_of(sources: Sequence[str | os.PathLike], ids: Any, counts: CountsToBuild) -> list[Part]:
     """Every source opened once: its genes and what it is made with. Refused where they cannot be counted together."""
     from rankcell.counts import find_inputs
     from rankcell.counts.source import distinct_remarks
@@ -143,7 +122,7 @@ def _require_same_naming(one: Part, other: Part) -> None:
         )
 
 
-def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, how: Counts) -> Part:
+def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, how: CountsToBuild) -> Part:
     from rankcell.counts.genes.features import remarks_of
     from rankcell.counts.genes.orientation import require_genes_in_columns
     from rankcell.counts.validate.repeats import Listed
