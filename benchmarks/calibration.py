@@ -79,7 +79,7 @@ def donors(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 def ranked(table: pd.DataFrame, score: str, **how) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RankcellWarning)
-        return rank_edits(table, by=score, mode="toward" if score.startswith("toward") else "matched", **how)
+        return rank_edits(table, score=score, mode="toward" if score.startswith("toward") else "matched", **how)
 
 
 class Findings:

@@ -113,7 +113,7 @@ def coverage(n_screens, n_cells, n_edits, score, seed=0):
             shared |= {"shift": [0.0] * n, "variance": [shared["variance_else"]] * n}
             no_own.attrs = {"prediction": Shared({score: shared})}
             tables = [without(plain, score), plain, no_own, table]
-            found.append([v for t in tables for v in covered(rank_edits(t, by=score, mode=[]), truth)])
+            found.append([v for t in tables for v in covered(rank_edits(t, score=score, mode=[]), truth)])
         a = np.mean(found, axis=0)
         unit = a[7]
         print(

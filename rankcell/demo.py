@@ -195,6 +195,7 @@ def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps
     from rankcell import get
     from rankcell.model.options import Compute
     from rankcell.perturb import Delete, Perturber, ScreenConfig, Subset
+    from rankcell.stats.options import RankOptions
     from rankcell.stats.rank import edit_ranking
     from rankcell.stats.ranked_tables import write_ranked
 
@@ -204,7 +205,7 @@ def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps
     perturber = Perturber("demo", Compute(device))
     perturber.perturb(found.tokens, folder / d.name, config, progress=steps.part(steps._at + 26))
     table = get.screen_df(folder / d.name)
-    ranking = edit_ranking(table, by=d.score)
+    ranking = edit_ranking(table, RankOptions(d.score))
     write_ranked(ranking.table, folder / d.table, facts=ranking.facts)
     found.follows[d.name] = [_follows(table, s) for s in ("cos_genes", str(Score.parse(d.score).whole))]
     found.ranked[d.name], found.n_genes[d.name], found.n_rows[d.name] = ranking.table, len(genes), len(table)

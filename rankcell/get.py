@@ -109,7 +109,7 @@ def ranking(ranked: Any, *, column: str = "effect", names: str = "symbols") -> "
     gseapy.prerank takes it as it is, decoupler its frame of one row: `ranking.to_frame().T`.
     """
     from rankcell.export import ranking as series
-    from rankcell.jobs.plots import read_statistics
+    from rankcell.stats.ranked_tables import read_statistics
     from rankcell.stats.ranking import Ranking
     from rankcell.stats.screen_rows import is_table
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankcell.stats.options import RankOptions
+
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
@@ -64,22 +66,19 @@ class Screen:
     def rank(
         self,
         *,
-        by: str | None = None,
-        mode: str | Sequence[str] = "matched",
-        donor: str | None = None,
-        cells: Any = None,
-        controls: str | Sequence[str] | None = None,
-        against: Any = None,
-        min_cells: int | None = None,
-        seed: int = 0,
+        score: str | None = RankOptions.score,
+        mode: str | Sequence[str] = RankOptions.mode,
+        donor: str | None = RankOptions.donor,
+        cells: Any = RankOptions.cells,
+        controls: str | Sequence[str] | None = RankOptions.controls,
+        against: Any = RankOptions.against,
+        min_cells: int | None = RankOptions.min_cells,
+        seed: int = RankOptions.seed,
     ) -> "pd.DataFrame":
         """One row per edit, strongest effect first, tested: see rc.tl.rank_edits."""
-        from rankcell.perturb.edits.gene_lists import named_genes
-        from rankcell.stats import rank_edits
+        from rankcell.stats.rank import edit_ranking
 
-        controls = None if controls is None else named_genes(controls, "controls")
-        options = {"donor": donor, "cells": cells, "controls": controls, "against": against, "min_cells": min_cells, "seed": seed}
-        return rank_edits(self, by=by, mode=mode, **options)
+        return edit_ranking(self, RankOptions(score, mode, donor, cells, controls, against, min_cells, seed)).df()
 
     def affected(self, *, which: str = "mean") -> "pd.DataFrame":
         """The affected genes: see rc.get.affected_df. OutputError when the screen was run without them."""

@@ -3,6 +3,7 @@ combinations state only what matters."""
 
 import inspect
 import typing
+from types import SimpleNamespace
 
 from rankcell.model.options import Model
 from rankcell.options import Choice, Options, fields_of, is_options, parts_of, split_hint
@@ -100,6 +101,24 @@ def screen_cells(source, out, *, merge=False, shard=None, dry_run=False, force=F
     if shard is not None:
         return perturb_part(cells, out, config, compute, shard=shard, force=force, progress=progress)
     return perturb_cells(cells, out, config, compute, force=force, progress=progress)
+
+
+def write_stats(source, out, *, direction=None, compat="rankcell", force=False, **flat):
+    """`rankcell stats`: table, facts, path and the lines that it prints."""
+    from rankcell.cli.statistics_lines import statistics_lines
+    from rankcell.stats import RankOptions
+    from rankcell.stats.screen_statistics import write_statistics
+
+    written = write_statistics(source, out, RankOptions(**flat), direction=direction, compat=compat, force=force)
+    ranking = written.ranking
+    return SimpleNamespace(table=ranking.df(), facts=ranking.facts, path=written.path, lines=tuple(statistics_lines(ranking)))
+
+
+def draw_screen(source, out, *, force=False, **flat):
+    """`rankcell plot`."""
+    from rankcell.report.draw import Drawing, draw
+
+    return draw(source, out, Drawing(**flat), force=force)
 
 
 def edit_plan(vocab, *, frame, max_len, **flat):

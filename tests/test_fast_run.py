@@ -12,10 +12,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_checkpoint, make_vocab
-from flat_options import call, perturb_df, run_screen, screen_cells
+from flat_options import call, draw_screen, perturb_df, run_screen, screen_cells
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.cli import main
 from rankcell.errors import CellError, InputError, OutputError, RankcellWarning, SettingsError
 from rankcell.execute import engine as execution
@@ -488,17 +487,17 @@ def test_short_cells(place, tmp_path, capsys, monkeypatch):
 
 
 def test_the_page_tells_the_audit(perturber, tokens, whole, exact, tmp_path):
-    jobs.plot(whole.folder, tmp_path / "report.html")
+    draw_screen(whole.folder, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "How good the predictions are" in text and f"largest by <code>{BY}</code> were run" not in text
     assert "7 of the whole screen predicted largest were run as well" in text and "every edit was run" not in text
-    jobs.plot(exact.folder, tmp_path / "exact.html")
+    draw_screen(exact.folder, tmp_path / "exact.html")
     assert "How good the predictions are" not in (tmp_path / "exact.html").read_text()
     top = run_screen(perturber, tokens, tmp_path / "s", **(WAY | dict(verify_top=6)))
-    jobs.plot(top.folder, tmp_path / "top.html")
+    draw_screen(top.folder, tmp_path / "top.html")
     assert f"The 6 edits of each cell predicted largest by <code>{BY}</code> were run" in (tmp_path / "top.html").read_text()
     all_run = run_screen(perturber, tokens, tmp_path / "t", **(WAY | dict(cells=2, splits=64)))
-    jobs.plot(all_run.folder, tmp_path / "all.html")
+    draw_screen(all_run.folder, tmp_path / "all.html")
     assert "every edit was run, and none predicted" in (tmp_path / "all.html").read_text()
 
 

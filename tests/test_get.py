@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_vocab
+from flat_options import write_stats
 from test_report_screen import made_table, write_screen
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.errors import InputError, RankcellError, SettingsError
 from rankcell.perturb import read_screen
 
@@ -96,7 +96,7 @@ def test_a_ranking_is_taken_from_its_file(folder, tmp_path):
     ranked = rc.tl.rank_edits(folder)
     expected = rc.get.ranking(ranked)
     for name in ("t.csv", "t.tsv", "t.parquet"):
-        jobs.stats(folder, tmp_path / name)
+        write_stats(folder, tmp_path / name)
         found = rc.get.ranking(tmp_path / name)
         assert found.index.equals(expected.index) and np.allclose(found, expected, rtol=1e-12) and found.name == expected.name
 

@@ -40,7 +40,7 @@ def standing_out(tmp_path):
 def test_the_hits_are_those_of_the_statistics(standing_out, tmp_path):
     folder, symbol = standing_out
     answer = section(page_of(folder, tmp_path), "The answer")
-    ranked = rc.tl.rank_edits(str(folder), by="cos_genes_in_place")
+    ranked = rc.tl.rank_edits(str(folder), score="cos_genes_in_place")
     called = ranked[ranked["matched_fdr"] < 0.05]
     assert symbol in called["symbols"].tolist()
     assert f"{len(called):,} of {ranked['matched_fdr'].notna().sum():,} edits tested stand out" in answer
@@ -61,7 +61,7 @@ def test_nothing_stands_out_is_said_with_the_least_fdr(tmp_path):
     table["cos_genes_in_place"] = 1 - np.exp(np.random.default_rng(3).normal(-9, 0.3, len(table)))
     folder = write_screen(tmp_path / "s", table, symbols=table.attrs["symbols"])
     answer = section(page_of(folder, tmp_path), "The answer")
-    least = rc.tl.rank_edits(str(folder), by="cos_genes_in_place")["matched_fdr"].min()
+    least = rc.tl.rank_edits(str(folder), score="cos_genes_in_place")["matched_fdr"].min()
     assert least >= 0.05 and f"none has an FDR below 0.05 (FDR &gt;= {least:.2g})" in answer
 
 

@@ -10,8 +10,8 @@ from flat_options import perturb_df, screen_cells
 import rankcell as rc
 from rankcell.assess.comparison import Comparison
 from rankcell.cli import main
+from rankcell.cli.statistics_lines import statistics_lines as report_lines
 from rankcell.errors import InputError, OutputError, RankcellError, RankcellWarning, SettingsError, VocabularyError
-from rankcell.jobs.stats import _found as report_lines
 from rankcell.stats.ranking import Ranking
 from rankcell.vocab.published import import_vocab
 

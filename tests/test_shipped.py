@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import ROOT
+from flat_options import write_stats
 
 import rankcell
 from rankcell.model import open_checkpoint
@@ -92,10 +93,9 @@ def test_demo_writes_its_rankings_as_stats_does(demo, tmp_path):
     import json
 
     import rankcell as rc
-    from rankcell import jobs
 
     score = "toward_CD14+ Monocyte_cell_in_place"
-    jobs.stats(demo / "b_to_monocyte", tmp_path / "t.csv", score=score)
+    write_stats(demo / "b_to_monocyte", tmp_path / "t.csv", score=score)
     saved = demo / "ranked_b_to_monocyte.csv"
     assert saved.read_text() == (tmp_path / "t.csv").read_text()
     beside = [json.loads((p.parent / f"{p.name}.json").read_text()) for p in (saved, tmp_path / "t.csv")]
@@ -119,7 +119,7 @@ def test_demo_in_place_score_names_biology_and_the_plain_score_the_rank(demo):
     from rankcell.stats import rank_edits, rank_spearman
 
     table = get.screen_df(demo / "monocyte_to_b")
-    ranked = rank_edits(table, by="toward_CD19+ B_cell_in_place")
+    ranked = rank_edits(table, score="toward_CD19+ B_cell_in_place")
     top = set(ranked[ranked.n_cells >= 5].head(40).symbols)
     assert (
         len(top & {"CTSS", "FTL", "PSAP", "IFITM3", "LST1", "TYROBP", "FCER1G", "AIF1", "S100A8", "S100A9", "LYZ", "CST3", "FCN1", "CFD"})

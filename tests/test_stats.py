@@ -79,7 +79,7 @@ def test_hand_sized_table():
     ],
 )
 def test_by(by, order, effects):
-    ranked = rank_edits(hand_table(), by=by, min_cells=0)
+    ranked = rank_edits(hand_table(), score=by, min_cells=0)
     assert ranked.genes.tolist() == order
     np.testing.assert_allclose(ranked.effect, effects)
     assert "plain_effect" not in ranked and "plain_rank_spearman" not in ranked.attrs
@@ -107,7 +107,7 @@ def test_the_table_is_not_changed():
 
 def test_unknown_score():
     with pytest.raises(SettingsError, match="no score 'cos_cls'.* has cos_genes, cos_genes_in_place, toward_t_cell"):
-        rank_edits(hand_table(), by="cos_cls")
+        rank_edits(hand_table(), score="cos_cls")
     with pytest.raises(SettingsError, match="no score 'cos_genes'; it has none"):
         rank_edits(hand_table()[["cell_id", "edit", "kind", "genes", "rank"]])
 
@@ -118,7 +118,7 @@ def test_cell_columns_are_no_scores():
     pd.testing.assert_frame_equal(rank_edits(table), rank_edits(hand_table()))
     assert rank_edits(table, mode="toward").attrs["by"] == "toward_t_cell"
     with pytest.raises(SettingsError, match="no score 'cos_dose'"):
-        rank_edits(table, by="cos_dose")
+        rank_edits(table, score="cos_dose")
 
 
 def test_effect_of():
@@ -175,7 +175,7 @@ def test_a_score_that_follows_the_rank_is_told(sign):
     rng = np.random.default_rng(0)
     table["cos_genes_in_place"] = rng.random(12)
     with pytest.warns(RankcellWarning, match="Rank by its _in_place counterpart"):
-        rank_edits(table, by="cos_genes")
+        rank_edits(table, score="cos_genes")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "'cos_genes")
         ranked = rank_edits(table)  # the counterpart itself is fine
@@ -185,7 +185,7 @@ def test_a_score_that_follows_the_rank_is_told(sign):
 
 def test_a_ranking_and_its_table():
     """The facts of a ranking are its own: the table of a public verb carries them, and changing either leaves the other."""
-    ranking = edit_ranking(hand_table(), by="cos_genes")
+    ranking = edit_ranking(hand_table(), score="cos_genes")
     table = ranking.df()
     assert table.attrs == dict(ranking.facts) and ranking.by == "cos_genes" and ranking.model_note == ""
     table.attrs["by"] = "other"

@@ -7,10 +7,9 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from flat_options import perturb_df
+from flat_options import perturb_df, write_stats
 
 import rankcell as rc
-from rankcell import jobs
 from rankcell.cli.main import main
 from rankcell.cli.screen_lines import rank_lines
 from rankcell.errors import CellError, InputError, RankcellError, RankcellWarning, SettingsError
@@ -99,11 +98,11 @@ def test_copies_of_a_cell_are_no_replicates():
 def test_it_is_said_when_nothing_has_a_p():
     table = in_so_many_cells(np.full(30, 4))
     with pytest.warns(RankcellWarning, match="no edit is in 5 cells or more: there is no p"):
-        ranked = rank_edits(table, by="toward_t_cell")
+        ranked = rank_edits(table, score="toward_t_cell")
     assert ranked.matched_p.isna().all() and ranked.attrs["without_p"] == len(ranked) == 30
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "one Gaussian fits")
-        rank_edits(table, by="toward_t_cell", mode="mixture")  # which has no p: nothing is said
+        rank_edits(table, score="toward_t_cell", mode="mixture")  # which has no p: nothing is said
 
 
 def test_donors_below_five_have_signs_alone():
@@ -120,10 +119,10 @@ def test_donors_below_five_have_signs_alone():
 def test_repeated_cell_ids_are_refused():
     table = in_so_many_cells(np.full(12, 6))
     with pytest.raises(CellError, match=r"cell 'c\d+' has 2 rows for delete:g\d+; expected one"):
-        rank_edits(pd.concat([table, table[:3]]), by="toward_t_cell")
+        rank_edits(pd.concat([table, table[:3]]), score="toward_t_cell")
     merged = table.assign(cell_id=table.cell_id.replace({"c1": "c0", "c2": "c0"}))
     with pytest.raises(CellError, match="cell 'c0' has"):
-        rc.tl.rank_edits(merged, by="toward_t_cell", min_cells=0)
+        rc.tl.rank_edits(merged, score="toward_t_cell", min_cells=0)
 
 
 def test_a_folder_of_repeated_ids_is_refused(tmp_path, capsys):
@@ -189,7 +188,7 @@ def test_the_floor(counts, asked, floor):
 def test_stats_perturb_and_page_say_one_number(broad, tmp_path, capsys):
     screen = read_screen(broad)
     lines, _ = rank_lines(screen)
-    said = jobs.stats(broad, tmp_path / "o.tsv")
+    said = write_stats(broad, tmp_path / "o.tsv")
     ranked = rc.tl.rank_edits(broad)
     sentence = edits_sentence(ranked.attrs)
     assert re.match(r"\d+ of \d+ edits are in 3 cells or more; \d+ in fewer(, \d+ of them in none)? are left out", sentence)
@@ -214,9 +213,9 @@ def wrong(screen):
         (dict(table=None), InputError, "found NoneType"),
         (dict(table=[table]), InputError, "found list"),
         (dict(table="nowhere"), RankcellError, "no results folder nowhere"),
-        (dict(table=table, by="cos_gene_in_place"), SettingsError, "did you mean 'cos_genes_in_place'"),
-        (dict(table=table, by="COS_CELL"), SettingsError, "did you mean 'cos_cell'"),
-        (dict(table=table, by=["cos_genes", "cos_cell"]), SettingsError, "by is ['cos_genes', 'cos_cell']; a name"),
+        (dict(table=table, score="cos_gene_in_place"), SettingsError, "did you mean 'cos_genes_in_place'"),
+        (dict(table=table, score="COS_CELL"), SettingsError, "did you mean 'cos_cell'"),
+        (dict(table=table, score=["cos_genes", "cos_cell"]), SettingsError, "score is ['cos_genes', 'cos_cell']; a name"),
         (dict(table=table, mode="match"), SettingsError, "did you mean 'matched'"),
         (dict(table=table, mode=3), SettingsError, "mode is 3; a name"),
         (dict(table=table, mode="control"), SettingsError, "names of the control genes: controls"),

@@ -179,7 +179,7 @@ def test_intervals_cover_the_exact_means(score, donor):
         table, truth = exact_screen(rng, score=score)
         table["donor"] = "d" + (table["cell_id"].str[1:].astype(int) % 10).astype(str)
         fast = fast_table(table, score, rng)
-        found.append([coverage(rank_edits(t, by=score, mode=[], donor=donor), truth) for t in (table, as_if_exact(fast), fast)])
+        found.append([coverage(rank_edits(t, score=score, mode=[], donor=donor), truth) for t in (table, as_if_exact(fast), fast)])
     exact, naive, carried = np.mean(found, axis=0)
     assert 0.91 < exact < 0.98 and naive < 0.75 and 0.925 < carried < 0.99, found
 
@@ -198,7 +198,7 @@ def test_intervals_cover_the_exact_means_of_a_model(tmp_path):
     for _ in range(12):
         drawn = pd.concat([cells[i].assign(cell_id=f"c{n}") for n, i in enumerate(rng.integers(0, len(cells), 150))], ignore_index=True)
         fast = fast_table(drawn, score, rng, audit=0.05)
-        found.append([coverage(rank_edits(t, by=score, mode=[]), truth) for t in (drawn, as_if_exact(fast), fast)])
+        found.append([coverage(rank_edits(t, score=score, mode=[]), truth) for t in (drawn, as_if_exact(fast), fast)])
     exact, naive, carried = np.mean(found, axis=0)
     assert exact > 0.88 and naive < 0.7 and carried > 0.92, found
 
@@ -212,7 +212,7 @@ def test_errors_alone_make_no_discoveries(donor):
         table, _ = exact_screen(rng, own=0.0)
         table["donor"] = "d" + (table["cell_id"].str[1:].astype(int) % 10).astype(str)
         fast = fast_table(table, SCORE, rng, run=0.2)
-        how = {"by": SCORE, "mode": ["toward", "control", "vs"], "controls": [f"g{i}" for i in range(10)], "donor": donor, "against": table}
+        how = {"score": SCORE, "mode": ["toward", "control", "vs"], "controls": [f"g{i}" for i in range(10)], "donor": donor, "against": table}
         naive, carried = (rank_edits(t, **how) for t in (as_if_exact(fast), fast))
         assert (naive["zero_fdr"] < 0.05).mean() > 0.2 and (naive["vs_fdr"] < 0.05).mean() > 0.3
         tests = ["zero", "matched", "control", "vs"]
@@ -225,29 +225,29 @@ def test_exact_rows_shrink_the_interval():
     rng = RNG(0)
     table, _ = exact_screen(rng)
     fast = fast_table(table, SCORE, rng, run=0.5)
-    ranked = rank_edits(fast, by=SCORE, mode=["matched"]).set_index("edit")
-    exact = rank_edits(table, by=SCORE).set_index("edit").loc[ranked.index]
+    ranked = rank_edits(fast, score=SCORE, mode=["matched"]).set_index("edit")
+    exact = rank_edits(table, score=SCORE).set_index("edit").loc[ranked.index]
     run = ranked["n_exact"] == ranked["n_cells"]
     assert run.sum() == 75 and (ranked["prediction_se"][run] == 0).all() and (ranked["prediction_se"][~run] > 0).all()
     same = ["effect", "sem", "ci_low", "ci_high", "n_cells", "mean_rank"]
     pd.testing.assert_frame_equal(ranked.loc[run, same], exact.loc[run, same])
     assert (ranked["sem"] >= ranked["prediction_se"]).all() and ranked["sem"][~run].median() > 1.5 * ranked["sem"][run].median()
     assert {"n_exact", "prediction_se"} <= set(ranked) and ranked.attrs["method"] == "fast"
-    more = rank_edits(fast_table(table, SCORE, RNG(0), run=0.5, audit=0.2), by=SCORE, mode=[])
+    more = rank_edits(fast_table(table, SCORE, RNG(0), run=0.5, audit=0.2), score=SCORE, mode=[])
     assert more.loc[more["n_exact"] < more["n_cells"], "prediction_se"].median() < 0.6 * ranked["prediction_se"][~run].median()
 
 
 def test_true_effects_are_found_still():
     rng = RNG(0)
     table, truth = exact_screen(rng)
-    ranked = rank_edits(fast_table(table, SCORE, rng), by=SCORE, mode="toward").set_index("edit")
+    ranked = rank_edits(fast_table(table, SCORE, rng), score=SCORE, mode="toward").set_index("edit")
     found = ranked["zero_fdr"] < 0.05
     assert found.mean() > 0.3 and (np.sign(ranked["effect"]) == np.sign(truth[ranked.index]))[found].all()
 
 
 def test_an_exact_screen_knows_nothing_of_it():
     table, _ = exact_screen(RNG(0), 20, 40)
-    ranked = rank_edits(table, by=SCORE)
+    ranked = rank_edits(table, score=SCORE)
     assert not {"n_exact", "prediction_se"} & set(ranked) and not {"method", "prediction"} & set(ranked.attrs)
 
 
@@ -256,7 +256,7 @@ def test_both_screens_of_vs_may_be_fast():
     table, _ = exact_screen(rng)
     a, b = (fast_table(table, SCORE, RNG(s)) for s in (1, 2))
     p = {
-        name: rank_edits(x, by=SCORE, mode="vs", against=y)["vs_p"]
+        name: rank_edits(x, score=SCORE, mode="vs", against=y)["vs_p"]
         for name, x, y in (("both", a, b), ("naive", as_if_exact(a), as_if_exact(b)))
     }
     assert (p["naive"] < 0.05).mean() > 0.5 and (p["both"] < 0.05).mean() < 0.08
@@ -321,7 +321,7 @@ def test_a_folder_and_its_table_say_the_same(folder):
     pd.testing.assert_frame_equal(a[columns], b[columns])
     assert a.attrs["prediction"] == b.attrs["prediction"] and a.attrs["prediction"]["audited"] == table["exact_in_place"].sum()
     assert a["n_exact"].sum() == table["exact_in_place"].sum()
-    assert tl.rank_edits(folder, by="cos_genes")["n_exact"].sum() == table["exact"].sum()
+    assert tl.rank_edits(folder, score="cos_genes")["n_exact"].sum() == table["exact"].sum()
     json.dumps(table.attrs)  # pandas writes attrs into parquet
     both = pd.concat([table[:10], table[10:]])
     assert tl.rank_edits(both)["prediction_se"].equals(b["prediction_se"])
@@ -404,12 +404,12 @@ def test_a_score_without_an_audit_is_named(folder):
     with pytest.raises(
         SettingsError, match="does not cover 'toward_t_cell_position'.*rank by a score that is predicted: one of cos_genes, "
     ):
-        rank_edits(table, by="toward_t_cell_position")
+        rank_edits(table, score="toward_t_cell_position")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RankcellWarning)
         rank_edits(
             table,
-            by="toward_t_cell",
+            score="toward_t_cell",
             donor="donor",
             cells=pd.DataFrame({"cell_id": table["cell_id"].unique()}).assign(donor=lambda t: np.arange(len(t)) % 7),
         )

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from flat_options import perturb_df
+from flat_options import perturb_df, write_stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -45,7 +45,7 @@ def rank_edits(table, **how):
     """By the one score that `screen` makes, and of any number of cells, where nothing else is asked for."""
     how = {"min_cells": 0} | how
     if isinstance(table, pd.DataFrame) and "cos_genes" not in table and "toward" not in how.get("mode", ""):
-        how = {"by": "toward_t_cell"} | how
+        how = {"score": "toward_t_cell"} | how
     return rank_any(table, **how)
 
 
@@ -218,13 +218,13 @@ def test_toward_against_zero():
 def test_toward_chooses_and_asks():
     table = screen(6, 12, share=1.0).assign(toward_t_cell_in_place=0.0)
     assert rank_edits(table, mode="toward").attrs["by"] == "toward_t_cell_in_place"
-    assert rank_edits(table, mode="toward", by="toward_t_cell").attrs["by"] == "toward_t_cell"
+    assert rank_edits(table, mode="toward", score="toward_t_cell").attrs["by"] == "toward_t_cell"
     with pytest.raises(SettingsError, match="several states: choose a score, one of toward_t_cell"):
         rank_edits(table.assign(toward_u_cell=0.0), mode="toward")
     with pytest.raises(SettingsError, match="no toward score: run the screen with toward"):
         rank_edits(screen(3, 12, score="cos_genes"), mode="toward")
     with pytest.raises(SettingsError, match="'cos_genes' is no toward score"):
-        rank_edits(table.assign(cos_genes=0.5), mode="toward", by="cos_genes")
+        rank_edits(table.assign(cos_genes=0.5), mode="toward", score="cos_genes")
 
 
 @pytest.mark.parametrize("widths", [(0.3, 1.0), (1.0, 0.3)])
@@ -262,16 +262,16 @@ def test_versus_pairs_cells():
     table = screen(10, 20)
     other = table.assign(toward_t_cell=table.toward_t_cell - 1 - 0.1 * RNG(0).normal(size=len(table))).sample(frac=1, random_state=0)
     other = other[other.cell_id != "c3"]
-    ranked = rank_edits(table, by="toward_t_cell", mode="vs", against=other).set_index("genes")
+    ranked = rank_edits(table, score="toward_t_cell", mode="vs", against=other).set_index("genes")
     both = table.merge(other, on=["cell_id", "genes"])
     both = both[both.genes == "g5"]
     d = both.toward_t_cell_x - both.toward_t_cell_y
     assert ranked.vs_n["g5"] == len(d) and ranked.vs_diff["g5"] == pytest.approx(d.mean())
     assert ranked.vs_p["g5"] == pytest.approx(stats.ttest_1samp(d, 0).pvalue, rel=1e-6)
     with pytest.raises(SettingsError, match="share no cell and edit"):
-        rank_edits(table, by="toward_t_cell", mode="vs", against=other.assign(cell_id="elsewhere " + other.cell_id))
+        rank_edits(table, score="toward_t_cell", mode="vs", against=other.assign(cell_id="elsewhere " + other.cell_id))
     with pytest.raises(SettingsError, match="needs the other screen"):
-        rank_edits(table, by="toward_t_cell", mode="vs")
+        rank_edits(table, score="toward_t_cell", mode="vs")
 
 
 # Trivial predictors
@@ -437,7 +437,7 @@ def test_controls_not_in_the_screen():
     with pytest.raises(SettingsError, match="needs the names of the control genes"):
         rank_edits(table, mode="control")
     with pytest.warns(RankcellWarning, match="1 of 5 controls are not in the screen: nope"):
-        ranked = rank_edits(table, by="toward_t_cell", mode="control", controls=["g1", "delete:g2", "g3", "g4", "nope"])
+        ranked = rank_edits(table, score="toward_t_cell", mode="control", controls=["g1", "delete:g2", "g3", "g4", "nope"])
     assert ranked.is_control.sum() == 4
 
 
@@ -445,13 +445,13 @@ def test_unknown_mode_and_table():
     with pytest.raises(SettingsError, match="unknown mode 'best'; it is one of matched, control, toward, mixture, vs"):
         rank_edits(screen(2, 12), mode="best")
     with pytest.raises(InputError, match="no table of a screen: it lacks edit"):
-        rank_edits(screen(2, 12).drop(columns="edit"), by="toward_t_cell")
+        rank_edits(screen(2, 12).drop(columns="edit"), score="toward_t_cell")
 
 
 @pytest.mark.parametrize("mode", ["matched", "toward", "mixture", "control"])
 def test_empty_one_cell_one_edit_and_nothing_but_nan(mode):
     table = screen(3, 20)
-    how = {"by": "toward_t_cell", "mode": mode} | ({"controls": ["g1"]} if mode == "control" else {})
+    how = {"score": "toward_t_cell", "mode": mode} | ({"controls": ["g1"]} if mode == "control" else {})
     one_edit = table[table.genes == "g1"]
     for part in (
         table[table.cell_id == table.cell_id[table.genes == "g1"].iloc[0]],
@@ -592,10 +592,9 @@ def test_a_write_that_fails_leaves_nothing(folder, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)
-    from rankcell import jobs
 
     with pytest.raises(OutputError, match="the disk is full"):
-        jobs.stats(folder, tmp_path / "o.tsv")
+        write_stats(folder, tmp_path / "o.tsv")
     assert [p.name for p in tmp_path.iterdir()] == ["screen"]
 
 
@@ -654,14 +653,14 @@ def test_edits_of_one_rank_have_no_matched_p():
     table = screen(n_cells=12, n_edits=40)
     table["rank"] = table.groupby("cell_id").ngroup()  # an anchor stands somewhere else in each cell, and its edits all there
     with pytest.warns(RankcellWarning, match="all edits of a cell have the same rank"):
-        ranked = rank_any(table, by="toward_t_cell")
+        ranked = rank_any(table, score="toward_t_cell")
     assert ranked["matched_p"].isna().all() and np.isfinite(ranked["effect"]).all()
 
 
 def test_versus_compares_kinds_of_edit():
     a = screen(n_cells=12, n_edits=20, score="cos_genes")
     b = a.assign(kind="mask", edit=a["edit"].str.replace("delete:", "mask:"), cos_genes=1 - 2 * (1 - a["cos_genes"]))
-    ranked = rank_any(a, by="cos_genes", mode="vs", against=b)
+    ranked = rank_any(a, score="cos_genes", mode="vs", against=b)
     np.testing.assert_allclose(ranked["vs_effect"], 2 * ranked["effect"], rtol=1e-12)
     assert (ranked["vs_diff"] < 0).all()
 

@@ -280,8 +280,8 @@ VERBS = (
     *("check", "tokenize", "embed", "compare", "annotate", "perturb", "stats", "plot", "pretrain", "demo"),
     *("vocab list", "vocab show", "vocab build", "vocab tally", "vocab fetch", "vocab import"),
 )
-JOBS = {"stats": "rankcell.jobs.stats", "plot": "rankcell.jobs.plot", "demo": "rankcell.demo.run_demo"}
-LEAST = {"stats": ["in", "-o", "out.tsv"], "plot": ["in", "-o", "out"], "demo": []}  # the shortest command of each
+JOBS = {"demo": "rankcell.demo.run_demo"}
+LEAST = {"demo": []}  # the shortest command
 
 
 def commands():

@@ -15,6 +15,7 @@ from rankcell.report.words import in_cells
 from rankcell.scores import POSITION, REFILL, Score, in_place_of, scores_in
 from rankcell.stats import effect_of
 from rankcell.stats.affected_pairs import gene_symbols
+from rankcell.stats.options import RankOptions
 from rankcell.stats.prediction import Shared, attrs_of
 from rankcell.stats.rank import edit_ranking
 from rankcell.stats.ranking import Ranking
@@ -169,7 +170,7 @@ def ranking(tables: Tables, score: str, *, min_cells: int | None = None, tested:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RankcellWarning)
-        ranked = edit_ranking(tables.table, by=score, min_cells=min_cells, mode="matched" if tested else [])
+        ranked = edit_ranking(tables.table, RankOptions(score, RankOptions.mode if tested else (), min_cells=min_cells))
     ranked = ranked.where(np.isfinite(ranked.table["effect"].to_numpy(float)))
     if not len(ranked):
         raise SettingsError(f"no edit has a value of '{score}'{in_cells(min_cells or 0)}: nothing to draw")

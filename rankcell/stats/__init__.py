@@ -3,6 +3,7 @@
 from rankcell.lazy import door
 
 _PLACES = {
+    "RankOptions": "rankcell.stats.options",
     "effect_of": "rankcell.stats.screen_rows",
     "rank_affected": "rankcell.stats.affected_pairs",
     "rank_edits": "rankcell.stats.rank",

@@ -8,6 +8,7 @@ import numpy as np
 
 from rankcell.errors import SettingsError
 from rankcell.scores import Score, in_place_of
+from rankcell.stats.options import RankOptions
 from rankcell.stats.prediction import carried
 from rankcell.stats.predictors import TOO_CLOSE, follows_rank, partial_spearman
 from rankcell.stats.ranking import Ranking
@@ -21,39 +22,25 @@ P_COLUMNS = ("matched_p", "matched_p_peers", "control_p", "zero_p", "vs_p")  # t
 
 def rank_edits(table: Any, **options: Any) -> Any:
     """See rankcell.tl.rank_edits."""
-    return edit_ranking(table, **options).df()
+    return edit_ranking(table, RankOptions(**options)).df()
 
 
-def edit_ranking(
-    table: Any,
-    *,
-    by: str | None = None,
-    mode: str | Sequence[str] = "matched",
-    donor: str | None = None,
-    cells: Any = None,
-    controls: Sequence[str] | None = None,
-    against: Any = None,
-    min_cells: int | None = None,
-    seed: int = 0,
-) -> Ranking:
+def edit_ranking(table: Any, options: RankOptions = RankOptions()) -> Ranking:
     """See rankcell.tl.rank_edits, whose table has the facts of the ranking in its attrs."""
-    modes = check_modes(mode)
-    for name, value in (("min_cells", min_cells), ("seed", seed)):
-        if value is not None and value < 0:
-            raise SettingsError(f"{option(name)} is {value}; at least 0")
+    modes, donor, against = check_modes(options.mode), options.donor, options.against
     source = _source(table)
     columns = _columns(source)
-    by = goal_score(columns, by) if "toward" in modes else choose_score(columns, by)
+    by = goal_score(columns, options.score) if "toward" in modes else choose_score(columns, options.score)
     plain = str(Score.parse(by).whole)
     plain = plain if plain != by and plain in columns else None
     rows = _with_unseen(_rows(source, [by] if plain is None else [by, plain]))
-    donors = None if donor is None else donors_of(rows.cell_ids, _cells(source, cells, donor), donor)
+    donors = None if donor is None else donors_of(rows.cell_ids, _cells(source, options.cells, donor), donor)
     few = None if donors is None else warn_few(donors)
     if donors is not None and (donors.of_cell < 0).any():
         rows = rows.where(donors.of_cell[rows.cell] >= 0)
     ranked = _base(rows, by, plain, donors)
     n_cells = ranked["n_cells"].to_numpy()
-    floor = least_cells(n_cells, min_cells)
+    floor = least_cells(n_cells, options.min_cells)
     keep = n_cells >= floor
     other = None if against is None else _source(against)
     if other is not None and (other is source or _folder(other) == _folder(source) != ""):
@@ -64,13 +51,13 @@ def edit_ranking(
         base=ranked,
         keep=keep,
         donors=donors,
-        seed=seed,
-        controls=None if controls is None else control_edits(rows, controls),
+        seed=options.seed,
+        controls=None if options.controls is None else control_edits(rows, options.controls),
         other=None if other is None else _rows(other, [choose_score(_columns(other), by)]),
     )
     ranked = ranked.assign(**{name: values for m in modes for name, values in MODES[m](work).items()})[keep]
     ranked = _with_fdr(ranked).sort_values(["effect", "edit"], ascending=[False, True], ignore_index=True)
-    facts: dict[str, Any] = {"by": by, "mode": modes, "seed": seed, "rank_spearman": follows_rank(rows, by)}
+    facts: dict[str, Any] = {"by": by, "mode": modes, "seed": options.seed, "rank_spearman": follows_rank(rows, by)}
     if plain is not None:
         facts["plain_rank_spearman"] = follows_rank(rows, plain)
     facts["predictors"] = partial_spearman(ranked)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import InputError, OutputError
+from rankcell.errors import InputError, OutputError, SettingsError
+from rankcell.stats.ranking import Ranking
 from rankcell.store import atomic_path, read_json, read_text, require_new
-from rankcell.wording import visible
+from rankcell.wording import option, visible
 
 SUFFIXES = (".tsv", ".csv", ".parquet")
 _BY = "written_by"  # the key in PATH.json that tells it from somebody else's
@@ -110,3 +111,45 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if np.isfinite(value) else None
     return value
+
+
+def read_statistics(source: Any, score: str | None) -> Ranking:
+    """The table of rankcell stats, and what stands beside it. InputError when it is none."""
+    import pandas as pd
+
+    from rankcell.stats.screen_rows import is_table
+
+    if is_table(source):
+        missing = [c for c in ("edit", "symbols", "effect") if c not in source]
+        if missing:
+            raise SettingsError(
+                f"this is not a ranking (it has no column '{missing[0]}'): give what rc.tl.rank_edits(table) returns, or a screen"
+            )
+        return Ranking.of(source)
+    wanted = "a ranking (what rc.tl.rank_edits gives, or the table of rankcell stats)"
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(f"expected {wanted}, found {type(source).__name__}")
+    path = Path(source)
+    if path.is_dir():
+        raise InputError(f"expected {wanted}, found the folder {path}: rank a screen first, with rc.tl.rank_edits or rankcell stats")
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    try:
+        table = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else pd.read_csv(path, sep=None, engine="python")
+    except (ValueError, OSError, pd.errors.ParserError) as e:
+        raise InputError(f"{path} is not a table (csv, tsv or parquet): {e}") from e
+    missing = [c for c in ("edit", "symbols", "effect") if c not in table]
+    if missing:
+        raise InputError(f"{path} has no column '{missing[0]}': give the table that 'rankcell stats' writes")
+    beside = path.with_name(f"{path.name}.json")  # rankcell stats says there what the table cannot
+    facts = read_json(beside) if beside.is_file() else {}
+    if "affected" in table:
+        raise InputError(
+            f"{path} has a row per perturbation and affected gene: these pictures draw edits (rankcell stats without --mode affected)"
+        )
+    by = facts.get("by")
+    if score is not None and by is not None and by != score:
+        raise SettingsError(
+            f"{path} ranks by {by}, and {option('score', score)} was given: leave it out, or make that table with rankcell stats"
+        )
+    return Ranking(table, facts if score is None else facts | {"by": score})

@@ -13,6 +13,7 @@ from rankcell.perturb.fast.options import Fast
 from rankcell.perturb.run.screen_config import ScreenConfig, Subset
 from rankcell.progress import progress
 from rankcell.screen import Screen
+from rankcell.stats.options import RankOptions
 from rankcell.wording import python_verb
 
 if TYPE_CHECKING:
@@ -168,24 +169,24 @@ def merge(parts: str | os.PathLike | Sequence[str | os.PathLike], out: str | os.
     return Screen(out)
 
 
-@python_verb(score="by")
+@python_verb()
 def rank_edits(
     table: Any,
     *,
-    by: str | None = None,
-    mode: str | Sequence[str] = "matched",
-    donor: str | None = None,
-    cells: Any = None,
-    controls: str | Sequence[str] | None = None,
-    against: Any = None,
-    min_cells: int | None = None,
-    seed: int = 0,
+    score: str | None = RankOptions.score,
+    mode: str | Sequence[str] = RankOptions.mode,
+    donor: str | None = RankOptions.donor,
+    cells: Any = RankOptions.cells,
+    controls: str | Sequence[str] | None = RankOptions.controls,
+    against: Any = RankOptions.against,
+    min_cells: int | None = RankOptions.min_cells,
+    seed: int = RankOptions.seed,
 ) -> "pd.DataFrame":
     """One row per edit of a screen, strongest effect first, tested; tutorials/STATISTICS.md has the formulas and their calibration.
 
     table
         A Screen, the table of `screen.df()` or rc.get.screen_df, or a results folder (of which only the needed columns are read).
-    by
+    score
         The score to rank by; None: `cos_genes_in_place` where there is one, else `cos_genes`. The effect of a cosine is its
         shift, 1 - cosine; that of any other score is the score itself.
     mode
@@ -216,11 +217,9 @@ def rank_edits(
     table has to do, of which no one knows what cells without an edit there were (`detection` is then the share of its own cells).
     CellError when two cells have one id.
     """
-    from rankcell.perturb.edits.gene_lists import named_genes
-    from rankcell.stats import rank_edits as rank
+    from rankcell.stats.rank import edit_ranking
 
-    controls = None if controls is None else named_genes(controls, "controls")
-    return rank(table, by=by, mode=mode, donor=donor, cells=cells, controls=controls, against=against, min_cells=min_cells, seed=seed)
+    return edit_ranking(table, RankOptions(score, mode, donor, cells, controls, against, min_cells, seed)).df()
 
 
 @python_verb()
