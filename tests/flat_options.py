@@ -116,7 +116,8 @@ def write_stats(source, out, *, direction=None, compat="rankcell", force=False, 
 
 def draw_screen(source, out, *, force=False, **flat):
     """`rankcell plot`."""
-    from rankcell.report.draw import Drawing, draw
+    from rankcell.report.drawing import Drawing
+    from rankcell.report.pages.draw import draw
 
     return draw(source, out, Drawing(**flat), force=force)
 

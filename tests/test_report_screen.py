@@ -545,7 +545,7 @@ def test_plot_writes_the_same_bytes(folder, tmp_path, what, suffix):
         (["--what", "explain", "-o", "a.png"], "is of one cell: name it with --cell"),
         (["--what", "rank", "--cell", "x", "-o", "a.png"], "the picture 'rank' takes no --cell; it takes score, n, min_cells"),
         (["--what", "rank", "-n", "0", "-o", "a.png"], "n is 0; at least 1"),
-        (["--what", "rank", "--min-cells", "-1", "-o", "a.png"], "min_cells is -1"),
+        (["--what", "rank", "--min-cells", "-1", "-o", "a.png"], "min-cells is -1"),
         (["--what", "rank", "--score", "cos", "-o", "a.png"], "no score 'cos'"),
         (["--what", "volcano", "-o", "a.png"], "no edit has both an effect and 'matched_p'"),  # three edits have no peers
         (["--what", "volcano", "--statistics", "none.csv", "-o", "a.png"], "no such file"),

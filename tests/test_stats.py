@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from rankcell import tl
 from rankcell.errors import RankcellWarning, SettingsError
-from rankcell.stats import effect_of, rank_edits, rank_spearman
+from rankcell.stats import RankOptions, effect_of, rank_edits, rank_spearman
 from rankcell.stats.rank import edit_ranking
 from rankcell.stats.ranking import Ranking
 
@@ -185,7 +185,7 @@ def test_a_score_that_follows_the_rank_is_told(sign):
 
 def test_a_ranking_and_its_table():
     """The facts of a ranking are its own: the table of a public verb carries them, and changing either leaves the other."""
-    ranking = edit_ranking(hand_table(), score="cos_genes")
+    ranking = edit_ranking(hand_table(), RankOptions("cos_genes"))
     table = ranking.df()
     assert table.attrs == dict(ranking.facts) and ranking.by == "cos_genes" and ranking.model_note == ""
     table.attrs["by"] = "other"

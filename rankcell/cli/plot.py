@@ -8,7 +8,7 @@ import typer
 from rankcell.cli.flags import flat
 from rankcell.cli.shared import Force, Results
 from rankcell.options import Help
-from rankcell.report.draw import Drawing
+from rankcell.report.drawing import Drawing
 
 
 @flat
@@ -19,6 +19,6 @@ def plot(
     force: Force = False,
 ) -> None:
     """Draw a finished screen: one picture, or a self-contained page."""
-    from rankcell.report.draw import draw
+    from rankcell.report.pages.draw import draw
 
     typer.echo(f"{draw(source, out, drawing, force=force)}")

@@ -145,7 +145,7 @@ def read_statistics(source: Any, score: str | None) -> Ranking:
     facts = read_json(beside) if beside.is_file() else {}
     if "affected" in table:
         raise InputError(
-            f"{path} has a row per perturbation and affected gene: these pictures draw edits (rankcell stats without --mode affected)"
+            f"{path} has a row per perturbation and affected gene: these pictures draw edits (leave out {option('mode', 'affected')})"
         )
     by = facts.get("by")
     if score is not None and by is not None and by != score:

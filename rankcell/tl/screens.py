@@ -2,10 +2,11 @@
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rankcell.counts.options import Counts
+from rankcell.errors import SettingsError
 from rankcell.model.options import Compute, Model
 from rankcell.perturb.edits.options import Delete, Perturbation
 from rankcell.perturb.exact.options import Exact, Measure
@@ -14,7 +15,7 @@ from rankcell.perturb.run.screen_config import ScreenConfig, Subset
 from rankcell.progress import progress
 from rankcell.screen import Screen
 from rankcell.stats.options import RankOptions
-from rankcell.wording import python_verb
+from rankcell.wording import python_verb, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,7 +165,9 @@ def merge(parts: str | os.PathLike | Sequence[str | os.PathLike], out: str | os.
     """
     from rankcell.perturb.run import merge as merging
 
-    folders = [parts] if isinstance(parts, (str, os.PathLike)) else list(parts)
+    folders = [parts] if isinstance(parts, (str, os.PathLike)) else list(parts) if isinstance(parts, Iterable) else [None]
+    if not all(isinstance(folder, (str, os.PathLike)) for folder in folders):
+        raise SettingsError(f"parts is {shortened(parts)}; the results folder that all parts share, or those of each")
     merging.merge(folders, out, device=compute.device, force=force)
     return Screen(out)
 
