@@ -125,7 +125,7 @@ class Options:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__doc__ = _documented(cls)
+        cls.__doc__ = _Documented(cls.__dict__.get("__doc__") or "")
 
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):
@@ -230,14 +230,17 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else shortened(value)
 
 
-def _documented(cls: type) -> str:
-    """The docstring of a class and its fields: numpydoc without types."""
-    first = textwrap.dedent(cls.__dict__.get("__doc__") or "").strip()
-    if first.startswith(f"{cls.__name__}("):  # what dataclass writes where there is none
-        first = ""
-    own = [(name, (meta if isinstance(meta, Help) else meta.help).spelled(flags=False)) for name, _, _, meta in _annotated_texts(cls)]
-    body = "".join(f"\n{name}\n{textwrap.indent(textwrap.fill(text, 110), '    ')}" for name, text in own)
-    return f"{first}\n{body}\n" if body else first
+class _Documented:
+    """The docstring of a class and its fields, numpydoc without types; made when it is read."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __get__(self, instance: Any, owner: type) -> str:
+        first = textwrap.dedent(self.text).strip()
+        own = [(name, (meta if isinstance(meta, Help) else meta.help).spelled(flags=False)) for name, _, _, meta in _annotated_texts(owner)]
+        body = "".join(f"\n{name}\n{textwrap.indent(textwrap.fill(text, 110), '    ')}" for name, text in own)
+        return f"{first}\n{body}\n" if body else first
 
 
 def _annotated_texts(cls: type) -> Iterator[tuple[str, Any, Any, Help | Choice]]:

@@ -67,11 +67,11 @@ def test_a_value_with_blanks_needs_quotes(capsys, tmp_path, monkeypatch, args, o
 def test_inputs_are_no_part_of_a_value(tmp_path, monkeypatch, args):
     import typer
 
-    from rankcell.cli.main import app
+    from rankcell.cli.main import make_app
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
-    assert unquoted(args, typer.main.get_command(app).commands["tokenize"].params) is None
+    assert unquoted(args, typer.main.get_command(make_app()).commands["tokenize"].params) is None
 
 
 @pytest.mark.parametrize(

@@ -542,9 +542,9 @@ def flags_now():
 def command_of(verb):
     import typer
 
-    from rankcell.cli.main import app
+    from rankcell.cli.main import make_app
 
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(make_app())
     for word in verb.split():
         command = command.commands[word]
     return command

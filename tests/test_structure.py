@@ -13,7 +13,7 @@ import typer
 from conftest import ROOT
 
 import rankcell
-from rankcell.cli.main import app, main
+from rankcell.cli.main import main, make_app
 from rankcell.errors import RankcellError
 
 PACKAGE = ROOT / "rankcell"
@@ -286,7 +286,7 @@ LEAST = {"demo": []}  # the shortest command
 
 def commands():
     """Words of every verb -> its click command."""
-    top = typer.main.get_command(app)
+    top = typer.main.get_command(make_app())
     for name, command in top.commands.items():
         if hasattr(command, "commands"):
             yield from ((f"{name} {sub}", c) for sub, c in command.commands.items())

@@ -7,7 +7,7 @@ import pytest
 import typer
 from conftest import ROOT
 
-from rankcell.cli.main import app, main
+from rankcell.cli.main import main, make_app
 from rankcell.errors import RankcellError, RankcellWarning
 from rankcell.wording import command, command_line, offers, option, python_verb
 
@@ -73,7 +73,7 @@ def test_each_command_spells_its_own(verb, work, monkeypatch, capsys):
 def test_every_command_is_such_a_verb():
     from rankcell.cli.verb import Verb
 
-    top = typer.main.get_command(app)
+    top = typer.main.get_command(make_app())
     leaves = [c for command in top.commands.values() for c in getattr(command, "commands", {"": command}).values()]
     assert len(leaves) > 10 and all(isinstance(c, Verb) for c in leaves)
 

@@ -1,13 +1,14 @@
 """Entry point: runs a verb, turns errors into one line and an exit code."""
 
 import contextlib
+import importlib
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 
 import typer
 
-from rankcell.cli import annotate, check, compare, demo, embed, perturb, plot, pretrain, stats, tokenize, vocab
 from rankcell.cli.stopping import exit_code, heed_signals, ignore_signals, is_stop
 from rankcell.cli.usage import failed_call, usage_error
 from rankcell.cli.verb import Verb
@@ -16,24 +17,29 @@ from rankcell.wording import one_line
 
 _BROKEN_PIPE = 130
 
-app = typer.Typer(
-    name="rankcell",
-    help="Rank-value gene tokens, cell embeddings and in-silico perturbation screens from single-cell counts.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-_VERBS = (
-    *(demo.demo, check.check, tokenize.tokenize, embed.embed, compare.compare, annotate.annotate),
-    *(perturb.perturb, stats.stats, plot.plot, pretrain.pretrain),
-)
-for verb in _VERBS:
-    app.command(cls=Verb)(verb)
-app.add_typer(vocab.app, name="vocab")
+VERBS = ("demo", "check", "tokenize", "embed", "compare", "annotate", "perturb", "stats", "plot", "pretrain", "vocab")
 
 
-@app.callback(invoke_without_command=True)
+def make_app(verbs: Sequence[str] = VERBS) -> typer.Typer:
+    """The command line with some of its verbs; only the files of these are loaded."""
+    made = typer.Typer(
+        name="rankcell",
+        help="Rank-value gene tokens, cell embeddings and in-silico perturbation screens from single-cell counts.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    for name in verbs:
+        module = importlib.import_module(f"rankcell.cli.{name}")
+        if hasattr(module, "app"):
+            made.add_typer(module.app, name=name)
+        else:
+            made.command(cls=Verb)(getattr(module, name))
+    made.callback(invoke_without_command=True)(_top)
+    return made
+
+
 def _top(version: bool = typer.Option(False, "--version", help="Show the version and leave.")) -> None:
     if version:
         from rankcell import __version__
@@ -97,7 +103,7 @@ def _guarded(args: list[str]) -> int:
 
 def _run(args: list[str]) -> int:
     """Parse and run, without the parser's own ideas about Ctrl-C: some of its versions say nothing, some print an empty line."""
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(make_app(args[:1] if args and args[0] in VERBS else VERBS))
     try:
         with command.make_context("rankcell", list(args)) as context:
             return int(command.invoke(context) or 0)

@@ -13,9 +13,9 @@ def reference() -> str:
     """Markdown: the help of every command, in the order of the command line."""
     import typer
 
-    from rankcell.cli.main import app
+    from rankcell.cli.main import make_app
 
-    top = typer.main.get_command(app)
+    top = typer.main.get_command(make_app())
     parts = ["# Command-line reference", "", "Made by `python -m rankcell.cli.reference`; a test fails when it is stale."]
     for path, command in _commands(top, "rankcell"):
         context = command.make_context(path, [], resilient_parsing=True, terminal_width=100, max_content_width=100)

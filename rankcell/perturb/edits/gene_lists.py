@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rankcell.errors import InputError, SettingsError
-from rankcell.store import read_lines, read_text
 from rankcell.wording import option
 
 ALL = "all"
@@ -37,6 +36,8 @@ def named_genes(genes: Any, name: str = "genes") -> Any:
 
 
 def _names_in_file(genes: str, name: str) -> list[str]:
+    from rankcell.store import read_lines
+
     lines = read_lines(genes[1:], "a list of genes", option=option(name, genes))
     return [g for line in lines for g in line.split("#")[0].replace(",", " ").split()]
 
@@ -69,6 +70,8 @@ def _genes_of_set(genes: Any, name: Any) -> list[str]:
 
 
 def _sets_in_file(path: Path) -> dict[str, list[str]]:
+    from rankcell.store import read_text
+
     text = read_text(path, "gene sets", option=option("sets", path))
     try:
         sets = _READERS.get(path.suffix.lower(), _sets_of_table)(text)

@@ -6,7 +6,6 @@ from typing import Any
 
 from rankcell.errors import CellError, SettingsError
 from rankcell.perturb.exact.state_names import STATE_FORMS, start_state
-from rankcell.store import read_lines
 from rankcell.wording import option
 
 
@@ -50,5 +49,7 @@ def named_cells(cells: Any) -> tuple[str, ...]:
     """Cell ids: of a file, one a line, or of a list."""
     if not isinstance(cells, (str, os.PathLike)):
         return tuple(str(c) for c in cells)
+    from rankcell.store import read_lines
+
     lines = read_lines(cells, "cell ids, one a line", option=option("only", cells))
     return tuple(line.strip() for line in lines if line.strip())
