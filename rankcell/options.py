@@ -237,7 +237,7 @@ class _Documented:
         self.text = text
 
     def __get__(self, instance: Any, owner: type) -> str:
-        first = textwrap.dedent(self.text).strip()
+        first = inspect.cleandoc(self.text)
         own = [(name, (meta if isinstance(meta, Help) else meta.help).spelled(flags=False)) for name, _, _, meta in _annotated_texts(owner)]
         body = "".join(f"\n{name}\n{textwrap.indent(textwrap.fill(text, 110), '    ')}" for name, text in own)
         return f"{first}\n{body}\n" if body else first

@@ -225,7 +225,7 @@ def test_log_normalised_with_the_counts_elsewhere(folder, capsys):
     adata.write_h5ad(folder / "bad.h5ad")
     adata.layers["umis"] = adata.layers["counts"].copy()
     adata.write_h5ad(folder / "two.h5ad")
-    refused_file(folder, capsys, folder / "two.h5ad", "pass --layer counts, which holds counts")
+    refused_file(folder, capsys, folder / "two.h5ad", "pass --counts-layer counts, which holds counts")
     refused_file(folder, capsys, folder / "bad.h5ad", ["no layer 'conts'", "it has counts"], "--layer", "conts")
     refused_file(folder, capsys, folder / "bad.h5ad", "no raw matrix", "--raw")
     refused_file(folder, capsys, folder / "bad.h5ad", "choose one", "--raw", "--layer", "counts")

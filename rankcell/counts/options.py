@@ -22,6 +22,6 @@ class CountsPlace(Options):
 
 @dataclass(frozen=True)
 class Counts(CountsPlace):
-    """The same, and whether what is there may be no counts."""
+    """Where the counts of an AnnData or a count file are, which of its genes are taken, and whether values may be no counts."""
 
     allow_non_counts: Annotated[bool, Help("Rank values that are not counts; what is not above zero is left out.")] = False
