@@ -125,7 +125,13 @@ class Options:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.__repr__ = Options.__repr__  # dataclass leaves it: what is given, without the defaults
         cls.__doc__ = _Documented(cls.__dict__.get("__doc__") or "")
+
+    def __repr__(self) -> str:
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in options.items() if v != defaults[n])})"
 
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):

@@ -90,7 +90,7 @@ def test_no_traceback_for_what_the_system_refuses(capsys, monkeypatch, error, sa
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr("rankcell.stats.screen_statistics", fail)
+    monkeypatch.setattr("rankcell.stats.screen_statistics.write_statistics", fail)
     assert says in line(capsys, "stats", "d", "-o", "x.tsv")
 
 

@@ -218,8 +218,8 @@ def _own_file() -> str:
                 "import rankcell as rc, scanpy as sc",
                 'rc.tl.embed(adata, model="demo", pool="mean")      # adata.obsm["X_rankcell"]',
                 'sc.pp.neighbors(adata, use_rep="X_rankcell"); sc.tl.umap(adata)',
-                'table = rc.tl.perturb(adata, model="demo", genes=["CD74", "LYZ"])',
-                "rc.pl.ranked_genes(rc.tl.rank_edits(table))",
+                'screen = rc.tl.perturb(adata, rc.Delete(["CD74", "LYZ"]), model="demo")',
+                "rc.pl.ranked_genes(screen.rank())",
             ]
         ),
     )
