@@ -125,8 +125,8 @@ class Options:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__repr__ = Options.__repr__  # dataclass leaves it: what is given, without the defaults
-        cls.__doc__ = _Documented(cls.__dict__.get("__doc__") or "")
+        cls.__repr__ = Options.__repr__  # type: ignore[method-assign]  # dataclass leaves it: what is given, without the defaults
+        cls.__doc__ = _Documented(cls.__dict__.get("__doc__") or "")  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

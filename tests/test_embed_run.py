@@ -398,8 +398,8 @@ REFUSED = {
     "include": (["--include", "cells"], "'cells' cannot be included; one or several of cell, gene, gene_mean, state"),
     "include among several": (["--include", "cell,genes"], "'genes' cannot be included"),
     "nothing": (["--include", ""], "'' cannot be included"),
-    "statistic": (["--include", "state", "--by", "kind", "--statistic", "mode"], "unknown statistic 'mode'; one of mean, median"),
-    "dtype": (["--dtype", "int8"], "unknown dtype 'int8'; one of float16, float32, float64"),
+    "statistic": (["--include", "state", "--by", "kind", "--statistic", "mode"], "statistic is mode; one of mean, median"),
+    "dtype": (["--dtype", "int8"], "dtype is int8; one of float16, float32, float64"),
     "pool": (["--pool", "median", "--pool", "meen"], "unknown pooling 'meen'; one of cls, first, max"),
     "pool among parts": (["--pool", "mean+vra"], "unknown pooling 'vra'"),
     "pool twice": (["--pool", "mean+mean"], "holds the same kind twice"),
@@ -825,7 +825,7 @@ def test_tl_state_embeddings(small, adata, statistic):
 
 
 def test_tl_state_embeddings_refused(small, adata):
-    with pytest.raises(SettingsError, match="unknown statistic 'mode'; one of mean, median"):
+    with pytest.raises(SettingsError, match="statistic is mode; one of mean, median"):
         rc.tl.state_embeddings(adata, "kind", model=small[1], statistic="mode")
     adata.obs["nothing"] = pd.Series([None] * 8, index=adata.obs_names, dtype=object)
     with pytest.raises(SettingsError, match="cell column 'nothing' says nothing about any cell: name another"):

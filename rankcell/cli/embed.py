@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rankcell.cli.flags import flat
-from rankcell.cli.progress import AGAIN, progress
+from rankcell.cli.progress import progress
 from rankcell.cli.shared import Force, In
 from rankcell.cli.verb import say_remarks
 from rankcell.counts.options import Counts
@@ -58,7 +58,7 @@ def _kept(out: Path) -> str:
     from rankcell.embed.store_run import run_folder
 
     folder = run_folder(out)
-    return f"what is done is kept in {folder}, the same command goes on from there" if folder.is_dir() else AGAIN
+    return f"what is done is kept in {folder}, the same command goes on from there" if folder.is_dir() else "the same command starts again"
 
 
 def _say(out: Path, written: "Written") -> None:
