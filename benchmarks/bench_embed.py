@@ -42,7 +42,7 @@ def make_model(folder: Path, shape: dict) -> tuple[Path, Vocabulary]:
         medians=np.ones(n),
         special={"<pad>": 0, "<mask>": 1},
     )
-    model = new_masked_lm(vocab, dropout=0.0, **{k: v for k, v in shape.items() if k != "genes"})
+    model = new_masked_lm(vocab, dropout=0.0, activation="relu", **{k: v for k, v in shape.items() if k != "genes"})
     save_masked_lm(model, folder / "model", vocab)
     return folder / "model", vocab
 

@@ -22,7 +22,7 @@ from common import best_of, machine
 
 from rankcell.embed import Embedder
 from rankcell.model.options import Compute
-from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb import Delete, EditPlan, StateEmbeddings
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.fast.fast_engine import FastEngine
 
@@ -35,7 +35,7 @@ def engines(folder: Path, args, screen: str) -> tuple[Engine, FastEngine, np.nda
     embedder = Embedder(model, Compute(args.device, precision=args.precision))
     checkpoint = embedder.checkpoint
     tokens = make_tokens(vocab, np.array([args.length]))
-    plan = EditPlan.make(checkpoint.vocab, kind="delete", frame=tokens.frame, max_len=args.length)
+    plan = EditPlan.make(checkpoint.vocab, Delete(), frame=tokens.frame, max_len=args.length)
     vector = np.random.default_rng(1).normal(size=checkpoint.width)
     states = StateEmbeddings({("state", "cell"): vector} if has_state else {})
     engine = Engine(embedder.encoder, plan, checkpoint.resolve_layer(-2), states, embedder.tokens_per_batch, readouts=readouts)

@@ -33,6 +33,7 @@ from rankcell.model.checkpoint import Checkpoint
 from rankcell.model.options import Compute
 from rankcell.model.pools import POOLS
 from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb.edits.options import EDIT_CHOICE
 from rankcell.perturb.exact import sharing
 from rankcell.perturb.exact import shift_precision as precisions
 from rankcell.perturb.exact.engine import Engine
@@ -72,7 +73,7 @@ class Steps:
 
 
 def engine_of(checkpoint: Checkpoint, device: str, precision: str, row: np.ndarray, *, kind: str = "delete", genes: Any = "all", budget: int | None = None) -> Engine:
-    plan = EditPlan.make(checkpoint.vocab, kind=kind, genes=genes, frame=checkpoint.vocab.frame, max_len=max(len(row), 8))
+    plan = EditPlan.make(checkpoint.vocab, EDIT_CHOICE.build(kind, {"genes": genes}), frame=checkpoint.vocab.frame, max_len=max(len(row), 8))
     states = StateEmbeddings({("s", "cell"): np.random.default_rng(5).normal(size=checkpoint.width)})
     embedder = Embedder(checkpoint, Compute(device, precision=precision, tokens_per_batch=budget))
     return Engine(embedder.encoder, plan, checkpoint.resolve_layer(-2), states, embedder.tokens_per_batch)

@@ -19,7 +19,7 @@ from common import best_of, machine
 from rankcell.embed import Embedder
 from rankcell.model.options import Compute
 from rankcell.model.precisions import PRECISIONS
-from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb import Delete, EditPlan, StateEmbeddings
 from rankcell.perturb.exact import sharing
 from rankcell.perturb.exact.engine import Engine
 
@@ -46,7 +46,7 @@ def plain_screen(model, row: np.ndarray, positions: range, device: str) -> np.nd
 def screens(embedder: Embedder, row: np.ndarray, genes: list[str], frame) -> tuple:
     """The same screen with what deletions share computed once, and with everything computed for each."""
     checkpoint = embedder.checkpoint
-    plan = EditPlan.make(checkpoint.vocab, kind="delete", genes=genes, frame=frame, max_len=len(row))
+    plan = EditPlan.make(checkpoint.vocab, Delete(genes), frame=frame, max_len=len(row))
     engine = Engine(embedder.encoder, plan, checkpoint.resolve_layer(-2), StateEmbeddings({}), embedder.tokens_per_batch)
 
     def run(least: int):

@@ -46,7 +46,7 @@ def main() -> None:
     from rankcell.model import Encoder
     from rankcell.model.encoder import choose_device
     from rankcell.model.precisions import faster_precisions
-    from rankcell.perturb import EditPlan, StateEmbeddings
+    from rankcell.perturb import Delete, EditPlan, StateEmbeddings
     from rankcell.perturb.exact.engine import Engine
     from rankcell.perturb.exact.shift_precision import compare
     from rankcell.vocab import Frame
@@ -63,7 +63,7 @@ def main() -> None:
     print("| model | score | median shift | " + " | ".join(f"{p}: Spearman, error" for p in lower) + " |")
     with tempfile.TemporaryDirectory() as folder:
         for name, checkpoint, row in cases(a.length, a.init, Path(folder)):
-            plan = EditPlan.make(checkpoint.vocab, kind="delete", frame=Frame(), max_len=2048)
+            plan = EditPlan.make(checkpoint.vocab, Delete(), frame=Frame(), max_len=2048)
             scored = {}
             for precision in ("fp32", *lower):
                 encoder = Encoder(checkpoint, device=a.device, precision=precision)

@@ -38,6 +38,7 @@ from rankcell.model.options import Compute
 from rankcell.model.tape import weights_of
 from rankcell.model.twin import random_twin
 from rankcell.perturb import EditPlan
+from rankcell.perturb.edits.options import EDIT_CHOICE
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.exact.states import embed_states
 from rankcell.perturb.fast.calibration import corrected
@@ -576,7 +577,7 @@ class Proof:
             encoder, n_blocks = self.embedder.encoder, self.checkpoint.resolve_layer(layer)
             weights = weights_of(encoder, n_blocks)
             for kind in self.a.kinds:
-                plan = EditPlan.make(self.checkpoint.vocab, kind=kind, frame=self.toward[0].frame, max_len=self.checkpoint.max_positions)
+                plan = EditPlan.make(self.checkpoint.vocab, EDIT_CHOICE.build(kind, {}), frame=self.toward[0].frame, max_len=self.checkpoint.max_positions)
                 engine = Engine(encoder, plan, n_blocks, states, self.embedder.tokens_per_batch)
                 for cell, row in enumerate(self.screened):
                     self.one(Case.of(engine, weights, row, self.a.most_edits, np.random.default_rng(cell)), layer, cell, number == 0)

@@ -14,7 +14,7 @@ import numpy as np
 
 from rankcell.errors import RankcellWarning
 from rankcell.model import Encoder, open_checkpoint
-from rankcell.perturb import EditPlan, StateEmbeddings
+from rankcell.perturb import Delete, EditPlan, StateEmbeddings
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.exact.shift_precision import spearman
 from rankcell.perturb.fast.fast_engine import FastEngine, pair_predictors
@@ -82,7 +82,7 @@ def main() -> None:
     tokens, rows, others = cells_and_state(args, checkpoint)
     encoder = Encoder(checkpoint, device="cpu", precision="fp32")
     n_blocks = checkpoint.resolve_layer(args.layer)
-    plan = EditPlan.make(checkpoint.vocab, kind="delete", frame=tokens.frame, max_len=checkpoint.max_positions)
+    plan = EditPlan.make(checkpoint.vocab, Delete(), frame=tokens.frame, max_len=checkpoint.max_positions)
     engine = Engine(encoder, plan, n_blocks, StateEmbeddings({}), 8192)
     means = []
     for row in others:
