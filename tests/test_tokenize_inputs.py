@@ -338,7 +338,7 @@ def test_shards_are_read_as_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize("most", [5, 700, 10_000])
 def test_crowded_buckets(shape, most):
     """Rows whose values fall into few buckets are ranked all the same: descending, equal ones by column."""
-    from rankcell.tokens.rank_kernel import rank_rows
+    from rankcell.tokens.rank_kernel import CellEntries, ColumnGenes, RowShape, RowsOut, rank_rows
 
     rng = np.random.default_rng(5)
     n = 3_000
@@ -352,9 +352,10 @@ def test_crowded_buckets(shape, most):
     token = rng.permutation(n).astype(np.int32)
     out, lengths, none = np.empty(n, np.int32), np.empty(1, np.int64), np.empty(0, np.int32)
     rank_rows(
-        *(np.array([0]), np.array([0, n]), np.arange(n, dtype=np.uint32), np.ones(n), np.ones(1), np.float64(1), weight),
-        *(np.arange(n, dtype=np.int32), True, token, np.ones(n), most, none, none, out, lengths),
-        *(np.empty(0, np.float32), none, np.empty(0, np.int64)),
+        CellEntries(np.array([0]), np.array([0, n]), np.arange(n, dtype=np.uint32), np.ones(n), np.ones(1)),
+        ColumnGenes(weight, np.arange(n, dtype=np.int32), True, token, np.ones(n)),
+        RowShape(np.float64(1), most, none, none),
+        RowsOut(out, lengths, np.empty(0, np.float32), none, np.empty(1, np.int64)),
     )
     order = sorted(range(n), key=lambda i: (-weight[i], i))[:most]
     assert lengths[0] == min(n, most) and out[: lengths[0]].tolist() == token[order].tolist()

@@ -16,6 +16,8 @@ insertion pass puts the few that share a bucket in order, and where two rounding
 index are unsigned, because a signed one is checked for being below zero each time.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from rankcell.compiled import compiled
@@ -187,36 +189,60 @@ def _order(value, key, column, n, most, bins, item, spare):
     return min(n, most)
 
 
-@compiled
-def rank_rows(
-    rows,
-    indptr,
-    indices,
-    data,
-    reciprocal,
-    target,
-    inv_median,
-    first_column,
-    one_column_each,
-    token,
-    median,
-    most,
-    head,
-    tail,
-    out,
-    lengths,
-    scaled,
-    uncropped,
-    n_genes,
-):
-    """Framed token rows, end to end in `out`, their lengths in `lengths`, a row for each of `rows` of a block.
+class CellEntries(NamedTuple):
+    """Rows of a block of counts: which rows (int64), `indptr`, `indices` (uint32, columns), `data`, and 1 / n_counts of each row of the block.
 
-    data, reciprocal and target share the product type. Per column: `inv_median` (0 where the vocabulary does not know it),
-    `first_column` of its gene (-1 likewise), `token` and `median`. `one_column_each`: no gene has two columns.
-    `scaled` takes value * median of each token (0 at special ones) beside `out`, and `uncropped` all genes of each row:
-    each is left alone when it has no room at all. `n_genes` takes the number of genes of each row before it is cropped.
-    Returns the number of tokens written.
+    data and reciprocal have the product type.
     """
+
+    rows: np.ndarray
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+    reciprocal: np.ndarray
+
+
+class ColumnGenes(NamedTuple):
+    """Per column of a block: 1 / median (0 where the vocabulary does not know it), first column of its gene (-1 likewise), token, median.
+
+    one_column_each
+        Whether no gene has two columns.
+    """
+
+    inv_median: np.ndarray
+    first_column: np.ndarray
+    one_column_each: bool
+    token: np.ndarray
+    median: np.ndarray
+
+
+class RowShape(NamedTuple):
+    """What becomes of a row: target sum (product type), most genes, and the special tokens before and after."""
+
+    target: float
+    most: int
+    head: np.ndarray
+    tail: np.ndarray
+
+
+class RowsOut(NamedTuple):
+    """What is filled: framed rows end to end, their lengths, value * median of each token (0 at special ones) beside them, all genes of each
+    row, and the number of genes of each row before it is cropped. `scaled` and `uncropped` are left alone when they have no room at all."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    scaled: np.ndarray
+    uncropped: np.ndarray
+    n_genes: np.ndarray
+
+
+@compiled
+def rank_rows(cells, genes_of, shape, filled):
+    """Framed token rows of some cells. CellEntries, ColumnGenes, RowShape and RowsOut -> number of tokens written."""
+    rows, indptr, indices, data, reciprocal = cells
+    inv_median, first_column, one_column_each, token, median = genes_of
+    target, most, head, tail = shape
+    out, lengths, scaled, uncropped, n_genes = filled
     widest = 1
     for row in rows:
         widest = max(widest, indptr[row + 1] - indptr[row])

@@ -60,7 +60,7 @@ class Ranker:
         self, block: CountBlock, rows: np.ndarray | None = None, *, keep_counts: bool = False, keep_uncropped: bool = False
     ) -> RankedRows:
         """The given rows of a block (int64; None: all)."""
-        from rankcell.tokens.rank_kernel import product_type, rank_rows
+        from rankcell.tokens.rank_kernel import CellEntries, ColumnGenes, RowShape, RowsOut, product_type, rank_rows
 
         rows = np.arange(len(block)) if rows is None else rows
         kind = product_type(block.data.dtype, block.n_counts.dtype)
@@ -74,10 +74,12 @@ class Ranker:
         scaled = np.empty(room if keep_counts else 0, np.float32)
         uncropped = np.empty(max(1, int(stored.sum())) if keep_uncropped else 0, self.type)
         n_genes = np.zeros(len(rows), np.int64)
+        data, reciprocal = block.data.astype(kind, copy=False), reciprocal.astype(kind, copy=False)
         n = rank_rows(
-            *(rows, block.indptr, block.indices.view(np.uint32), block.data.astype(kind, copy=False), reciprocal.astype(kind, copy=False)),
-            *(kind.type(self.target_sum), self.inv_median, self.first_column, self.one_column_each, self.token, self.median),
-            *(self.most, self.head, self.tail, out, lengths, scaled, uncropped, n_genes),
+            CellEntries(rows, block.indptr, block.indices.view(np.uint32), data, reciprocal),
+            ColumnGenes(self.inv_median, self.first_column, self.one_column_each, self.token, self.median),
+            RowShape(kind.type(self.target_sum), self.most, self.head, self.tail),
+            RowsOut(out, lengths, scaled, uncropped, n_genes),
         )
         return RankedRows(
             out[:n],
