@@ -102,7 +102,7 @@ def test_no_table_is_read_as_it_is(whole, tmp_path, name, how):
     out = copied(whole, tmp_path / "s")
     how(out / f"{name}.parquet")
     screen = read_screen(out)
-    with pytest.raises(InputError, match=rf"{name}\.parquet is damaged \(.*\): bring it back .*, or delete .* rankcell perturb command"):
+    with pytest.raises(InputError, match=rf"{name}\.parquet is damaged \(.*\): bring it back .*, or delete .* rc.tl.perturb again"):
         screen.read(f"{name}.parquet")
     with pytest.raises(InputError, match=rf"{name}\.parquet is damaged"):
         screen.check()

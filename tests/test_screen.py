@@ -470,7 +470,7 @@ def test_results_that_are_none(cases, tmp_path):
     screen = cases("bare").perturb(tmp_path / "s")
     manifest = read_sealed_json(screen.folder / "manifest.json")
     write_sealed_json(screen.folder / "manifest.json", manifest | {"complete": False})
-    with pytest.raises(OutputError, match="has not finished: give the same rankcell perturb command again"):
+    with pytest.raises(OutputError, match="has not finished: give the same rc.tl.perturb again"):
         rc.get.screen_df(screen.folder)
 
 

@@ -15,7 +15,6 @@ DOORS = ("cli", "report", "jobs", "demo.py")  # what stands here is for the term
 FLAG = re.compile(r"--[a-z]")
 LITERAL_FLAGS = {
     ("wording.py", "--no-"): "the one place where flags are made",
-    ("perturb/exact/states.py", "--include"): "a whole command for a terminal, which makes the file that is lacking",
 }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankcell.counts.options import Counts
 from rankcell.errors import SettingsError
-from rankcell.model.options import Compute, Model
+from rankcell.model.options import Compute, ModelLike
 from rankcell.perturb.edits.options import Delete, Perturbation
 from rankcell.perturb.exact.options import Exact, Measure
 from rankcell.perturb.fast.options import Fast
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def perturb(
     adata: Any,
     edit: Perturbation = Delete(),
-    model: "str | os.PathLike | Model | Any" = None,
+    model: ModelLike = None,
     *,
     start: Any = None,
     toward: Any = (),
@@ -91,7 +91,7 @@ def perturb(
 def estimate_perturb(
     adata: Any,
     edit: Perturbation = Delete(),
-    model: "str | os.PathLike | Model | Any" = None,
+    model: ModelLike = None,
     *,
     start: Any = None,
     toward: Any = (),
@@ -118,7 +118,7 @@ def estimate_perturb(
 def run_part(
     adata: Any,
     edit: Perturbation = Delete(),
-    model: "str | os.PathLike | Model | Any" = None,
+    model: ModelLike = None,
     *,
     part: str,
     out: str | os.PathLike,

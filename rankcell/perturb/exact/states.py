@@ -110,7 +110,7 @@ def _rows_of(source: Any, layers: Sequence[int]) -> tuple[Iterable[tuple[str, st
         return _csv_rows(path), None
     stored = read_embeddings(path, tables=["states"])
     if "states" not in stored.tables:
-        raise ValueError("it holds embeddings of cells and no states: make them with rankcell embed --include state --by COLUMN")
+        raise ValueError(f"it holds embeddings of cells and no states: make them with {wording.command('embed', '--include state --by COLUMN')}")
     return _pooled_rows(stored.tables["states"], layers), stored.meta.get("model_hash")
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from rankcell.errors import InputError, OutputError, is_out_of_memory
 from rankcell.perturb.results.screen_tables import AFFECTED, AUDIT, CELLS, EDITS, EPISTASIS, SCREEN, first_line
 from rankcell.store import ShardedRun, damage
-from rankcell.wording import option
+from rankcell.wording import command, option
 
 _LEAST = {  # columns without which a table is none
     SCREEN: ("cell_id", "edit", "kind", "genes", "rank", "n_tokens"),
@@ -87,7 +87,7 @@ class ScreenFolder:
     def _damaged(self, name: str, reason: object) -> InputError:
         return InputError(
             f"{self.folder / name} is damaged ({first_line(reason)}): bring it back from a copy, or delete {self.folder} and give the same "
-            "rankcell perturb command again"
+            f"{command('perturb')} again"
         )
 
     def table(self) -> pa.Table:
@@ -142,5 +142,5 @@ def read_screen(folder: str | os.PathLike) -> ScreenFolder:
     if not run.complete:
         is_cut = any(Path(folder).glob(".lock-*of*"))
         parts = f" (its parts by {option('shard')} are put together with {option('merge', True)})" if is_cut else ""
-        raise OutputError(f"the screen in {folder} has not finished: give the same rankcell perturb command again to go on{parts}")
+        raise OutputError(f"the screen in {folder} has not finished: give the same {command('perturb')} again to go on{parts}")
     return ScreenFolder(Path(folder), run.manifest)

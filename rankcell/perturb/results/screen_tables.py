@@ -15,6 +15,7 @@ from rankcell.scores import IN_PLACE
 from rankcell.store import ShardedRun, atomic_path, seal, seal_damage
 from rankcell.store.whole import BLANK, SEAL_KEY
 from rankcell.vocab import Vocabulary
+from rankcell.wording import command
 
 SCREEN, CELLS, EDITS, STATES = "screen.parquet", "cells.parquet", "edits.parquet", "states.parquet"
 AUDIT, AUDIT_CELLS, SHORT = "audit.parquet", "audit_cells.parquet", "short_cells.txt"
@@ -201,7 +202,7 @@ def read_shard(run: ShardedRun, kind: str, unit: int, columns: Sequence[str] | N
             if is_out_of_memory(e):
                 raise
             reason = e
-    raise InputError(f"{path} is damaged ({first_line(reason)}): delete it and give the rankcell perturb command of {run.folder} again")
+    raise InputError(f"{path} is damaged ({first_line(reason)}): delete it and give the {command('perturb')} of {run.folder} again")
 
 
 def _label(run: ShardedRun, path: Path) -> str:

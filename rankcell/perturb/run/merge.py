@@ -19,7 +19,7 @@ from rankcell.perturb.run.prepared import OWN, STAGED, TABLES, VOCAB, WORK, chec
 from rankcell.store import ShardedRun, atomic_path, check_result_folder, locked, publish, remove_run, require_apart, result_folder, writing
 from rankcell.store.sharded_run import SHARDS, differences
 from rankcell.vocab import Vocabulary
-from rankcell.wording import note, option
+from rankcell.wording import command, note, option
 
 NOTES = ("cropping", "effort", "input", "unknown_genes")  # of a part, what the whole screen says too
 MACHINE = ("device", "attention", "threads", "torch", "tokens_per_batch")  # settings that change the last digits alone
@@ -141,7 +141,7 @@ def _folders(parts: Sequence[str | os.PathLike]) -> list[Path]:
 
 def _require_part(run: ShardedRun) -> None:
     if "plan_hash" not in run.manifest.get("settings", {}):
-        raise OutputError(f"{run.folder} holds no part of a screen: name folders that rankcell perturb has written with {option('shard')}")
+        raise OutputError(f"{run.folder} holds no part of a screen: name folders that {command('perturb')} has written with {option('shard')}")
 
 
 def _require_one_screen(runs: Sequence[ShardedRun]) -> None:

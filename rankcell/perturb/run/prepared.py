@@ -47,7 +47,7 @@ from rankcell.store import (
 from rankcell.store.sharded_run import MANIFEST, SHARD_FILES
 from rankcell.tokens.tokenset import DATASET_FILES, TokenSet, dataset_folder
 from rankcell.vocab.folder import FILES
-from rankcell.wording import note, option
+from rankcell.wording import command, note, option
 
 WORK, TOKENS, VOCAB, PLAN, ROWS = "work", "tokens", "vocabulary", "plan.json", "rows.npy"
 STAGED = "tables"  # in WORK: the tables of a screen until all of them are written
@@ -164,7 +164,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     path = folder / WORK / PLAN
     if not os.path.lexists(path):
         raise OutputError(
-            f"{folder} has no {WORK}/{PLAN}: it is finished, or was stopped before it was prepared; give the rankcell perturb command again"
+            f"{folder} has no {WORK}/{PLAN}: it is finished, or was stopped before it was prepared; give the {command('perturb')} again"
         )
     try:
         held = read_sealed_json(path)
@@ -182,8 +182,8 @@ def check_files(folder: Path) -> None:
             raise _damaged(folder / name, said, folder)
 
 
-def _damaged(path: Path, said: object, folder: Path) -> OutputError:
-    return OutputError(f"{path} is damaged ({said}): bring it back, or delete {folder} and give the same rankcell perturb command again")
+def _damaged(path: Path, reason: object, folder: Path) -> OutputError:
+    return OutputError(f"{path} is damaged ({reason}): bring it back, or delete {folder} and give the same {command('perturb')} again")
 
 
 def read_prepared(folder: str | os.PathLike, *, checkpoint: Checkpoint | None = None, tokens: TokenSet | None = None) -> Prepared:
