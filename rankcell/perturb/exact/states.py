@@ -18,6 +18,7 @@ from rankcell.model import Checkpoint
 from rankcell.perturb.exact.state_names import split_state
 from rankcell.store import atomic_path, read_lines
 from rankcell.tokens.tokenset import TokenSet
+from rankcell.wording import command
 
 _MODEL = b"rankcell.model_hash"  # in the schema of a table of states
 
@@ -110,7 +111,7 @@ def _rows_of(source: Any, layers: Sequence[int]) -> tuple[Iterable[tuple[str, st
         return _csv_rows(path), None
     stored = read_embeddings(path, tables=["states"])
     if "states" not in stored.tables:
-        raise ValueError(f"it holds embeddings of cells and no states: make them with {wording.command('embed', '--include state --by COLUMN')}")
+        raise ValueError(f"it holds embeddings of cells and no states: make them with {command('embed', '--include state --by COLUMN')}")
     return _pooled_rows(stored.tables["states"], layers), stored.meta.get("model_hash")
 
 
