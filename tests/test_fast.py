@@ -19,7 +19,7 @@ from rankcell.perturb.fast import fast_engine as fast
 from rankcell.perturb.fast import response as predict_module
 from rankcell.perturb.fast.calibration import corrected
 from rankcell.perturb.fast.epistasis import interactions
-from rankcell.perturb.fast.fast_engine import FastEngine, require_predictable, verify_score
+from rankcell.perturb.fast.fast_engine import FastEngine, verify_score
 
 KINDS = {"delete": {}, "mask": {}, "inhibit": {}, "activate": {"quarters": 2}, "move": {"to_rank": 20}, "overexpress": {}}
 GENES, ROOM = 140, 200
@@ -266,6 +266,7 @@ def test_refused(framed):
     from flat_options import taken
 
     from rankcell.perturb import ScreenConfig
+    from rankcell.perturb.run.method_fast import require_predictable
 
     def refuse(plan, **flat):
         require_predictable(taken(ScreenConfig, {"method": "fast"} | flat), plan)

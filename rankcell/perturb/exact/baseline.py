@@ -2,13 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from rankcell.model import collate
+from rankcell.model import Encoder, Packed, collate
 from rankcell.model.finite import require_finite
 from rankcell.vocab import Frame
+
+
+class StateEngine(Protocol):
+    """What gives the states of rows: rankcell.perturb.exact.engine.Engine."""
+
+    @property
+    def encoder(self) -> Encoder: ...
+    @property
+    def reads_cls_alone(self) -> bool: ...
+    def states_of(self, batch: Packed) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,8 @@ class Baseline:
     first_token: np.ndarray
 
     @classmethod
-    def of(cls, engine: Any, rows: Sequence[np.ndarray], cells: np.ndarray) -> "Baseline":
-        """States of `rows`, of the cells with these numbers, by an Engine; ModelError where they are not finite."""
+    def of(cls, engine: StateEngine, rows: Sequence[np.ndarray], cells: np.ndarray) -> "Baseline":
+        """States of `rows`, of the cells with these numbers, by an engine; ModelError where they are not finite."""
         batch = collate(rows, cells)
         packed = batch.packed(engine.encoder.tensor)
         states = engine.states_of(packed)

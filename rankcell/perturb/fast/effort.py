@@ -117,9 +117,3 @@ def note_choice(found: Mapping[str, Any], min_recall: float) -> None:
             f"on with {chosen}, with which '{worst[0]}' has {worst[1]:.2f}; {option('method', 'exact')} has all"
         )
     note(said)
-
-
-def with_cost(survey: Any, engine: FastEngine, lengths: np.ndarray) -> Any:
-    """A Survey whose tokens are those that the fast method takes."""
-    tokens = np.where(survey.edits > 0, np.asarray(engine.cost(survey.edits, lengths), np.int64), 0)
-    return dataclasses.replace(survey, tokens=tokens)

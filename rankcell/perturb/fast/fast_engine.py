@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.errors import SettingsError
 from rankcell.model.tape import Tape, Weights, functions_at_once, weights_of
 from rankcell.perturb.edits.plan import EditPlan, RowEdits
 from rankcell.perturb.exact.engine import Engine, Scored
@@ -26,7 +25,6 @@ from rankcell.perturb.fast.options import AUDIT, PROJECTIONS, SPLITS
 from rankcell.perturb.fast.ratios import PROCESSOR, Ratios
 from rankcell.perturb.fast.response import Context, Predictors, predictors
 from rankcell.scores import COS, IN_PLACE, TOWARD, Score
-from rankcell.wording import option
 
 LEAST_IN_PLACE = 0.5  # to which a correction may shrink what is predicted in place
 
@@ -46,30 +44,6 @@ class FastScored(Scored):
     exact: dict[str, np.ndarray]
     sampled: dict[str, np.ndarray]
     predicted: dict[str, np.ndarray]
-
-
-def require_predictable(config: Any, plan: EditPlan) -> None:
-    """SettingsError for what only the exact method does.
-
-    config
-        A rankcell.perturb.run.screen_config.ScreenConfig.
-    """
-    edit, measure = config.edit, config.measure
-    several = plan.genes.shape[1] > 1
-    wrong = {
-        option("distance", measure.distance): measure.distance != "cos",
-        f"{option('affected')}, {option('affected_top')} and {option('affected_raw')}": bool(measure.collects),
-        option("refill", True): plan.options.refill,
-        option("readout_compat", measure.readout_compat): measure.keeps_perturbed,
-        "groups and sets of several genes": several and not ((edit.anchor is not None or edit.pairs) and plan.kind == "delete"),
-    }
-    for setting, given in wrong.items():
-        if given:
-            raise SettingsError(f"{setting}: only {option('method', 'exact')} does that")
-    if config.method.epistasis is not None and (several or plan.kind != "delete"):
-        raise SettingsError(
-            f"{option('epistasis')} makes pairs of the genes that a screen deletes one by one: leave out {option('kind')}, {option('anchor')} and {option('pairs')}"
-        )
 
 
 def verify_score(engine: Engine) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.errors import SettingsError
+from rankcell.perturb.edits.plan import EditPlan
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.fast import effort
 from rankcell.perturb.fast.audit_tables import audit_cells_table, audit_table, epistasis_table, join_audit, say_if_short
 from rankcell.perturb.fast.epistasis import interactions, tokens_of_pairs
-from rankcell.perturb.fast.fast_engine import FastEngine, FastScored, require_predictable, verify_score
+from rankcell.perturb.fast.fast_engine import FastEngine, FastScored, verify_score
 from rankcell.perturb.fast.options import AUTO
 from rankcell.perturb.fast.ratios import measure
 from rankcell.perturb.results.screen_tables import screen_table
@@ -22,6 +23,7 @@ from rankcell.perturb.run.loaded import LoadedScreen
 from rankcell.perturb.run.method import Method, Ticks, Verified
 from rankcell.perturb.run.rates import rate_of_cells
 from rankcell.perturb.run.run_plan import RunPlan, Settled
+from rankcell.perturb.run.screen_config import ScreenConfig
 from rankcell.perturb.run.survey import Survey
 from rankcell.perturb.run.verify import by_unit, verify_screen
 from rankcell.scores import Score
@@ -29,6 +31,26 @@ from rankcell.store import ShardedRun
 from rankcell.wording import option
 
 _PER_ROW, _PER_SCORE, _PER_JUDGED = 9, 8, 60  # bytes on disk of the tables of an audit
+
+
+def require_predictable(config: ScreenConfig, plan: EditPlan) -> None:
+    """SettingsError for what only the exact method does."""
+    edit, measure = config.edit, config.measure
+    several = plan.genes.shape[1] > 1
+    wrong = {
+        option("distance", measure.distance): measure.distance != "cos",
+        f"{option('affected')}, {option('affected_top')} and {option('affected_raw')}": bool(measure.collects),
+        option("refill", True): plan.options.refill,
+        option("readout_compat", measure.readout_compat): measure.keeps_perturbed,
+        "groups and sets of several genes": several and not ((edit.anchor is not None or edit.pairs) and plan.kind == "delete"),
+    }
+    for setting, given in wrong.items():
+        if given:
+            raise SettingsError(f"{setting}: only {option('method', 'exact')} does that")
+    if config.method.epistasis is not None and (several or plan.kind != "delete"):
+        raise SettingsError(
+            f"{option('epistasis')} makes pairs of the genes that a screen deletes one by one: leave out {option('kind')}, {option('anchor')} and {option('pairs')}"
+        )
 
 
 class FastMethod(Method):
@@ -101,7 +123,9 @@ class FastMethod(Method):
 
     def _alone(self, plan: RunPlan, settled: Settled) -> Survey:
         """The survey without the pairs of epistasis."""
-        return effort.with_cost(plan.survey, self.engine(plan, settled.settings, plan.outline), plan.lengths)
+        fast, survey = self.engine(plan, settled.settings, plan.outline), plan.survey
+        tokens = np.where(survey.edits > 0, np.asarray(fast.cost(survey.edits, plan.lengths), np.int64), 0)
+        return replace(survey, tokens=tokens)
 
     def n_verified(self, settings: Mapping[str, Any]) -> int:
         return settings["verify_screen"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import SettingsError
-from rankcell.model import Checkpoint
+from rankcell.model import Checkpoint, Encoder
 from rankcell.model.batches import TOKENS_PER_BATCH
 from rankcell.perturb.edits.plan import EditPlan
 from rankcell.perturb.exact.engine import Engine
@@ -111,7 +111,7 @@ class RunPlan:
         states = StateEmbeddings({(s, r): none for s in self.config.state_names for r in readouts} | self.given.vectors)
         return self.engine(None, states, TOKENS_PER_BATCH)
 
-    def engine(self, encoder: Any, states: StateEmbeddings, tokens_per_batch: int) -> Engine:
+    def engine(self, encoder: Encoder | None, states: StateEmbeddings, tokens_per_batch: int) -> Engine:
         """The exact engine of this screen; `encoder` None: without a model."""
         return Engine.measuring(self.config.measure, encoder, self.edits, self.n_blocks, states, tokens_per_batch)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rankcell.counts.options import Counts
 from rankcell.errors import CellError, InputError, SettingsError
+from rankcell.model import Checkpoint
 from rankcell.model.chosen_model import model_for
 from rankcell.model.options import Compute
 from rankcell.perturb.results.screen_folder import ScreenFolder
@@ -119,7 +120,7 @@ def _require_no_results(source: Any) -> None:
         raise SettingsError(f"{source} is a results folder: give the counts or tokens, or {option('merge', True)} to put parts together")
 
 
-def _require_carried(tokens: Any, checkpoint: Any, cells: ScreenInput) -> None:
+def _require_carried(tokens: TokenSet | str | os.PathLike, checkpoint: Checkpoint, cells: ScreenInput) -> None:
     """CellError when the tokens lack a column or the cell that is asked for."""
     if not cells.columns and cells.explain is None:
         return
