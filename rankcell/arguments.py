@@ -42,7 +42,7 @@ def checked_arguments(function: Callable, args: tuple, kwargs: dict[str, Any]) -
         if name in hints:
             bound.arguments[name] = convert(name, value, *hints[name])
         elif (classes := _option_classes(signature.parameters[name].annotation)) and not isinstance(value, classes):
-            raise SettingsError(f"{name} is {_shown(value)}; {' or '.join(_calls(classes))}")
+            raise SettingsError(f"{name} is {_shown(value)}; give {' or '.join(_calls(classes))}")
     return bound.args, bound.kwargs
 
 
@@ -60,7 +60,7 @@ def _signature(function: Callable) -> tuple[inspect.Signature, dict[str, tuple[f
 def _option_classes(hint: Any) -> tuple[type, ...]:
     """The classes of options that an annotation takes (rankcell.options), where it takes nothing else."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
-    return kinds if all(hasattr(kind, "option_names") for kind in kinds) else ()
+    return kinds if all(hasattr(kind, "option_words") for kind in kinds) else ()
 
 
 def _calls(classes: Iterable[type]) -> list[str]:
@@ -72,7 +72,7 @@ def _calls(classes: Iterable[type]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    shown = repr(value)
+    shown = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
     return shown if len(shown) <= 60 and "\n" not in shown else f"of type {type(value).__name__}"
 
 

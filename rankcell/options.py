@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self
 
 from rankcell.arguments import convert, hint_of
 from rankcell.errors import SettingsError
-from rankcell.wording import option, shortened
+from rankcell.wording import option, own, shortened
 
 __all__ = ["Choice", "Help", "Options", "at_least", "fields_of", "flag_words", "is_given", "names_in", "one_of", "share", "whole_or"]
 
@@ -68,6 +68,11 @@ class Choice:
     help: Help
     variants: Mapping[str, type["Options"]]
 
+    def __post_init__(self) -> None:
+        for variant, cls in self.variants.items():
+            if _is_public(cls.__name__):
+                own(f"{self.name}={variant}", f"rc.{cls.__name__}()")
+
     def options(self) -> "dict[str, tuple[Field, list[str]]]":
         """{option: (its field, the variants that have it)}."""
         fields: dict[str, tuple[Field, list[str]]] = {}
@@ -102,6 +107,12 @@ class Field:
     help: Help
 
 
+def _is_public(name: str) -> bool:
+    import rankcell
+
+    return name in dir(rankcell)
+
+
 class _PlainSignature:
     """The signature of a class of options, with the types of its fields alone."""
 
@@ -125,6 +136,10 @@ class Options:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_") and _is_public(cls.__name__):
+            for name, _, _, help in _annotated(cls):  # the fields' defaults are not known yet
+                if isinstance(help, Help):
+                    own(name, f"rc.{cls.__name__}({{}})")
         cls.__repr__ = Options.__repr__  # type: ignore[method-assign]  # dataclass leaves it: what is given, without the defaults
         cls.__doc__ = _Documented(cls.__dict__.get("__doc__") or "")  # type: ignore[assignment]
 
@@ -150,9 +165,13 @@ class Options:
         return {f.name: value for f in fields_of(type(self)) if (value := getattr(self, f.name)) != f.default}
 
     @classmethod
-    def option_names(cls) -> list[str]:
-        """Names of all options of the class, of its parts and of the classes made from it."""
-        return list(dict.fromkeys([*names_in(cls), *(n for sub in cls.__subclasses__() for n in sub.option_names())]))
+    def option_words(cls) -> dict[str, str]:
+        """{option: `rc.Class({})`} of the class and its parts; of a base class, of each class made from it."""
+        words: dict[str, str] = {}
+        for made in cls.__subclasses__() or [cls]:
+            for name in names_in(made):
+                words.setdefault(name, f"rc.{made.__name__}({{}})")
+        return words
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> Self:

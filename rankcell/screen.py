@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankcell.stats.options import RankOptions
+from rankcell.wording import python_verb
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +87,13 @@ class Screen:
 
         return affected_df(self._folder, which=which)
 
+    @python_verb()
+    def audit(self) -> "pd.DataFrame":
+        """Of a fast screen, one row per edit that was run: `cell_id`, `edit`, `rank`, `n_tokens`, `sampled` (drawn at random), then each score and
+        `<score>_predicted`. `manifest["audit"]` sums them up. OutputError for a screen by the exact method."""
+        return self._folder.audit().to_pandas()
+
+    @python_verb()
     def pairs(self) -> "pd.DataFrame":
         """Pairs of genes of a fast screen with epistasis, a row per pair and cell: `cell_id`, `first`, `second`, `symbols`, `exact`, `sampled`,
         and of each score that of both genes and its `_interaction`, what both do beyond the sum. OutputError when it was run without."""

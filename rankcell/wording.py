@@ -57,8 +57,21 @@ def option(name: str, value: Any = None, *, placeholder: str | None = None) -> s
             return f"--no-{flag.removeprefix('--')}"
         text = None if value is None or value is True else shlex.quote(str(value))
         return " ".join(part for part in (flag, text or placeholder) if part)
-    word = (_Process.running.spelling or {}).get(name, name)
-    return word if value is None else f"{word}={value!r}"
+    if _Process.running.spelling is None:
+        return name if value is None else f"{name}={value!r}"
+    word = _Process.running.spelling.get(f"{name}={value}") or _OWNERS.get(f"{name}={value}") or _Process.running.spelling.get(name) or _OWNERS.get(name, name)
+    if "{}" in word:
+        return word.format(f"{name}=..." if value is None else f"{name}={value!r}")
+    return word if value is None or word.endswith("()") else f"{word}={value!r}"
+
+
+_VERBS = {"shard": "part", "merge=True": "rc.tl.merge()", "dry_run=True": "rc.tl.estimate_perturb()"}  # flags that are verbs in Python
+_OWNERS: dict[str, str] = dict(_VERBS)  # option -> how it is written where it is no parameter of the verb: `rc.Measure({})`, of the first class that has it
+
+
+def own(name: str, written: str) -> None:
+    """Messages in Python write the option `name`, where the verb that runs has no such parameter, as in `rc.Fast({})` (or `rc.Fast()`)."""
+    _OWNERS.setdefault(name, written)
 
 
 _IN_PYTHON = {"tokenize": "rc.pp.tokenize", "embed": "rc.tl.embed", "perturb": "rc.tl.perturb"}
@@ -133,8 +146,8 @@ def python_verb(**renamed: str) -> Callable[[Function], Function]:
     """
 
     def decorate(function: Function) -> Function:
-        own = [name for name in _option_names(function) if name not in renamed.values()]
-        verb = _Verb(False, MappingProxyType({name: name for name in own} | renamed))
+        spelling = {name: word for name, word in _option_words(function).items() if name not in renamed.values()}
+        verb = _Verb(False, MappingProxyType(spelling | renamed))
 
         @functools.wraps(function)
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -151,14 +164,15 @@ def python_verb(**renamed: str) -> Callable[[Function], Function]:
     return decorate
 
 
-def _option_names(function: Callable) -> list[str]:
-    """The parameters of a function, and the options of those that are classes of options (rankcell.options)."""
-    names = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        names.append(name)
+def _option_words(function: Callable) -> dict[str, str]:
+    """{option: how it is written} of a function: its parameters, and the options of the classes that it takes, as `rc.Counts({})`."""
+    parameters = inspect.signature(function).parameters
+    words: dict[str, str] = {}
+    for parameter in parameters.values():
         for kind in (parameter.annotation, *typing.get_args(parameter.annotation)):
-            names += getattr(kind, "option_names", list)()
-    return names
+            for name, word in getattr(kind, "option_words", dict)().items():
+                words.setdefault(name, word)
+    return words | {name: name for name in parameters}
 
 
 @contextlib.contextmanager

@@ -138,7 +138,7 @@ def test_the_rest(screen, adata):
 
 def test_all_unknown_genes_are_named(screen, small):
     with pytest.raises(
-        SettingsError, match=r"3 of 4 genes are not in vocabulary 'small' \(12 genes\): G99.*, g0 .*, ENSG99999999999; skip_unknown=True"
+        SettingsError, match=r"3 of 4 genes are not in vocabulary 'small' \(12 genes\): G99.*, g0 .*, ENSG99999999999; rc.Delete\(skip_unknown=True"
     ):
         screen(genes=["G0", "G99", "g0", "ENSG99999999999"])
     with pytest.raises(SettingsError, match="gene 'X' is not in vocabulary"):

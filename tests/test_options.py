@@ -172,11 +172,11 @@ def test_estimate_parts_and_merge(small, adata, cpu, tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"edit": "delete"}, r"edit is 'delete'; rc.Delete\(...\) or rc.Overexpress\(...\)"),
-        ({"method": "fast"}, r"method is 'fast'; rc.Exact\(...\) or rc.Fast\(...\)"),
-        ({"counts": "raw"}, r"counts is 'raw'; rc.Counts\(...\)"),
-        ({"compute": "cpu"}, r"compute is 'cpu'; rc.Compute\(...\)"),
-        ({"subset": 10}, r"subset is 10; rc.Subset\(...\)"),
+        ({"edit": "delete"}, r"edit is 'delete'; give rc.Delete\(...\) or rc.Overexpress\(...\)"),
+        ({"method": "fast"}, r"method is 'fast'; give rc.Exact\(...\) or rc.Fast\(...\)"),
+        ({"counts": "raw"}, r"counts is 'raw'; give rc.Counts\(...\)"),
+        ({"compute": "cpu"}, r"compute is 'cpu'; give rc.Compute\(...\)"),
+        ({"subset": 10}, r"subset is 10; give rc.Subset\(...\)"),
         ({"start": "kind=x", "toward": "kind=x"}, "start and toward are both kind=x"),
         ({"measure": rc.Measure("genes"), "toward": "kind=x"}, "movement toward a state is read from the cell or the CLS readout"),
     ],

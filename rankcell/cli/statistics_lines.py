@@ -63,5 +63,5 @@ def _of_predictions(ranking: Ranking) -> list[str]:
     line += f" (root mean square of {f['audited']:,} audited, mean {f['bias']:+.1e})"
     if f["common_share"] is None:
         few = f"only {f['edits_audited_twice']:,} edits were audited in two cells, so all of it is taken to be the same in all cells of an edit"
-        return [f"{line}; {few}: intervals and p are wider than they need be (perturb with audit 0.2, or more cells, would tell)"]
+        return [f"{line}; {few}: intervals and p are wider than they need be (perturb with {option('audit', 0.2)}, or more cells, would tell)"]
     return [f"{line}, of which {f['common_share']:.0%} is the same in all cells of an edit: that is in every interval and p"]

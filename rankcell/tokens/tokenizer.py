@@ -44,7 +44,7 @@ class Tokenizer:
         return Encoding(self.vocab, self.frame, self.max_len)
 
     @checked
-    @python_verb(**{name: name for name in Tokenizing.option_names()})  # which are the constructor's
+    @python_verb(**Tokenizing.option_words())  # which are the constructor's
     def tokenize(
         self,
         source: Any,
@@ -72,7 +72,7 @@ class Tokenizer:
         return self.run(source, obs=obs, counts=counts, progress=progress)
 
     @checked
-    @python_verb(**{name: name for name in Tokenizing.option_names()})
+    @python_verb(**Tokenizing.option_words())
     def write(
         self,
         source: Any,

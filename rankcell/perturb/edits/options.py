@@ -103,7 +103,7 @@ class Move(Perturbation):
         super().check()
         if self.to_rank is None or self.to_rank < 0:
             needed = f"move needs the rank to move to, 0 (the top) or more ({option('to_rank', placeholder='N')})"
-            raise SettingsError(f"{needed}; it is {self.to_rank}")
+            raise SettingsError(needed if self.to_rank is None else f"{needed}; it is {self.to_rank}")
 
 
 EDIT_CHOICE = Choice(

@@ -124,7 +124,7 @@ class ScreenFolder:
     def epistasis(self) -> pa.Table:
         """Pairs of genes of a fast screen: see rankcell.perturb.fast.audit_tables.epistasis_table. OutputError when it was run without."""
         if not self.has(EPISTASIS):
-            way = f"{option('method', 'fast')} and {option('epistasis', placeholder='N')}"
+            way = option("epistasis", placeholder="N")
             raise OutputError(f"{self.folder} has no {EPISTASIS}: run the screen with {way}")
         return self.read(EPISTASIS)
 
@@ -141,6 +141,6 @@ def read_screen(folder: str | os.PathLike) -> ScreenFolder:
     run = ShardedRun.read(folder)
     if not run.complete:
         is_cut = any(Path(folder).glob(".lock-*of*"))
-        parts = f" (its parts by {option('shard')} are put together with {option('merge', True)})" if is_cut else ""
+        parts = f" (parts, each run with its {option('shard')}, are put together with {option('merge', True)})" if is_cut else ""
         raise OutputError(f"the screen in {folder} has not finished: give the same {command('perturb')} again to go on{parts}")
     return ScreenFolder(Path(folder), run.manifest)

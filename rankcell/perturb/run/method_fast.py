@@ -49,7 +49,8 @@ def require_predictable(config: ScreenConfig, plan: EditPlan) -> None:
             raise SettingsError(f"{setting}: only {option('method', 'exact')} does that")
     if config.method.epistasis is not None and (several or plan.kind != "delete"):
         raise SettingsError(
-            f"{option('epistasis')} makes pairs of the genes that a screen deletes one by one: leave out {option('kind')}, {option('anchor')} and {option('pairs')}"
+            f"{option('epistasis')} makes pairs of the genes that a screen deletes one by one: take {option('kind', 'delete')}, "
+            f"without {option('anchor')} and {option('pairs')}"
         )
 
 
