@@ -18,7 +18,7 @@ class Perturbation(Options):
 
     genes: Annotated[
         str | Sequence[str],
-        Help("Genes, one by one: all that a cell shows, names, or a file of names.", "all|A,B|@FILE", parse=named_genes, cli=str),
+        Help("Genes, one by one: all that a cell shows, names, or a file of names (@FILE).", "all|A,B|@FILE", parse=named_genes, cli=str),
     ] = ALL
     _: KW_ONLY
     group: Annotated[bool, Help("Perturb the named genes together.")] = False
@@ -27,7 +27,7 @@ class Perturbation(Options):
     anchor: Annotated[str | None, Help("Perturb this gene together with each of {genes}.", "G")] = None
     sets: Annotated[
         Mapping[str, Sequence[str]] | None,
-        Help("Named sets, each perturbed together: GMT, JSON, or a table NAME<TAB>GENE.", "FILE", parse=named_sets, cli=str),
+        Help("Named sets, each perturbed together: GMT, JSON, or a table NAME<TAB>GENE; in Python also a mapping of names to genes.", "FILE", parse=named_sets, cli=str),
     ] = None
     skip_unknown: Annotated[bool, Help("Go on without genes that the vocabulary lacks; they are named.")] = False
 

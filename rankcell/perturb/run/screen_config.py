@@ -31,7 +31,7 @@ class Subset(Options):
     cells: Annotated[int | None, Help("Only the first N cells (with {seed}: N drawn).", "N", check=at_least(1))] = None
     seed: Annotated[int | None, Help("Draw {cells} with this seed.")] = None
     only: Annotated[
-        Sequence[str] | None, Help("Perturb only the cells named in this file, one id a line.", "FILE", parse=named_cells, cli=str)
+        Sequence[str] | None, Help("Perturb only these cells: a file of their ids, one a line; in Python also a list of them.", "FILE", parse=named_cells, cli=str)
     ] = None
 
 
