@@ -22,7 +22,7 @@ from rankcell.perturb import Estimate, Perturber, merge, read_screen, run_unit
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.fast import effort, epistasis
 from rankcell.perturb.fast.fast_engine import FastEngine
-from rankcell.perturb.run import worker as units_
+from rankcell.perturb.run import loaded
 from rankcell.store import read_sealed_json, write_sealed_json
 from rankcell.tokens import TokenSet, TokenSpec
 
@@ -330,7 +330,7 @@ def test_parts_need_the_model_only_to_verify(perturber, tokens, tmp_path, monkey
     def never(*_, **__):
         raise AssertionError("the model is opened")
 
-    monkeypatch.setattr(units_, "Encoder", never)
+    monkeypatch.setattr(loaded, "Encoder", never)
     assert merge([tmp_path / "a"], tmp_path / "a").manifest["audit"]
     with pytest.raises(AssertionError, match="the model is opened"):
         merge([tmp_path / "b"], tmp_path / "b")
@@ -557,35 +557,35 @@ BAD = {
     **{
         f"--{name} without": (
             f"--{name} {value}",
-            f"--{name} is for predictions, and this screen is run exactly: leave it out, or add --method fast",
+            f"--{name} is for fast, and --method is exact: leave it out",
         )
         for name, value in {
             **{"audit": 0.1, "verify-top": 3, "verify-screen": 3, "verify-by": "cos_cell"},
             **{"splits": 8, "projections": "auto", "min-recall": 0.5},
         }.items()
     },
-    "pairs of an exact screen": ("--epistasis 5", "--epistasis is for predictions, and this screen is run exactly"),
-    "one gene to pair": ("--method fast --epistasis 1", "--epistasis 1: a number of at least 2"),
+    "pairs of an exact screen": ("--epistasis 5", "--epistasis is for fast, and --method is exact"),
+    "one gene to pair": ("--method fast --epistasis 1", "--epistasis is 1; at least 2"),
     "pairs to verify of none": (
         "--method fast --verify-pairs 5",
         "--verify-pairs is of the pairs of --epistasis N, which is not asked for",
     ),
     "pairs of masks": ("--method fast --kind mask --epistasis 5", "--epistasis makes pairs of the genes that a screen deletes one by one"),
     "pairs of pairs": ("--method fast --anchor G3 --epistasis 5", "--epistasis makes pairs of the genes that a screen deletes one by one"),
-    "no audit": ("--method fast --audit 0", "--audit 0.0: a share above 0, at most 1"),
-    "too much audit": ("--method fast --audit 1.5", "--audit 1.5: a share above 0, at most 1"),
-    "an audit that is none": ("--method fast --audit nan", "--audit nan: a share above 0, at most 1"),
-    "no recall": ("--method fast --min-recall 0", "--min-recall 0.0: a share above 0, at most 1"),
-    "one split": ("--method fast --splits 1", "--splits 1: a number of at least 2, or auto"),
-    "splits in words": ("--method fast --splits many", "--splits many: a number of at least 2, or auto"),
-    "projections below none": ("--method fast --projections -1", "--projections -1: a number of at least 0, or auto"),
+    "no audit": ("--method fast --audit 0", "--audit is 0.0; a share above 0, at most 1"),
+    "too much audit": ("--method fast --audit 1.5", "--audit is 1.5; a share above 0, at most 1"),
+    "an audit that is none": ("--method fast --audit nan", "--audit is nan; a share above 0, at most 1"),
+    "no recall": ("--method fast --min-recall 0", "--min-recall is 0.0; a share above 0, at most 1"),
+    "one split": ("--method fast --splits 1", "--splits is 1; a number of at least 2, or auto"),
+    "splits in words": ("--method fast --splits many", "--splits is many; a number of at least 2, or auto"),
+    "projections below none": ("--method fast --projections -1", "--projections is -1; a number of at least 0, or auto"),
     "no projections for sizes": (
         "--method fast --projections 0",
         "--projections 0 predicts no sizes of shift, and --verify-by is cos_genes",
     ),
     "auto for nothing": ("--method fast --splits auto", "--splits auto needs the recall that is to be reached: add --min-recall"),
-    "fewer than none to verify": ("--method fast --verify-top -1", "--verify-top -1: a number of at least 0"),
-    "fewer than none of the screen": ("--method fast --verify-screen -2", "--verify-screen -2: a number of at least 0"),
+    "fewer than none to verify": ("--method fast --verify-top -1", "--verify-top is -1; at least 0"),
+    "fewer than none of the screen": ("--method fast --verify-screen -2", "--verify-screen is -2; at least 0"),
     "an unknown score": ("--method fast --verify-by cos_all", "--verify-by cos_all is not a score that is predicted; one of cos_genes, "),
     "a part of a score": ("--method fast --verify-by shift_cell_position", "is not a score that is predicted"),
     "a state that is not asked for": ("--method fast --verify-by toward_x_cell", "is not a score that is predicted"),

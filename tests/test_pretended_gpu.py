@@ -251,7 +251,7 @@ def test_work_of_all_deletions_of_a_cell(model, gpu):
 
 
 def waits_of_predictions(gpu):
-    return [wait.name for wait in gpu.waits if wait.where.startswith(("perturb/predict.py", "model/tape.py"))]
+    return [wait.name for wait in gpu.waits if wait.where.startswith(("perturb/fast/response.py", "model/tape.py"))]
 
 
 def test_work_of_a_prediction(model, gpu):
