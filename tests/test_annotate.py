@@ -41,7 +41,7 @@ def test_unsure_where_neighbours_disagree_or_are_far():
     rc.tl.map_labels(adata, reference, "kind", mapping=rc.LabelMapping(k=2, metric="euclidean"))  # few are unsure: no note
     assert adata.obs.kind_mapped.tolist() == ["a", "b", "unsure"] or adata.obs.kind_mapped.tolist() == ["a", "a", "unsure"]
     assert adata.obs.kind_mapped_confidence.tolist() == [1, 0.5, 1] and adata.obs.kind_mapped_distance.iloc[2] == 1
-    with pytest.warns(RankcellWarning, match=r"2 of 3 cells \(67%\) are 'unsure': fewer than 60% .*min_confidence=0\).* and .*max_distance=1"):
+    with pytest.warns(RankcellWarning, match=r"2 of 3 cells \(67%\) are 'unsure': fewer than 60% .*rc.LabelMapping\(min_confidence=0\) and rc.LabelMapping\(max_distance=1\)"):
         rc.tl.map_labels(adata, reference, "kind", mapping=rc.LabelMapping(k=2, metric="euclidean", min_confidence=0.6))
     assert adata.obs.kind_mapped.tolist() == ["a", "unsure", "unsure"] and adata.obs.kind_mapped.cat.categories.tolist() == [
         "a",

@@ -151,8 +151,8 @@ def test_the_one_counts_layer_is_read(tmp_path, name, to):
 def test_never_where_it_is_not_plain():
     adata, vocab = normalised(counts=1), make_vocab()
     for change, says in (
-        (lambda a: a.layers.update(umis=a.layers["counts"].copy()), "counts_layer='counts'., which holds counts"),
-        (lambda a: a.layers.update(spliced=a.layers.pop("counts")), "counts_layer='spliced'., which holds counts"),
+        (lambda a: a.layers.update(umis=a.layers["counts"].copy()), r"pass rc.Counts\(counts_layer='counts'\), which holds counts"),
+        (lambda a: a.layers.update(spliced=a.layers.pop("counts")), r"pass rc.Counts\(counts_layer='spliced'\), which holds counts"),
         (lambda a: a.layers.update(counts=a.layers["counts"] * 0.5), "take it from before it was normalised"),
     ):
         other = adata.copy()
@@ -181,7 +181,7 @@ def test_raw_is_read_and_said_in_the_verbs_own_words(tmp_path, capsys):
     adata = normalised()
     adata.raw = make_adata(np.ones((6, 12)))
     adata.write_h5ad(tmp_path / "a.h5ad")
-    with pytest.warns(RankcellWarning, match="raw, which holds counts, is read in its place; .*allow_non_counts=True. ranks X as it is"):
+    with pytest.warns(RankcellWarning, match=r"raw, which holds counts, is read in its place; rc.Counts\(allow_non_counts=True\) ranks X as it is"):
         assert rc.pp.tokenize(adata, make_vocab()).spec.source["matrix"] == "raw"
     adata.layers["counts"] = adata.raw.X.copy()
     adata.write_h5ad(tmp_path / "two.h5ad")
@@ -201,7 +201,7 @@ def test_embed_and_perturb_name_their_own_options(tmp_path, capsys):
         assert main([verb, str(tmp_path / "a.h5ad"), "-o", str(tmp_path / "out.parquet"), "--model", "demo"]) == 2
         error = capsys.readouterr().err
         assert "pass --counts-layer spliced, which holds counts" in error and " --layer" not in error
-    with pytest.raises(CountsError, match="counts_layer='spliced'., which holds counts"):
+    with pytest.raises(CountsError, match=r"pass rc.Counts\(counts_layer='spliced'\), which holds counts"):
         rc.tl.embed(adata, model="demo")
 
 
