@@ -166,11 +166,12 @@ class Options:
 
     @classmethod
     def option_words(cls) -> dict[str, str]:
-        """{option: `rc.Class({})`} of the class and its parts; of a base class, of each class made from it."""
+        """{option: `rc.Class({})`} of the class and its parts; of a base class that users do not have, of its subclasses that they have."""
+        classes = [cls] if _is_public(cls.__name__) else [c for c in cls.__subclasses__() if _is_public(c.__name__)]
         words: dict[str, str] = {}
-        for made in cls.__subclasses__() or [cls]:
-            for name in names_in(made):
-                words.setdefault(name, f"rc.{made.__name__}({{}})")
+        for public in classes:
+            for name in names_in(public):
+                words.setdefault(name, f"rc.{public.__name__}({{}})")
         return words
 
     @classmethod

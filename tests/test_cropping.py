@@ -81,7 +81,7 @@ def test_tokenize_embed_and_perturb_say_it(narrow, tmp_path):
     path, tokens = tmp_path / "in.h5ad", tmp_path / "t"
     make_adata(COUNTS).write_h5ad(path)
     _, notes = said(rc.pp.tokenize, make_adata(COUNTS), make_vocab(), tokenizing=rc.Tokenizing(max_len=6))
-    assert [n.startswith(SAID) and n.endswith("(max_len)") for n in notes] == [True]
+    assert [n.startswith(SAID) and n.endswith("(rc.Tokenizing(max_len=...))") for n in notes] == [True]
     Tokenizer(make_vocab(), rc.Tokenizing(max_len=6)).write(path, tokens)
     for source in (path, tokens):
         written, notes = said(call, embed_to_file, source, tmp_path / f"{source.name}.parquet", model=narrow)

@@ -439,7 +439,7 @@ def test_mtx_names(tmp_path):
     assert find_inputs(folder).labels == ("GSM1_matrix", "GSM2_matrix")
     plain = write_mtx(counts, tmp_path / "plain", zipped=False)
     assert tokens_of(plain / "matrix.mtx") == expected
-    with pytest.raises(InputError, match="leave out counts_layer and raw"):
+    with pytest.raises(InputError, match=r"leave out rc\.Counts\(counts_layer=\.\.\.\) and rc\.Counts\(raw=\.\.\.\)"):
         tokens_of(plain, counts_layer="x")
 
 

@@ -328,7 +328,7 @@ def test_heatmap_of_groups(folder):
 def test_heatmap_without_states():
     table = hand_table()
     bare = table[[c for c in table if not c.startswith("toward_")]]
-    with pytest.raises(SettingsError, match="no movement toward a state: run it with toward"):
+    with pytest.raises(SettingsError, match="no movement toward a state: run it with rc.ScreenConfig\\(toward=...\\)"):
         rc.pl.screen_heatmap(bare)
     with pytest.raises(SettingsError, match="'cos_genes' is not a movement toward a state"):
         rc.pl.screen_heatmap(table, score="cos_genes")

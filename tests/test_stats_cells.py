@@ -222,7 +222,7 @@ def wrong(screen):
         (dict(table=table, mode="control", controls=[3]), SettingsError, "controls holds 3; names of genes"),
         (dict(table=table, mode="vs"), SettingsError, "needs the other screen: against"),
         (dict(table=table, mode="vs", against=adata), InputError, "found AnnData"),
-        (dict(table=table, mode="toward"), SettingsError, "run the screen with toward"),
+        (dict(table=table, mode="toward"), SettingsError, "run the screen with rc.ScreenConfig(toward=...)"),
         (dict(table=table, min_cells="many"), SettingsError, "min_cells is 'many'; a whole number"),
         (dict(table=table, min_cells=-1), SettingsError, "min_cells is -1; at least 0"),
         (dict(table=table, min_cells=True), SettingsError, "min_cells is True; a whole number"),

@@ -49,7 +49,7 @@ def test_classes_in_python(layered):
     adata = make_adata(COUNTS)
     with pytest.raises(SettingsError, match=r"max_len is 'six'; a whole number or None"):
         rc.Tokenizing(max_len="six")
-    with pytest.raises(SettingsError, match=r"counts is {'raw': True}; rc.Counts\(...\)"):
+    with pytest.raises(SettingsError, match=r"counts is {'raw': True}; give rc.Counts\(...\)"):
         rc.pp.tokenize(adata, make_vocab(), counts={"raw": True})
     with pytest.raises(TypeError, match="keep_count"):
         rc.Tokenizing(keep_count=True)

@@ -217,3 +217,11 @@ def test_rooms_leave_the_spelling_of_options_to_the_door():
                 wrong.append(f"{name}:{line}: {text!r}")
     assert not wrong, "spell it by rankcell.wording.option: " + "; ".join(wrong)
     assert used == set(LITERAL_FLAGS), "no longer needed here: " + str(set(LITERAL_FLAGS) - used)
+
+
+def test_messages_in_python_name_public_classes_alone():
+    import rankcell.counts.vocabulary.options as for_building
+    from rankcell.counts.options import Counts, CountsPlace
+
+    assert for_building.CountsToBuild.__mro__[1] is Counts  # a class made from it, which users do not have
+    assert Counts.option_words()["genome"] == CountsPlace.option_words()["genome"] == "rc.Counts({})"
