@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.counts.source import some
+from rankcell.counts.source import first_names
 from rankcell.errors import InputError, SettingsError
 from rankcell.scores import Score, scores_in
 from rankcell.stats import effect_of
@@ -146,7 +146,7 @@ def ranking(given: Ranking, *, column: str, names: str) -> Any:
     missing = [c for c in (column, names) if c not in ranked]
     if missing:
         advice = "this is the table of a screen: rank it with rc.tl.rank_edits" if {"cell_id", "edit"} <= set(ranked) else ""
-        raise SettingsError(f"the ranking has no column '{missing[0]}'; {advice or 'it has ' + some([str(c) for c in ranked.columns], 30)}")
+        raise SettingsError(f"the ranking has no column '{missing[0]}'; {advice or 'it has ' + first_names([str(c) for c in ranked.columns], 30)}")
     values = ranked[column]
     if values.dtype.kind not in "fiu":
         raise SettingsError(f"the column '{column}' does not hold numbers")

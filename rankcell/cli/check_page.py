@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankcell.counts.genes.features import describe_left_out
-from rankcell.counts.source import some
+from rankcell.counts.source import first_names
 from rankcell.counts.validate.check_counts import FILTER_PASS, Facts
-from rankcell.counts.validate.places import COUNTS, Place
+from rankcell.counts.validate.places import COUNTS, MatrixCandidate
 from rankcell.tokens.cropping import Cropping
 from rankcell.vocab import Vocabulary
 from rankcell.wording import option
@@ -32,8 +32,8 @@ class Looked:
 
     path: str
     label: str
-    places: Sequence[Place] = ()
-    used: Place | None = None
+    places: Sequence[MatrixCandidate] = ()
+    used: MatrixCandidate | None = None
     facts: Facts | None = None
     named: bool = False
     problem: str = ""
@@ -122,7 +122,7 @@ def short(looked: Looked, rows: Rows) -> list[Statement]:
         *_gene_ids(f, f"{f.genes.ids.describe()}; species {_likely(f)}"),
         *_known(f, rows.vocab),
         ("n_counts", _totals(f)),
-        *(_cells(f) if f.n_kept < f.n_cells or not f.has_cell_ids else ()),
+        *(_cells(f) if f.n_selected < f.n_cells or not f.has_cell_ids else ()),
         *_lengths(f, rows),
         *_filter_pass(f),
         *(("warning", text) for text in _warnings(looked, rows)),
@@ -132,12 +132,12 @@ def short(looked: Looked, rows: Rows) -> list[Statement]:
 def total(inputs: Sequence[Looked], rows: Rows) -> list[Statement]:
     """The statements about all inputs together."""
     read = [one.facts for one in inputs if one.facts is not None]
-    n_cells, n_kept = sum(f.n_cells for f in read), sum(f.n_kept for f in read)
+    n_cells, n_selected = sum(f.n_cells for f in read), sum(f.n_selected for f in read)
     joined = np.concatenate([f.genes_per_cell for f in read]) if read else np.empty(0, np.int32)
     labels = [one.label for one in inputs if one.facts is not None]
     given = ["n_counts" in f.obs for f in read]
     return [
-        ("total", f"{is_are(len(inputs), 'input', 'inputs')}, {n_cells:,} cells" + (f", {n_kept:,} kept" if n_kept < n_cells else "")),
+        ("total", f"{is_are(len(inputs), 'input', 'inputs')}, {n_cells:,} cells" + (f", {n_selected:,} kept" if n_selected < n_cells else "")),
         ("vocabulary", rows.describe()),
         *_lengths_of(joined, rows),
         ("cells", f"ids will be <source>:<id>, such as '{inputs[0].label}:...'; a column source says which input a cell is from"),
@@ -147,12 +147,12 @@ def total(inputs: Sequence[Looked], rows: Rows) -> list[Statement]:
     ]
 
 
-def _storage(f: Facts, used: Place) -> Iterator[Statement]:
+def _storage(f: Facts, used: MatrixCandidate) -> Iterator[Statement]:
     stored = f", stored {f.stored}" if f.stored else ""
     yield "format", f"{f.format}; {used.name} holds {f.dtype}{stored}"
     what = is_are(f.n_entries, *(("non-zero entry", "non-zero entries") if f.stored == "dense" else ("stored entry", "stored entries")))
-    kept = f" in the {f.n_kept:,} cells kept" if f.n_kept < f.n_cells else ""
-    entries = f"; {what}{kept} ({share(f.n_entries, f.n_kept * f.n_columns)} of the matrix)" if f.n_kept else ""
+    kept = f" in the {f.n_selected:,} cells kept" if f.n_selected < f.n_cells else ""
+    entries = f"; {what}{kept} ({share(f.n_entries, f.n_selected * f.n_columns)} of the matrix)" if f.n_selected else ""
     yield "size", f"{f.n_cells:,} cells x {f.n_columns:,} gene columns{entries}"
     if f.n_zeros:
         yield "", f"{is_are(f.n_zeros, 'stored entry is', 'stored entries are')} zero: no token comes of these"
@@ -206,7 +206,7 @@ def _gene_ids(f: Facts, what: str) -> Iterator[Statement]:
 def _known(f: Facts, vocab: Vocabulary) -> Iterator[Statement]:
     g, are_counts = f.genes, f.non_count is None
     columns = f"{g.n_known:,} of {g.n_columns:,} gene columns ({share(g.n_known, g.n_columns)})"
-    if not f.n_kept:
+    if not f.n_selected:
         yield "known", columns
         return
     yield (
@@ -235,13 +235,13 @@ def _species(f: Facts, rows: Rows) -> str:
 
 def _totals(f: Facts) -> str:
     t = f.totals
-    span = f" ({number(t.low)} to {number(t.high)})" if f.n_kept else ""
+    span = f" ({number(t.low)} to {number(t.high)})" if f.n_selected else ""
     if t.unusable:
         return f"in obs, but not usable: {t.unusable}"
-    if not t.given:
+    if not t.in_obs:
         return f"not in obs: the row sum is a cell's total{span}"
     used = f"in obs{span} and used as the cells' totals"
-    if f.non_count is not None or not f.n_kept:
+    if f.non_count is not None or not f.n_selected:
         return used
     if not f.genes.counts:
         return f"{used}; nothing is counted in this matrix"
@@ -256,13 +256,13 @@ def _totals(f: Facts) -> str:
 
 def _cells_of(n: int, f: Facts) -> str:
     """How many of the kept cells, in words."""
-    return f"all {n:,} cells" if n == f.n_kept > 1 else f"{n:,} of {is_are(f.n_kept, 'cell', 'cells')}"
+    return f"all {n:,} cells" if n == f.n_selected > 1 else f"{n:,} of {is_are(f.n_selected, 'cell', 'cells')}"
 
 
 def _cells(f: Facts) -> Iterator[Statement]:
     yield "cells", f"{f.n_cells:,}, " + ("ids given, all different" if f.has_cell_ids else "without ids: they are called by row number")
-    if f.n_kept < f.n_cells:
-        yield "", f"{f.n_kept:,} kept by the filter, {f.n_cells - f.n_kept:,} left out"
+    if f.n_selected < f.n_cells:
+        yield "", f"{f.n_selected:,} kept by the filter, {f.n_cells - f.n_selected:,} left out"
 
 
 def _lengths(f: Facts, rows: Rows) -> Iterator[Statement]:
@@ -322,7 +322,7 @@ def _differences(read: Sequence[Facts], labels: Sequence[str]) -> Iterator[str]:
             found.setdefault(value, []).append(label)
         found.pop("", None)
         if len(found) > 1:
-            yield f"the inputs differ in {what}: {'; '.join(f'{v} in {some(names, 3)}' for v, names in found.items())} ({then})"
+            yield f"the inputs differ in {what}: {'; '.join(f'{v} in {first_names(names, 3)}' for v, names in found.items())} ({then})"
 
 
 def _filter_pass(f: Facts) -> Iterator[Statement]:
@@ -337,7 +337,7 @@ def _filter_pass(f: Facts) -> Iterator[Statement]:
 def doubts(f: Facts) -> list[str]:
     """Why tokens could be made and still say little of the cells: the vocabulary knows few of their genes or counts."""
     g = f.genes
-    if not g.counts and f.n_kept and f.non_count is None:
+    if not g.counts and f.n_selected and f.non_count is None:
         return ["nothing is counted: no gene of any cell has a count here, so that all rows will be without genes. Are the counts in another file or matrix?"]
     few_genes, few_counts = g.n_detected_known < _FEW_GENES * g.n_detected, g.counts_known < _FEW_COUNTS * g.counts
     if f.non_count is not None or not g.counts_known or not (few_genes or few_counts):
@@ -363,5 +363,5 @@ def _warnings(looked: Looked, rows: Rows) -> Iterator[str]:
     yield from f.remarks
     if f.totals.n_higher and f.non_count is None:
         yield f"n_counts is below the row sum in {_cells_of(f.totals.n_higher, f)}: was it counted otherwise?"
-    if not f.n_kept:
+    if not f.n_selected:
         yield "the filter keeps no cell"

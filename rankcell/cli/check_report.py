@@ -14,9 +14,9 @@ from rankcell.counts.block import value_of_kind
 from rankcell.counts.genes.ids import vocabulary_species
 from rankcell.counts.matrix_key import MatrixKey
 from rankcell.counts.options import Counts, CountsPlace
-from rankcell.counts.source import some
+from rankcell.counts.source import first_names
 from rankcell.counts.validate.check_counts import Facts, read_facts
-from rankcell.counts.validate.places import COUNTS, EMPTY, Place, choose, find_places, read_unnamed
+from rankcell.counts.validate.places import COUNTS, EMPTY, MatrixCandidate, choose, find_places, read_unnamed
 from rankcell.errors import InputError, OutputError, RankcellError
 from rankcell.progress import Progress
 from rankcell.store import require_new
@@ -165,7 +165,7 @@ def _look(inputs: Inputs, counts: CountsPlace) -> list[Looked]:
     return found
 
 
-def _agree(opened: Sequence[Looked], layer: str | None, raw: bool) -> tuple[list[Place], list[str], list[str]]:
+def _agree(opened: Sequence[Looked], layer: str | None, raw: bool) -> tuple[list[MatrixCandidate], list[str], list[str]]:
     """The matrix that each input is read at, the options for that, and why there are none that do for all.
 
     It is the same matrix for all where there is one that holds counts in all, else that which each is read at when none is named.
@@ -185,7 +185,7 @@ def _agree(opened: Sequence[Looked], layer: str | None, raw: bool) -> tuple[list
     labels_of: dict[MatrixKey, list[str]] = {}
     for one, place in zip(opened, chosen, strict=True):
         labels_of.setdefault(place.key, []).append(one.label)
-    ways = "; ".join(f"{key.option() or 'no option'} for {some(labels, 3)}" for key, labels in labels_of.items())
+    ways = "; ".join(f"{key.option() or 'no option'} for {first_names(labels, 3)}" for key, labels in labels_of.items())
     return chosen, _options(chosen[0].key), [f"the inputs hold their counts in different places ({ways}): tokenize those of each kind apart"]
 
 
@@ -194,7 +194,7 @@ def _options(key: MatrixKey) -> list[str]:
     return ["--raw"] if key.raw else ["--counts-layer", key.layer] if key.layer is not None else []
 
 
-def _read(looked: list[Looked], used: list[Place], rows: Rows, several: bool, how: dict[str, Any]) -> list[Looked]:
+def _read(looked: list[Looked], used: list[MatrixCandidate], rows: Rows, several: bool, how: dict[str, Any]) -> list[Looked]:
     """The facts of each input that could be opened."""
     places, found = iter(used), []
     for one in looked:
@@ -232,7 +232,7 @@ def _reasons(one: Looked) -> list[str]:
 def _way_out(one: Looked) -> str:
     able = next((p for p in one.places if p.verdict == COUNTS and p != one.used), None)
     if able is not None:
-        return able.key.way_to_counts()
+        return able.key.advice()
     elsewhere = "no other matrix of the file holds counts either" if len(one.places) > 1 else "there is no other matrix in the file"
     way_out = f"{elsewhere}; take the file from before it was normalised"
     anyway = option("allow_non_counts", True)

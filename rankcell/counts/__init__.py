@@ -7,6 +7,7 @@ _PLACES = {
     "CountSource": "rankcell.counts.source",
     "GeneMap": "rankcell.counts.genes.gene_map",
     "Inputs": "rankcell.counts.io.inputs",
+    "column_values": "rankcell.counts.selection",
     "find_inputs": "rankcell.counts.io.inputs",
     "in_order": "rankcell.counts.parallel",
     "match_genes": "rankcell.counts.genes.gene_map",
@@ -14,6 +15,5 @@ _PLACES = {
     "open_counts": "rankcell.counts.io.opening",
     "register": "rankcell.counts.source",
     "select_rows": "rankcell.counts.selection",
-    "values_named": "rankcell.counts.selection",
 }
 __getattr__, __dir__ = door(__name__, _PLACES)

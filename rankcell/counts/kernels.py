@@ -115,10 +115,10 @@ def take_genes(x, mask, gene, n_genes, lo, hi, shift, rows, columns, values, sta
             if column >= n_genes:
                 return n
             line = x[k, g, lo:hi]
-            some = mask ^ mask
+            bits = mask ^ mask
             for i in range(len(line)):
-                some |= line[i]
-            if some & mask:
+                bits |= line[i]
+            if bits & mask:
                 for i in range(len(line)):
                     rows[n] = i + lo + shift
                     columns[n] = column
@@ -129,7 +129,7 @@ def take_genes(x, mask, gene, n_genes, lo, hi, shift, rows, columns, values, sta
 
 @compiled
 def take_cells(x, mask, gene, n_genes, lo, hi, shift, rows, columns, values, start):
-    """The same for chunks of cells x genes: x[chunk, cell, gene]."""
+    """`take_genes` for chunks of cells x genes: x[chunk, cell, gene]."""
     n = np.uint64(start)
     for k in range(x.shape[0]):
         first = gene + k * x.shape[2]
@@ -137,10 +137,10 @@ def take_cells(x, mask, gene, n_genes, lo, hi, shift, rows, columns, values, sta
         for c in range(lo, hi):
             for at in range(0, width, 32):
                 line = x[k, c, at : min(at + 32, width)]
-                some = mask ^ mask
+                bits = mask ^ mask
                 for i in range(len(line)):
-                    some |= line[i]
-                if some & mask:
+                    bits |= line[i]
+                if bits & mask:
                     for i in range(len(line)):
                         rows[n] = c + shift
                         columns[n] = first + at + i

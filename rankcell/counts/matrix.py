@@ -136,13 +136,13 @@ class DenseMatrix(Matrix):
         return dense_rows(x.astype(self.dtype, copy=False))
 
     def head(self) -> np.ndarray:
-        return self._some(0)
+        return self._entries_from(0)
 
     def sample(self) -> Iterator[np.ndarray]:
         for a in sorted({self.shape[0] * part // _PLACES for part in range(_PLACES)}):
-            yield self._some(a)
+            yield self._entries_from(a)
 
-    def _some(self, a: int) -> np.ndarray:
+    def _entries_from(self, a: int) -> np.ndarray:
         b = min(self.shape[0], a + max(1, _HEAD // max(1, self.shape[1])))
         return np.ravel(np.asarray(self._array[:, a:b] if self._transposed else self._array[a:b]))
 
@@ -176,7 +176,7 @@ def dense_rows(x: Any) -> Rows:
 
 
 def gather_columns(x: np.ndarray) -> Rows:
-    """The same for a block of genes x cells: the non-zero entries of each of its columns."""
+    """(indptr, indices, data) of the non-zero entries of each column of a dense block of genes x cells (NaN counts as non-zero)."""
     from rankcell.counts.kernels import count_columns, fill_columns
 
     at = np.zeros(x.shape[1] + 1, np.int64)

@@ -19,15 +19,15 @@ class MatrixKey:
         return self.layer is None and not self.raw
 
     def name(self, x: str = "X") -> str:
-        """What messages and records call it. `x`: what the format calls the matrix that is read where none is named."""
+        """The name of the matrix in messages and records. `x`: what the format calls the matrix that is read where none is named."""
         return "raw" if self.raw else f"layer '{self.layer}'" if self.layer is not None else x
 
     def option(self) -> str:
-        """What asks for it, as the caller would write it; "" where nothing need be named."""
+        """The option that requests the matrix, as the caller would write it; "" where none is needed."""
         return option("raw", True) if self.raw else option("counts_layer", self.layer) if self.layer is not None else ""
 
     def order(self) -> tuple[int, int, str]:
-        """X before raw before layers, of which those named like counts come first."""
+        """Sort key: X before raw before layers, of which those named like counts come first."""
         return (0 if self.is_x else 1 if self.raw else 2, self._among_count_layers(), self.layer or "")
 
     def _among_count_layers(self) -> int:
@@ -35,12 +35,12 @@ class MatrixKey:
         word = "".join(c for c in (self.layer or "").lower() if c.isalnum())
         return COUNT_LAYERS.index(word) if word in COUNT_LAYERS else len(COUNT_LAYERS)
 
-    def is_named_as_counts(self) -> bool:
-        """Whether a matrix other than X is called as counts are: raw, or a layer of such a name."""
+    def is_called_counts(self) -> bool:
+        """Whether the name says counts: raw, or a layer with one of COUNT_LAYERS."""
         return self.raw or self._among_count_layers() < len(COUNT_LAYERS)
 
-    def way_to_counts(self) -> str:
-        """How to have its counts read, in the words of the verb that runs."""
+    def advice(self) -> str:
+        """Advice for an error: how to have these counts read, in the words of the verb that runs."""
         if self.is_x:
             options = [option(name) for name in ("counts_layer", "raw") if offers(name)]
             return f"leave out {' and '.join(options)}: X holds counts" if options else "put X in its place, which holds counts"

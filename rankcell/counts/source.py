@@ -30,7 +30,7 @@ class CountSource:
     format calls the one that is read where none is named), `x` (the Matrix), `ids` (cell ids, an arrow string array), `has_cell_ids` (False: the ids are row numbers),
     `var` (column name -> list of str, the index under its own name), `obs_columns`, `obs_tables` (with several values a cell, so no columns), `others` (MatrixKey -> another
     matrix of the same input), `left_out` (ColumnKind -> number of columns that are no genes and not counted here),
-    `kept_columns` (the numbers of the columns that are here, when some were left out of an AnnData), `remarks` (how it is read
+    `column_numbers` (the numbers of the columns that are here, when some were left out of an AnnData), `remarks` (how it is read
     otherwise than its user may think, each a sentence).
     """
 
@@ -46,7 +46,7 @@ class CountSource:
     obs_tables: tuple[str, ...] = ()
     others: dict[MatrixKey, Callable[[], Matrix]]
     left_out: Mapping[Any, int] = MappingProxyType({})
-    kept_columns: np.ndarray | None = None
+    column_numbers: np.ndarray | None = None
     remarks: list[str]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "CountSource":
@@ -93,19 +93,19 @@ class CountSource:
         if column in self.obs_tables:
             raise CellError(f"{self.name}: '{column}' holds a table or records, not one value a cell: name another cell column")
         if column not in self.obs_columns:
-            raise CellError(f"{self.name} has no cell column '{column}'; it has {some(self.obs_columns)}")
+            raise CellError(f"{self.name} has no cell column '{column}'; it has {first_names(self.obs_columns)}")
         return self.obs(column)
 
     def elsewhere(self) -> list[MatrixKey]:
-        """The other matrices of this input that hold counts: X, then raw, then layers, of which those named like counts come first."""
+        """Other matrices of this input that hold counts: X, then raw, then layers, of which those named like counts come first."""
         return sorted((key for key, matrix in self.others.items() if looks_like_counts(matrix)), key=MatrixKey.order)
 
     def hint(self) -> str:
-        """Where counts are instead, and how to ask for them; '' when nowhere."""
-        return next((key.way_to_counts() for key in self.elsewhere()), "")
+        """Advice that names the matrix where counts are instead; '' when there is none."""
+        return next((key.advice() for key in self.elsewhere()), "")
 
     def check_door(self) -> None:
-        """What can be known before the matrix is read: numbers are there, and the cell ids are unique."""
+        """Check what is known before the matrix is read: shape, number type and unique cell ids. InputError, CountsError or CellError."""
         if not self.n_cells or not self.n_genes:
             raise InputError(f"{self.matrix} is empty ({self.n_cells:,} cells x {self.n_genes:,} genes)", of=self.name)
         if self.dtype.kind not in "biuf":
@@ -145,20 +145,20 @@ class CountSource:
         if N_COUNTS not in self.obs_columns:
             return None
         stored = self.obs(N_COUNTS)
-        given = as_numbers(stored)
-        if given is None:
+        totals = as_numbers(stored)
+        if totals is None:
             raise CountsError(
                 f"obs '{N_COUNTS}' holds {_in_words(stored.type)}, not numbers", of=self.name, way_out=N_COUNTS_WAY_OUT
             )
-        wrong = ~(np.isfinite(given) & (given >= 0)) if given.dtype.kind == "f" else given < 0
+        wrong = ~(np.isfinite(totals) & (totals >= 0)) if totals.dtype.kind == "f" else totals < 0
         if wrong.any():
             i = int(np.argmax(wrong))
             raise CountsError(
-                f"obs '{N_COUNTS}' of cell '{self.ids[i]}' is {given[i]} ({int(wrong.sum()):,} such cells)",
+                f"obs '{N_COUNTS}' of cell '{self.ids[i]}' is {totals[i]} ({int(wrong.sum()):,} such cells)",
                 of=self.name,
                 way_out=N_COUNTS_WAY_OUT,
             )
-        return given.astype(np.float32 if given.dtype in (np.float16, np.float32) else np.float64)
+        return totals.astype(np.float32 if totals.dtype in (np.float16, np.float32) else np.float64)
 
     @property
     def totals_dtype(self) -> np.dtype:
@@ -183,9 +183,9 @@ class CountSource:
             indptr, indices, data = above_zero(indptr, indices, data)
         elif odd := first_non_count(data):
             self._refuse(a, indptr, indices, data, *odd)
-        given = self.n_counts
-        totals = row_sums(indptr, data) if given is None else given[a:b]
-        if given is not None and not totals.all():
+        stored_totals = self.n_counts
+        totals = row_sums(indptr, data) if stored_totals is None else stored_totals[a:b]
+        if stored_totals is not None and not totals.all():
             self._require_totals(a, indptr, data, totals)
         return CountBlock(a, indptr, indices, data, totals)
 
@@ -242,7 +242,7 @@ def zero_total(source: CountSource, cell: int) -> CountsError:
 
 
 def shown(value: Any) -> str:
-    """A number in six digits, or in as many as it takes to see that it is no whole one."""
+    """Format a number in six digits, or in as many as show that it is fractional."""
     short = f"{value:.6g}"
     return str(value) if float(short).is_integer() and float(short) != float(value) else short
 
@@ -275,16 +275,16 @@ def looks_like_counts(matrix: Callable[[], Matrix]) -> bool:
 
 
 def distinct_remarks(remarks: Sequence[Sequence[str]], labels: Sequence[str]) -> list[str]:
-    """What the sources of one job remark, each sentence once; of several sources it says which."""
+    """Deduplicate the remarks of the sources of one job; with several sources each sentence names its sources."""
     where: dict[str, list[str]] = {}
     for label, sentences in zip(labels, remarks, strict=True):
         for sentence in sentences:
             where.setdefault(sentence, []).append(label)
-    return [sentence + (f" (in {some(names, 3)})" if len(labels) > 1 else "") for sentence, names in where.items()]
+    return [sentence + (f" (in {first_names(names, 3)})" if len(labels) > 1 else "") for sentence, names in where.items()]
 
 
-def some(names: list[str], n: int = 6) -> str:
-    """The first names of a list, for a message."""
+def first_names(names: list[str], n: int = 6) -> str:
+    """The first `n` names of a list and the number of the others, for a message."""
     return (", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")) or "none"
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.counts import CountSource, Inputs, find_inputs, in_order, match_genes, open_at_counts, select_rows, values_named
+from rankcell.counts import CountSource, Inputs, column_values, find_inputs, in_order, match_genes, open_at_counts, select_rows
 from rankcell.counts.arrays import numbers, texts
 from rankcell.counts.columns import carried_names
 from rankcell.counts.genes.features import remarks_of
 from rankcell.counts.options import Counts
-from rankcell.counts.source import distinct_remarks, some
+from rankcell.counts.source import distinct_remarks, first_names
 from rankcell.counts.validate.repeats import Listed, refuse_repeated_cells
 from rankcell.errors import CellError
 from rankcell.tokens.arrow import holds
@@ -30,7 +30,7 @@ SOURCE = "source"
 
 @dataclass(frozen=True)
 class Encoding:
-    """What a row is made with."""
+    """The encoding of rows: vocabulary, frame and longest row."""
 
     vocab: Vocabulary
     frame: Frame
@@ -49,7 +49,7 @@ class Reading:
         object.__setattr__(self, "obs", (self.obs,) if isinstance(self.obs, str) else tuple(dict.fromkeys(self.obs)))
 
     def open(self, item: Any) -> CountSource:
-        """One input at its counts."""
+        """Open one input at its counts."""
         c = self.counts
         return open_at_counts(item, layer=c.counts_layer, raw=c.raw, genome=c.genome, allow_non_counts=c.allow_non_counts)
 
@@ -71,11 +71,11 @@ class Part:
         self.genes = match_genes(source, encoding.vocab, gene_column=reading.counts.gene_column, genome=reading.counts.genome)
         self.obs = {name: source.require_obs(c) for name, c in names_of_obs(reading.obs, several=label is not None).items()}
         self.mask = select_rows(source, reading.tokenizing.filter) if reading.tokenizing.filter else None
-        self.n_kept = source.n_cells if self.mask is None else int(self.mask.sum())
+        self.n_selected = source.n_cells if self.mask is None else int(self.mask.sum())
         self._rank = Ranker(encoding.vocab, encoding.frame, encoding.max_len, self.genes)
 
     def facts(self) -> dict[str, Any]:
-        """Where the rows come from, for the TokenSpec."""
+        """The provenance of the rows, for the TokenSpec."""
         facts = {
             "name": os.path.basename(self.source.name),
             "format": self.source.format,
@@ -91,26 +91,26 @@ class Part:
         if self.source.left_out:
             facts["columns_left_out"] = {str(kind): n for kind, n in self.source.left_out.items()}
         if self.mask is not None:
-            facts |= {"filter": self.reading.tokenizing.filter, "cells_left_out": self.source.n_cells - self.n_kept}
+            facts |= {"filter": self.reading.tokenizing.filter, "cells_left_out": self.source.n_cells - self.n_selected}
         return facts
 
     def pieces(self) -> Iterator[Piece]:
-        """All kept rows in order, ranked by several threads."""
-        how, source = self.reading.tokenizing, self.source
-        ranges = source.ranges(how.rows_per_block)
+        """Rank the selected rows, in order, by several threads."""
+        options, source = self.reading.tokenizing, self.source
+        ranges = source.ranges(options.rows_per_block)
         if self.mask is not None:
             ranges = [(a, b) for a, b in ranges if self.mask[a:b].any()]
 
         def work(at: tuple[int, int]) -> Piece:
             block = source.block(*at, allow_non_counts=self.reading.counts.allow_non_counts)
             rows = np.arange(at[1] - at[0]) if self.mask is None else np.flatnonzero(self.mask[slice(*at)])
-            ranked = self._rank(block, rows, keep_counts=how.keep_counts, keep_uncropped=how.keep_uncropped)
+            ranked = self._rank(block, rows, keep_counts=options.keep_counts, keep_uncropped=options.keep_uncropped)
             return Piece(self, rows + at[0], ranked)
 
         source.x.use_rows_at_once()
         if ranges:
             self._rank.warm_up(source.dtype, source.totals_dtype)
-        yield from in_order(work, ranges, workers=how.workers)
+        yield from in_order(work, ranges, workers=options.workers)
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Job:
     categories: dict[str, dict[str, Any]] = field(init=False)
     facts: dict[str, Any] = field(init=False)
     n_cells: int = 0
-    n_kept: int = 0
+    n_selected: int = 0
     n_empty: int = 0
     cropping: Cropping = field(init=False)
     remarks: list[str] = field(default_factory=list)
@@ -132,7 +132,7 @@ class Job:
 
     @classmethod
     def of(cls, encoding: Encoding, source: Any, reading: Reading) -> "Job":
-        """Look at every source, so that whatever is wrong with one is said before work begins."""
+        """Open and check every source before work begins, so that errors come first."""
         job, tokenizing = cls(encoding, reading, find_inputs(source)), reading.tokenizing
         job.cropping = Cropping(encoding.max_len - len(encoding.frame))
         obs, facts, remarks, listed = [], [], [], []
@@ -140,12 +140,12 @@ class Job:
         for n in range(len(job.inputs.items)):
             part = job._open(n)
             job.n_cells += part.source.n_cells
-            job.n_kept += part.n_kept
+            job.n_selected += part.n_selected
             obs.append(part.obs)
             facts.append(part.facts())
             remarks.append(remarks_of(part.source))
-            if tokenizing.filter and not job.n_kept:
-                for column, values in values_named(part.source, tokenizing.filter).items():
+            if tokenizing.filter and not job.n_selected:
+                for column, values in column_values(part.source, tokenizing.filter).items():
                     values_of_column.setdefault(column, {}).update(dict.fromkeys(values))
             if len(job.inputs.items) == 1:
                 job._only = part
@@ -154,9 +154,9 @@ class Job:
                 part.source.close()
         if not tokenizing.allow_repeated_cells:
             refuse_repeated_cells(listed)
-        if tokenizing.filter and not job.n_kept:
+        if tokenizing.filter and not job.n_selected:
             job.close()
-            columns = "; ".join(f"{column} holds {some(list(values), 10)}" for column, values in values_of_column.items())
+            columns = "; ".join(f"{column} holds {first_names(list(values), 10)}" for column, values in values_of_column.items())
             raise CellError(f'the filter "{tokenizing.filter}" keeps none of the {job.n_cells:,} cells; {columns}')
         job.remarks = distinct_remarks(remarks, job.inputs.labels)
         job.facts = {"files": [{SOURCE: s} | f for s, f in zip(job.inputs.labels, facts, strict=True)]} if job.inputs.several else facts[0]
@@ -209,13 +209,13 @@ class Job:
             progress(self.n_cells, self.n_cells)
 
     def _batch(self, pieces: Sequence[Piece]) -> pa.RecordBatch:
-        how = self.reading.tokenizing
+        options = self.reading.tokenizing
         rows = [p.ranked for p in pieces]
         lengths = _joined([r.lengths for r in rows])
         columns = {"input_ids": _lists(_joined([r.values for r in rows]), lengths), "length": numbers(lengths)}
-        if how.keep_counts:
+        if options.keep_counts:
             columns["counts"] = _lists(_joined([r.counts for r in rows]), lengths)
-        if how.keep_uncropped:
+        if options.keep_uncropped:
             n_genes = _joined([r.n_genes for r in rows])
             columns |= {"input_ids_uncropped": _lists(_joined([r.uncropped for r in rows]), n_genes), "length_uncropped": numbers(n_genes)}
         columns["cell_id"] = _concatenated([_cell_ids(p) for p in pieces], pa.string())
@@ -227,12 +227,12 @@ class Job:
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
 
 
-def _own_types(how: Tokenizing, several: bool, token: np.dtype) -> dict[str, pa.DataType]:
+def _own_types(options: Tokenizing, several: bool, token: np.dtype) -> dict[str, pa.DataType]:
     ids = pa.list_(pa.from_numpy_dtype(token))
     return {
         **{"input_ids": ids, "length": pa.int64()},
-        **({"counts": pa.list_(pa.float32())} if how.keep_counts else {}),
-        **({"input_ids_uncropped": ids, "length_uncropped": pa.int64()} if how.keep_uncropped else {}),
+        **({"counts": pa.list_(pa.float32())} if options.keep_counts else {}),
+        **({"input_ids_uncropped": ids, "length_uncropped": pa.int64()} if options.keep_uncropped else {}),
         **{"cell_id": pa.string()},
         **({SOURCE: pa.string()} if several else {}),
     }
@@ -268,8 +268,8 @@ def column_types(obs: Sequence[dict[str, pa.Array]], inputs: Inputs) -> tuple[di
             )
         if types[name] == pa.string() and all(pa.types.is_dictionary(c.type) for c in columns):
             lists = [c.dictionary.to_pylist() for c in columns]
-            same_order = all(c.type.ordered for c in columns) and all(x == lists[0] for x in lists)
-            categories[name] = {"categories": list(dict.fromkeys(c for x in lists for c in x)), "ordered": same_order}
+            is_ordered = all(c.type.ordered for c in columns) and all(x == lists[0] for x in lists)
+            categories[name] = {"categories": list(dict.fromkeys(c for x in lists for c in x)), "ordered": is_ordered}
     return types, categories
 
 
@@ -283,8 +283,8 @@ def _cell_ids(piece: Piece) -> pa.Array:
 
 
 def _split(pieces: list[Piece], n: int) -> tuple[list[Piece], list[Piece]]:
-    """The first `n` rows of the pieces, and the rest."""
-    taken, rest = [], []
+    """Split pieces into their first `n` rows and the remaining ones."""
+    taken, remaining = [], []
     for piece in pieces:
         size = min(n, len(piece.cells))
         n -= size
@@ -293,20 +293,20 @@ def _split(pieces: list[Piece], n: int) -> tuple[list[Piece], list[Piece]]:
         else:
             if size:
                 taken.append(_slice(piece, 0, size))
-            rest.append(_slice(piece, size, len(piece.cells)))
-    return taken, rest
+            remaining.append(_slice(piece, size, len(piece.cells)))
+    return taken, remaining
 
 
 def _slice(piece: Piece, a: int, b: int) -> Piece:
     r = piece.ranked
     at = slice(int(r.lengths[:a].sum()), int(r.lengths[:b].sum()))
-    whole = slice(int(r.n_genes[:a].sum()), int(r.n_genes[:b].sum()))
+    uncropped_slice = slice(int(r.n_genes[:a].sum()), int(r.n_genes[:b].sum()))
     part = RankedRows(
         r.values[at],
         r.lengths[a:b],
         r.n_genes[a:b],
         None if r.counts is None else r.counts[at],
-        None if r.uncropped is None else r.uncropped[whole],
+        None if r.uncropped is None else r.uncropped[uncropped_slice],
     )
     return Piece(piece.part, piece.cells[a:b], part)
 

@@ -53,7 +53,7 @@ class Tokenizer:
         counts: Counts = Counts(),
         progress: Callable[[int, int], None] | None = None,
     ) -> TokenSet:
-        """The cells of a count file, an AnnData, a folder or pattern of files, or a list of these, as a TokenSet in memory.
+        """Tokenize a count file, an AnnData, a folder or pattern of files, or a list of these, into a TokenSet in memory.
 
         A row per cell in the input's order. Of several inputs (a folder or pattern too) the rows follow each other, the column
         `source` says which one a row is from, and cell ids are `<source>:<id>`.
@@ -83,7 +83,15 @@ class Tokenizer:
         force: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> TokenSet:
-        """The same into a folder, batch by batch, and open it. `progress(cells_done, cells)` is called after each batch."""
+        """Tokenize into a token folder in a stream, and open it: memory does not grow with the number of cells.
+
+        source, obs, counts, progress
+            As in `tokenize`.
+        out
+            The folder, complete or absent whatever happens meanwhile.
+        force
+            Replace a token folder that stands there; OutputError without it.
+        """
         return self.run(source, out, obs=obs, counts=counts, force=force, progress=progress)
 
     def run(
@@ -97,7 +105,7 @@ class Tokenizer:
         note_empty: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> TokenSet:
-        """What `tokenize` (without `out`) and `write` do.
+        """Run a tokenization job in memory (without `out`) or into a folder; behind `tokenize` and `write`.
 
         note_empty
             Warn of the cells without any known gene; False where the caller goes on to a step that does.
@@ -122,8 +130,8 @@ class Tokenizer:
             sink.spec = self._spec(job)
 
     def _spec(self, job: Job) -> TokenSpec:
-        how = {"source": job.facts, "categories": job.categories, "cropping": job.cropping.to_json()}
-        return TokenSpec.of(self.vocab, frame=self.frame, max_len=self.max_len, **how)
+        facts = {"source": job.facts, "categories": job.categories, "cropping": job.cropping.to_json()}
+        return TokenSpec.of(self.vocab, frame=self.frame, max_len=self.max_len, **facts)
 
     def _note(self, job: Job, note_empty: bool) -> None:
         for remark in job.remarks:
@@ -131,6 +139,6 @@ class Tokenizer:
         note_cropping(self._spec(job))
         if job.n_empty and note_empty:
             note(
-                f"{job.n_empty:,} of {job.n_kept:,} cells have no gene with a count that vocabulary '{self.vocab.name}' knows: "
+                f"{job.n_empty:,} of {job.n_selected:,} cells have no gene with a count that vocabulary '{self.vocab.name}' knows: "
                 "they keep their row, and their embedding will be NaN"
             )

@@ -12,7 +12,7 @@ import numpy as np
 
 from rankcell.counts.genes.ids import GENOME
 from rankcell.counts.matrix import Matrix, Rows
-from rankcell.counts.source import CountSource, some
+from rankcell.counts.source import CountSource, first_names
 from rankcell.errors import InputError
 
 TYPES = "feature_types"
@@ -66,7 +66,7 @@ _BIOTYPES = {"tec", "antisense", "ribozyme", "senseintronic", "senseoverlapping"
 
 @dataclass(frozen=True)
 class ColumnKind:
-    """What columns of a matrix are that are not counted: features of a type, or the genes of a genome."""
+    """A kind of excluded columns: features of a type that is no gene, or the genes of a genome."""
 
     name: str
     is_genome: bool = False
@@ -77,7 +77,7 @@ class ColumnKind:
 
 @dataclass(frozen=True)
 class FeatureTypes:
-    """What the features of an input are.
+    """Classification of the features of an input into genes and other kinds.
 
     is_gene
         bool, one per feature.
@@ -93,7 +93,7 @@ class FeatureTypes:
 
 
 def feature_types(features: dict[str, list[str]], name: str) -> FeatureTypes:
-    """Which features (columns of var, name -> values) are genes. InputError when none is."""
+    """Classify features (columns of var, name -> values) as genes or not. InputError when none is a gene."""
     n = len(next(iter(features.values()), []))
     columns = {c: features[c] for c in sorted(features, key=_priority) if _priority(c) < len(_COLUMNS)}
     kinds = {c: _kinds(set(values)) for c, values in columns.items()}
@@ -109,7 +109,7 @@ def feature_types(features: dict[str, list[str]], name: str) -> FeatureTypes:
     is_gene = np.array([t in genes for t in types], bool)
     if n and not is_gene.any():
         raise InputError(
-            f"{name} holds no gene expression: its features are of the type {some(sorted(set(types)))} (in '{column}'; if they are genes, "
+            f"{name} holds no gene expression: its features are of the type {first_names(sorted(set(types)))} (in '{column}'; if they are genes, "
             "remove that column)"
         )
     unknown = sum(of[t] == "unknown" for t in types if t in genes)
@@ -123,7 +123,7 @@ def _priority(column: str) -> int:
 
 
 def _plain(text: str) -> str:
-    """Without case, blanks and punctuation."""
+    """Normalise a word: no case, blanks or punctuation."""
     return "".join(c for c in str(text).lower() if c.isalnum())
 
 
@@ -148,27 +148,27 @@ def _kind(word: str) -> str:
 
 
 def _says_nothing(text: str) -> bool:
-    """Nothing, or the name of a genome."""
+    """Whether a type is missing or names a genome only."""
     return _plain(text) in _MISSING or bool(GENOME.match(f"{text}_"))
 
 
 def _untold(columns: dict[str, list[str]], n: int) -> str:
-    """The sentence about types that tell nothing."""
+    """The remark on a type column whose values classify no feature; "" without one."""
     for column, values in columns.items():
         if _plain(column) in _SURE and any(values):
-            return f"'{column}' ({some(list(dict.fromkeys(values)), 3)}) does not say which columns are genes: all {n:,} are taken as genes"
+            return f"'{column}' ({first_names(list(dict.fromkeys(values)), 3)}) does not say which columns are genes: all {n:,} are taken as genes"
     return ""
 
 
 def genes_only(features: dict[str, list[str]], name: str) -> tuple[dict[str, list[str]], np.ndarray]:
-    """(the features that are genes, the number of each feature among them or -1); InputError when there are none."""
+    """Select the features that are genes: (their columns, the number of each feature among them or -1). InputError when there are none."""
     keep = feature_types(features, name).is_gene
     number = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
-    return {k: [v for v, kept in zip(values, keep, strict=True) if kept] for k, values in features.items()}, number
+    return {k: [v for v, chosen in zip(values, keep, strict=True) if chosen] for k, values in features.items()}, number
 
 
 def left_out(types: list[str] | None) -> dict[ColumnKind, int]:
-    """Kind -> number of the features that are no genes, where some are."""
+    """Count the features that are no genes, by kind."""
     return of_types(feature_types({TYPES: types}, "it").left_out) if types else {}
 
 
@@ -177,7 +177,7 @@ def of_types(n_of_type: dict[str, int]) -> dict[ColumnKind, int]:
 
 
 def leave_out(source: CountSource) -> None:
-    """Take the columns that are no genes out of a source whose var says so, as 10x files are read everywhere.
+    """Exclude the columns that are no genes from a source whose var says so, as 10x files are read everywhere.
 
     An antibody is often named after its gene: it would be counted as that gene's transcripts.
     """
@@ -189,17 +189,17 @@ def leave_out(source: CountSource) -> None:
         keep_columns(source, types.is_gene, of_types(types.left_out))
 
 
-def keep_columns(source: CountSource, keep: np.ndarray, gone: dict[ColumnKind, int]) -> None:
-    """Take columns out of a source. `keep`: bool, one per column; `gone`: kind -> number of those that go."""
-    source.var = {k: [v for v, kept in zip(values, keep, strict=True) if kept] for k, values in source.var.items()}
-    source.left_out = dict(source.left_out) | gone
-    before = np.arange(len(keep)) if source.kept_columns is None else source.kept_columns
-    source.kept_columns = before[keep]
+def keep_columns(source: CountSource, keep: np.ndarray, excluded: dict[ColumnKind, int]) -> None:
+    """Select columns of a source in place. `keep`: bool, one per column; `excluded`: kind -> number of those that go."""
+    source.var = {k: [v for v, chosen in zip(values, keep, strict=True) if chosen] for k, values in source.var.items()}
+    source.left_out = dict(source.left_out) | excluded
+    before = np.arange(len(keep)) if source.column_numbers is None else source.column_numbers
+    source.column_numbers = before[keep]
     source.x = ChosenColumns(source.x, np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32))
 
 
 def remarks_of(source: CountSource) -> list[str]:
-    """How a source is read otherwise than its user may think, what is left out of it too."""
+    """The remarks of a source: how it is read otherwise than its user may think, and which columns are excluded."""
     return [*source.remarks, *([f"left out: {describe_left_out(source.left_out)}"] if source.left_out else [])]
 
 
@@ -207,8 +207,8 @@ def describe_left_out(kinds: Mapping[ColumnKind, int]) -> str:
     """How many columns are left out, and of which kinds."""
     n = sum(kinds.values())
     no_genes = " that is no gene" if n == 1 else " that are no genes"
-    some_are_genes = any(kind.is_genome for kind in kinds)
-    return f"{n:,} column{'' if n == 1 else 's'}{'' if some_are_genes else no_genes} ({describe(kinds)})"
+    has_genes = any(kind.is_genome for kind in kinds)
+    return f"{n:,} column{'' if n == 1 else 's'}{'' if has_genes else no_genes} ({describe(kinds)})"
 
 
 def describe(kinds: Mapping[ColumnKind, int]) -> str:
@@ -217,7 +217,7 @@ def describe(kinds: Mapping[ColumnKind, int]) -> str:
 
 
 class ChosenColumns(Matrix):
-    """Some columns of a matrix. `number`: the new number of each column, -1 for those that are left out."""
+    """A column subset of a matrix. `number`: the new number of each column, -1 for those that are left out."""
 
     def __init__(self, inner: Matrix, number: np.ndarray):
         self._inner, self._number = inner, number
@@ -236,8 +236,8 @@ class ChosenColumns(Matrix):
         if self._all:
             return indptr, indices, data
         number = self._number[indices]
-        kept = number >= 0
-        return np.concatenate([[0], np.cumsum(kept)])[indptr], number[kept], data[kept]
+        keep = number >= 0
+        return np.concatenate([[0], np.cumsum(keep)])[indptr], number[keep], data[keep]
 
     def head(self) -> np.ndarray:
         return self._inner.head()

@@ -18,7 +18,7 @@ _TRANSCRIPT = re.compile(r"ENS[A-Z]*T[0-9]{6,}", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class GeneMap:
-    """How matrix columns fall onto genes.
+    """The mapping of matrix columns to genes of a vocabulary.
 
     column
         The var column (or index) that names the genes.
@@ -45,7 +45,7 @@ class GeneMap:
 def match_genes(
     source: CountSource, vocab: Vocabulary, *, gene_column: str | None = None, genome: str | None = None, min_known: float = MIN_KNOWN
 ) -> GeneMap:
-    """Find the var column whose entries the vocabulary knows best (or take `gene_column`), and map it.
+    """Map matrix columns to genes, by the var column whose entries the vocabulary knows best (or by `gene_column`).
 
     A genome in front of most names is taken off where the vocabulary then knows more of them. Of an input with the genes of several
     genomes, those of `genome` (None: of the one that the vocabulary knows) are kept, the others are taken out of the source.
@@ -81,7 +81,7 @@ def n_known_columns(vocab: Vocabulary, columns: dict[str, list[str]]) -> int:
 
 
 def _lookup(vocab: Vocabulary, values: list[str]) -> tuple[np.ndarray, str]:
-    """(gene of each name or -1, the genome that was taken from in front of the names for that, or "")."""
+    """Look names up with and without a genome prefix: (gene of each name or -1, the prefix that was removed, or "")."""
     genes, front = vocab.lookup(values), prefixes(values)
     if front:
         without = vocab.lookup(without_genome(values))
@@ -95,7 +95,7 @@ def _ensembl_share(values: list[str]) -> float:
 
 
 def _unknown(source: CountSource, vocab: Vocabulary, column: str, values: list[str], genes: np.ndarray, looked_at: list[str]) -> str:
-    """The one line that says how many genes were known, what they look like, and what to do."""
+    """The message of the error for too few known genes: how many were known, what they look like, and what to do."""
     n_known = int((genes >= 0).sum())
     unknown = [v for v, g in zip(values, genes, strict=True) if g < 0]
     where = (

@@ -6,7 +6,7 @@ import numpy as np
 
 from rankcell.counts.genes.features import ColumnKind, keep_columns
 from rankcell.counts.genes.ids import GENOME
-from rankcell.counts.source import CountSource, some
+from rankcell.counts.source import CountSource, first_names
 from rankcell.errors import GeneError
 from rankcell.vocab import Vocabulary
 from rankcell.wording import offers, option
@@ -17,12 +17,12 @@ _PART = 0.05  # of the columns: a genome of fewer is no part of a mixture
 
 
 def without_genome(names: list[str]) -> list[str]:
-    """The names without the genome in front of them, where there is one."""
+    """Remove genome prefixes from names."""
     return [name[prefix.end() :] if (prefix := GENOME.match(name)) else name for name in names]
 
 
 def prefixes(names: list[str]) -> list[str]:
-    """What stands in front of most names, such as ["GRCh38_", "mm10___"], the most frequent first; [] where most have nothing."""
+    """The genome prefixes of names, such as ["GRCh38_", "mm10___"], the most frequent first; [] where most names have none."""
     if not any(GENOME.match(name) for name in names[:: len(names) // _LOOKED_AT + 1]):
         return []
     counts = Counter(match[0] for name in names if (match := GENOME.match(name)))
@@ -30,13 +30,13 @@ def prefixes(names: list[str]) -> list[str]:
 
 
 def strip_genome(source: CountSource) -> None:
-    """Take the genome from in front of the names of a source, where it is one and the same for most."""
+    """Remove the genome prefix from the names of a source, where most share one."""
     front = {column: prefixes(values) for column, values in source.var.items()}
     for column, genomes in front.items():
         if len(genomes) == 1:
             source.var[column] = without_genome(source.var[column])
     if taken := sorted({genomes[0] for genomes in front.values() if len(genomes) == 1}):
-        source.remarks.append(f"names begin with {some(taken)}, which is taken off")
+        source.remarks.append(f"names begin with {first_names(taken)}, which is taken off")
 
 
 def genome_of_columns(source: CountSource) -> list[str] | None:
@@ -60,30 +60,30 @@ def keep_genome(source: CountSource, genome: str | None, vocab: Vocabulary | Non
     """
     genomes = genome_of_columns(source)
     if genome is None:
-        kept = _known_genome(source, genomes, vocab) if genomes and vocab is not None else None
+        genome_read = _known_genome(source, genomes, vocab) if genomes and vocab is not None else None
     elif genomes is None:
         if (source.key.layer or "").lower() == genome.lower():
             return
         raise GeneError(f"{source.name} does not say of which genome its genes are: leave out {option('genome')}")
     else:
-        kept = _named_genome(source, genomes, genome)
-    if kept is None:
+        genome_read = _requested_genome(source, genomes, genome)
+    if genome_read is None:
         return
-    gone = Counter(g for g in genomes if g and g != kept)
-    if not gone:
+    other_genomes = Counter(g for g in genomes if g and g != genome_read)
+    if not other_genomes:
         return
-    keep_columns(source, np.array([g in ("", kept) for g in genomes]), {ColumnKind(g, is_genome=True): n for g, n in gone.items()})
+    keep_columns(source, np.array([g in ("", genome_read) for g in genomes]), {ColumnKind(g, is_genome=True): n for g, n in other_genomes.items()})
     if genome is None:
         choose = f"; {option('genome')} names another" if offers("genome") else ""
-        source.remarks.append(f"of {some([kept, *gone])} the vocabulary '{vocab.name}' knows {kept}: its genes are read{choose}")
+        source.remarks.append(f"of {first_names([genome_read, *other_genomes])} the vocabulary '{vocab.name}' knows {genome_read}: its genes are read{choose}")
 
 
-def _named_genome(source: CountSource, genomes: list[str], genome: str) -> str:
+def _requested_genome(source: CountSource, genomes: list[str], genome: str) -> str:
     known = list(dict.fromkeys(g for g in genomes if g))
-    same = [g for g in known if g.lower() == genome.lower()] or [g for g in known if g.lower().startswith(genome.lower())]
-    if len(same) != 1:
-        raise GeneError(f"{source.name} has no genome '{genome}'; it has {some(known)}")
-    return same[0]
+    matches = [g for g in known if g.lower() == genome.lower()] or [g for g in known if g.lower().startswith(genome.lower())]
+    if len(matches) != 1:
+        raise GeneError(f"{source.name} has no genome '{genome}'; it has {first_names(known)}")
+    return matches[0]
 
 
 def _known_genome(source: CountSource, genomes: list[str], vocab: Vocabulary) -> str | None:

@@ -30,7 +30,7 @@ _LOCUS = re.compile(r"C[0-9XY]+orf[0-9]+")  # C1orf112: the lower-case letters o
 
 @dataclass(frozen=True)
 class IdFacts:
-    """What a list of gene ids holds.
+    """Id systems, species and letter case of a list of gene ids.
 
     systems
         Name of an id system -> how many of the ids are of it, the most frequent first.
@@ -55,10 +55,10 @@ class IdFacts:
     def describe(self) -> str:
         """The systems in words, with their shares when there are several."""
         total = sum(self.systems.values())
-        named = {k: n for k, n in self.systems.items() if n >= _ENOUGH * total} or self.systems
-        if len(named) < 2:
-            return next(iter(named), "none") + self._written()
-        return "a mixture: " + ", ".join(f"{k} ({n / total:.0%})" for k, n in named.items()) + self._written()
+        shown = {k: n for k, n in self.systems.items() if n >= _ENOUGH * total} or self.systems
+        if len(shown) < 2:
+            return next(iter(shown), "none") + self._written()
+        return "a mixture: " + ", ".join(f"{k} ({n / total:.0%})" for k, n in shown.items()) + self._written()
 
     def _written(self) -> str:
         if self.systems.get(SYMBOLS, 0) < 0.5 * sum(self.systems.values()):
@@ -66,7 +66,7 @@ class IdFacts:
         return {"capital": ", written as in mouse (Gapdh)", "lower": ", in lower case (gapdh)"}.get(self.case, "")
 
     def likely_species(self) -> list[str]:
-        """By Ensembl ids where half of the ids are such, else by how symbols are written; none when neither says."""
+        """Candidate species: by Ensembl ids where half of the ids are such, else by the letter case of symbols; [] when neither tells."""
         total, ensembl = sum(self.systems.values()), sum(self.species.values())
         if ensembl and ensembl >= 0.5 * total:
             return [k for k, n in self.species.items() if n >= _ENOUGH * ensembl]
@@ -74,7 +74,7 @@ class IdFacts:
 
 
 def id_facts(ids: Iterable[str]) -> IdFacts:
-    """Look at gene ids by their shape."""
+    """Classify gene ids by their shape."""
     systems: Counter[str] = Counter()
     species: Counter[str] = Counter()
     cases: Counter[str] = Counter()
@@ -105,7 +105,7 @@ def is_ensembl_gene(name: str) -> bool:
 
 
 def _look(name: str) -> tuple[str, list[str], list[str]]:
-    """(system, species if an Ensembl id says it, case if a symbol)."""
+    """Classify one id: (system, species of an Ensembl id, letter case of a symbol)."""
     if match := _ENSEMBL.fullmatch(name):
         front = (match[1] or "").upper()
         system = TRANSCRIPTS if match[2] in "tT" else VERSIONED if match[3] else PLAIN
@@ -128,7 +128,7 @@ def _case(name: str) -> list[str]:
 
 
 def vocabulary_species(species: str, genes: Iterable[str]) -> str:
-    """What a vocabulary says of its species, or what its Ensembl ids say; "" when neither."""
+    """The species of a vocabulary: as declared, else by its Ensembl ids; "" when neither tells."""
     if species:
         return _LATIN.get(species.lower().replace("_", " "), species.lower())
     facts = id_facts(genes)

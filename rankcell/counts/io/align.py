@@ -35,9 +35,9 @@ def align_genes(
     with open_at_counts(adata, layer=counts.counts_layer, raw=counts.raw, allow_non_counts=allow_non_counts) as source:
         layer, raw = source.key.layer, source.key.raw
         genes = match_genes(source, vocab, gene_column=counts.gene_column, genome=counts.genome, min_known=min_known)
-        if source.kept_columns is not None:  # the AnnData has more columns than the source: antibodies and the like
+        if source.column_numbers is not None:  # the AnnData has more columns than the source: antibodies and the like
             slots = np.full((adata.raw if raw else adata).n_vars, -1, np.int32)
-            slots[source.kept_columns] = genes.slot_of_column
+            slots[source.column_numbers] = genes.slot_of_column
             genes = dataclasses.replace(genes, slot_of_column=slots)
         totals = np.concatenate([block.n_counts for block in source.blocks(allow_non_counts=allow_non_counts)])
         for remark in remarks_of(source):
@@ -47,7 +47,7 @@ def align_genes(
 
 
 def _record(genes: GeneMap, vocab: Vocabulary, matrix: str) -> dict[str, Any]:
-    """What was done, as plain values that an h5ad file can hold."""
+    """The provenance record for uns, in plain values that an h5ad file can hold."""
     return {
         "vocabulary": vocab.name,
         "vocabulary_hash": vocab.hash,
@@ -133,7 +133,7 @@ def _summed(matrix: Any, genes: GeneMap, totals_type: np.dtype, *, only_above_ze
 
 
 def _holding(sums: np.ndarray, dtype: np.dtype, totals_type: np.dtype) -> np.dtype:
-    """The input's type where it holds the sums, else a wider one in which tokens come out the same.
+    """The result type: the input's where it holds the sums, else a wider one that gives the same tokens.
 
     Rank values are computed in single precision when counts and cell totals both fit it (rankcell.tokens.rank_kernel). A wider
     type may not change that, or ties would break otherwise; so single precision stays where it was, and rounds sums
@@ -142,7 +142,7 @@ def _holding(sums: np.ndarray, dtype: np.dtype, totals_type: np.dtype) -> np.dty
     single = np.result_type(dtype, totals_type) in (np.float16, np.float32)
     widest = {"f": np.float64, "u": np.uint64}.get(dtype.kind, np.int64)
     steps = (dtype, np.uint16, np.float32) if single else (dtype, widest)
-    whole = sums[np.floor(sums) == sums] if dtype.kind == "f" else sums
+    integral = sums[np.floor(sums) == sums] if dtype.kind == "f" else sums
     with np.errstate(over="ignore", invalid="ignore"):
-        fit = [t for t in steps if np.array_equal(whole.astype(t).astype(whole.dtype), whole)]
+        fit = [t for t in steps if np.array_equal(integral.astype(t).astype(integral.dtype), integral)]
     return np.dtype(fit[0] if fit else steps[-1])

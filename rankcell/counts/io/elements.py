@@ -94,7 +94,7 @@ def _read(node: Any, group: Any) -> pa.Array:
 
 def _with_nulls(values: pa.Array, missing: np.ndarray) -> pa.Array:
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        return texts([None if gone else v for v, gone in zip(values.to_pylist(), missing.tolist(), strict=True)])
+        return texts([None if is_missing else v for v, is_missing in zip(values.to_pylist(), missing.tolist(), strict=True)])
     if pa.types.is_boolean(values.type):
         return numbers(np.array(values.to_pylist()), missing)
     return numbers(as_numbers(values), missing)

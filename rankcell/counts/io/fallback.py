@@ -18,7 +18,7 @@ _TRIED = ("counts", "raw_counts", "count", "Counts", "UMIs", "umi_counts", "raw"
 def open_at_counts(
     source: Any, *, layer: str | None = None, raw: bool = False, genome: str | None = None, allow_non_counts: bool = False
 ) -> CountSource:
-    """`open_counts`; where nothing is named and X is missing or holds no counts, at the one other matrix that plainly holds them.
+    """Open counts with a fallback: where no matrix is named and X is missing or holds no counts, the one other matrix that plainly holds them.
 
     Plainly: it is raw or a layer named as counts are (`counts`, `raw_counts`, `UMIs`, ...), and its entries are counts. The source
     then says so in its `remarks`. With `allow_non_counts` X is taken as it is. `genome` chooses between matrices of several genomes.
@@ -47,7 +47,7 @@ def open_at_counts(
 
 def plain_counts(source: CountSource) -> list[MatrixKey]:
     """The other matrices of an input that plainly hold counts."""
-    return [key for key in source.elsewhere() if key.is_named_as_counts()]
+    return [key for key in source.elsewhere() if key.is_called_counts()]
 
 
 def _only_counts_without_x(source: Any) -> CountSource | None:

@@ -76,9 +76,9 @@ def _by_content(path: Path, head: bytes) -> str:
 
 
 def _gzipped(path: Path) -> str:
-    named = _by_name(path)
-    if named:
-        return named
+    kind = _by_name(path)
+    if kind:
+        return kind
     inner = b""
     with contextlib.suppress(OSError, EOFError, ValueError), gzip.open(path) as f:
         inner = f.read(_HEAD)

@@ -56,7 +56,7 @@ def open_hdf5(path: Path) -> Any:
 
 
 def open_source(path: Path) -> Any:
-    """The same, of a file whose strings are read: refused where that would never end."""
+    """Open an HDF5 file whose strings will be read; InputError also where reading them would never end (damaged heaps, pipes)."""
     root = open_hdf5(path)
     try:
         require_walkable_heaps(path)
@@ -81,7 +81,7 @@ def holds(source: Any, layout: Callable[[Any], bool]) -> bool:
 
 
 def is_hdf5(source: Any) -> bool:
-    """Whether it is a file that begins as HDF5 files do, at its start or after a block of the user's own."""
+    """Whether `source` is a file that begins as HDF5 files do, at its start or after a block of the user's own."""
     if not isinstance(source, (str, os.PathLike)) or not Path(source).is_file():
         return False
     try:
@@ -123,7 +123,7 @@ def first_line(e: BaseException) -> str:
 
 
 def inflater(size: int) -> Callable[[Any], bytes]:
-    """What undoes the zlib streams of chunks that hold `size` bytes: the fastest library that is installed.
+    """The decompressor of zlib streams for chunks of `size` bytes: the fastest library that is installed.
 
     libdeflate where chunks are small (loom: 16 KB; 5 against 7 us a chunk), ISA-L where they are not (h5ad: 75 KB; a quarter
     faster), zlib itself without them. All three check the sum that a stream carries.
@@ -167,7 +167,7 @@ class Chunks:
         self.grid = tuple(-(-n // c) for n, c in zip(dataset.shape, self.shape, strict=True))
         self.offset = np.full(self.grid, -1, np.int64)
         self.size = np.zeros(self.grid, np.int64)
-        self.whole = True
+        self.unfiltered = True
         self.shuffled, self.deflated = _SHUFFLE in filters, _DEFLATE in filters
         self.n_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
         self._fill = dataset.fillvalue
@@ -189,7 +189,7 @@ class Chunks:
     def _note_chunk(self, info: Any) -> None:
         at = tuple(o // c for o, c in zip(info.chunk_offset, self.shape, strict=True))
         self.offset[at], self.size[at] = info.byte_offset, info.size
-        self.whole = self.whole and not info.filter_mask
+        self.unfiltered = self.unfiltered and not info.filter_mask
 
     def read(self, at: tuple[int, ...]) -> np.ndarray:
         """The values of one chunk, flat. OSError when its bytes are not what they should be."""
@@ -247,14 +247,14 @@ class Chunks:
 
 
 def chunks_of(dataset: Any) -> Chunks | None:
-    """Its chunks, when they can be read without HDF5; else None."""
+    """The chunks of a dataset, when they can be read without HDF5; else None."""
     fd, filters = _plain_file(dataset), _filters(dataset)
     if fd is None or dataset.chunks is None or filters not in _PLAIN or not hasattr(dataset.id, "chunk_iter"):
         return None
     if math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)) > _MOST_CHUNKS:
         return None
     chunks = Chunks(dataset, fd, filters)
-    return chunks if chunks.whole else None
+    return chunks if chunks.unfiltered else None
 
 
 def _filters(dataset: Any) -> tuple[int, ...]:

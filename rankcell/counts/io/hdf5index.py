@@ -54,8 +54,8 @@ def _root_of_tree(dataset: Any, fd: int) -> int | None:
             kind, length = struct.unpack_from("<HH", raw, at)
             body = raw[at + 8 : at + 8 + length]
             if kind == _LAYOUT:
-                version, how, n_dimensions, address = struct.unpack_from("<BBBQ", body)
-                return address if (version, how, n_dimensions) == (3, 2, dataset.ndim + 1) else None
+                version, layout_class, n_dimensions, address = struct.unpack_from("<BBBQ", body)
+                return address if (version, layout_class, n_dimensions) == (3, 2, dataset.ndim + 1) else None
             if kind == _CONTINUATION:
                 parts.append(struct.unpack_from("<QQ", body))
             at, n_messages = at + 8 + length, n_messages - 1

@@ -47,17 +47,17 @@ class AnnDataSource(CountSource):
 
     def obs(self, column: str) -> pa.Array:
         obs = _frame(self._adata.obs)
-        named = [name for name in obs.columns if str(name) == column]
-        if len(named) > 1:
-            raise CellError(f"the AnnData has {len(named)} cell columns called '{column}': rename all but one")
-        return arrow_column(obs[named[0]], column)
+        columns = [name for name in obs.columns if str(name) == column]
+        if len(columns) > 1:
+            raise CellError(f"the AnnData has {len(columns)} cell columns called '{column}': rename all but one")
+        return arrow_column(obs[columns[0]], column)
 
 
 def _names(values: Any) -> list[str | None]:
     """Names as text, None where one is missing."""
     import pandas as pd
 
-    return [None if gone else str(v) for v, gone in zip(values.tolist(), pd.isna(values).tolist(), strict=True)]
+    return [None if is_missing else str(v) for v, is_missing in zip(values.tolist(), pd.isna(values).tolist(), strict=True)]
 
 
 def _frame(table: Any) -> Any:

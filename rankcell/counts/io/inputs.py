@@ -1,4 +1,4 @@
-"""What was named as input -> the single inputs: files, folders of files, patterns, objects."""
+"""Expansion of inputs: files, folders of files, patterns and objects -> the single inputs."""
 
 import glob
 import os
@@ -25,15 +25,15 @@ class Inputs:
 
 
 def find_inputs(source: Any) -> Inputs:
-    """A count file, an AnnData, a folder of count files, a pattern such as `runs/*.h5ad`, or a list of these.
+    """Expand an input: a count file, an AnnData, a folder of count files, a pattern such as `runs/*.h5ad`, or a list of these.
 
     Raises InputError when something is not there, is no count file, is named twice, or a folder or pattern holds none.
     """
-    named = list(source) if isinstance(source, (list, tuple)) else [source]
-    if not named:
+    sources = list(source) if isinstance(source, (list, tuple)) else [source]
+    if not sources:
         raise InputError("no input was named")
-    items, several = [], len(named) > 1
-    for one in named:
+    items, several = [], len(sources) > 1
+    for one in sources:
         expanded, is_many = _expand(one)
         items += expanded
         several = several or is_many

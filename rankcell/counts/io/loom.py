@@ -52,9 +52,9 @@ class LoomSource(CountSource):
         self._require_sides(root["row_attrs"])
         self.obs_columns = _attributes(self._obs)
         self.obs_tables = tuple(n for n in self._obs if n not in self.obs_columns)
-        named = next((n for n in _CELL_IDS if n in self.obs_columns), None)
-        self.has_cell_ids = named is not None
-        self.ids = self.obs(named).cast(pa.string()) if named else texts(row_numbers(self.n_cells, "cells"))
+        id_column = next((n for n in _CELL_IDS if n in self.obs_columns), None)
+        self.has_cell_ids = id_column is not None
+        self.ids = self.obs(id_column).cast(pa.string()) if id_column else texts(row_numbers(self.n_cells, "cells"))
         self.var = {}
         for name in _attributes(root["row_attrs"]):
             if root["row_attrs"][name].ndim == 1 and root["row_attrs"][name].dtype.kind in "OS":

@@ -107,8 +107,8 @@ class _Text:
                         f"an entry refers to {axis} {numbers.min() if numbers.min() < 1 else numbers.max()}; there are 1 to {most:,}", of=OF_A_PART
                     )
             gene = number[feature - 1]
-            kept = slice(None) if len(gene) == 0 or gene.min() >= 0 else gene >= 0
-            yield (cell[kept] - 1).astype(np.int32), gene[kept], _counts(value[kept])
+            is_gene = slice(None) if len(gene) == 0 or gene.min() >= 0 else gene >= 0
+            yield (cell[is_gene] - 1).astype(np.int32), gene[is_gene], _counts(value[is_gene])
         if n != self._n:
             raise InputError(
                 f"{self.path.name} says that it has {self._n:,} entries and has {n:,}: it may have been cut off, copy it again", of=OF_A_PART

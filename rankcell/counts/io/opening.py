@@ -16,7 +16,7 @@ from rankcell.wording import option
 
 
 def is_input(source: Any) -> bool:
-    """Whether a format recognises it."""
+    """Whether a format recognises the input."""
     return any(recognises(source) for _, recognises, _ in FORMATS)
 
 

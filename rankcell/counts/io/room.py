@@ -18,9 +18,9 @@ def machine_memory() -> int:
         return _UNKNOWN
 
 
-def require_room(node: Any, *, whole: bool = True) -> None:
-    """InputError when an array that is read `whole`, or one of its chunks, is larger than this machine's memory."""
-    for shape, words in ((node.shape if whole else (), "holds"), (getattr(node, "chunks", None) or (), "is stored in chunks of")):
+def require_room(node: Any, *, all_rows: bool = True) -> None:
+    """InputError when an array that is read at once (`all_rows`), or one of its chunks, is larger than this machine's memory."""
+    for shape, words in ((node.shape if all_rows else (), "holds"), (getattr(node, "chunks", None) or (), "is stored in chunks of")):
         n_bytes = math.prod(map(int, shape)) * node.dtype.itemsize
         if n_bytes > machine_memory():
             size = " x ".join(f"{int(n):,}" for n in shape)

@@ -175,7 +175,7 @@ class _Scratch:
         return out
 
     def take(self, walk: Iterator[Entries]) -> bool:
-        """Keep all entries one after the other; whether they are in the order of their rows."""
+        """Append all entries; returns whether they are in the order of their rows."""
         in_order, last = True, 0
         for rows, columns, values in walk:
             if not len(rows):

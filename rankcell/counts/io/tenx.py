@@ -47,13 +47,13 @@ class TenxSource(CountSource):
         self.left_out = left_out(features.get(TYPES))
         shape = group["shape"][:].tolist() if group["shape"].dtype.kind in "iu" else [0, 0]
         pointers = Hdf5Vector(group["indptr"])
-        named = [len(next(iter(features.values()))), len(self.ids)]
-        if shape != named or len(pointers) != named[1] + 1:
+        n_names = [len(next(iter(features.values()))), len(self.ids)]
+        if shape != n_names or len(pointers) != n_names[1] + 1:
             raise InputError(
                 f"{self.name}: the matrix is {shape[0]:,} features x {shape[-1]:,} cells with {len(pointers):,} pointers, but there "
-                f"are {named[0]:,} features and {named[1]:,} barcodes"
+                f"are {n_names[0]:,} features and {n_names[1]:,} barcodes"
             )
-        inner = CsrMatrix(pointers.read(0, len(pointers)), Hdf5Vector(group["indices"]), Hdf5Vector(group["data"]), named[0])
+        inner = CsrMatrix(pointers.read(0, len(pointers)), Hdf5Vector(group["indices"]), Hdf5Vector(group["data"]), n_names[0])
         self.x = GeneExpression(inner, columns)
 
     @property

@@ -54,7 +54,7 @@ class _Slices:
     def __init__(self, node: Any):
         if not hasattr(node, "shape"):
             raise InputError(f"{node.name} is not a list of numbers", of=OF_A_PART)
-        require_room(node, whole=False)
+        require_room(node, all_rows=False)
         self._node, self.shape, self.dtype = node, node.shape, node.dtype
 
     def __getitem__(self, key: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from rankcell.counts.io.opening import open_counts
 from rankcell.counts.parallel import in_order
 from rankcell.counts.selection import select_rows
 from rankcell.counts.source import N_COUNTS, N_COUNTS_WAY_OUT, CountSource, zero_total
-from rankcell.counts.validate.places import Place, stored_as
+from rankcell.counts.validate.places import MatrixCandidate, stored_as
 from rankcell.errors import CellError, GeneError, InputError
 from rankcell.vocab import Vocabulary
 
@@ -28,7 +28,7 @@ _EQUAL = 1e-6  # row sums in single precision differ from n_counts in double by 
 
 @dataclass(frozen=True)
 class NonCount:
-    """The first entry that is not a count."""
+    """The first entry that is no count: value, kind, cell and gene."""
 
     value: float
     kind: str
@@ -64,13 +64,13 @@ class GeneFacts:
 
 @dataclass(frozen=True)
 class TotalFacts:
-    """The totals of the kept cells; `given`: they are obs n_counts. `unusable`: why they are not, although obs has it.
+    """The totals of the selected cells; `in_obs`: they are obs n_counts. `unusable`: why they are not, although obs has it.
 
     `n_lower`, `n_higher`: cells whose row sum is lower or higher than n_counts. `most_lower`: the largest part of n_counts that
     a row sum lacks.
     """
 
-    given: bool
+    in_obs: bool
     low: float
     high: float
     unusable: str = ""
@@ -83,7 +83,7 @@ class TotalFacts:
 class Facts:
     """One input, read with one vocabulary.
 
-    Everything about cells is about the kept ones, `n_kept` of `n_cells`. `genes_per_cell`: known genes of each, int32.
+    Everything about cells is about the selected ones, `n_selected` of `n_cells`. `genes_per_cell`: known genes of each, int32.
     `n_pass`: cells that obs `filter_pass` keeps, None without it. `obs`: cell columns, with what they hold in words, "" for
     those that were not looked at. `remarks`: how it is read otherwise than one may think. `wrong`: what would stop `rankcell tokenize`, each a sentence with its way out.
     """
@@ -101,7 +101,7 @@ class Facts:
     genes: GeneFacts
     totals: TotalFacts
     has_cell_ids: bool
-    n_kept: int
+    n_selected: int
     genes_per_cell: np.ndarray
     n_pass: int | None
     obs: dict[str, str]
@@ -112,7 +112,7 @@ class Facts:
 def read_facts(
     item: Any,
     vocab: Vocabulary,
-    place: Place,
+    place: MatrixCandidate,
     *,
     gene_column: str | None = None,
     genome: str | None = None,
@@ -128,12 +128,12 @@ def read_facts(
     with open_counts(item, layer=place.key.layer, raw=place.key.raw) as source:
         wrong: list[str] = []
         genes = _map_genes(source, vocab, gene_column, genome, wrong)
-        given, unusable = _given_totals(source, wrong)
+        obs_totals, unusable = _obs_totals(source, wrong)
         mask = _mask(source, filter, wrong)
         for column in obs:
             if column not in source.obs_columns:
                 wrong.append(_lacking(source, column))
-        tally = _Tally(source, genes, given, mask)
+        tally = _Tally(source, genes, obs_totals, mask)
         for part in in_order(tally.work, tally.ranges, workers=workers):
             tally.add(part)
             if tick:
@@ -156,7 +156,7 @@ def read_facts(
             genes=_gene_facts(source, vocab, genes, tally.column_sum),
             totals=tally.totals(unusable),
             has_cell_ids=source.has_cell_ids,
-            n_kept=int(tally.mask.sum()),
+            n_selected=int(tally.mask.sum()),
             genes_per_cell=tally.n_known[tally.mask],
             n_pass=_passing(source),
             obs=_obs_facts(source),
@@ -166,7 +166,7 @@ def read_facts(
 
 
 def _map_genes(source: CountSource, vocab: Vocabulary, gene_column: str | None, genome: str | None, wrong: list[str]) -> GeneMap:
-    """The map that tokens would be made with; where that is refused, the best there is."""
+    """The gene map of tokenization; where that is refused, the best match regardless of how few genes it knows."""
     try:
         return match_genes(source, vocab, gene_column=gene_column, genome=genome)
     except GeneError as e:
@@ -175,30 +175,30 @@ def _map_genes(source: CountSource, vocab: Vocabulary, gene_column: str | None, 
         return match_genes(source, vocab, gene_column=gene_column, min_known=0)
 
 
-def _given_totals(source: CountSource, wrong: list[str]) -> tuple[np.ndarray | None, str]:
+def _obs_totals(source: CountSource, wrong: list[str]) -> tuple[np.ndarray | None, str]:
     """(obs n_counts, why it is not usable), taken out of the source: its blocks then carry the row sums."""
-    given, unusable = None, ""
+    totals, unusable = None, ""
     try:
-        given = source.n_counts
+        totals = source.n_counts
     except InputError as e:
         wrong.append(str(e.completed(way_out=N_COUNTS_WAY_OUT)))
         unusable = _unusable(source)
     source.n_counts = None
-    return given, unusable
+    return totals, unusable
 
 
 def _unusable(source: CountSource) -> str:
-    """What stands in an n_counts that was refused."""
+    """Describe the values of an n_counts column that was refused."""
     try:
-        given = as_numbers(source.obs(N_COUNTS))
+        totals = as_numbers(source.obs(N_COUNTS))
     except InputError:
         return "it cannot be read"
-    if given is None:
+    if totals is None:
         return "it holds no numbers"
-    wrong = np.flatnonzero(~(np.isfinite(given) & (given >= 0)))
+    wrong = np.flatnonzero(~(np.isfinite(totals) & (totals >= 0)))
     if not len(wrong):
         return "its numbers are refused"
-    value = "NaN" if np.isnan(given[wrong[0]]) else f"{given[wrong[0]]:g}"
+    value = "NaN" if np.isnan(totals[wrong[0]]) else f"{totals[wrong[0]]:g}"
     more = f" ({len(wrong):,} such cells)" if len(wrong) > 1 else ""
     return f"it is {value} in cell '{source.ids[wrong[0]]}'{more}"
 
@@ -221,7 +221,7 @@ def _lacking(source: CountSource, column: str) -> str:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one block says; `odd`: its first entry that is no count."""
+    """The facts of one block; `odd`: its first entry that is no count."""
 
     cells: tuple[int, int]
     rows: np.ndarray
@@ -240,7 +240,7 @@ class _Tally:
 
     source: CountSource
     genes: GeneMap
-    given: np.ndarray | None
+    obs_totals: np.ndarray | None
     mask: np.ndarray
     n_entries: int = 0
     n_zeros: int = 0
@@ -290,7 +290,7 @@ class _Tally:
         return NonCount(float(data[i]), kind, str(self.source.ids[row]), gene)
 
     def add(self, part: _Part) -> None:
-        """Take in what a block says, in the order of the blocks."""
+        """Accumulate the facts of a block; called in the order of the blocks."""
         self.n_entries += part.n_entries
         self.n_zeros += part.n_zeros
         self.n_repeated += part.n_repeated
@@ -299,15 +299,15 @@ class _Tally:
         self.n_known[part.rows] = part.n_known
         cells = slice(*part.cells)
         self.sums[cells] = part.row_sums
-        if self.given is not None and self.zero_total is None:
-            empty = np.flatnonzero((self.given[cells] == 0) & (part.row_sums != 0))
+        if self.obs_totals is not None and self.zero_total is None:
+            empty = np.flatnonzero((self.obs_totals[cells] == 0) & (part.row_sums != 0))
             self.zero_total = part.cells[0] + int(empty[0]) if len(empty) else None
 
     def totals(self, unusable: str) -> TotalFacts:
         sums = self.sums[self.mask]
-        used = sums if self.given is None else self.given[self.mask].astype(np.float64)
+        used = sums if self.obs_totals is None else self.obs_totals[self.mask].astype(np.float64)
         low, high = (float(used.min()), float(used.max())) if len(used) else (0.0, 0.0)
-        if self.given is None or unusable:
+        if self.obs_totals is None or unusable:
             return TotalFacts(False, low, high, unusable)
         with np.errstate(invalid="ignore", over="ignore"):  # what is not a count may be infinite
             lacking = (used - sums) / np.maximum(np.where(used > 0, used, np.abs(sums)), np.finfo(np.float64).tiny)

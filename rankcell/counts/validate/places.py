@@ -20,11 +20,11 @@ _STORED = {CsrMatrix: "by cell (CSR)", SpilledMatrix: "by gene", DenseMatrix: "d
 
 
 @dataclass(frozen=True)
-class Place:
-    """One matrix of an input.
+class MatrixCandidate:
+    """One matrix of an input that counts could be read from.
 
     key
-        Which one.
+        X, raw or a layer.
     name
         What the format calls it: X, raw, layer 'counts'.
     verdict
@@ -43,8 +43,8 @@ class Place:
         return f"{self.name}: {f'not counts ({self.cause})' if self.verdict == OTHER else self.cause or 'counts'}"
 
 
-def find_places(item: Any, *, layer: str | None = None, raw: bool = False, genome: str | None = None) -> list[Place]:
-    """The matrices of an input, in the order of `MatrixKey.order`; `layer` or `raw` when the user named one, which must be there."""
+def find_places(item: Any, *, layer: str | None = None, raw: bool = False, genome: str | None = None) -> list[MatrixCandidate]:
+    """The candidate matrices of an input, in the order of `MatrixKey.order`; `layer` or `raw` when the user named one, which must be there."""
     opened, key = _open_somewhere(item, layer, raw, genome)
     with opened as source:
         places = [_judge(source.matrix, key, lambda: source.x)]
@@ -67,13 +67,13 @@ def _open_somewhere(item: Any, layer: str | None, raw: bool, genome: str | None)
         raise e from None
 
 
-def _judge(name: str, key: MatrixKey, opener: Callable[[], Matrix]) -> Place:
+def _judge(name: str, key: MatrixKey, opener: Callable[[], Matrix]) -> MatrixCandidate:
     try:
         matrix = opener()
         verdict, cause = _look(matrix.head())
-        return Place(key, name, matrix.shape, verdict, cause)
+        return MatrixCandidate(key, name, matrix.shape, verdict, cause)
     except (InputError, OSError, KeyError, ValueError, RuntimeError, TypeError) as e:
-        return Place(key, name, (0, 0), OTHER, f"not readable: {str(e).splitlines()[0][:80] if str(e) else type(e).__name__}")
+        return MatrixCandidate(key, name, (0, 0), OTHER, f"not readable: {str(e).splitlines()[0][:80] if str(e) else type(e).__name__}")
 
 
 def _look(head: np.ndarray) -> tuple[str, str]:
@@ -92,23 +92,23 @@ def _look(head: np.ndarray) -> tuple[str, str]:
     return OTHER, f"{float(value):.4g}, {kind}: {cause}"
 
 
-def choose(places: Sequence[Place], *, layer: str | None = None, raw: bool = False) -> Place:
-    """What was named; else the first that holds counts; else the first whose start says nothing; else X."""
-    named = [p for p in places if p.key == MatrixKey(layer, raw)] if layer is not None or raw else []
+def choose(places: Sequence[MatrixCandidate], *, layer: str | None = None, raw: bool = False) -> MatrixCandidate:
+    """The matrix to read: the requested one, else the first that holds counts, else the first whose start is empty, else the first."""
+    candidates = [p for p in places if p.key == MatrixKey(layer, raw)] if layer is not None or raw else []
     for verdict in (COUNTS, EMPTY, OTHER):
-        named += [p for p in places if p.verdict == verdict]
-    return named[0]
+        candidates += [p for p in places if p.verdict == verdict]
+    return candidates[0]
 
 
-def read_unnamed(places: Sequence[Place]) -> Place | None:
-    """The matrix that is read where the user names none (rankcell.counts.io.fallback); None where that is refused."""
+def read_unnamed(places: Sequence[MatrixCandidate]) -> MatrixCandidate | None:
+    """The default matrix, read where the user names none (rankcell.counts.io.fallback); None where that is refused."""
     x = next((p for p in places if p.key.is_x), None)
     if x is not None and x.verdict != OTHER:
         return x
-    plain = [p for p in places if p.verdict == COUNTS and p.key.is_named_as_counts()]
+    plain = [p for p in places if p.verdict == COUNTS and p.key.is_called_counts()]
     return plain[0] if len(plain) == 1 else None
 
 
 def stored_as(matrix: Matrix) -> str:
-    """How its entries lie, where that is known."""
+    """The storage order of a matrix in words, "" where it is not known."""
     return next((words for kind, words in _STORED.items() if isinstance(matrix, kind)), "")

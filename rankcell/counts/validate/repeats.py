@@ -38,12 +38,12 @@ class Listed:
 def refuse_repeated_cells(inputs: Sequence[Listed]) -> None:
     """InputError when two of the inputs hold the same cells."""
     for i, j, n in _sharing(inputs):
-        if _same_cells(inputs[i], inputs[j]):
+        if _have_equal_counts(inputs[i], inputs[j]):
             raise repeated_cells(inputs[i].name, inputs[j].name, f"{n:,} cell ids are in both, with the same counts")
 
 
 def repeated_cells(one: str, other: str, why: str = "") -> InputError:
-    """The refusal of two inputs with the same cells."""
+    """The InputError for two inputs with the same cells."""
     way_out = f", or pass {option('allow_repeated_cells', True)} to take them all" if offers("allow_repeated_cells") else ""
     because = f" ({why})" if why else ""
     return InputError(f"{one} and {other} hold the same cells{because}, which would count twice: leave one of them out{way_out}")
@@ -57,15 +57,15 @@ def _sharing(inputs: Sequence[Listed]) -> Iterator[tuple[int, int, int]]:
     owner = np.repeat(np.arange(len(inputs), dtype=np.int64), [len(one.hashes) for one in inputs])
     order = np.argsort(keys, kind="stable")
     keys, owner = keys[order], owner[order]
-    same = np.flatnonzero(keys[1:] == keys[:-1])
-    pairs, n = np.unique(owner[same] * len(inputs) + owner[same + 1], return_counts=True)
+    repeats = np.flatnonzero(keys[1:] == keys[:-1])
+    pairs, n = np.unique(owner[repeats] * len(inputs) + owner[repeats + 1], return_counts=True)
     for pair, shared in zip(pairs.tolist(), n.tolist(), strict=True):
         i, j = divmod(pair, len(inputs))
         if i != j and shared >= SHARED * min(len(inputs[i].hashes), len(inputs[j].hashes)):
             yield i, j, shared
 
 
-def _same_cells(one: Listed, other: Listed) -> bool:
+def _have_equal_counts(one: Listed, other: Listed) -> bool:
     """Whether at least half of the shared ids that are looked at, and have counts in both, have the same counts."""
     _, at, there = np.intersect1d(one.hashes, other.hashes, return_indices=True)
     order = np.argsort(at)
@@ -76,15 +76,15 @@ def _same_cells(one: Listed, other: Listed) -> bool:
         if genes is None:
             return False
         row_a, row_b = _Rows(a, genes[0], genes[2]), _Rows(b, genes[1], genes[2])
-        looked = same = 0
+        looked = n_equal = 0
         for k in take[stride].tolist():
             x, y = row_a(int(at[k])), row_b(int(there[k]))
             if x.any() and y.any():
                 looked += 1
-                same += int(np.count_nonzero((x == y) & (x != 0)) >= SAME * np.count_nonzero((x != 0) | (y != 0)))
+                n_equal += int(np.count_nonzero((x == y) & (x != 0)) >= SAME * np.count_nonzero((x != 0) | (y != 0)))
             if looked == CELLS:
                 break
-    return looked > 0 and 2 * same >= looked
+    return looked > 0 and 2 * n_equal >= looked
 
 
 def _common_genes(a: CountSource, b: CountSource) -> tuple[np.ndarray, np.ndarray, int] | None:

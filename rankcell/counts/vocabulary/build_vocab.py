@@ -25,7 +25,7 @@ def build_vocab(
     force: bool = False,
     progress: Progress = None,
 ) -> Vocabulary:
-    """Count files, folders and patterns of them, and tallies, -> a vocabulary folder `out` (see rankcell.vocab.build_vocabulary).
+    """Build a vocabulary folder `out` from count files, folders and patterns of them, and tallies (see rankcell.vocab.build_vocabulary).
 
     The order of the sources changes nothing of the vocabulary. Its genes are all that the sources have between them: in
     the order of the columns where all have the same ones in the same order, else sorted by id. `progress(done, all)`
@@ -37,11 +37,11 @@ def build_vocab(
 
     require_new(out, force=force, marker=HEAD, own=FILES)
     parts = parts_of(sources, ids, counts)
-    whole = union_of([part.genes for part in parts])
+    all_genes = union_of([part.genes for part in parts])
     tick = Tick(progress, sum(part.cells for part in parts))
     vocab = vocabulary_of_values(
-        lambda: all_values(parts, whole, tick, counts),
-        whole,
+        lambda: all_values(parts, all_genes, tick, counts),
+        all_genes,
         name=new.name or Path(out).name,
         special=SPECIALS if new.cls else SPECIALS[:2],
         species=new.species,
@@ -51,7 +51,7 @@ def build_vocab(
             "built_from": [fact for part in parts for fact in part.files],
             "gene_column": ", ".join(dict.fromkeys(part.gene_column for part in parts)),
             "command": _build_command(sources, out, ids, new, counts),
-            "n_columns": n_columns(parts, whole),
+            "n_columns": n_columns(parts, all_genes),
         },
         expect=tick.expect,
     )
@@ -68,7 +68,7 @@ def tally_vocab(
     force: bool = False,
     progress: Progress = None,
 ) -> dict[str, int]:
-    """Count files, folders and patterns of them -> a tally `out`, which `build_vocab` takes in their place; how many cells, genes and values it holds."""
+    """Tally count files, folders and patterns of them into `out`, which `build_vocab` takes in their place; returns the numbers of cells, genes and values."""
     from rankcell.store import require_new
     from rankcell.vocab.tally import is_tally, write_tally
 
@@ -77,12 +77,12 @@ def tally_vocab(
         better = f"{Path(out).name.removesuffix('.tally')}.tally.parquet"
         raise SettingsError(f"{out} does not end in .parquet, by which a tally is known: name it {better}")
     parts = parts_of(sources, ids, counts)
-    whole = union_of([part.genes for part in parts])
+    all_genes = union_of([part.genes for part in parts])
     cells = sum(part.cells for part in parts)
     facts = {
         "target_sum": TARGET_SUM,
         "cells": cells,
-        "columns": n_columns(parts, whole),
+        "columns": n_columns(parts, all_genes),
         "gene_column": ", ".join(dict.fromkeys(part.gene_column for part in parts)),
         "ids": parts[0].ids,
         "built_from": [fact for part in parts for fact in part.files],
@@ -91,13 +91,13 @@ def tally_vocab(
     def all_facts() -> dict[str, Any]:
         return facts | {"digests": [digest for part in parts for digest in part.digests]}
 
-    total = write_tally(out, all_values(parts, whole, Tick(progress, cells), counts), whole, all_facts, force=force)
-    return {"cells": cells, "genes": len(whole.keys), "values": total}
+    total = write_tally(out, all_values(parts, all_genes, Tick(progress, cells), counts), all_genes, all_facts, force=force)
+    return {"cells": cells, "genes": len(all_genes.keys), "values": total}
 
 
 def _build_command(sources: Any, out: Any, ids: Any, new: NewVocabulary, counts: CountsToBuild) -> str:
     """The command line that makes this vocabulary, with file names and without folders."""
-    named = sources if isinstance(sources, (list, tuple)) else [sources]
-    words = ["rankcell", "vocab", "build", *(os.path.basename(os.path.normpath(s)) for s in named), "-o", os.path.basename(str(out))]
+    paths = sources if isinstance(sources, (list, tuple)) else [sources]
+    words = ["rankcell", "vocab", "build", *(os.path.basename(os.path.normpath(s)) for s in paths), "-o", os.path.basename(str(out))]
     table = {} if ids is None else {"ids": os.path.basename(str(ids))}
     return shlex.join([*words, *flag_words(table | new.given() | counts.given())])

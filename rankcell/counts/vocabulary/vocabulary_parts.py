@@ -49,15 +49,15 @@ class Tick:
             self._progress(self._done, self._cells * self._passes)
 
 
-def all_values(parts: list[Part], whole: GeneColumns, tick: Tick, counts: CountsToBuild) -> Iterator:
+def all_values(parts: list[Part], all_genes: GeneColumns, tick: Tick, counts: CountsToBuild) -> Iterator:
     for part in parts:
         known = len(part.digests)
-        yield from part.values(part.genes.inside(whole), tick)
+        yield from part.values(part.genes.inside(all_genes), tick)
         if len(part.digests) > known and not counts.allow_repeated_cells:
-            _refuse_same_cells(parts)
+            _refuse_repeated_digests(parts)
 
 
-def _refuse_same_cells(parts: list[Part]) -> None:
+def _refuse_repeated_digests(parts: list[Part]) -> None:
     """InputError when two of the sources that are known by now, also those inside tallies, hold the same cells."""
     from rankcell.counts.validate.repeats import repeated_cells
 
@@ -70,14 +70,14 @@ def _refuse_same_cells(parts: list[Part]) -> None:
             name_of[digest] = name
 
 
-def n_columns(parts: list[Part], whole: GeneColumns) -> int:
+def n_columns(parts: list[Part], all_genes: GeneColumns) -> int:
     """Columns of the sources where all have the same genes, else genes between them."""
     columns = {part.columns for part in parts}
-    return columns.pop() if len(columns) == 1 and all(part.genes.keys == whole.keys for part in parts) else len(whole.keys)
+    return columns.pop() if len(columns) == 1 and all(part.genes.keys == all_genes.keys for part in parts) else len(all_genes.keys)
 
 
 def parts_of(sources: Sequence[str | os.PathLike], ids: Any, counts: CountsToBuild) -> list[Part]:
-    """Every source opened once: its genes and what it is made with. Refused where they cannot be counted together."""
+    """Open every source once and describe it as a Part. InputError, GeneError or VocabularyError where they cannot be counted together."""
     from rankcell.counts import find_inputs
     from rankcell.counts.source import distinct_remarks
     from rankcell.counts.validate.repeats import refuse_repeated_cells
@@ -92,26 +92,26 @@ def parts_of(sources: Sequence[str | os.PathLike], ids: Any, counts: CountsToBui
     table_hash = content_hash(table) if table is not None else ""
     parts = [_tally_part(item) if is_tally(item) else _count_part(item, table, table_hash, counts) for item in items]
     for part in parts:
-        given = table_hash if ids is not None else parts[0].ids
-        if part.ids != given:
+        table_ids = table_hash if ids is not None else parts[0].ids
+        if part.ids != table_ids:
             raise VocabularyError(
-                f"{part.name} {_made_with(part.ids)}, {'this command' if ids is not None else parts[0].name} {_made_with(given)}: "
+                f"{part.name} {_ids_note(part.ids)}, {'this command' if ids is not None else parts[0].name} {_ids_note(table_ids)}: "
                 f"give every tally and this command the same {option('ids')}"
             )
-        _require_same_naming(parts[0], part)
+        _require_equal_naming(parts[0], part)
     if not counts.allow_repeated_cells:
-        _refuse_same_cells(parts)
+        _refuse_repeated_digests(parts)
         refuse_repeated_cells([part.listed for part in parts if part.listed is not None])
     for remark in distinct_remarks([part.remarks for part in parts], [part.name for part in parts]):
         note(remark)
     return parts
 
 
-def _made_with(ids: str) -> str:
+def _ids_note(ids: str) -> str:
     return f"takes Ensembl ids from a table ({ids[:8]})" if ids else "takes no ids from a table"
 
 
-def _require_same_naming(one: Part, other: Part) -> None:
+def _require_equal_naming(one: Part, other: Part) -> None:
     """GeneError when one source names genes by Ensembl ids and the other does not, and hardly a gene is in both."""
     shares = [ensembl_share(part.genes.keys) for part in (one, other)]
     common = len(set(one.genes.keys) & set(other.genes.keys))
@@ -122,31 +122,31 @@ def _require_same_naming(one: Part, other: Part) -> None:
         )
 
 
-def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, how: CountsToBuild) -> Part:
+def _count_part(source: Any, table: dict[str, str] | None, table_hash: str, config: CountsToBuild) -> Part:
     from rankcell.counts.genes.features import remarks_of
     from rankcell.counts.genes.orientation import require_genes_in_columns
     from rankcell.counts.validate.repeats import Listed
     from rankcell.vocab.tally import CellsDigest
 
     digests: list[str] = []
-    with how.open(source) as counts:
+    with config.open(source) as counts:
         require_genes_in_columns(counts)
-        column = choose_gene_column(counts, how.gene_column, table is not None)
+        column = choose_gene_column(counts, config.gene_column, table is not None)
         index = next(iter(counts.var))
         symbols = counts.var[index] if column != index and ensembl_share(counts.var[index]) < 0.5 else None
         genes = GeneColumns.of(counts.var[column], ids=table, symbols=symbols)
         remarks = remarks_of(counts)
         if nameless := int((genes.slot_of_column < 0).sum()):
             remarks.append(f"{nameless:,} columns have no name and are left out: they are no genes")
-        listed = Listed.of(counts, functools.partial(how.open, source))
+        listed = Listed.of(counts, functools.partial(config.open, source))
         name, n_cells, n_genes, matrix = counts.name, counts.n_cells, counts.n_genes, counts.matrix
 
     def values(inside: GeneColumns, tick: Tick) -> Iterator:
-        with how.open(source) as again:
+        with config.open(source) as again:
             if (again.n_cells, again.n_genes) != (n_cells, n_genes):
                 raise InputError(f"{name} changed while it was read: run again when nothing writes to it")
             digest = None if digests else CellsDigest(again.ids, n_genes)
-            yield from normalised(_watched(again.blocks(allow_non_counts=how.allow_non_counts), tick, digest), inside, TARGET_SUM)
+            yield from normalised(_watched(again.blocks(allow_non_counts=config.allow_non_counts), tick, digest), inside, TARGET_SUM)
             if digest is not None:
                 digests.append(digest.value())
 
