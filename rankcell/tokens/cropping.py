@@ -10,7 +10,7 @@ from rankcell.wording import note, offers, option
 
 @dataclass(frozen=True)
 class Cropping:
-    """What was cropped when `cells` cells were tokenized.
+    """Cropping statistics of `cells` tokenized cells.
 
     most_genes
         Genes that fit a row: its longest length less the special tokens.
@@ -27,7 +27,7 @@ class Cropping:
     unread: int = 0
 
     def add(self, n_genes: np.ndarray) -> "Cropping":
-        """With some more cells: `n_genes`, int64 [cells], the known genes detected in each."""
+        """The statistics with more cells added: `n_genes`, int64 [cells], the known genes detected in each."""
         beyond = n_genes - self.most_genes
         cropped = beyond > 0
         return Cropping(

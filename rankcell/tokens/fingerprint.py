@@ -27,14 +27,14 @@ def file_hash(path: Path) -> str:
 
 
 def sealed(spec: Mapping[str, Any], hashes: Mapping[Path, str]) -> dict[str, Any]:
-    """What rankcell.json holds: the spec, the size and hash of each file of rows, and the hash of all that."""
+    """The content of rankcell.json: the spec, the size and hash of each file of rows, and the hash of all that."""
     files = {path.name: {"bytes": path.stat().st_size, "sha256": digest} for path, digest in hashes.items()}
     value = {**spec, FILES: files}
     return value | {HASH: content_hash(value)}
 
 
 def check_seal(folder: Path, value: Mapping[str, Any] | None, files: Iterable[Path], *, name: str) -> bool:
-    """Whether the folder carries a fingerprint. TokensError where it does and something is not what was written.
+    """Verify the fingerprint of a token folder; False where it carries none. TokensError where something is not what was written.
 
     value
         What the file `name` (rankcell.json) holds; None where there is none.
@@ -55,7 +55,7 @@ def check_seal(folder: Path, value: Mapping[str, Any] | None, files: Iterable[Pa
 
 
 def remember(path: Path, digest: str) -> None:
-    """This process has seen that the file has this sha256: it is not looked through again while it stays as it is, whatever its name."""
+    """Cache the verified sha256 of a file in this process: it is not looked through again while it stays as it is, whatever its name."""
     _CHECKED.add(_as_it_is(path, digest))
 
 

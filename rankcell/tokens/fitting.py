@@ -27,7 +27,7 @@ class Comparison:
 
     @property
     def best(self) -> str:
-        """The one that knows most; of equal ones the smaller."""
+        """The vocabulary that knows most columns; of equal ones the smaller."""
         return max(self.known, key=lambda name: (self.known[name], -self.sizes[name]))
 
     def lines(self) -> list[str]:
@@ -39,7 +39,7 @@ class Comparison:
 
 
 def compare_vocabularies(items: Sequence[Any], place: CountsPlace = CountsPlace()) -> Comparison | None:
-    """The vocabularies at hand beside the first input that opens; None where none does, as what is wrong with it is for others to say."""
+    """Compare the vocabularies at hand on the first input that opens; None where none opens (its reader raises the error)."""
     for item in items:
         try:
             with open_at_counts(item, layer=place.counts_layer, raw=place.raw) as counts:

@@ -1,4 +1,4 @@
-"""What a verb may be given for cells, opened: counts, a TokenSet, or a token folder -> a TokenSet."""
+"""Opening of cell inputs: counts, a TokenSet, or a token folder -> a TokenSet."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ FEW = 0.1  # of the genes of a file: a smaller share that is known looks like th
 
 
 class Reader(Protocol):
-    """What reads token rows, as a model's Checkpoint does: with which vocabulary, and up to which length."""
+    """The reader of token rows, such as a model's Checkpoint: its vocabulary, and its longest row."""
 
     @property
     def vocab(self) -> Vocabulary: ...
@@ -51,13 +51,13 @@ def is_tokens(source: Any) -> bool:
 
 
 def require_no_counts_options(source: Any, counts: Counts) -> None:
-    """SettingsError when something is named that only counts have."""
-    if named := [name for name in counts.given() if name != "allow_non_counts"]:
-        raise SettingsError(f"{source} holds tokens: {' and '.join(option(name) for name in named)} {'is' if len(named) == 1 else 'are'} for counts")
+    """SettingsError for options of counts where `source` holds tokens."""
+    if options := [name for name in counts.given() if name != "allow_non_counts"]:
+        raise SettingsError(f"{source} holds tokens: {' and '.join(option(name) for name in options)} {'is' if len(options) == 1 else 'are'} for counts")
 
 
 def tokens_of(source: Any, model: Reader, *, counts: Counts = Counts(), needs: TokenNeeds = TokenNeeds()) -> TokenSet:
-    """The token rows that a model is run on: a TokenSet as it is, a token folder, or counts tokenized with the model's vocabulary."""
+    """Open or make the token rows that a model is run on: a TokenSet as it is, a token folder, or counts tokenized with the model's vocabulary."""
     if is_tokens(source):
         require_no_counts_options(source, counts)
     if isinstance(source, TokenSet):
@@ -80,7 +80,7 @@ def _tokenizer(model: Reader, needs: TokenNeeds) -> Tokenizer:
 def tokens_on_disk(
     source: Any, model: Reader, *, beside: str | os.PathLike, counts: Counts = Counts(), needs: TokenNeeds = TokenNeeds()
 ) -> Iterator[TokenSet]:
-    """The same; the tokens of a large count file are kept in a hidden folder beside an output while they are used."""
+    """`tokens_of` in bounded memory: the tokens of a large count file lie in a hidden folder beside an output while they are used."""
     if not isinstance(source, (str, os.PathLike)) or is_token_folder(source) or _size(Path(source)) < _IN_MEMORY:
         yield tokens_of(source, model, counts=counts, needs=needs)
         return
@@ -96,7 +96,7 @@ def tokens_on_disk(
 
 
 def warn_of_few_genes(tokens: TokenSet) -> None:
-    """Say so when counts were tokenized with a vocabulary that knows few of their genes, and no larger share of all counts."""
+    """Warn where counts were tokenized with a vocabulary that knows few of their genes, and no larger share of all counts."""
     for facts in tokens.spec.source.get("files", [tokens.spec.source]):
         known, n = facts.get("genes_known", 0), facts.get("genes", 0)
         if n and known < FEW * n:

@@ -20,7 +20,7 @@ _ENOUGH = 5  # rows that begin and end alike by more than chance
 
 @dataclass
 class _Seen:
-    """What the rows looked at so far are: with the frame, without it, with special tokens among the genes (`odd`: the first row, token)."""
+    """Row statistics so far: with the frame, without it, with special tokens among the genes (`odd`: the first row, token)."""
 
     framed: int = 0
     other: int = 0
@@ -59,9 +59,9 @@ def check_rows(chunks: Chunks, vocab: Vocabulary, frame: Frame, where: str) -> N
     seen = _look_through(chunks, vocab, frame, where)
     unframed = seen.other if len(frame) else 0
     if unframed or seen.mixed:
-        named = ", ".join(vocab.describe_token(t) for t in (*frame.head, *frame.tail)) or "none"
+        special_tokens = ", ".join(vocab.describe_token(t) for t in (*frame.head, *frame.tail)) or "none"
         raise TokensError(
-            f"{where}: {unframed:,} of {seen.rows:,} rows lack the special tokens that the set says stand around the genes ({named}), and "
+            f"{where}: {unframed:,} of {seen.rows:,} rows lack the special tokens that the set says stand around the genes ({special_tokens}), and "
             f"{seen.mixed:,} have special tokens among the genes{seen.example(vocab)}: tokenize again"
         )
 
@@ -79,7 +79,7 @@ def _look_through(chunks: Chunks, vocab: Vocabulary, frame: Frame, where: str) -
 
 
 def _look(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, frame: Frame, seen: _Seen) -> None:
-    """Add some rows to what was seen; ValueError at a token that the vocabulary does not have."""
+    """Update the statistics with rows; ValueError at a token that the vocabulary does not have."""
     lengths = np.diff(ends)
 
     def refuse(at: int, fault: str) -> None:
@@ -102,8 +102,8 @@ def _look(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, frame: Frame,
     n_special = np.bincount(np.searchsorted(ends, special, side="right") - 1, minlength=len(lengths))
     n_special[rows] -= len(frame)
     if len(seen.ends) < 2:
-        some = np.flatnonzero(lengths > 1)
-        seen.ends |= set(zip(values[ends[some]].tolist(), values[ends[some + 1] - 1].tolist(), strict=True))
+        nonempty = np.flatnonzero(lengths > 1)
+        seen.ends |= set(zip(values[ends[nonempty]].tolist(), values[ends[nonempty + 1] - 1].tolist(), strict=True))
     seen.framed += len(rows)
     seen.other += len(lengths) - len(rows)
     mixed = np.flatnonzero(n_special > 0)

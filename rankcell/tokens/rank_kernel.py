@@ -57,7 +57,7 @@ def _gather(indices, data, start, stop, r, target, inv_median, value, key, colum
 
 @compiled
 def _gather_summed(indices, data, start, stop, r, target, inv_median, first_column, value, key, column, total, touched):
-    """The same for rows in any column order, entries of one gene summed (float64, then the product type)."""
+    """`_gather` for rows in any column order, entries of one gene summed (float64, then the product type)."""
     m = _U(0)
     for k in range(start, stop):
         c = first_column[indices[k]]
@@ -114,7 +114,7 @@ def _sort_exactly(item, start, stop, value, column, spare):
 
 @compiled
 def _settle(item, n, value, column, spare):
-    """Put stretches of equal roundings in the order of the exact values."""
+    """Resolve ties of roundings: sort stretches of equal roundings by the exact values."""
     a = _U(0)
     while a + _U(1) < n:
         b = a + _U(1)
@@ -217,7 +217,7 @@ class ColumnGenes(NamedTuple):
 
 
 class RowShape(NamedTuple):
-    """What becomes of a row: target sum (product type), most genes, and the special tokens before and after."""
+    """The parameters of a row: target sum (product type), most genes, and the special tokens before and after."""
 
     target: float
     most: int
@@ -226,7 +226,7 @@ class RowShape(NamedTuple):
 
 
 class RowsOut(NamedTuple):
-    """What is filled: framed rows end to end, their lengths, value * median of each token (0 at special ones) beside them, all genes of each
+    """Output arrays: framed rows end to end, their lengths, value * median of each token (0 at special ones) beside them, all genes of each
     row, and the number of genes of each row before it is cropped. `scaled` and `uncropped` are left alone when they have no room at all."""
 
     tokens: np.ndarray
@@ -263,24 +263,24 @@ def rank_rows(cells, genes_of, shape, filled):
         if not rising:
             n = _gather_summed(indices, data, a, b, r, target, inv_median, first_column, value, key, column, total, touched)
         n_first = _order(value, key, column, n, n if all_genes else _U(most), bins, item, spare)
-        kept = min(n_first, _U(most))
+        n_ranked = min(n_first, _U(most))
         out[at : at + len(head)] = head
         genes = out[at + len(head) :]
-        for k in range(kept):
+        for k in range(n_ranked):
             genes[k] = token[column[item[k] & _LOW]]
-        end = at + len(head) + np.int64(kept)
+        end = at + len(head) + np.int64(n_ranked)
         out[end : end + len(tail)] = tail
         if len(scaled):
             scaled[at : end + len(tail)] = 0
             beside = scaled[at + len(head) :]
-            for k in range(kept):
+            for k in range(n_ranked):
                 beside[k] = value[item[k] & _LOW] * median[column[item[k] & _LOW]]
         lengths[i] = end + len(tail) - at
         n_genes[i] = np.int64(n)
         at = end + len(tail)
         if all_genes:
-            whole = uncropped[at_uncropped:]
+            full_row = uncropped[at_uncropped:]
             for k in range(n_first):
-                whole[k] = token[column[item[k] & _LOW]]
+                full_row[k] = token[column[item[k] & _LOW]]
             at_uncropped += np.int64(n_first)
     return at

@@ -94,10 +94,10 @@ class Ranker:
         kind, limits = reciprocal.dtype.type, np.finfo(reciprocal.dtype)
         scale = self.target_sum * max(1.0, float(self.inv_median.max(initial=0)))
         least = limits.tiny / 2  # below, digits are lost
-        given = reciprocal[block.n_counts != 0]
+        reciprocals = reciprocal[block.n_counts != 0]
         with np.errstate(over="ignore", invalid="ignore"):
             largest = float(block.data.max(initial=0))
-            if least <= given.min(initial=1) and largest * float(given.max(initial=0)) * scale <= limits.max:
+            if least <= reciprocals.min(initial=1) and largest * float(reciprocals.max(initial=0)) * scale <= limits.max:
                 return  # whatever count stands in whatever cell
             for i in rows[block.n_counts[rows] != 0]:
                 counts = block.data[block.indptr[i] : block.indptr[i + 1]]

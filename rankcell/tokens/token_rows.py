@@ -30,7 +30,7 @@ def row_number(i: Any, n: int) -> int:
 
 
 def row_numbers(rows: Any, n: int) -> np.ndarray:
-    """Several of them, int64."""
+    """Row numbers as int64, each checked as by `row_number`."""
     try:
         numbers = np.asarray(rows)
     except ValueError:
@@ -86,7 +86,7 @@ def _plain_list(rows: pa.Array, column: str, where: str | Path) -> pa.ListArray:
     if rows.values.null_count and (n := rows.flatten().null_count):
         raise TokensError(f"{where}: {n:,} tokens of '{column}' are missing: a row holds token numbers only")
     if pa.types.is_floating(kind.value_type) and column != COUNTS:
-        rows = pa.ListArray.from_arrays(rows.offsets, _whole(rows.values, column, where))
+        rows = pa.ListArray.from_arrays(rows.offsets, _as_integers(rows.values, column, where))
     return rows
 
 
@@ -94,8 +94,8 @@ def _first_null(values: pa.Array) -> int:
     return pc.index(pc.is_null(values), True).as_py()
 
 
-def _whole(values: pa.Array, column: str, where: str | Path) -> pa.Array:
-    """Floats that are whole numbers as int32."""
+def _as_integers(values: pa.Array, column: str, where: str | Path) -> pa.Array:
+    """Cast floats that are whole numbers to int32; TokensError for others."""
     numbers = as_numbers(values)
     wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.rint(numbers)) & (np.abs(numbers) < 2**31)))
     if len(wrong):
@@ -123,25 +123,25 @@ def refuse_twice(ids: pa.ChunkedArray, where: str | Path) -> None:
     """CellError that names some of the ids that stand there more than once."""
     counts = pc.value_counts(ids)
     twice = [c for c in counts.to_pylist() if c["counts"] > 1]
-    some = ", ".join(f"'{c['values']}' {c['counts']:,} times" for c in twice[:_FEW])
+    examples = ", ".join(f"'{c['values']}' {c['counts']:,} times" for c in twice[:_FEW])
     raise CellError(
-        f"{where}: {len(twice):,} cell id{'s stand' if len(twice) > 1 else ' stands'} there more than once ({some}): make them unique, "
+        f"{where}: {len(twice):,} cell id{'s stand' if len(twice) > 1 else ' stands'} there more than once ({examples}): make them unique, "
         f"or leave out the column '{IDS}', so that cells go by their row number"
     )
 
 
 def without_padding(table: pa.Table, pad: int) -> pa.Table:
-    """`table` without the padding at the end of its rows, said in a note; the same table where no row ends in padding."""
-    kept = [_lengths_without(chunk, pad) for chunk in table[ROWS].chunks]
-    whole = [np.diff(as_numbers(chunk.offsets)) for chunk in table[ROWS].chunks]
-    n = sum(int((k < w).sum()) for k, w in zip(kept, whole, strict=True))
+    """Remove the padding at the end of rows, with a note; returns `table` itself where no row ends in padding."""
+    lengths = [_lengths_without(chunk, pad) for chunk in table[ROWS].chunks]
+    padded_lengths = [np.diff(as_numbers(chunk.offsets)) for chunk in table[ROWS].chunks]
+    n = sum(int((k < w).sum()) for k, w in zip(lengths, padded_lengths, strict=True))
     if not n:
         return table
     note(f"{n:,} of {table.num_rows:,} rows end in padding, which is left out")
     before = table[ROWS]
     for column in (ROWS, COUNTS):
         if column in table.column_names and pc.list_value_length(table[column]).equals(pc.list_value_length(before)):
-            chunks = [_cut(chunk, k) for chunk, k in zip(table[column].chunks, kept, strict=True)]
+            chunks = [_cut(chunk, k) for chunk, k in zip(table[column].chunks, lengths, strict=True)]
             table = _replaced(table, column, pa.chunked_array(chunks, table.schema.field(column).type))
     return table
 

@@ -156,7 +156,7 @@ class TokenSet:
         return TokenSet(self.table.take(rows).combine_chunks(), self.spec).known_to_fit(self._checked)
 
     def known_to_fit(self, vocabulary_hash: str) -> "TokenSet":
-        """The same set, whose rows were made with the vocabulary of this hash and are as they were made."""
+        """Mark the rows as checked against the vocabulary of this hash, in place; returns the set."""
         self._checked = vocabulary_hash
         return self
 
@@ -237,13 +237,13 @@ class TokenSet:
 
 
 def renamed(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """What TokenSpec.source says of cell columns ({name in the set: cell column}) that have another name there; {} where none has."""
+    """The `renamed` entry of TokenSpec.source for cell columns ({name in the set: cell column}); {} where none was renamed."""
     others = {column: name for name, column in names.items() if name != column}
     return {RENAMED: others} if others else {}
 
 
 def _read_spec(folder: Path) -> dict[str, Any] | None:
-    """What rankcell.json holds; None where there is none."""
+    """Read rankcell.json; None where there is none."""
     try:
         value = read_json(folder / SPEC_FILE)
     except FileNotFoundError:
