@@ -17,7 +17,7 @@ _MISSING = ("", "nan", "NaN", "None", "<NA>")
 
 @dataclasses.dataclass(frozen=True)
 class GeneColumns:
-    """Which gene each column of a matrix is.
+    """The gene of each matrix column, as slots over distinct genes.
 
     keys, symbols
         Each gene once, in the order in which it first comes: its id (or name), and its symbol or "".
@@ -33,8 +33,8 @@ class GeneColumns:
     def of(cls, genes: Iterable[str], *, ids: Mapping[str, str] | None = None, symbols: Iterable[str] | None = None) -> "GeneColumns":
         """Genes by the Ensembl id that `ids` gives, else their own without its version, else their name, else their symbol."""
         ids = ids or {}
-        columns = [_named(g) for g in genes]
-        names = columns if symbols is None else [_named(s) for s in symbols]
+        columns = [_gene_name(g) for g in genes]
+        names = columns if symbols is None else [_gene_name(s) for s in symbols]
         keys = [ids.get(c) or ensembl_id(c) or c or n for c, n in zip(columns, names, strict=True)]
         first_name: dict[str, str] = {}
         for name, key in zip(names, keys, strict=True):
@@ -47,21 +47,21 @@ class GeneColumns:
             slot_of_column=np.array([slot_of_key.get(k, -1) for k in keys], np.int32),
         )
 
-    def inside(self, whole: "GeneColumns") -> "GeneColumns":
-        """The same columns, with the slots of `whole`, whose genes they are among."""
-        place = {k: i for i, k in enumerate(whole.keys)}
+    def inside(self, all_genes: "GeneColumns") -> "GeneColumns":
+        """Renumber the columns to the slots of `all_genes`, whose genes they are among."""
+        place = {k: i for i, k in enumerate(all_genes.keys)}
         slots = np.array([place[k] for k in self.keys] + [-1], np.int32)  # the last for -1
-        return GeneColumns(whole.keys, whole.symbols, slots[self.slot_of_column])
+        return GeneColumns(all_genes.keys, all_genes.symbols, slots[self.slot_of_column])
 
 
-def _named(name: str) -> str:
+def _gene_name(name: str) -> str:
     """A gene's name, "" where it is missing: empty, or what pandas prints for it."""
     text = str(name).strip()
     return "" if text in _MISSING else text
 
 
 def union_of(parts: Sequence[GeneColumns]) -> GeneColumns:
-    """The genes of all parts: in the order of the parts where that is one and the same, else by id, whatever the order of the parts.
+    """The union of the genes of all parts: in the order of the parts where that is one and the same, else by id, whatever the order of the parts.
 
     A gene's symbol is the first in the alphabet where the parts give several.
     """
@@ -135,13 +135,13 @@ def vocabulary_of_values(
     provenance: Mapping[str, Any] | None = None,
     expect: Callable[[int], None] = lambda passes: None,
 ) -> Vocabulary:
-    """The same from normalised values: `values()` gives pairs of slots of `columns.keys` and values above zero, at every call.
+    """Make a Vocabulary from normalised values: `values()` gives pairs of slots of `columns.keys` and values above zero, at every call.
 
     `expect`: see rankcell.vocab.medians.exact_medians.
     """
     medians = exact_medians(values, len(columns.keys), likely=(target_sum / 2**18, target_sum * 2), expect=expect)
-    kept = np.flatnonzero(medians.n >= max(1, min_cells))
-    if not len(kept):
+    selected = np.flatnonzero(medians.n >= max(1, min_cells))
+    if not len(selected):
         if not medians.n.any():
             raise VocabularyError("no gene has a count: a vocabulary cannot be built from empty cells")
         raise VocabularyError(f"no gene is shown by {min_cells:,} cells; the most frequent one by {medians.n.max():,}: lower {option('min_cells')}")
@@ -154,10 +154,10 @@ def vocabulary_of_values(
     return Vocabulary(
         name=name,
         species=species,
-        genes=tuple(columns.keys[s] for s in kept),
-        symbols=tuple(columns.symbols[s] for s in kept),
-        tokens=np.arange(len(kept)) + len(special),
-        medians=medians.median[kept],
+        genes=tuple(columns.keys[s] for s in selected),
+        symbols=tuple(columns.symbols[s] for s in selected),
+        tokens=np.arange(len(selected)) + len(special),
+        medians=medians.median[selected],
         special={t: i for i, t in enumerate(special)},
         target_sum=target_sum,
         provenance=facts,
@@ -186,17 +186,17 @@ def normalised(blocks: Iterable[Any], columns: GeneColumns, target_sum: float) -
         yield slots[:n], values[:n]
 
 
-def choose_gene_column(counts: Any, named: str | None, has_table: bool) -> str:
+def choose_gene_column(counts: Any, gene_column: str | None, has_table: bool) -> str:
     """The var column to name genes by: the one asked for; with a table of ids the index; else the one of most Ensembl ids, if
     they are more than half of it, and the index otherwise."""
-    if named is not None and named not in counts.var:
-        raise GeneError(f"{counts.name} has no gene column '{named}'; it has {', '.join(counts.var)}")
-    if named is not None or has_table:
-        return named or next(iter(counts.var))
+    if gene_column is not None and gene_column not in counts.var:
+        raise GeneError(f"{counts.name} has no gene column '{gene_column}'; it has {', '.join(counts.var)}")
+    if gene_column is not None or has_table:
+        return gene_column or next(iter(counts.var))
     best = max(counts.var, key=lambda column: ensembl_share(counts.var[column]))
     return best if ensembl_share(counts.var[best]) > 0.5 else next(iter(counts.var))
 
 
 def ensembl_share(names: Sequence[str]) -> float:
-    """How many of the names are Ensembl ids, from 0 to 1."""
+    """The share of names that are Ensembl ids, from 0 to 1."""
     return sum(bool(ensembl_id(n)) for n in names) / max(1, len(names))

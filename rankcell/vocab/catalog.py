@@ -49,7 +49,7 @@ def known_recipes() -> dict[str, Path]:
 
 def fetched_vocabularies() -> dict[str, Path]:
     """Name -> folder of every vocabulary that was fetched by this user, wherever its own folder is."""
-    folder = _kept()
+    folder = _fetched_folder()
     try:
         return {name: folder / name for name in known_recipes() if folder is not None and (folder / name / HEAD).is_file()}
     except OSError:  # a folder that may not be looked into
@@ -63,7 +63,7 @@ def vocabularies_at_hand() -> dict[str, Path]:
 
 def keep_fetched(vocab: Vocabulary, name: str) -> Path | None:
     """Keep a copy of a fetched vocabulary for this user, to be found by name from any folder; None where it cannot be kept."""
-    folder = _kept()
+    folder = _fetched_folder()
     if folder is None:
         return None
     try:
@@ -74,13 +74,13 @@ def keep_fetched(vocab: Vocabulary, name: str) -> Path | None:
     return folder / name
 
 
-def _kept() -> Path | None:
+def _fetched_folder() -> Path | None:
     user = user_folder()
     return None if user is None else user / "vocabularies"
 
 
 def find_vocabulary(vocab: "str | os.PathLike | Vocabulary | None") -> Vocabulary:
-    """A Vocabulary as it is, a folder, or the name of a shipped (`demo` is `pbmc68k`) or fetched one.
+    """Find a vocabulary: a Vocabulary as it is, a folder, or the name of a shipped (`demo` is `pbmc68k`) or fetched one.
 
     A folder of that name in the working folder is taken before one by name. VocabularyError when there is none, or None is given.
     """
@@ -107,7 +107,7 @@ def find_vocabulary(vocab: "str | os.PathLike | Vocabulary | None") -> Vocabular
 
 
 def _described() -> str:
-    """The vocabularies at hand, and those that can be fetched, for a message."""
+    """List the vocabularies at hand and those that can be fetched, for a message."""
     at_hand, recipes = vocabularies_at_hand(), known_recipes()
     names = [f"{name} (also called demo: a toy of 765 genes)" if name == DEMO else name for name in at_hand]
     later = [name for name in recipes if name not in at_hand]

@@ -84,15 +84,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "name": ("a name", lambda v: isinstance(v, str)),
     "species": ("a name", lambda v: isinstance(v, str)),
-    "special_tokens": ("names and token numbers", lambda v: isinstance(v, dict) and all(map(_is_whole, v.values()))),
-    "max_len": ("a whole number", _is_whole),
+    "special_tokens": ("names and token numbers", lambda v: isinstance(v, dict) and all(map(_is_integer, v.values()))),
+    "max_len": ("a whole number", _is_integer),
     "target_sum": ("a number", _is_number),
     "provenance": ("a JSON object", lambda v: isinstance(v, dict)),
 }
@@ -121,7 +121,7 @@ def _numbers(kind: type, rows: list[list[str]], column: int) -> list[Any]:
             number = kind(row[column])
         except ValueError:
             number = None
-        if number is None or (kind is int and not _is_whole(number)):
+        if number is None or (kind is int and not _is_integer(number)):
             expected = "a whole number" if kind is int else "a number"
             raise ValueError(f"{GENES} line {line}: {_COLUMNS[column]} is {shortened(row[column])}; expected {expected}") from None
         numbers.append(number)

@@ -1,4 +1,4 @@
-"""What stands around the genes of a row: decided once, by the vocabulary, and asked for everywhere else."""
+"""Frame: the special tokens around the genes of a row, decided once, by the vocabulary."""
 
 from dataclasses import dataclass
 
@@ -30,9 +30,9 @@ class Frame:
         return len(self.head), length - len(self.tail)
 
     def wrap(self, genes: np.ndarray, *, max_len: int) -> np.ndarray:
-        """`genes` cropped so that the framed row has at most `max_len` tokens, with the frame around them."""
-        kept = genes[: max_len - len(self)]
-        return np.concatenate([np.asarray(self.head, kept.dtype), kept, np.asarray(self.tail, kept.dtype)])
+        """Frame `genes`, cropped so that the row has at most `max_len` tokens."""
+        cropped = genes[: max_len - len(self)]
+        return np.concatenate([np.asarray(self.head, cropped.dtype), cropped, np.asarray(self.tail, cropped.dtype)])
 
     def matches(self, row: np.ndarray) -> bool:
         """Whether `row` begins with the head and ends with the tail."""

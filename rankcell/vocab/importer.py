@@ -49,7 +49,7 @@ def read_plain_pickle(path: str | os.PathLike) -> dict[Any, Any]:
 
 
 def _is_table(raw: bytes) -> bool:
-    """Whether this, which is no pickle that can be read, is text of several words or columns a line."""
+    """Whether data that are no readable pickle are text of several words or columns a line."""
     first = raw[:500].splitlines()[0] if raw else b""
     return first[:1] != b"\x80" and first.decode("utf-8", "replace").isprintable() and any(c in first for c in (b",", b"\t", b" ", b";"))
 

@@ -48,9 +48,9 @@ def exact_medians(
     Memory, however many values there are: 4 bytes for each of BINS counters and 12 for each of KEPT values, later 8 bytes for
     each of BUDGET values instead (176 MB at most), about 100 bytes per slot, and one block of the input.
     """
-    kept, stream = _kept(values, expect)
-    if kept is not None:
-        return _of_kept(*kept, n_slots)
+    few_values, stream = _few_values(values, expect)
+    if few_values is not None:
+        return _medians_of(*few_values, n_slots)
     state = _Intervals(n_slots, likely)
     state.count(stream)
     passes = 1
@@ -62,8 +62,8 @@ def exact_medians(
     return Medians(state.collect(values()), state.n, passes + 1)
 
 
-def _kept(values: Values, expect: Callable[[int], None]) -> tuple[tuple[np.ndarray, np.ndarray] | None, Iterable]:
-    """All values when they are few, or None; and the pass that was begun, from its beginning."""
+def _few_values(values: Values, expect: Callable[[int], None]) -> tuple[tuple[np.ndarray, np.ndarray] | None, Iterable]:
+    """Collect up to KEPT values in memory: (all values, or None where there are more; the begun pass, replayed from its beginning)."""
     slots, numbers, total = [], [], 0
     blocks = iter(values())
     for slot, number in blocks:
@@ -86,7 +86,7 @@ def _and_then(slots: list, numbers: list, blocks: Iterable) -> Iterable[tuple[np
     yield from blocks
 
 
-def _of_kept(slots: np.ndarray, values: np.ndarray, n_slots: int) -> Medians:
+def _medians_of(slots: np.ndarray, values: np.ndarray, n_slots: int) -> Medians:
     n = np.bincount(slots, minlength=n_slots).astype(np.int64)
     median = np.full(n_slots, np.nan)
     ordered = values[np.argsort(slots, kind="stable")]
@@ -144,7 +144,7 @@ class _Intervals:
         return (self.n - 1) // 2
 
     def _need(self) -> np.ndarray:
-        """How many values of each slot are to be collected: none where the interval is a single value."""
+        """The number of values of each slot to collect: none where the interval is a single value."""
         return np.where(self.high - self.low > 1, self.inside, 0)
 
     def to_collect(self) -> int:

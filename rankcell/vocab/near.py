@@ -22,9 +22,9 @@ class NearNames:
     def __init__(self, names: Iterable[str]):
         self._name_of = {name.upper(): name for name in names}
         self._upper = list(self._name_of)
-        self._alike: dict[str, list[str]] = {}
+        self._by_plain: dict[str, list[str]] = {}
         for upper in self._upper:
-            self._alike.setdefault(_plain(upper), []).append(upper)
+            self._by_plain.setdefault(_plain(upper), []).append(upper)
         self._lengths = np.array([len(upper) for upper in self._upper], np.int32)
         self._letters = np.array([_letters(upper) for upper in self._upper], np.uint8).reshape(-1, len(_ALPHABET) + 1)
 
@@ -32,8 +32,8 @@ class NearNames:
         """At most `n` names, the nearest first; without `similar` only those of the same letters and digits."""
         upper = name.strip().upper()
         front = _MADE_UNIQUE.fullmatch(upper)
-        same = self._alike.get(_plain(upper), []) or (self._alike.get(_plain(front[1]), []) if front else [])
-        return [self._name_of[u] for u in (same[:n] or (self._similar(upper, n) if similar else []))]
+        equal_names = self._by_plain.get(_plain(upper), []) or (self._by_plain.get(_plain(front[1]), []) if front else [])
+        return [self._name_of[u] for u in (equal_names[:n] or (self._similar(upper, n) if similar else []))]
 
     def _similar(self, upper: str, n: int) -> list[str]:
         if not self._upper or not upper:

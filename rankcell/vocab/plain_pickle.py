@@ -42,7 +42,7 @@ _PUT, _GET = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"GET", "BINGET", "LON
 
 
 class RefusedError(Exception):
-    """What the pickle holds that no dictionary of plain values does."""
+    """The pickle holds something that no dictionary of plain values does."""
 
 
 class _Global:
@@ -100,17 +100,17 @@ class _Machine:
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
-        self._held: dict[int, Any] = {}
+        self._memo: dict[int, Any] = {}
 
     def follow(self, name: str, argument: Any) -> None:
         if name in _VALUES:
             self._push(_checked(argument))
         elif name in _PUT:
-            self._hold(len(self._held) if name == "MEMOIZE" else argument)
+            self._memoize(len(self._memo) if name == "MEMOIZE" else argument)
         elif name in _GET:
-            if argument not in self._held:
+            if argument not in self._memo:
                 raise RefusedError("a reference to nothing")
-            self._push(self._held[argument])
+            self._push(self._memo[argument])
         elif name == "SETITEMS":
             self._set(self._pop_to_mark())
         elif name == "SETITEM":
@@ -118,7 +118,7 @@ class _Machine:
         elif name in _TUPLES:
             self._push(_flat(self._pop(_TUPLES[name])))
         elif name == "REDUCE":
-            self._push(_made(*self._pop(2)))
+            self._push(_called(*self._pop(2)))
         elif name not in _NO_EFFECT and name != "STOP":
             self._rare(name, argument)
 
@@ -177,12 +177,12 @@ class _Machine:
                 return taken
         raise RefusedError("instructions without values")
 
-    def _hold(self, key: int) -> None:
+    def _memoize(self, key: int) -> None:
         if not self._stack:
             raise RefusedError("instructions without values")
         if not 0 <= key < _MOST_HELD:  # pickle counts them from zero
             raise RefusedError(f"more than {_MOST_HELD:,} values held for later")
-        self._held[key] = self._stack[-1]
+        self._memo[key] = self._stack[-1]
 
     def _set(self, items: list[Any]) -> None:
         target = self._stack[-1] if self._stack else None
@@ -216,8 +216,8 @@ def _known(name: str) -> _Global:
     return _Global(_NAMES[name])
 
 
-def _made(function: Any, arguments: Any) -> Any:
-    """What a call of a known name gives."""
+def _called(function: Any, arguments: Any) -> Any:
+    """Evaluate a call of a known name (REDUCE)."""
     if not isinstance(function, _Global) or not isinstance(arguments, tuple):
         raise RefusedError("a call of something that is no function")
     if function.name == "dict" and arguments == ():

@@ -116,13 +116,13 @@ def published_models() -> list[PublishedModel]:
 
 def recognize_weights(path: Path) -> PublishedModel | None:
     """The published model whose weights `path` holds, or None. It is read only when its size is that of one."""
-    alike = [m for m in published_models() if m.size == path.stat().st_size]
-    digest = sha256_of(path) if alike else ""
-    return next((m for m in alike if m.sha256 == digest), None)
+    candidates = [m for m in published_models() if m.size == path.stat().st_size]
+    digest = sha256_of(path) if candidates else ""
+    return next((m for m in candidates if m.sha256 == digest), None)
 
 
 def by_hand(recipe: dict[str, Any], out: str | os.PathLike | None = None) -> str:
-    """How to come by the vocabulary without a network here: what to download elsewhere, and the commands that take it."""
+    """Instructions for a machine without a network: what to download elsewhere, and the commands that take it."""
     paths = {role: recipe["files"][role]["path"] for role in ROLES}
     fetch = command("vocab fetch", f"{recipe['name']} --files FOLDER" + (f" -o {_quoted(out)}" if _is_own(out, recipe) else ""))
     return (

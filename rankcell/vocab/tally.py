@@ -30,7 +30,7 @@ _IDS = 65_536
 
 
 class CellsDigest:
-    """Tells the cells of one source from those of others: sha256 over their ids, their number, the number of genes, and each
+    """Digest of the cells of one source: sha256 over their ids, their number, the number of genes, and each
     cell's n_counts, which are given block by block. Neither the format nor the size of the blocks changes it."""
 
     def __init__(self, ids: Any, n_genes: int):

@@ -35,13 +35,13 @@ def normalise(indptr, indices, data, n_counts, slot_of_column, n_slots, target_s
                 out_slot[n] = slot
                 out_value[n] = data[k]
                 n += 1
-        kept = first
+        n_positive = first
         for k in range(first, n):
             if out_value[k] > 0:
-                out_slot[kept] = out_slot[k]
-                out_value[kept] = out_value[k] / n_counts[row] * target_sum
-                kept += 1
-        n = kept
+                out_slot[n_positive] = out_slot[k]
+                out_value[n_positive] = out_value[k] / n_counts[row] * target_sum
+                n_positive += 1
+        n = n_positive
     return n
 
 

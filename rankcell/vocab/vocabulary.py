@@ -175,11 +175,11 @@ class Vocabulary:
         return index
 
     def unknown(self, names: Sequence[str]) -> list[str]:
-        """Those of `names` that are no gene of the vocabulary, each once, in their order."""
+        """The unknown names among `names`, each once, in their order."""
         return [name for name, index in dict(zip(map(str, names), self.lookup(names).tolist(), strict=True)).items() if index < 0]
 
     def describe_unknown(self, names: Sequence[str], of: int) -> str:
-        """For a message: which of `of` names are not known, with those that may be meant."""
+        """Describe unknown names for a message, with near matches; `of`: how many were looked up."""
         if len(names) == 1:
             return f"gene '{names[0]}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()}){self.suggestion(names[0])}"
         listed = [f"{name}{self.suggestion(name).replace('; ', ' (').replace('?', '?)')}" for name in names[:_NEAR]] + list(names[_NEAR:_NAMED])
@@ -200,7 +200,7 @@ class Vocabulary:
         return f"; did you mean {' or '.join(near)}?" if near else ""
 
     def examples(self, n: int = 3) -> str:
-        """A few genes, for a message."""
+        """Example genes for a message."""
         return ", ".join(f"{g} ({s})" if s and s != g else g for g, s in list(zip(self.genes, self.symbols, strict=True))[:n])
 
     def save(self, folder: str | os.PathLike, *, force: bool = False) -> None:
