@@ -32,15 +32,15 @@ def _sweep(path: Path, *, alone: bool) -> None:
     alone: the lock of `path` is held, so that no process of this machine is writing it, whatever its number says (a container
     gives the same numbers again).
     """
-    for left in path.parent.iterdir():
-        part = part_of(left.name)
-        if part is None or part["name"] != path.name or not is_mine(left):
+    for leftover in path.parent.iterdir():
+        part = part_of(leftover.name)
+        if part is None or part["name"] != path.name or not is_mine(leftover):
             continue
         is_dead = part["host"] == _host() and (alone or not _is_alive(int(part["pid"])))
         if part["old"] and (is_dead or alone):
-            _settle(left, path)
+            _settle(leftover, path)
         elif is_dead:
-            remove_temporary(left)
+            remove_temporary(leftover)
 
 
 def _is_alive(pid: int) -> bool:
@@ -58,10 +58,10 @@ def _is_alive(pid: int) -> bool:
 def remove_parts(folder: Path, *, alone: bool = True) -> None:
     """Remove half-written files in `folder`: all where its lock is held, so that no one else can be writing (`alone`); else those of
     processes of this machine that are gone."""
-    for left in folder.iterdir() if folder.is_dir() else ():
-        part = part_of(left.name)
-        if part and is_mine(left) and (alone or (part["host"] == _host() and not _is_alive(int(part["pid"])))):
-            remove_temporary(left)
+    for leftover in folder.iterdir() if folder.is_dir() else ():
+        part = part_of(leftover.name)
+        if part and is_mine(leftover) and (alone or (part["host"] == _host() and not _is_alive(int(part["pid"])))):
+            remove_temporary(leftover)
 
 
 @contextlib.contextmanager

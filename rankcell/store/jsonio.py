@@ -27,21 +27,21 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def write_sealed_json(path: str | os.PathLike, value: dict[str, Any], *, indent: int | None = 1) -> None:
-    """As `write_json`, with the hash of its content under `sha256`."""
-    write_json(path, {k: v for k, v in value.items() if k != HASH} | {HASH: _hash_of_rest(value)}, indent=indent)
+    """Write JSON with the hash of its content under `sha256`; otherwise as `write_json`."""
+    write_json(path, {k: v for k, v in value.items() if k != HASH} | {HASH: _hash_without_seal(value)}, indent=indent)
 
 
 def read_sealed_json(path: str | os.PathLike) -> dict[str, Any]:
-    """What `write_sealed_json` wrote, the hash too. ValueError when it is anything else; a file without a hash passes."""
+    """Read and verify the JSON of `write_sealed_json`, the hash included. ValueError when the content was changed; a file without a hash passes."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"it holds a {type(value).__name__} and no object")
-    if HASH in value and value[HASH] != _hash_of_rest(value):
+    if HASH in value and value[HASH] != _hash_without_seal(value):
         raise ValueError("its content is not what was written")
     return value
 
 
-def _hash_of_rest(value: dict[str, Any]) -> str:
+def _hash_without_seal(value: dict[str, Any]) -> str:
     plain = json.loads(json.dumps({k: v for k, v in value.items() if k != HASH}))  # as it comes back: text keys, lists
     return content_hash(plain)
 

@@ -50,18 +50,18 @@ def _take_or_wait(handle: IO[str], folder: str | os.PathLike, *, shared: bool, w
 
 @contextlib.contextmanager
 def locked_name(path: Path) -> Iterator[bool]:
-    """The same for an output that is not there yet: `.<name>.lock` beside it, removed afterwards. Yields whether it is locked."""
+    """Lock an output that is not there yet: `.<name>.lock` beside it, removed afterwards. Yields whether it is locked."""
     lock = path.with_name(f".{path.name}.lock")
     try:
         handle = _open(lock)
     except OSError as e:
         raise OutputError(f"the folder {path.parent} cannot be written to ({e.strerror})") from e
     with handle:
-        is_held = _take(handle, path)
+        is_locked = _take(handle, path)
         if not _is_at(handle, lock):
             raise OutputError(f"another process has just written {path}: look at it, or run again")
         try:
-            yield is_held
+            yield is_locked
         finally:
             try:
                 _unlink(handle, lock)

@@ -90,16 +90,16 @@ def require_apart(out: str | os.PathLike, inputs: Iterable[Any]) -> None:
     Links are followed. An output that stands inside an input changes it, and one that holds an input removes it when it is replaced.
     """
     real = Path(os.path.realpath(out))
-    for given in inputs:
-        if not isinstance(given, (str, os.PathLike)):
+    for source in inputs:
+        if not isinstance(source, (str, os.PathLike)):
             continue
-        source = Path(os.path.realpath(given))
-        if source == real:
+        real_source = Path(os.path.realpath(source))
+        if real_source == real:
             raise OutputError(f"{out} is the input, which is never written to: choose another output")
-        if source in real.parents:
-            raise OutputError(f"{out} lies inside the input {given}, which is not written to: choose another output")
-        if real in source.parents:
-            raise OutputError(f"{out} holds the input {given}, which would be lost: choose another output")
+        if real_source in real.parents:
+            raise OutputError(f"{out} lies inside the input {source}, which is not written to: choose another output")
+        if real in real_source.parents:
+            raise OutputError(f"{out} holds the input {source}, which would be lost: choose another output")
 
 
 def require_unlinked(path: Path) -> None:

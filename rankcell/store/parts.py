@@ -48,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True)
 class PartDone:
-    """A part of a job is done: `done` of all `n_units` units are in `folder`."""
+    """The outcome of a part: `done` of all `n_units` units are in `folder`."""
 
     folder: Path
     part: Part

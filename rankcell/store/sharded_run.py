@@ -77,7 +77,7 @@ class ShardedRun:
         return cls(folder, manifest)
 
     @classmethod
-    def require_same(cls, folder: Path, settings: Mapping[str, Any]) -> None:
+    def require_equal_settings(cls, folder: Path, settings: Mapping[str, Any]) -> None:
         """OutputError when `folder` holds a job in which one of `settings` is another."""
         if (folder / MANIFEST).is_file():
             manifest = cls.read(folder).manifest
@@ -124,13 +124,13 @@ class ShardedRun:
         return self.folder / SHARDS / f"{kind}-{unit:06d}{suffix}"
 
     def note(self, **facts: Any) -> None:
-        """Record what a later start of the same job is to know."""
+        """Add entries to the manifest, for later starts of the same job."""
         if any(self.manifest.get(k) != v for k, v in facts.items()):
             self.manifest |= facts
             write_sealed_json(self.folder / MANIFEST, self.manifest)
 
     def finish(self, files: Iterable[str] = (), **facts: Any) -> None:
-        """Record what came out, with size and hash of `files` in the folder, and that nothing is missing."""
+        """Complete the manifest: the results, and size and hash of `files` in the folder."""
         self.manifest |= facts | {"complete": True}
         self.manifest |= {"files": by_file} if (by_file := {name: file_facts(self.folder / name) for name in files}) else {}
         write_sealed_json(self.folder / MANIFEST, self.manifest)
@@ -152,7 +152,7 @@ def check_result_folder(path: str | os.PathLike) -> Path:
 
 
 def result_folder(path: str | os.PathLike) -> Path:
-    """The same as an existing folder, made where there is none. OutputError also when it cannot be made."""
+    """The checked result folder (see `check_result_folder`), created where there is none. OutputError also when it cannot be created."""
     folder = check_result_folder(path)
     with writing(folder):
         folder.mkdir(exist_ok=True)
@@ -190,7 +190,7 @@ def _another_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> Outp
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], there: Any = "there", now: Any = "now") -> str:
-    """The settings that differ, in words, the first four of them."""
+    """Describe the first four settings that differ."""
     rows = [f"{k}: {_short(old.get(k))} {there}, {_short(new.get(k))} {now}" for k in {**old, **new} if old.get(k) != new.get(k)]
     return "; ".join(rows[:4]) + (f"; and {len(rows) - 4} more" if len(rows) > 4 else "")
 

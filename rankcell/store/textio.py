@@ -42,21 +42,21 @@ def read_text(path: str | os.PathLike, kind: str = "text", *, option: str = "", 
     A file compressed by gzip is decompressed. InputError when there is no such file, when it is not text in UTF-8, UTF-16 or
     UTF-32 (the two last by their mark), or holds a NUL character.
     """
-    path, named = Path(path), f" (from {option})" if option else ""
+    path, origin = Path(path), f" (from {option})" if option else ""
     if not path.exists():
-        raise InputError(f"no such file: {path}{named}")
+        raise InputError(f"no such file: {path}{origin}")
     if not path.is_file():
-        raise InputError(f"{path} is not a file: expected {kind}{named}")
+        raise InputError(f"{path} is not a file: expected {kind}{origin}")
     try:
         with open(path, "rb") as file:
             data = file.read(_MOST + 1)
         if data.startswith(b"\x1f\x8b"):
             data = _inflated(data)
     except OSError as e:
-        raise InputError(f"{path} cannot be read: {e.strerror or e}{named}") from e
+        raise InputError(f"{path} cannot be read: {e.strerror or e}{origin}") from e
     if len(data) > _MOST:
-        raise InputError(f"{path} is larger than {_MOST:,} bytes: expected {kind}{named}")
-    text = _decoded(data, refusal := f"{path} is no readable text ({kind}){named}")
+        raise InputError(f"{path} is larger than {_MOST:,} bytes: expected {kind}{origin}")
+    text = _decoded(data, refusal := f"{path} is no readable text ({kind}){origin}")
     if "\0" in text and not nul:
         raise InputError(f"{refusal}: it holds NUL characters ({_likely(data)}): {_WAY_OUT}")
     return text

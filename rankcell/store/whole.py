@@ -24,7 +24,7 @@ def file_facts(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def damage(path: str | os.PathLike, facts: Mapping[str, Any] | None = None) -> str | None:
-    """In which way a file is not what was written, in words; None when it is.
+    """Describe how a file differs from what was written; None when it does not.
 
     facts
         What `file_facts` gave when it was written; None where that is not known.
@@ -59,7 +59,7 @@ def seal(path: str | os.PathLike, label: str) -> None:
 
 
 def seal_damage(path: str | os.PathLike, label: str, *, required: bool = True) -> str | None:
-    """As `damage`, of a sealed parquet file. Without `required`, one that is not sealed passes."""
+    """Describe the damage of a sealed parquet file, None when there is none. Without `required`, one that is not sealed passes."""
     fault = damage(path)
     if fault is not None:
         return fault
@@ -73,7 +73,7 @@ def seal_damage(path: str | os.PathLike, label: str, *, required: bool = True) -
 
 
 def _seal_place(f: BinaryIO) -> int | None:
-    """Where the hash stands in a parquet file; None where there is none."""
+    """Byte offset of the hash in a parquet file; None where there is none."""
     size = f.seek(0, os.SEEK_END)
     if size < 12:
         return None
@@ -90,11 +90,11 @@ def _seal_place(f: BinaryIO) -> int | None:
 def _sealed_hash(f: BinaryIO, at: int, label: str) -> str:
     sha256 = hashlib.sha256(f"{label}\n".encode())
     f.seek(0)
-    left = at
-    while left:
-        data = f.read(min(left, _CHUNK))
+    n_remaining = at
+    while n_remaining:
+        data = f.read(min(n_remaining, _CHUNK))
         sha256.update(data)
-        left -= len(data)
+        n_remaining -= len(data)
     sha256.update(b"0" * 64)
     f.seek(at + 64)
     while data := f.read(_CHUNK):

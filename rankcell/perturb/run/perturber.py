@@ -107,7 +107,7 @@ class Perturber:
         with self.embedder.one_run() as embedder:
             run = self._prepared(embedder, tokens, None if out is None else Path(out), config, states, None, force=force)
             if out is not None and not force:
-                ShardedRun.require_same(Path(out), run.settings)
+                ShardedRun.require_equal_settings(Path(out), run.settings)
             return run.estimate()
 
     def _run(
