@@ -40,16 +40,16 @@ def annotate(
     """Carry labels over from reference cells: the majority of the nearest ones, or 'unsure' where they disagree or are far."""
     from rankcell.assess.annotate import annotate as annotate_cells
 
-    how = {"key": key, "pool": pool, "layer": layer, "mapping": mapping, "key_added": key_added, "counts": counts, "compute": compute}
+    options = {"key": key, "pool": pool, "layer": layer, "mapping": mapping, "key_added": key_added, "counts": counts, "compute": compute}
     with progress("annotate") as tick:
-        annotation = annotate_cells(source, reference, out, label=label, model=model, **how, force=force, progress=tick)
+        annotation = annotate_cells(source, reference, out, label=label, model=model, **options, force=force, progress=tick)
     for line in label_lines(annotation):
         typer.echo(line)
     typer.echo(f"{annotation.path}: {len(annotation.table):,} cells")
 
 
 def label_lines(annotation: "Annotation") -> list[str]:
-    """How many cells got which label, and how many none."""
+    """Summary lines of an annotation: cells per label, and cells without one."""
     from rankcell.assess.label_tables import UNSURE
 
     labels = annotation.table[annotation.column]

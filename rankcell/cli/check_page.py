@@ -24,10 +24,10 @@ Statement = tuple[str, str]  # a label and a sentence; a label "" goes on with t
 
 
 @dataclass(frozen=True)
-class Looked:
-    """One input: its label among several, its matrices, the one that is used, and what was read there.
+class InputReport:
+    """The report on one input: its label among several, its matrices, the used one, and its facts.
 
-    `named`: the user said which matrix to use. `problem`: why it could not be opened or read; there is nothing else then.
+    `by_name`: the user named the matrix to use. `problem`: why it could not be opened or read; there is nothing else then.
     """
 
     path: str
@@ -35,13 +35,13 @@ class Looked:
     places: Sequence[MatrixCandidate] = ()
     used: MatrixCandidate | None = None
     facts: Facts | None = None
-    named: bool = False
+    by_name: bool = False
     problem: str = ""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What the rows will be: the vocabulary and its species, the frame's length, the most tokens of a row, the model that they are for."""
+    """The planned token rows: the vocabulary and its species, the frame's length, the most tokens of a row, the model that they are for."""
 
     vocab: Vocabulary
     species: str
@@ -61,17 +61,17 @@ class Rows:
 
 
 def set_out(statements: Sequence[Statement]) -> list[str]:
-    """Statements as lines of at most WIDTH columns, labels aligned."""
+    """Format statements as lines of at most WIDTH columns, labels aligned."""
     lines = []
     for label, text in statements:
-        ways = dict(initial_indent=f"{label:<{_LABEL}}", subsequent_indent=" " * _LABEL)
-        lines += textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False, **ways)
+        indents = dict(initial_indent=f"{label:<{_LABEL}}", subsequent_indent=" " * _LABEL)
+        lines += textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False, **indents)
     return lines
 
 
 def bullet(text: str) -> list[str]:
-    ways = dict(initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return textwrap.wrap(text, WIDTH, **ways)
+    wrapping = dict(initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(text, WIDTH, **wrapping)
 
 
 def share(n: float, of: float) -> str:
@@ -86,17 +86,17 @@ def number(x: float) -> str:
 
 
 def is_are(n: int, one: str, many: str) -> str:
-    """A number with the words that go with one or with many."""
+    """A number with its singular or plural."""
     return f"{n:,} {one if n == 1 else many}"
 
 
-def full(looked: Looked, rows: Rows) -> list[Statement]:
+def full(report: InputReport, rows: Rows) -> list[Statement]:
     """All statements about one input."""
-    f = looked.facts
+    f = report.facts
     return [
-        ("file", looked.path),
-        *_storage(f, looked.used),
-        *_matrices(looked),
+        ("file", report.path),
+        *_storage(f, report.used),
+        *_matrices(report),
         ("vocabulary", rows.describe()),
         *_gene_ids(f, f.genes.ids.describe()),
         *_known(f, rows.vocab),
@@ -106,36 +106,36 @@ def full(looked: Looked, rows: Rows) -> list[Statement]:
         *_lengths(f, rows),
         *_obs(f),
         *_filter_pass(f),
-        *(("warning", text) for text in _warnings(looked, rows)),
+        *(("warning", text) for text in _warnings(report, rows)),
     ]
 
 
-def short(looked: Looked, rows: Rows) -> list[Statement]:
+def short(report: InputReport, rows: Rows) -> list[Statement]:
     """The statements about one of several inputs."""
-    if looked.facts is None:
-        return [("file", looked.path), ("problem", looked.problem)]
-    f = looked.facts
+    if report.facts is None:
+        return [("file", report.path), ("problem", report.problem)]
+    f = report.facts
     return [
-        ("file", looked.path),
-        *_storage(f, looked.used),
-        *_matrices(looked),
+        ("file", report.path),
+        *_storage(f, report.used),
+        *_matrices(report),
         *_gene_ids(f, f"{f.genes.ids.describe()}; species {_likely(f)}"),
         *_known(f, rows.vocab),
         ("n_counts", _totals(f)),
         *(_cells(f) if f.n_selected < f.n_cells or not f.has_cell_ids else ()),
         *_lengths(f, rows),
         *_filter_pass(f),
-        *(("warning", text) for text in _warnings(looked, rows)),
+        *(("warning", text) for text in _warnings(report, rows)),
     ]
 
 
-def total(inputs: Sequence[Looked], rows: Rows) -> list[Statement]:
+def total(inputs: Sequence[InputReport], rows: Rows) -> list[Statement]:
     """The statements about all inputs together."""
     read = [one.facts for one in inputs if one.facts is not None]
     n_cells, n_selected = sum(f.n_cells for f in read), sum(f.n_selected for f in read)
     joined = np.concatenate([f.genes_per_cell for f in read]) if read else np.empty(0, np.int32)
     labels = [one.label for one in inputs if one.facts is not None]
-    given = ["n_counts" in f.obs for f in read]
+    have_totals = ["n_counts" in f.obs for f in read]
     return [
         ("total", f"{is_are(len(inputs), 'input', 'inputs')}, {n_cells:,} cells" + (f", {n_selected:,} kept" if n_selected < n_cells else "")),
         ("vocabulary", rows.describe()),
@@ -143,16 +143,16 @@ def total(inputs: Sequence[Looked], rows: Rows) -> list[Statement]:
         ("cells", f"ids will be <source>:<id>, such as '{inputs[0].label}:...'; a column source says which input a cell is from"),
         *_shared_obs(read, labels),
         *(("warning", text) for text in _differences(read, labels)),
-        *([("warning", "n_counts is in the obs of some inputs only: the others use the row sum")] if len(set(given)) > 1 else []),
+        *([("warning", "n_counts is in the obs of some inputs only: the others use the row sum")] if len(set(have_totals)) > 1 else []),
     ]
 
 
 def _storage(f: Facts, used: MatrixCandidate) -> Iterator[Statement]:
     stored = f", stored {f.stored}" if f.stored else ""
     yield "format", f"{f.format}; {used.name} holds {f.dtype}{stored}"
-    what = is_are(f.n_entries, *(("non-zero entry", "non-zero entries") if f.stored == "dense" else ("stored entry", "stored entries")))
-    kept = f" in the {f.n_selected:,} cells kept" if f.n_selected < f.n_cells else ""
-    entries = f"; {what}{kept} ({share(f.n_entries, f.n_selected * f.n_columns)} of the matrix)" if f.n_selected else ""
+    entry_words = is_are(f.n_entries, *(("non-zero entry", "non-zero entries") if f.stored == "dense" else ("stored entry", "stored entries")))
+    of_selected = f" in the {f.n_selected:,} cells kept" if f.n_selected < f.n_cells else ""
+    entries = f"; {entry_words}{of_selected} ({share(f.n_entries, f.n_selected * f.n_columns)} of the matrix)" if f.n_selected else ""
     yield "size", f"{f.n_cells:,} cells x {f.n_columns:,} gene columns{entries}"
     if f.n_zeros:
         yield "", f"{is_are(f.n_zeros, 'stored entry is', 'stored entries are')} zero: no token comes of these"
@@ -162,25 +162,25 @@ def _storage(f: Facts, used: MatrixCandidate) -> Iterator[Statement]:
         yield "left out", describe_left_out(f.genes.left_out)
 
 
-def _matrices(looked: Looked) -> Iterator[Statement]:
+def _matrices(report: InputReport) -> Iterator[Statement]:
     """Each matrix, and which one is used and why."""
     label = "counts"
-    for place in looked.places:
+    for place in report.places:
         yield label, place.describe()
         label = ""
-    if len(looked.places) > 1:
-        yield "", f"used: {looked.used.name}, {_why(looked)}"
-    if odd := looked.facts.non_count:
+    if len(report.places) > 1:
+        yield "", f"used: {report.used.name}, {_why(report)}"
+    if odd := report.facts.non_count:
         value = odd.kind if odd.kind == "NaN" else f"{odd.value:.6g}, {odd.kind}"
-        yield "", f"{looked.used.name} holds a value that is not a count: {value} (cell '{odd.cell}', gene '{odd.gene}')"
+        yield "", f"{report.used.name} holds a value that is not a count: {value} (cell '{odd.cell}', gene '{odd.gene}')"
 
 
-def _why(looked: Looked) -> str:
-    used = looked.used
-    able = [p for p in looked.places if p.verdict == COUNTS and p != used]
+def _why(report: InputReport) -> str:
+    used = report.used
+    able = [p for p in report.places if p.verdict == COUNTS and p != used]
     others = f"{' and '.join(p.name for p in able)} {'holds' if len(able) == 1 else 'hold'} counts"
     too = f"; {others}{' too' if used.verdict == COUNTS else ''}" if able else ""
-    if looked.named:
+    if report.by_name:
         return f"as you named it{too}"
     if used.verdict != COUNTS:
         return "as no matrix seems to hold counts"
@@ -192,9 +192,9 @@ def _why(looked: Looked) -> str:
     return f"as {rule}{too}"
 
 
-def _gene_ids(f: Facts, what: str) -> Iterator[Statement]:
+def _gene_ids(f: Facts, id_systems: str) -> Iterator[Statement]:
     g = f.genes
-    yield "gene ids", f"'{g.column}' names the genes: {what}"
+    yield "gene ids", f"'{g.column}' names the genes: {id_systems}"
     if g.ids.genome and not g.prefix:
         yield "", f"most names begin with {g.ids.genome}"
     if g.n_summed:
@@ -225,8 +225,8 @@ def _known(f: Facts, vocab: Vocabulary) -> Iterator[Statement]:
 
 def _likely(f: Facts) -> str:
     likely = f.genes.ids.likely_species()
-    how = "ids" if f.genes.ids.species else "letter case of the symbols"
-    return f"{' and '.join(likely)}, by the {how}" if likely else "not clear from the gene ids"
+    evidence = "ids" if f.genes.ids.species else "letter case of the symbols"
+    return f"{' and '.join(likely)}, by the {evidence}" if likely else "not clear from the gene ids"
 
 
 def _species(f: Facts, rows: Rows) -> str:
@@ -255,7 +255,7 @@ def _totals(f: Facts) -> str:
 
 
 def _cells_of(n: int, f: Facts) -> str:
-    """How many of the kept cells, in words."""
+    """A number of the selected cells, in words."""
     return f"all {n:,} cells" if n == f.n_selected > 1 else f"{n:,} of {is_are(f.n_selected, 'cell', 'cells')}"
 
 
@@ -281,21 +281,21 @@ def _lengths_of(genes: np.ndarray, rows: Rows) -> Iterator[Statement]:
     if not len(lost):
         yield "cropped", f"no cell, as none has more than {rows.most_genes:,} known genes"
         return
-    how = f"{is_are(len(lost), 'cell has', 'cells have')} more than {rows.most_genes:,} known genes ({share(len(lost), len(genes))})"
-    yield "cropped", f"{how}; genes lost there: median {int(np.median(lost)):,}, at most {lost.max():,}"
+    lengths = f"{is_are(len(lost), 'cell has', 'cells have')} more than {rows.most_genes:,} known genes ({share(len(lost), len(genes))})"
+    yield "cropped", f"{lengths}; genes lost there: median {int(np.median(lost)):,}, at most {lost.max():,}"
     unread = Cropping(rows.most_genes).add(genes.astype(np.int64)).share_unread
     reader = f"the model {rows.model}" if rows.model else "a model"
     yield "", f"{share(unread, 1)} of the known genes detected in all cells will not be read by {reader}"
 
 
-def _named(columns: dict[str, str]) -> str:
+def _column_list(columns: dict[str, str]) -> str:
     shown = [f"{c} ({kind})" if kind else c for c, kind in list(columns.items())[:_MOST_NAMES]]
     more = len(columns) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _obs(f: Facts) -> Iterator[Statement]:
-    yield "obs", _named(f.obs) if f.obs else f"no columns (for {option('obs')} and {option('filter')})"
+    yield "obs", _column_list(f.obs) if f.obs else f"no columns (for {option('obs')} and {option('filter')})"
 
 
 def _shared_obs(read: Sequence[Facts], labels: Sequence[str]) -> Iterator[Statement]:
@@ -303,26 +303,26 @@ def _shared_obs(read: Sequence[Facts], labels: Sequence[str]) -> Iterator[Statem
     every = list(dict.fromkeys(c for f in read for c in f.obs))
     kinds = {c: list(dict.fromkeys(f.obs[c] for f in read)) for c in every if all(c in f.obs for f in read)}
     shared = {c: " or ".join(words) if len(words) < 3 else "" for c, words in kinds.items()}
-    yield "obs", f"in all inputs: {_named(shared)}" if shared else "no column is in all inputs"
+    yield "obs", f"in all inputs: {_column_list(shared)}" if shared else "no column is in all inputs"
     lacking = {c: [n for f, n in zip(read, labels, strict=True) if c not in f.obs] for c in every if c not in shared}
     if lacking:
-        yield "", "not in all: " + _named({c: f"not in {names[0]}" + (" ..." if len(names) > 1 else "") for c, names in lacking.items()})
+        yield "", "not in all: " + _column_list({c: f"not in {names[0]}" + (" ..." if len(names) > 1 else "") for c, names in lacking.items()})
 
 
 def _differences(read: Sequence[Facts], labels: Sequence[str]) -> Iterator[str]:
-    """In what the genes of the inputs differ. An input that does not say its species does not differ in it."""
+    """Differences between the genes of the inputs. An input that does not say its species does not differ in it."""
     each = "each input is looked up by its own"
-    for what, says, then in (
+    for property_name, says, then in (
         ("the gene column", [f"'{f.genes.column}'" for f in read], each),
         ("the id system", [f.genes.ids.system for f in read], each),
         ("species", [" and ".join(f.genes.ids.likely_species()) for f in read], "does one vocabulary fit them all?"),
     ):
-        found: dict[str, list[str]] = {}
+        labels_of: dict[str, list[str]] = {}
         for value, label in zip(says, labels, strict=True):
-            found.setdefault(value, []).append(label)
-        found.pop("", None)
-        if len(found) > 1:
-            yield f"the inputs differ in {what}: {'; '.join(f'{v} in {first_names(names, 3)}' for v, names in found.items())} ({then})"
+            labels_of.setdefault(value, []).append(label)
+        labels_of.pop("", None)
+        if len(labels_of) > 1:
+            yield f"the inputs differ in {property_name}: {'; '.join(f'{v} in {first_names(names, 3)}' for v, names in labels_of.items())} ({then})"
 
 
 def _filter_pass(f: Facts) -> Iterator[Statement]:
@@ -335,7 +335,7 @@ def _filter_pass(f: Facts) -> Iterator[Statement]:
 
 
 def doubts(f: Facts) -> list[str]:
-    """Why tokens could be made and still say little of the cells: the vocabulary knows few of their genes or counts."""
+    """Doubts about tokens that can be made: the vocabulary knows few of the genes or counts."""
     g = f.genes
     if not g.counts and f.n_selected and f.non_count is None:
         return ["nothing is counted: no gene of any cell has a count here, so that all rows will be without genes. Are the counts in another file or matrix?"]
@@ -349,15 +349,15 @@ def doubts(f: Facts) -> list[str]:
     ]
 
 
-def _warnings(looked: Looked, rows: Rows) -> Iterator[str]:
-    f, used = looked.facts, looked.used
+def _warnings(report: InputReport, rows: Rows) -> Iterator[str]:
+    f, used = report.facts, report.used
     g, likely = f.genes, f.genes.ids.likely_species()
     if rows.species and likely and rows.species not in likely:
         yield f"these look like {' and '.join(likely)} genes, and the vocabulary is of {rows.species}"
     elif len(likely) > 1:
         yield f"genes of several species: {' and '.join(likely)}"
     n_columns = f.n_columns + sum(g.left_out.values())
-    wider = next((p for p in looked.places if p.key.raw and p.verdict == COUNTS and p.shape[1] > n_columns), None)
+    wider = next((p for p in report.places if p.key.raw and p.verdict == COUNTS and p.shape[1] > n_columns), None)
     if wider and not used.key.raw:
         yield f"raw holds counts of more genes ({wider.shape[1]:,} columns, {used.name} {n_columns:,}): pass {option('raw', True)} to use them all"
     yield from f.remarks

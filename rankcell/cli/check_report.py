@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rankcell.cli.check_page import Looked, Rows, bullet, doubts, full, set_out, short, total
+from rankcell.cli.check_page import InputReport, Rows, bullet, doubts, full, set_out, short, total
 from rankcell.counts import Inputs, find_inputs
 from rankcell.counts.block import value_of_kind
 from rankcell.counts.genes.ids import vocabulary_species
@@ -29,7 +29,7 @@ from rankcell.wording import option
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check` found.
+    """The report of `check`.
 
     page
         Statements about the inputs, as lines.
@@ -52,7 +52,7 @@ class CheckReport:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Why the command works and its tokens may still be of little use, each with what to do."""
+        """Doubts about the tokens of a command that works, each with what to do."""
         return tuple(dict.fromkeys(doubt for facts in self.inputs for doubt in doubts(facts)))
 
     def lines(self) -> list[str]:
@@ -97,38 +97,38 @@ def check(
     if vocab is None and model is None:
         vocab, compared = fitting_vocabulary(inputs.items, counts)
     reads = _of_model(model, vocab, rows.max_len) if model is not None else {"vocab": vocab, "max_len": rows.max_len}
-    tokenizer = Tokenizer(reads.pop("given", reads["vocab"]), Tokenizing(max_len=reads["max_len"], cls=rows.cls, filter=rows.filter))
+    tokenizer = Tokenizer(reads.pop("vocabulary", reads["vocab"]), Tokenizing(max_len=reads["max_len"], cls=rows.cls, filter=rows.filter))
     model_name = reads.pop("model", "")
     planned = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len, model_name)
-    looked = _look(inputs, counts)
-    used, place_options, conflict = _agree([one for one in looked if not one.problem], counts.counts_layer, counts.raw)
+    reports = _look(inputs, counts)
+    used, place_options, conflict = _agree([one for one in reports if not one.problem], counts.counts_layer, counts.raw)
     tick = _Tick(progress, sum(p.shape[0] for p in used))
-    named = {"gene_column": counts.gene_column, "genome": counts.genome, "obs": obs, "filter": rows.filter}
-    looked = _read(looked, used, planned, inputs.several, named | {"workers": rows.workers, "tick": tick})
+    choices = {"gene_column": counts.gene_column, "genome": counts.genome, "obs": obs, "filter": rows.filter}
+    reports = _read(reports, used, planned, inputs.several, choices | {"workers": rows.workers, "tick": tick})
     tick.end()
-    reasons = [one.problem for one in looked if one.problem] + conflict
-    reasons += [reason for one in looked if one.facts is not None for reason in _reasons(one)]
-    command = _command(source, inputs, place_options, reads | named | {"cls": rows.cls})
+    reasons = [one.problem for one in reports if one.problem] + conflict
+    reasons += [reason for one in reports if one.facts is not None for reason in _reasons(one)]
+    command = _command(source, inputs, place_options, reads | choices | {"cls": rows.cls})
     if not reasons:
         key = used[0].key if place_options else MatrixKey()
         reading = Reading(obs, tokenizer.tokenizing, Counts(key.layer, key.raw, counts.gene_column, counts.genome))
         reasons = _refusal(tokenizer, source, reading, Path(command[-1]))
     return CheckReport(
-        page=(*compared, *_page(looked, planned, inputs.several)),
+        page=(*compared, *_page(reports, planned, inputs.several)),
         command=None if reasons else shlex.join(command),
         reasons=tuple(reasons),
-        inputs=tuple(one.facts for one in looked if one.facts is not None),
+        inputs=tuple(one.facts for one in reports if one.facts is not None),
     )
 
 
 def _of_model(model: Any, vocab: Any, max_len: int | None) -> dict[str, Any]:
-    """What rows for a model are made with: `given` (its Vocabulary) and what names it (`vocab`), `max_len`, and the `model`'s name."""
+    """Row settings for a model: its `vocabulary` and how a command names it (`vocab`), `max_len`, and the `model`'s name."""
     from rankcell.model import open_checkpoint
 
     checkpoint = open_checkpoint(model, vocab=vocab)
-    named = vocab or ("demo" if str(model) == "demo" else checkpoint.folder / "vocabulary")
+    vocab_label = vocab or ("demo" if str(model) == "demo" else checkpoint.folder / "vocabulary")
     longest = min(checkpoint.max_len, max_len) if max_len is not None else checkpoint.max_len
-    return {"given": checkpoint.vocab, "vocab": named, "max_len": longest, "model": checkpoint.name}
+    return {"vocabulary": checkpoint.vocab, "vocab": vocab_label, "max_len": longest, "model": checkpoint.name}
 
 
 class _Tick:
@@ -151,21 +151,21 @@ def _species(tokenizer: Tokenizer) -> str:
     return vocabulary_species(tokenizer.vocab.species, tokenizer.vocab.genes)
 
 
-def _look(inputs: Inputs, counts: CountsPlace) -> list[Looked]:
+def _look(inputs: Inputs, counts: CountsPlace) -> list[InputReport]:
     """The matrices of each input. Of several, one that cannot be opened has a problem; a single one raises."""
-    found = []
+    reports = []
     for item, label in zip(inputs.items, inputs.labels, strict=True):
         try:
             places = find_places(item, layer=counts.counts_layer, raw=counts.raw, genome=counts.genome)
-            found.append(Looked(str(item), label, places, named=counts.counts_layer is not None or counts.raw))
+            reports.append(InputReport(str(item), label, places, by_name=counts.counts_layer is not None or counts.raw))
         except InputError as e:
             if not inputs.several:
                 raise
-            found.append(Looked(str(item), label, problem=str(e)))
-    return found
+            reports.append(InputReport(str(item), label, problem=str(e)))
+    return reports
 
 
-def _agree(opened: Sequence[Looked], layer: str | None, raw: bool) -> tuple[list[MatrixCandidate], list[str], list[str]]:
+def _agree(opened: Sequence[InputReport], layer: str | None, raw: bool) -> tuple[list[MatrixCandidate], list[str], list[str]]:
     """The matrix that each input is read at, the options for that, and why there are none that do for all.
 
     It is the same matrix for all where there is one that holds counts in all, else that which each is read at when none is named.
@@ -185,8 +185,8 @@ def _agree(opened: Sequence[Looked], layer: str | None, raw: bool) -> tuple[list
     labels_of: dict[MatrixKey, list[str]] = {}
     for one, place in zip(opened, chosen, strict=True):
         labels_of.setdefault(place.key, []).append(one.label)
-    ways = "; ".join(f"{key.option() or 'no option'} for {first_names(labels, 3)}" for key, labels in labels_of.items())
-    return chosen, _options(chosen[0].key), [f"the inputs hold their counts in different places ({ways}): tokenize those of each kind apart"]
+    options = "; ".join(f"{key.option() or 'no option'} for {first_names(labels, 3)}" for key, labels in labels_of.items())
+    return chosen, _options(chosen[0].key), [f"the inputs hold their counts in different places ({options}): tokenize those of each kind apart"]
 
 
 def _options(key: MatrixKey) -> list[str]:
@@ -194,63 +194,63 @@ def _options(key: MatrixKey) -> list[str]:
     return ["--raw"] if key.raw else ["--counts-layer", key.layer] if key.layer is not None else []
 
 
-def _read(looked: list[Looked], used: list[MatrixCandidate], rows: Rows, several: bool, how: dict[str, Any]) -> list[Looked]:
+def _read(reports: list[InputReport], used: list[MatrixCandidate], rows: Rows, several: bool, kwargs: dict[str, Any]) -> list[InputReport]:
     """The facts of each input that could be opened."""
-    places, found = iter(used), []
-    for one in looked:
+    places, completed = iter(used), []
+    for one in reports:
         if one.problem:
-            found.append(one)
+            completed.append(one)
             continue
         place = next(places)
         try:
-            facts = read_facts(one.path, rows.vocab, place, **how)
-            found.append(replace(one, used=place, facts=facts))
+            facts = read_facts(one.path, rows.vocab, place, **kwargs)
+            completed.append(replace(one, used=place, facts=facts))
         except InputError as e:
             if not several:
                 raise
-            found.append(replace(one, problem=str(e)))
-    return found
+            completed.append(replace(one, problem=str(e)))
+    return completed
 
 
-def _reasons(one: Looked) -> list[str]:
-    """Why this input would be refused, each with what to do."""
-    facts, found = one.facts, list(one.facts.wrong)
+def _reasons(one: InputReport) -> list[str]:
+    """The reasons for which tokenize would refuse this input, each with what to do."""
+    facts, reasons = one.facts, list(one.facts.wrong)
     genes, odd = facts.genes, facts.non_count
     if genes.ids.case == "lower" and genes.in_upper_case > 0.5 * genes.n_columns:
-        found.append(
+        reasons.append(
             f"in upper case the vocabulary would know {genes.in_upper_case:,} of the {genes.n_columns:,} names: if these are its symbols "
             "and only lost their case, set adata.var_names = adata.var_names.str.upper() first"
         )
     if odd is not None:
-        found.append(
+        reasons.append(
             f"{facts.name}: {one.used.name} holds {odd.value:.6g} (cell '{odd.cell}', gene '{odd.gene}'), {value_of_kind(odd.kind)}, "
-            f"not a count: {_way_out(one)}"
+            f"not a count: {_advice(one)}"
         )
-    return found
+    return reasons
 
 
-def _way_out(one: Looked) -> str:
+def _advice(one: InputReport) -> str:
     able = next((p for p in one.places if p.verdict == COUNTS and p != one.used), None)
     if able is not None:
         return able.key.advice()
     elsewhere = "no other matrix of the file holds counts either" if len(one.places) > 1 else "there is no other matrix in the file"
-    way_out = f"{elsewhere}; take the file from before it was normalised"
+    advice = f"{elsewhere}; take the file from before it was normalised"
     anyway = option("allow_non_counts", True)
-    return f"{way_out} (or rank the values as they are with {anyway}: what is NaN, infinite or not above zero is left out)"
+    return f"{advice} (or rank the values as they are with {anyway}: what is NaN, infinite or not above zero is left out)"
 
 
-def _command(source: Any, inputs: Inputs, place_options: list[str], named: dict[str, Any]) -> list[str]:
+def _command(source: Any, inputs: Inputs, place_options: list[str], settings: dict[str, Any]) -> list[str]:
     """The words of the command; the output comes last."""
-    given = list(source) if isinstance(source, (list, tuple)) else [source]
-    words = ["rankcell", "tokenize", *(_path(s) for s in given)]
-    words += ["--vocab", str(named["vocab"])]
-    words += ["--max-len", str(named["max_len"])] if named["max_len"] is not None else []
-    words += ["--cls" if named["cls"] else "--no-cls"] if named["cls"] is not None else []
+    sources = list(source) if isinstance(source, (list, tuple)) else [source]
+    words = ["rankcell", "tokenize", *(_path(s) for s in sources)]
+    words += ["--vocab", str(settings["vocab"])]
+    words += ["--max-len", str(settings["max_len"])] if settings["max_len"] is not None else []
+    words += ["--cls" if settings["cls"] else "--no-cls"] if settings["cls"] is not None else []
     words += place_options
     for name in ("gene_column", "genome", "filter"):
-        words += [f"--{name.replace('_', '-')}", named[name]] if named[name] is not None else []
-    words += [w for column in named["obs"] for w in ("--obs", column)]
-    return [*words, "-o", str(_output(given, inputs))]
+        words += [f"--{name.replace('_', '-')}", settings[name]] if settings[name] is not None else []
+    words += [w for column in settings["obs"] for w in ("--obs", column)]
+    return [*words, "-o", str(_output(sources, inputs))]
 
 
 def _path(source: Any) -> str:
@@ -258,24 +258,24 @@ def _path(source: Any) -> str:
     return f"./{source}" if str(source).startswith("-") else str(source)
 
 
-def _output(given: Sequence[Any], inputs: Inputs) -> Path:
+def _output(sources: Sequence[Any], inputs: Inputs) -> Path:
     """NAME.dataset after the input, in the working folder; with a number where that stands there already."""
-    stem = inputs.labels[0] if not inputs.several else _folder_name(given)
+    stem = inputs.labels[0] if not inputs.several else _folder_name(sources)
     stem = Path(stem).name.lstrip("-")
     stem = "tokens" if glob.has_magic(stem) or not stem else stem
     names = (f"{stem}{'' if n == 1 else f'-{n}'}.dataset" for n in range(1, 10_000))
     return Path(next(name for name in names if not os.path.lexists(name)))
 
 
-def _folder_name(given: Sequence[Any]) -> str:
-    if len(given) > 1:
+def _folder_name(sources: Sequence[Any]) -> str:
+    if len(sources) > 1:
         return "tokens"
-    path = Path(given[0])
+    path = Path(sources[0])
     return (path if path.is_dir() else path.parent).resolve().name
 
 
 def _refusal(tokenizer: Tokenizer, source: Any, reading: Reading, out: Path) -> list[str]:
-    """What tokenize itself says before it reads: cell columns that do not go together, an output that cannot be written."""
+    """The refusals of tokenize before it reads: cell columns that do not go together, an output that cannot be written."""
     try:
         require_new(out)
         Job.of(tokenizer.encoding, source, reading).close()
@@ -286,7 +286,7 @@ def _refusal(tokenizer: Tokenizer, source: Any, reading: Reading, out: Path) -> 
     return []
 
 
-def _page(looked: Sequence[Looked], rows: Rows, several: bool) -> list[str]:
+def _page(looked: Sequence[InputReport], rows: Rows, several: bool) -> list[str]:
     if not several:
         return set_out(full(looked[0], rows))
     lines: list[str] = []

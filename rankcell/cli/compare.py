@@ -42,9 +42,9 @@ def compare(
     if out is not None:
         require_apart(out, [source])
         check_out(out, force=force)
-    how = {"pool": pool or None, "layer": layer, "batch": batch, "scoring": scoring, "n_random": n_random}
+    options = {"pool": pool or None, "layer": layer, "batch": batch, "scoring": scoring, "n_random": n_random}
     with progress("compare") as tick:
-        table = compare_cells(source, label, model, **how, counts=counts, compute=compute, progress=tick)
+        table = compare_cells(source, label, model, **options, counts=counts, compute=compute, progress=tick)
         if out is not None:
             write_ranked(table, out, facts=table.attrs, force=force)
     typer.echo(summary(table))

@@ -8,7 +8,7 @@ import typer
 from rankcell.cli.flags import flat
 from rankcell.cli.progress import progress
 from rankcell.cli.shared import Force, In
-from rankcell.cli.verb import say_remarks
+from rankcell.cli.verb import warn_of_model
 from rankcell.counts.options import Counts
 from rankcell.embed.options import EmbedConfig
 from rankcell.model.options import Compute, Model
@@ -38,14 +38,14 @@ def embed(
     """
     from rankcell.embed.embed_cells import embed_part, embed_to_file
 
-    with progress("embed", stopped=lambda: _kept(out)) as tick:
-        how = {"model": model, "counts": counts, "compute": compute, "force": force, "progress": tick}
+    with progress("embed", stopped=lambda: _resume_hint(out)) as tick:
+        options = {"model": model, "counts": counts, "compute": compute, "force": force, "progress": tick}
         if shard is None:
-            written = embed_to_file(source, out, config, **how)
+            written = embed_to_file(source, out, config, **options)
         else:
-            done = embed_part(source, out, config, shard=shard, **how)
+            done = embed_part(source, out, config, shard=shard, **options)
     if shard is None:
-        _say(out, written)
+        _report(out, written)
     else:
         typer.echo(
             f"{done.folder}: part {done.part} is done, {done.done:,} of {done.n_units:,} units are there; "
@@ -53,16 +53,16 @@ def embed(
         )
 
 
-def _kept(out: Path) -> str:
-    """What is left of a run that is stopped."""
+def _resume_hint(out: Path) -> str:
+    """The closing line of a run that is stopped: where its parts are, and how it goes on."""
     from rankcell.embed.store_run import run_folder
 
     folder = run_folder(out)
     return f"what is done is kept in {folder}, the same command goes on from there" if folder.is_dir() else "the same command starts again"
 
 
-def _say(out: Path, written: "Written") -> None:
-    say_remarks(written.meta)
+def _report(out: Path, written: "Written") -> None:
+    warn_of_model(written.meta)
     check = written.meta.get("precision_check")
     if check:
         typer.echo(

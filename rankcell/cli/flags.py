@@ -23,7 +23,7 @@ def flat(function: Callable[..., None]) -> Callable[..., None]:
     A parameter `Annotated[X, Help(...)]` becomes one flag; others are the parser's own (typer's) as they stand.
     """
     parameters: list[inspect.Parameter] = []
-    made: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
+    builders: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
     for p in inspect.signature(function).parameters.values():
         kind, meta = split_hint(p.annotation)
         if isinstance(meta, Help):
@@ -31,7 +31,7 @@ def flat(function: Callable[..., None]) -> Callable[..., None]:
         elif is_options(kind) or isinstance(meta, Choice):
             part = meta if isinstance(meta, Choice) else kind
             parameters += _parameters(part)
-            made[p.name] = functools.partial(_build, part)
+            builders[p.name] = functools.partial(_build, part)
         else:
             parameters.append(p.replace(kind=p.KEYWORD_ONLY))
     names = {p.name for p in inspect.signature(function).parameters.values()}
@@ -44,7 +44,7 @@ def flat(function: Callable[..., None]) -> Callable[..., None]:
             value = values.pop(p.name)
             if is_given(value):
                 values[p.name.removeprefix(_FORMER)] = value
-        function(**{n: v for n, v in values.items() if n in names} | {name: build(values) for name, build in made.items()})
+        function(**{n: v for n, v in values.items() if n in names} | {name: build(values) for name, build in builders.items()})
 
     del command.__wrapped__
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
@@ -60,7 +60,7 @@ def _parameters(part: type[Options] | Choice) -> Iterator[inspect.Parameter]:
         first = next(iter(part.variants))
         yield _parameter(Field(part.name, first, str, part.help))
         for field, variants in part.options().values():
-            yield _parameter(_as_given(field, "" if len(variants) == len(part.variants) else f"{', '.join(variants)}: "))
+            yield _parameter(_without_default(field, "" if len(variants) == len(part.variants) else f"{', '.join(variants)}: "))
         return
     for _, member in members_of(part):
         if isinstance(member, Field):
@@ -70,7 +70,7 @@ def _parameters(part: type[Options] | Choice) -> Iterator[inspect.Parameter]:
             yield from _parameters(member)
 
 
-def _as_given(field: Field, prefix: str) -> Field:
+def _without_default(field: Field, prefix: str) -> Field:
     """The option of a variant, as a flag of which it can be told whether it was given: the default moves into the help."""
     text, default = field.help.text, field.default
     if is_given(default) and default is not dataclasses.MISSING:
@@ -130,7 +130,7 @@ def _cli_type(hint: Any) -> Any:
 
 
 def _build(part: type[Options] | Choice, values: Mapping[str, Any]) -> Options:
-    """The options that a command line gave."""
+    """Build the options of a class from a command line."""
     if isinstance(part, Choice):
         return _build_variant(part, values)
     own = {f.name: _plain(values[f.name], f.default) for f in fields_of(part) if not f.help.python_only}

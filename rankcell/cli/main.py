@@ -22,7 +22,7 @@ VERBS = ("demo", "check", "tokenize", "embed", "compare", "annotate", "perturb",
 
 def make_app(verbs: Sequence[str] = VERBS) -> typer.Typer:
     """The command line with some of its verbs; only the files of these are loaded."""
-    made = typer.Typer(
+    app = typer.Typer(
         name="rankcell",
         help="Rank-value gene tokens, cell embeddings and in-silico perturbation screens from single-cell counts.",
         no_args_is_help=True,
@@ -33,11 +33,11 @@ def make_app(verbs: Sequence[str] = VERBS) -> typer.Typer:
     for name in verbs:
         module = importlib.import_module(f"rankcell.cli.{name}")
         if hasattr(module, "app"):
-            made.add_typer(module.app, name=name)
+            app.add_typer(module.app, name=name)
         else:
-            made.command(cls=Verb)(getattr(module, name))
-    made.callback(invoke_without_command=True)(_top)
-    return made
+            app.command(cls=Verb)(getattr(module, name))
+    app.callback(invoke_without_command=True)(_top)
+    return app
 
 
 def _top(version: bool = typer.Option(False, "--version", help="Show the version and leave.")) -> None:

@@ -9,7 +9,7 @@ import typer
 from rankcell.cli.flags import flat
 from rankcell.cli.progress import AGAIN, progress
 from rankcell.cli.shared import Force
-from rankcell.cli.verb import say_remarks
+from rankcell.cli.verb import warn_of_model
 from rankcell.counts.options import Counts
 from rankcell.errors import SettingsError
 from rankcell.model.options import Compute, Model
@@ -46,8 +46,8 @@ def perturb(
     from rankcell.perturb.run import merge as merging
     from rankcell.perturb.run.screen_cells import ScreenInput, estimate_cells, one_input, perturb_cells, perturb_part
 
-    _check_ways(shard=shard, merge=merge, dry_run=dry_run, explain=explain)
-    with progress("perturb", stopped=lambda: _kept(out)) as tick:
+    _require_one_mode(shard=shard, merge=merge, dry_run=dry_run, explain=explain)
+    with progress("perturb", stopped=lambda: _resume_hint(out)) as tick:
         if merge:
             screen = merging.merge(source, out, device=compute.device, force=force)
         else:
@@ -66,30 +66,30 @@ def perturb(
         for line in lines:
             typer.echo(line)
     else:
-        _say(screen)
+        _report(screen)
 
 
-def _check_ways(*, shard: str | None, merge: bool, dry_run: bool, explain: str | None) -> None:
-    """SettingsError for what cannot be done at once."""
-    given = [option(name) for name, wanted in (("shard", shard is not None), ("merge", merge), ("dry_run", dry_run)) if wanted]
-    if len(given) > 1:
-        raise SettingsError(f"{given[0]} and {given[1]} exclude each other: leave one out")
-    if explain is not None and given and not merge:
-        raise SettingsError(f"{option('explain')} is of a finished screen: leave out {given[0]}")
+def _require_one_mode(*, shard: str | None, merge: bool, dry_run: bool, explain: str | None) -> None:
+    """SettingsError for modes that exclude each other."""
+    modes = [option(name) for name, wanted in (("shard", shard is not None), ("merge", merge), ("dry_run", dry_run)) if wanted]
+    if len(modes) > 1:
+        raise SettingsError(f"{modes[0]} and {modes[1]} exclude each other: leave one out")
+    if explain is not None and modes and not merge:
+        raise SettingsError(f"{option('explain')} is of a finished screen: leave out {modes[0]}")
 
 
-def _kept(out: Path) -> str:
-    """What is left of a screen that is stopped."""
+def _resume_hint(out: Path) -> str:
+    """The closing line of a screen that is stopped: where its parts are, and how it goes on."""
     n = len(list(out.glob("shards/screen-*.parquet")))
     if not n:
         return f"no part is finished in {out} yet, the same command starts again there" if out.is_dir() else AGAIN
     return f"{n:,} finished part{'s are' if n > 1 else ' is'} kept in {out}, the same command goes on from there"
 
 
-def _say(screen) -> None:
+def _report(screen) -> None:
     from rankcell.cli.screen_lines import rank_lines, screen_lines
 
-    say_remarks(screen.manifest["settings"])
+    warn_of_model(screen.manifest["settings"])
     lines, notes = rank_lines(screen)
     for line in [*screen_lines(screen), *lines]:
         typer.echo(line)

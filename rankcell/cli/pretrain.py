@@ -27,7 +27,7 @@ def pretrain(
     """Train a masked-language model on tokens: a checkpoint with its vocabulary, held-out accuracies and a loss curve."""
     from rankcell.train.pretraining import pretrain as train
 
-    def kept() -> str:
+    def resume_hint() -> str:
         return f"the best state so far is in {out}" if is_new() else "no state was good enough to keep yet: the same command starts again"
 
     before = out.stat().st_ino if out.exists() else None
@@ -35,7 +35,7 @@ def pretrain(
     def is_new() -> bool:
         return out.exists() and out.stat().st_ino != before
 
-    with progress("pretrain", stopped=kept) as tick:
+    with progress("pretrain", stopped=resume_hint) as tick:
         facts = train(source, out, recipe, vocab=vocab, compute=compute, force=force, progress=tick)
     if facts["ended_by"] == "time":
         typer.echo(f"ended after {recipe.max_minutes:g} minutes: {facts['steps']:,} of {facts['planned_steps']:,} steps")

@@ -1,4 +1,4 @@
-"""What a finished screen is said to be, in lines for the terminal: what was run, how good a prediction is, what follows mere rank."""
+"""Lines for the terminal on a finished screen: what was run, how good a prediction is, what follows mere rank."""
 
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,17 @@ def part_lines(done: PartDone) -> list[str]:
 
 
 def screen_lines(screen: ScreenFolder) -> list[str]:
-    """What came of a screen."""
+    """Summary lines of a finished screen: its rows, and for a fast one its audit and interactions."""
     m = screen.manifest
     skipped = m["n_skipped"]
-    left_out = f"; {skipped:,} pairs of cell and target have no row (the cell lacks the gene, or nothing would change)" if skipped else ""
-    lines = [f"{screen.folder}/screen.parquet: {m['n_rows']:,} rows for {m['n_cells']:,} cells{left_out}"]
+    skipped_note = f"; {skipped:,} pairs of cell and target have no row (the cell lacks the gene, or nothing would change)" if skipped else ""
+    lines = [f"{screen.folder}/screen.parquet: {m['n_rows']:,} rows for {m['n_cells']:,} cells{skipped_note}"]
     lines += [_run_line(screen), _audit_line(m)] if "audit" in m else []
     return lines + ([_pairs_line(screen)] if "epistasis" in m else [])
 
 
 def _run_line(screen: ScreenFolder) -> str:
-    """How many values of a fast screen were run and not predicted, and what to do where that is all of them."""
+    """The number of values of a fast screen that were run exactly, and advice where that is all of them."""
     names = [n for n in ("exact", "exact_in_place") if n in screen.columns()]
     table = screen.read("screen.parquet", columns=["cell_id", *names])
     run = [table[n].to_numpy() for n in names]
@@ -56,7 +56,7 @@ def _pairs_line(screen: ScreenFolder) -> str:
 
 
 def _audit_line(manifest: dict[str, Any]) -> str:
-    """What the audit says of the score by which the predicted first are verified."""
+    """The audit of the score by which the predicted first are verified."""
     by = manifest["settings"]["verify_by"]
     audit = manifest["audit"].get(by, {})
     if not audit.get("n"):
@@ -87,15 +87,15 @@ def rank_lines(screen: ScreenFolder) -> tuple[list[str], list[str]]:
     known = {s: v for s, v in follows.items() if v == v}
     if not known:
         return edits, []
-    some = f", first {len(table):,} rows" if len(table) < screen.manifest["n_rows"] else ""
+    subset_note = f", first {len(table):,} rows" if len(table) < screen.manifest["n_rows"] else ""
     follows_rank = ", ".join(f"{s} {v:.2f}" for s, v in known.items())
-    lines = [*edits, f"how far each score follows the gene's rank in the cell (median Spearman{some}): {follows_rank}"]
+    lines = [*edits, f"how far each score follows the gene's rank in the cell (median Spearman{subset_note}): {follows_rank}"]
     close = [s for s, v in known.items() if abs(v) > TOO_CLOSE]
     if not close:
         return lines, []
     better = [name for s in close if (name := in_place_of(s, known)) and abs(known[name]) <= TOO_CLOSE]
-    way = f": rank by {', '.join(better)}" if better else ""
-    return lines, [f"{', '.join(close)} order{'s' if len(close) == 1 else ''} genes by their position in the cell more than by effect{way}"]
+    advice = f": rank by {', '.join(better)}" if better else ""
+    return lines, [f"{', '.join(close)} order{'s' if len(close) == 1 else ''} genes by their position in the cell more than by effect{advice}"]
 
 
 def _first_rows(path: Path) -> Any:

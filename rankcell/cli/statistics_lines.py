@@ -1,4 +1,4 @@
-"""What stands in a ranking of edits, in lines for the terminal."""
+"""Lines for the terminal on a ranking of edits."""
 
 from rankcell.stats.ranking import Ranking
 from rankcell.stats.summary import calls, calls_sentence, edits_sentence, without_p_sentence
@@ -6,7 +6,7 @@ from rankcell.wording import option
 
 
 def statistics_lines(ranking: Ranking) -> list[str]:
-    """A ranking in some lines."""
+    """Summary lines of a ranking."""
     table, facts, by, modes = ranking.table, ranking.facts, ranking.by, ranking.facts["mode"]
     if facts.get("compat") == "geneformer":
         n = int(table["Sig"].sum()) if "Sig" in table else None
@@ -39,12 +39,12 @@ def statistics_lines(ranking: Ranking) -> list[str]:
 
 
 def _pairs(ranking: Ranking) -> list[str]:
-    """What stands in a table of affected genes."""
+    """Summary lines of a table of affected genes."""
     table, a = ranking.table, ranking.facts
-    how = "in place" if a["by"] != "mean_cos" else "with the change of positions, as the screen has no values in place"
+    positions = "in place" if a["by"] != "mean_cos" else "with the change of positions, as the screen has no values in place"
     which = {"more": "that move more than expected", "less": "that move less than expected", "both": "by how far they are from expected"}
     first = [f"{r.symbols} -> {r.affected_symbol}" for r in table.head(5).itertuples()]
-    line = f"{len(table):,} pairs of perturbation and affected gene {which[a['direction']]}, {how}"
+    line = f"{len(table):,} pairs of perturbation and affected gene {which[a['direction']]}, {positions}"
     return [
         f"{line}; of {a['pairs']:,}, those in {a['min_cells']:,} cells or more; first: {', '.join(first) or 'none'}",
         "a ranking without p or FDR: these are not calibrated for pairs",

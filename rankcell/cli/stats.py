@@ -7,7 +7,7 @@ import typer
 
 from rankcell.cli.flags import flat
 from rankcell.cli.shared import Force, Results
-from rankcell.cli.verb import say_remarks
+from rankcell.cli.verb import warn_of_model
 from rankcell.options import Help
 from rankcell.stats.options import RankOptions
 
@@ -26,7 +26,7 @@ def stats(
     from rankcell.stats.screen_statistics import write_statistics
 
     written = write_statistics(source, out, options, direction=direction, compat=compat, force=force)
-    say_remarks(written.ranking.facts)
+    warn_of_model(written.ranking.facts)
     for line in statistics_lines(written.ranking):
         typer.echo(line)
     typer.echo(f"{written.path}: {len(written.ranking):,} rows; {written.path}.json: settings and correlations")

@@ -38,7 +38,7 @@ def tokenize(
 
 
 def token_lines(tokens: "TokenSet") -> list[str]:
-    """How many cells and known genes a TokenSet of counts has, in a line or two."""
+    """Summary lines of a TokenSet of counts: its cells, known genes, and cells that the filter leaves out."""
     import numpy as np
 
     files = tokens.spec.source.get("files", [tokens.spec.source])

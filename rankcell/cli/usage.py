@@ -1,4 +1,4 @@
-"""What a wrong command line is told: one line that names the verb, the mistake and the way out."""
+"""Messages for a wrong command line: one line that names the verb, the mistake and the way out."""
 
 import errno
 import os
@@ -57,8 +57,8 @@ def unquoted(args: Sequence[str], params: Sequence[Any]) -> str | None:
         elif option and has_input and _is_word(arg):
             words = [arg, *_until(args[i + 1 :])]
             if all(map(_is_word, words)):
-                whole = shlex.quote(" ".join([value, *words]))
-                return f"{' '.join(words)} after {option} {value} is no input; a value with blanks needs quotes: {option} {whole}"
+                quoted = shlex.quote(" ".join([value, *words]))
+                return f"{' '.join(words)} after {option} {value} is no input; a value with blanks needs quotes: {option} {quoted}"
             option = ""
         else:
             option, has_input = "", True
@@ -77,7 +77,7 @@ def _is_word(arg: str) -> bool:
 
 
 def failed_call(error: OSError) -> str:
-    """What the system refused, as a line."""
+    """The message for a call that the operating system refused."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))]
     reason = _REASONS.get(error.errno) or error.strerror or str(error) or type(error).__name__
     return f"{names[-1]}: {reason}" if names else f"a file or folder cannot be read or written: {reason}"

@@ -23,12 +23,12 @@ class Verb(typer.core.TyperCommand):
             return super().invoke(ctx)
 
     def _spelling(self) -> dict[str, str]:
-        """Option -> flag."""
+        """{option: flag} of the command."""
         return {p.name: max(p.opts, key=len) for p in self.params if p.param_type_name == "option" and not p.hidden}
 
 
-def say_remarks(said: Mapping[str, Any]) -> None:
-    """A note for each thing that all results of a model are to say of it (rankcell.model.Checkpoint.remarks)."""
+def warn_of_model(facts: Mapping[str, Any]) -> None:
+    """Warn of a model's remarks, which all of its results carry (rankcell.model.Checkpoint.remarks)."""
     for key in ("model_note", "vocab_mismatch"):
-        if said.get(key):
-            note(said[key])
+        if facts.get(key):
+            note(facts[key])

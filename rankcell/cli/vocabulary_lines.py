@@ -1,4 +1,4 @@
-"""What a vocabulary is, as lines of a terminal."""
+"""Lines for the terminal on a vocabulary."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from rankcell.vocab import Vocabulary
 
 
 def vocabulary_lines(v: Vocabulary) -> list[str]:
-    """What a vocabulary is, as lines of text."""
+    """Summary lines of a vocabulary: genes, special tokens, hash, provenance."""
     special = ", ".join(f"{name}={token}" for name, token in v.special.items())
     frame = f"head {list(v.frame.head)}, tail {list(v.frame.tail)}"
     n_symbols = sum(map(bool, v.symbols))

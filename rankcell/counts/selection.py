@@ -18,7 +18,7 @@ def select_rows(source: CountSource, expression: str) -> np.ndarray:
     Missing values are not kept. CellError when the expression cannot be evaluated, names no column, or does not give a truth
     value per cell.
     """
-    columns = columns_of(source, expression)
+    columns = _columns_of(source, expression)
     if expression.strip().strip("`") in source.obs_columns:
         return _truth(source, expression.strip().strip("`"))
     if not columns:
@@ -43,14 +43,14 @@ def select_rows(source: CountSource, expression: str) -> np.ndarray:
 def column_values(source: CountSource, expression: str) -> dict[str, list[str]]:
     """The distinct values of each obs column that an expression names."""
     values_of_column = {}
-    for column in columns_of(source, expression):
+    for column in _columns_of(source, expression):
         values = source.obs(column)
         known = values.dictionary if hasattr(values, "dictionary") else values.unique()
         values_of_column[column] = [str(v) for v in known.to_pylist()]
     return values_of_column
 
 
-def columns_of(source: CountSource, expression: str) -> list[str]:
+def _columns_of(source: CountSource, expression: str) -> list[str]:
     return [c for c in source.obs_columns if re.search(rf"(?<![\w.]){re.escape(c)}(?!\w)", expression)]
 
 
