@@ -22,6 +22,8 @@ def line(capsys, *args):
         (["embed", "x.h5ad"], ["rankcell embed: ", "--out is missing", "see rankcell embed --help"]),
         (["embed", "x.h5ad", "-o", "y.h5ad", "--poool", "mean"], ["no option --poool", "did you mean --pool?"]),
         (["embed", "x.h5ad", "-o", "y.h5ad", "--layer", "two"], ["rankcell embed: ", "--layer", "integer"]),
+        (["embed", "x.h5ad", "-o", "y.h5ad", "--layer", "spliced"], ["--layer is a layer of the model, --counts-layer NAME a layer of the input"]),
+        (["perturb", "x.h5ad", "-o", "d", "--layer", "spliced"], ["--layer is a layer of the model, --counts-layer NAME a layer of the input"]),
         (["embed", "x.h5ad", "z.h5ad", "-o", "y.h5ad"], ["rankcell embed: ", "z.h5ad"]),
         (["tokenize", "x.h5ad", "-o"], ["-o"]),
         (["embd", "x.h5ad"], ["embd", "Did you mean 'embed'"]),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -695,12 +696,30 @@ def test_parts_at_the_command_line(place, tmp_path, capsys, monkeypatch):
     assert main([*call, "-o", "whole"]) == 0
     for i in (1, 2, 3):
         assert main([*call, "-o", f"s{i}", "--shard", f"{i}/3"]) == 0
-        assert f"s{i}: part {i}/3 is done, " in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"s{i}: part {i}/3 is done, " in said
+        assert f"(parts in folders of their own: rankcell perturb s{i} OTHERS... -o s{i} --merge)" in said
     assert main(["perturb", "s1", "s2", "-o", "out", "--merge"]) == 2
     assert "--shard 3/3" in capsys.readouterr().err
     assert main(["perturb", "s1", "s2", "s3", "-o", "out", "--merge"]) == 0
     assert tables(tmp_path / "out") == tables(tmp_path / "whole")
     assert isinstance(read_screen("out").table(), pa.Table)
+
+
+def test_the_line_after_a_part_says_how_its_screen_is_put_together():
+    from rankcell.cli.screen_lines import part_lines
+    from rankcell.store.parts import Part, PartDone
+
+    merge = "rankcell perturb 'my screen' -o 'my screen' --merge"
+    apart = " (parts in folders of their own: rankcell perturb 'my screen' OTHERS... -o 'my screen' --merge)"
+    for done, end in (
+        (3, f"3 of 8 units are there; when all parts are done: {merge}{apart}"),  # 0, 3 and 6 are of this part
+        (2, f"2 of 8 units are there; when all parts are done: {merge}{apart}"),
+        (5, f"5 of 8 units are there; when all parts are done: {merge}"),  # of another part too: they share the folder
+        (8, f"8 of 8 units are there; put them together: {merge}"),
+    ):
+        assert part_lines(PartDone(Path("my screen"), Part(1, 3), done, 8)) == [f"my screen: part 1/3 is done, {end}"]
+    assert [Part(i, 3).n_units(8) for i in (1, 2, 3)] == [3, 3, 2]
 
 
 # readouts

@@ -90,6 +90,7 @@ def test_tokenize_at_the_command_line(user, capsys):
     assert main(["tokenize", "c.h5ad", "-o", "t.dataset"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "no vocabulary was named: --vocab V takes" in said and os.listdir() == ["c.h5ad"]
+    assert "'rankcell vocab fetch' brings geneformer-v1" in said and "'rankcell vocab build FILE -o FOLDER' makes one of its counts" in said
 
 
 def test_the_one_that_knows_the_genes_is_taken_with_a_note(user, capsys):

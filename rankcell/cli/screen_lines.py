@@ -1,5 +1,6 @@
 """Lines for the terminal on a finished screen: what was run, how good a prediction is, what follows mere rank."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,19 @@ _ROWS = 2_000_000  # of a screen that are read to see how far its scores follow 
 
 
 def part_lines(done: PartDone) -> list[str]:
-    """A part that is done, and the command that puts all together."""
+    """The closing line of a part: what is done, and the command that puts all parts together.
+
+    Units beyond its own show that the parts share its folder; without them, the others may lie in folders of their own.
+    """
+    folder = shlex.quote(str(done.folder))
     fact = f"{done.folder}: part {done.part} is done, {done.done:,} of {done.n_units:,} units are there"
-    return [f"{fact}; when all parts are done: rankcell perturb {done.folder} -o {done.folder} --merge (IN: the folders of all parts)"]
+    merge = f"rankcell perturb {folder} -o {folder} --merge"
+    if done.done == done.n_units:
+        return [f"{fact}; put them together: {merge}"]
+    if done.done > done.part.n_units(done.n_units):
+        return [f"{fact}; when all parts are done: {merge}"]
+    apart = f"rankcell perturb {folder} OTHERS... -o {folder} --merge"
+    return [f"{fact}; when all parts are done: {merge} (parts in folders of their own: {apart})"]
 
 
 def screen_lines(screen: ScreenFolder) -> list[str]:

@@ -32,8 +32,15 @@ def usage_error(error: Any) -> str:
         near = error.possibilities or []
         fact = f"there is no option {error.option_name}" + (f"; did you mean {' or '.join(near)}?" if near else "")
     else:
-        fact = error.format_message().rstrip(".")
+        fact = error.format_message().rstrip(".") + _input_layer(error, param)
     return f"{verb}: {fact} (see {verb} --help)"
+
+
+def _input_layer(error: Any, param: Any) -> str:
+    """Advice where --layer, of the model, is given a name and the verb also takes a layer of the input."""
+    flags = [flag for p in error.ctx.command.params for flag in p.opts] if getattr(error, "ctx", None) else []
+    is_layer = param is not None and "--layer" in getattr(param, "opts", ()) and "--counts-layer" in flags
+    return "; --layer is a layer of the model, --counts-layer NAME a layer of the input" if is_layer else ""
 
 
 def unquoted(args: Sequence[str], params: Sequence[Any]) -> str | None:

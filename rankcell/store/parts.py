@@ -37,6 +37,10 @@ class Part:
     def has(self, unit: int) -> bool:
         return unit % self.parts == self.number - 1
 
+    def n_units(self, n_units: int) -> int:
+        """The number of units of this part, of a job of `n_units`."""
+        return len(range(self.number - 1, n_units, self.parts))
+
     @property
     def lock(self) -> str:
         """The name of the lock of whoever runs this part; it stays, and so says later of how many parts a folder was made."""
