@@ -148,6 +148,8 @@ def python_verb(**renamed: str) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         spelling = {name: word for name, word in _option_words(function).items() if name not in renamed.values()}
         verb = _Verb(False, MappingProxyType(spelling | renamed))
+        parameters = inspect.signature(function).parameters
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
         @functools.wraps(function)
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -156,6 +158,8 @@ def python_verb(**renamed: str) -> Callable[[Function], Function]:
             from rankcell.arguments import checked_arguments
 
             with _entered(verb):
+                if not (takes_any or parameters.keys() >= kwargs.keys()):
+                    _refuse_misplaced(function, kwargs)
                 args, kwargs = checked_arguments(function, args, kwargs)
                 return function(*args, **kwargs)
 
@@ -164,15 +168,36 @@ def python_verb(**renamed: str) -> Callable[[Function], Function]:
     return decorate
 
 
+def _refuse_misplaced(function: Callable, kwargs: Mapping[str, Any]) -> None:
+    """TypeError for the first keyword that is a field of a class of options that `function` takes: it names the class. Others are left to Python."""
+    parameters = inspect.signature(function).parameters
+    for name in (name for name in kwargs if name not in parameters):
+        word = (_Process.running.spelling or {}).get(name, "")
+        if not word.endswith("({})"):
+            continue
+        owner = next((p for p, parameter in parameters.items() if name in _words_of(parameter)), None)
+        value = repr(kwargs[name])
+        call = word.format(f"{name}={value if len(value) <= 40 and chr(10) not in value else '...'}")
+        raise TypeError(f"{function.__qualname__.removesuffix('.__init__')}() has no parameter '{name}': give {f'{owner}={call}' if owner else call}")
+
+
 def _option_words(function: Callable) -> dict[str, str]:
     """{option: how it is written} of a function: its parameters, and the options of the classes that it takes, as `rc.Counts({})`."""
     parameters = inspect.signature(function).parameters
     words: dict[str, str] = {}
     for parameter in parameters.values():
-        for kind in (parameter.annotation, *typing.get_args(parameter.annotation)):
-            for name, word in getattr(kind, "option_words", dict)().items():
-                words.setdefault(name, word)
+        for name, word in _words_of(parameter).items():
+            words.setdefault(name, word)
     return words | {name: name for name in parameters}
+
+
+def _words_of(parameter: inspect.Parameter) -> dict[str, str]:
+    """{option: how it is written} of the classes of options that a parameter takes."""
+    words: dict[str, str] = {}
+    for kind in (parameter.annotation, *typing.get_args(parameter.annotation)):
+        for name, word in getattr(kind, "option_words", dict)().items():
+            words.setdefault(name, word)
+    return words
 
 
 @contextlib.contextmanager

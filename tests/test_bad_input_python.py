@@ -12,6 +12,7 @@ from flat_options import call
 import rankcell as rc
 from rankcell.arguments import checked
 from rankcell.errors import RankcellError, SettingsError
+from rankcell.wording import python_verb
 
 
 @pytest.fixture
@@ -75,6 +76,40 @@ def test_a_call_that_does_not_fit_is_pythons_own_error():
         verb()
     with pytest.raises(TypeError, match="nmae"):
         verb(None, nmae="y")
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: rc.pp.tokenize(None, max_len=6), "tokenize() has no parameter 'max_len': give tokenizing=rc.Tokenizing(max_len=6)"),
+        (lambda: rc.pp.tokenize(None, vcb=1, raw=True), "tokenize() has no parameter 'raw': give counts=rc.Counts(raw=True)"),
+        (lambda: rc.pp.tokenize(None, filter="x" * 50), "tokenize() has no parameter 'filter': give tokenizing=rc.Tokenizing(filter=...)"),
+        (lambda: rc.Tokenizer("demo", max_len=6), "Tokenizer() has no parameter 'max_len': give tokenizing=rc.Tokenizing(max_len=6)"),
+        (lambda: rc.Tokenizer("demo").tokenize(None, cls=True), "Tokenizer.tokenize() has no parameter 'cls': give rc.Tokenizing(cls=True)"),
+        (lambda: rc.tl.embed(None, device="cpu"), "embed() has no parameter 'device': give compute=rc.Compute(device='cpu')"),
+        (lambda: rc.tl.perturb(None, rc.Delete(), audit=0.2), "perturb() has no parameter 'audit': give method=rc.Fast(audit=0.2)"),
+        (lambda: rc.tl.embed(None, max_len=6), "embed() got an unexpected keyword argument 'max_len'"),  # of no class that it takes
+    ],
+)
+def test_a_misplaced_keyword_is_told_its_class(call, says):
+    with pytest.raises(TypeError) as e:
+        call()
+    assert str(e.value) == says
+
+
+def test_other_type_errors_of_a_verb_are_left_as_they_are():
+    @python_verb()
+    def wrong(adata, counts: rc.Counts = rc.Counts()):
+        raise TypeError("of its own")
+
+    with pytest.raises(TypeError, match="^of its own$"):
+        wrong(None)
+
+    @python_verb()
+    def takes_all(adata, counts: rc.Counts = rc.Counts(), **more):
+        return more
+
+    assert takes_all(None, raw=True) == {"raw": True}
 
 
 WRONG = [
