@@ -137,7 +137,8 @@ def tokens_df(tokens: Any, cell: str | int, *, vocab: str | os.PathLike | Vocabu
     cell
         A cell id (str) or a row number from 0 (int). CellError when there is no such cell.
     vocab
-        The vocabulary that the tokens were made with; None: the shipped one with the same content hash.
+        The vocabulary that the tokens were made with. None: it is found by its content hash (`TokenSet.find_vocabulary`); required
+        where the tokens were opened from a folder and an own vocabulary lies neither in the working folder nor beside them.
 
     Returns a DataFrame: `position` (from 0), `rank` (0 = the top gene; null for special tokens), `token`, `gene` (its id, or the
     special token's name), `symbol` ("" where there is none) and `value`, which ranked the gene: count / n_counts *

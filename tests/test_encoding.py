@@ -1,10 +1,13 @@
 """What the model reads for one cell: the table written out by hand, and the picture of it."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from conftest import make_vocab
+from conftest import make_adata, make_vocab
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,6 +135,34 @@ def test_vocabularies_and_tokens_that_do_not_fit():
         rc.get.tokens_df({}, "x", vocab=VOCAB)
     with pytest.raises(TokensError, match="'x' has 5 tokens and 4 counts"):
         rc.get.tokens_df(token_set(counts=[[1, 2, 3, 4], *COUNTS[1:]]), "x", vocab=VOCAB)
+
+
+def test_an_own_vocabulary_is_found(tmp_path, monkeypatch):
+    """That of this process; else a folder of its name in the working folder or beside the tokens, with the same content."""
+    adata = make_adata([[1, 2, 0, 4], [3, 0, 1, 1]])
+    mine, other = make_vocab(name="mine"), make_vocab(name="mine", medians=[3.0] * 12)
+    (tmp_path / "there").mkdir()
+    in_memory, written = rc.pp.tokenize(adata, mine), rc.pp.tokenize(adata, mine, out=tmp_path / "there" / "t")
+    for tokens in (in_memory, written, written.take([1]), TokenSet.open(tmp_path / "there" / "t", vocab=mine)):
+        assert len(rc.get.tokens_df(tokens, 0)) and tokens.find_vocabulary() is mine
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for place in (tmp_path / "here", tmp_path / "there"):
+        for vocab in (None, other, mine):
+            if vocab is not None:
+                vocab.save(place / "mine", force=True)
+            tokens = TokenSet.open(tmp_path / "there" / "t")
+            if vocab is mine:
+                assert tokens.find_vocabulary() == mine and len(rc.get.tokens_df(tokens, 0))
+                shutil.rmtree(place / "mine")
+            else:  # none, or one of the name with other medians
+                with pytest.raises(VocabularyError, match="'mine' .*does not ship with rankcell: pass it, as vocab=..."):
+                    rc.get.tokens_df(tokens, 0)
+    (tmp_path / "here" / "mine").mkdir()
+    (tmp_path / "here" / "mine" / "vocabulary.json").write_text("damaged")
+    assert TokenSet.open(tmp_path / "there" / "t").find_vocabulary() is None
+    for name in ("", ".", "..", "../here", str(tmp_path)):
+        assert TokenSet(in_memory.table, dataclasses.replace(in_memory.spec, vocabulary=name)).find_vocabulary() is None
 
 
 # The picture

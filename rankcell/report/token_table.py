@@ -11,14 +11,13 @@ from rankcell.errors import CellError, TokensError, VocabularyError
 from rankcell.tokens import TokenSet
 from rankcell.tokens.token_rows import row_number
 from rankcell.vocab import Vocabulary, find_vocabulary
-from rankcell.vocab.catalog import find_by_hash
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def tokens_and_vocabulary(tokens: Any, vocab: str | os.PathLike | Vocabulary | None) -> tuple[TokenSet, Vocabulary]:
-    """The token set, and the vocabulary that it was made with: the one given, or the shipped one with its hash."""
+    """The token set, and the vocabulary that it was made with: the one given, or the one that is found (TokenSet.find_vocabulary)."""
     given = None if vocab is None else find_vocabulary(vocab)
     if isinstance(tokens, (str, os.PathLike)):
         tokens = TokenSet.open(tokens, vocab=given)
@@ -28,7 +27,7 @@ def tokens_and_vocabulary(tokens: Any, vocab: str | os.PathLike | Vocabulary | N
     made_with = f"the tokens were made with vocabulary '{spec.vocabulary}' ({spec.vocabulary_hash[:12]})"
     if given is not None and given.hash != spec.vocabulary_hash:
         raise VocabularyError(f"{made_with}, not with '{given.name}' ({given.hash[:12]}): pass the one they were made with")
-    vocabulary = given or find_by_hash(spec.vocabulary_hash)
+    vocabulary = given or tokens.find_vocabulary()
     if vocabulary is None:
         raise VocabularyError(f"{made_with}, which does not ship with rankcell: pass it, as vocab=...")
     return tokens, vocabulary

@@ -120,7 +120,7 @@ class Tokenizer:
             else:
                 self._write(job, out, force, progress)
             self._note(job, note_empty)
-        return tokens if out is None else TokenSet.open(out)
+        return (tokens if out is None else TokenSet.open(out)).known_vocabulary(self.vocab)
 
     def _write(self, job: Job, out: str | os.PathLike, force: bool, progress: Callable[[int, int], None] | None) -> None:
         require_apart(out, job.inputs.items)

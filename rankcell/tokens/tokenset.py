@@ -24,6 +24,7 @@ from rankcell.tokens.plain import check_rows, spec_of_plain
 from rankcell.tokens.spec import TokenSpec
 from rankcell.tokens.token_rows import COUNTS, IDS, ROWS, UNCROPPED, plain_ids, plain_rows, row_number, row_numbers, without_padding
 from rankcell.vocab import Frame, Vocabulary, find_vocabulary
+from rankcell.vocab.catalog import find_by_hash
 from rankcell.wording import offers, option, python_verb
 
 SPEC_FILE = "rankcell.json"
@@ -48,6 +49,8 @@ class TokenSet:
         self.spec = spec
         self._opened: dict[str, Any] = {}
         self._checked = ""  # hash of the vocabulary that the rows are known to fit
+        self._vocab: Vocabulary | None = None  # that of the spec, where this process has it
+        self._folder: Path | None = None
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -153,7 +156,28 @@ class TokenSet:
     def take(self, rows: Sequence[int] | np.ndarray) -> "TokenSet":
         """The cells at `rows` (row numbers from 0), in that order. CellError for what are no rows of the set."""
         rows = pa.array(row_numbers(rows, len(self)))
-        return TokenSet(self.table.take(rows).combine_chunks(), self.spec).known_to_fit(self._checked)
+        taken = TokenSet(self.table.take(rows).combine_chunks(), self.spec).known_to_fit(self._checked)
+        taken._vocab, taken._folder = self._vocab, self._folder
+        return taken
+
+    def known_vocabulary(self, vocab: Vocabulary) -> "TokenSet":
+        """Remember the Vocabulary of the spec, in place; returns the set. One with another content hash is not taken."""
+        if vocab.hash == self.spec.vocabulary_hash:
+            self._vocab = vocab
+        return self
+
+    def find_vocabulary(self) -> Vocabulary | None:
+        """Find the vocabulary that the rows were made with, by its content hash; None where it is nowhere.
+
+        It is the one that this process made or opened the set with, a shipped or fetched one, or a folder of its name in the working
+        folder or beside the token folder.
+        """
+        if self._vocab is None:
+            name, beside = self.spec.vocabulary, [] if self._folder is None else [self._folder.parent]
+            is_plain = name != ".." and Path(name).name == name  # a file of somebody else's may call it anything
+            folders = [place / name for place in (Path(), *beside)] if is_plain and name else []
+            self._vocab = find_by_hash(self.spec.vocabulary_hash, folders)
+        return self._vocab
 
     def known_to_fit(self, vocabulary_hash: str) -> "TokenSet":
         """Mark the rows as checked against the vocabulary of this hash, in place; returns the set."""
@@ -228,12 +252,14 @@ class TokenSet:
             spec = TokenSpec.from_json(head)
             if vocab is not None:
                 spec.require(vocab, owner="the one given")
-            return cls(table, spec).known_to_fit(spec.vocabulary_hash if is_sealed else "")
+            tokens = cls(table, spec).known_to_fit(spec.vocabulary_hash if is_sealed else "")
+            tokens._folder = Path(folder)
+            return tokens if vocab is None else tokens.known_vocabulary(vocab)
         if vocab is None:
             raise TokensError(f"{folder} is a plain dataset that does not say its vocabulary: pass it with {option('vocab')}")
         table = without_padding(table, vocab.pad)
         rows = cls(table, TokenSpec.of(vocab, frame=Frame(), max_len=vocab.max_len))
-        return cls(table, spec_of_plain(table, rows._lists(ROWS)[1], vocab, Path(folder))).known_to_fit(vocab.hash)
+        return cls(table, spec_of_plain(table, rows._lists(ROWS)[1], vocab, Path(folder))).known_to_fit(vocab.hash).known_vocabulary(vocab)
 
 
 def renamed(names: Mapping[str, str]) -> dict[str, dict[str, str]]:

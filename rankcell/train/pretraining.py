@@ -22,7 +22,6 @@ from rankcell.train.initial import set_initial_values
 from rankcell.train.loop import Loop, Progress
 from rankcell.train.recipe import Recipe
 from rankcell.vocab import Frame, Vocabulary, find_vocabulary
-from rankcell.vocab.catalog import find_by_hash
 from rankcell.wording import option
 
 FACTS, LOSS, CURVE = "training.json", "loss.csv", "loss.png"
@@ -77,7 +76,7 @@ def pretrain(
 
 def _vocabulary_of(tokens: TokenSet) -> Vocabulary:
     """The vocabulary at hand that the tokens were made with; VocabularyError when there is none."""
-    vocab = find_by_hash(tokens.spec.vocabulary_hash)
+    vocab = tokens.find_vocabulary()
     if vocab is None:
         raise VocabularyError(
             f"the tokens' vocabulary '{tokens.spec.vocabulary}' does not ship with rankcell and was not fetched: pass its folder with {option('vocab')}"

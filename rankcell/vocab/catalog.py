@@ -1,7 +1,9 @@
 """Vocabularies by name: those that ship with the package, those that were or can be fetched, and folders."""
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rankcell.errors import InputError, OutputError, VocabularyError
@@ -89,7 +91,7 @@ def find_vocabulary(vocab: "str | os.PathLike | Vocabulary | None") -> Vocabular
     if vocab is None:
         raise VocabularyError(
             f"no vocabulary was named: {option('vocab', placeholder='V')} takes a vocabulary folder, or one of {_described()}; "
-            f"{command('check', 'FILE')} says which knows the genes of a file"
+            f"{command('check', 'FILE')} says which knows the genes of a file, {command('vocab build', 'FILE -o FOLDER')} makes one of its counts"
         )
     if not isinstance(vocab, (str, os.PathLike)):
         raise VocabularyError(f"vocabulary is {vocab!r}; expected a Vocabulary, its folder, or one of {_described()}")
@@ -114,7 +116,17 @@ def _described() -> str:
     return ", ".join(names) + (f" ({command('vocab fetch')} brings {', '.join(later)})" if later else "")
 
 
-def find_by_hash(content_hash: str) -> Vocabulary | None:
-    """The shipped or fetched vocabulary with this content hash, or None."""
+def find_by_hash(content_hash: str, folders: Iterable[Path] = ()) -> Vocabulary | None:
+    """The vocabulary with this content hash: a shipped or fetched one, else one of `folders`; None where there is none.
+
+    Of `folders` what is no vocabulary folder, or a damaged one, is passed over.
+    """
     at_hand = (Vocabulary.load(folder) for folder in vocabularies_at_hand().values())
-    return next((vocab for vocab in at_hand if vocab.hash == content_hash), None)
+    return next((vocab for vocab in (*at_hand, *_readable(folders)) if vocab.hash == content_hash), None)
+
+
+def _readable(folders: Iterable[Path]) -> Iterator[Vocabulary]:
+    for folder in folders:
+        if (folder / HEAD).is_file():
+            with contextlib.suppress(VocabularyError):
+                yield Vocabulary.load(folder)
