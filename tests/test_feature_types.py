@@ -58,7 +58,7 @@ def test_words(words, others):
 @pytest.mark.parametrize("column", ["feature_types", "feature_type", "type", "modality", "library-type", "Feature Type"])
 def test_columns(word, column):
     told = feature_types({"index": list("abc"), column: ["rna", word, "rna"]}, "it")
-    assert told.is_gene.tolist() == [True, False, True] and told.left_out == {word: 1} and not told.remark
+    assert told.is_gene.tolist() == [True, False, True] and told.excluded == {word: 1} and not told.remark
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_biotypes_are_genes(types, column):
 @pytest.mark.parametrize("word", ["NA", "nan", "", "GRCh38", "mm10", "protein_coding"])
 def test_where_nothing_is_known_all_are_genes(word):
     told = feature_types({"index": list("ab"), "feature_types": [word] * 2}, "it")
-    assert told.is_gene.all() and not told.left_out and bool(told.remark) == bool(word)
+    assert told.is_gene.all() and not told.excluded and bool(told.remark) == bool(word)
 
 
 def test_some_without_a_type_beside_genes_and_antibodies():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rankcell.counts.genes.features import describe_left_out
+from rankcell.counts.genes.features import describe_excluded
 from rankcell.counts.source import first_names
 from rankcell.counts.validate.check_counts import FILTER_PASS, Facts
 from rankcell.counts.validate.places import COUNTS, MatrixCandidate
@@ -158,8 +158,8 @@ def _storage(f: Facts, used: MatrixCandidate) -> Iterator[Statement]:
         yield "", f"{is_are(f.n_zeros, 'stored entry is', 'stored entries are')} zero: no token comes of these"
     if f.n_repeated:
         yield "", f"{is_are(f.n_repeated, 'entry repeats', 'entries repeat')} a gene column of the same cell: these are summed"
-    if f.genes.left_out:
-        yield "left out", describe_left_out(f.genes.left_out)
+    if f.genes.excluded:
+        yield "left out", describe_excluded(f.genes.excluded)
 
 
 def _matrices(report: InputReport) -> Iterator[Statement]:
@@ -356,7 +356,7 @@ def _warnings(report: InputReport, rows: Rows) -> Iterator[str]:
         yield f"these look like {' and '.join(likely)} genes, and the vocabulary is of {rows.species}"
     elif len(likely) > 1:
         yield f"genes of several species: {' and '.join(likely)}"
-    n_columns = f.n_columns + sum(g.left_out.values())
+    n_columns = f.n_columns + sum(g.excluded.values())
     wider = next((p for p in report.places if p.key.raw and p.verdict == COUNTS and p.shape[1] > n_columns), None)
     if wider and not used.key.raw:
         yield f"raw holds counts of more genes ({wider.shape[1]:,} columns, {used.name} {n_columns:,}): pass {option('raw', True)} to use them all"

@@ -100,7 +100,7 @@ def check(
     tokenizer = Tokenizer(reads.pop("vocabulary", reads["vocab"]), Tokenizing(max_len=reads["max_len"], cls=rows.cls, filter=rows.filter))
     model_name = reads.pop("model", "")
     planned = Rows(tokenizer.vocab, _species(tokenizer), len(tokenizer.frame), tokenizer.max_len, model_name)
-    reports = _look(inputs, counts)
+    reports = _open_inputs(inputs, counts)
     used, place_options, conflict = _agree([one for one in reports if not one.problem], counts.counts_layer, counts.raw)
     tick = _Tick(progress, sum(p.shape[0] for p in used))
     choices = {"gene_column": counts.gene_column, "genome": counts.genome, "obs": obs, "filter": rows.filter}
@@ -151,7 +151,7 @@ def _species(tokenizer: Tokenizer) -> str:
     return vocabulary_species(tokenizer.vocab.species, tokenizer.vocab.genes)
 
 
-def _look(inputs: Inputs, counts: CountsPlace) -> list[InputReport]:
+def _open_inputs(inputs: Inputs, counts: CountsPlace) -> list[InputReport]:
     """The matrices of each input. Of several, one that cannot be opened has a problem; a single one raises."""
     reports = []
     for item, label in zip(inputs.items, inputs.labels, strict=True):
@@ -286,10 +286,10 @@ def _refusal(tokenizer: Tokenizer, source: Any, reading: Reading, out: Path) -> 
     return []
 
 
-def _page(looked: Sequence[InputReport], rows: Rows, several: bool) -> list[str]:
+def _page(reports: Sequence[InputReport], rows: Rows, several: bool) -> list[str]:
     if not several:
-        return set_out(full(looked[0], rows))
+        return set_out(full(reports[0], rows))
     lines: list[str] = []
-    for one in looked:
+    for one in reports:
         lines += [*set_out(short(one, rows)), ""]
-    return lines + set_out(total(looked, rows))
+    return lines + set_out(total(reports, rows))

@@ -50,5 +50,5 @@ def token_lines(tokens: "TokenSet") -> list[str]:
     n_genes = tokens.n_genes
     middle = f", median {int(np.median(n_genes))} genes a cell" if len(n_genes) else ""
     lines = [f"{len(tokens):,} cells, {known} {where}{middle}"]
-    left_out = sum(f.get("cells_left_out", 0) for f in files)
-    return lines + ([f"{left_out:,} cells left out by the filter {files[0]['filter']}"] if left_out else [])
+    n_filtered = sum(f.get("cells_left_out", 0) for f in files)
+    return lines + ([f"{n_filtered:,} cells left out by the filter {files[0]['filter']}"] if n_filtered else [])

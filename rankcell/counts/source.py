@@ -29,7 +29,7 @@ class CountSource:
     Attributes: `name` (for messages and provenance), `format` ("h5ad", "loom", ...), `key` (which of its matrices it is), `name_of_x` (what the
     format calls the one that is read where none is named), `x` (the Matrix), `ids` (cell ids, an arrow string array), `has_cell_ids` (False: the ids are row numbers),
     `var` (column name -> list of str, the index under its own name), `obs_columns`, `obs_tables` (with several values a cell, so no columns), `others` (MatrixKey -> another
-    matrix of the same input), `left_out` (ColumnKind -> number of columns that are no genes and not counted here),
+    matrix of the same input), `excluded` (ColumnKind -> number of columns that are no genes and not counted here),
     `column_numbers` (the numbers of the columns that are here, when some were left out of an AnnData), `remarks` (how it is read
     otherwise than its user may think, each a sentence).
     """
@@ -45,7 +45,7 @@ class CountSource:
     obs_columns: list[str]
     obs_tables: tuple[str, ...] = ()
     others: dict[MatrixKey, Callable[[], Matrix]]
-    left_out: Mapping[Any, int] = MappingProxyType({})
+    excluded: Mapping[Any, int] = MappingProxyType({})
     column_numbers: np.ndarray | None = None
     remarks: list[str]
 

@@ -88,8 +88,8 @@ class Part:
         }
         if self.genes.prefix:
             facts["prefix_taken_off"] = self.genes.prefix
-        if self.source.left_out:
-            facts["columns_left_out"] = {str(kind): n for kind, n in self.source.left_out.items()}
+        if self.source.excluded:
+            facts["columns_left_out"] = {str(kind): n for kind, n in self.source.excluded.items()}
         if self.mask is not None:
             facts |= {"filter": self.reading.tokenizing.filter, "cells_left_out": self.source.n_cells - self.n_selected}
         return facts

@@ -19,7 +19,7 @@ _ENOUGH = 5  # rows that begin and end alike by more than chance
 
 
 @dataclass
-class _Seen:
+class _RowFacts:
     """Row statistics so far: with the frame, without it, with special tokens among the genes (`odd`: the first row, token)."""
 
     framed: int = 0
@@ -37,53 +37,53 @@ class _Seen:
 
 def spec_of_plain(table: pa.Table, chunks: Chunks, vocab: Vocabulary, folder: Path) -> TokenSpec:
     """The TokenSpec of rows given as (offsets, values) of each chunk. TokensError when they do not fit `vocab`."""
-    seen = _look_through(chunks, vocab, vocab.frame, str(folder))
-    if len(seen.ends) == 1 and seen.rows >= _ENOUGH and not seen.framed:
-        first, last = (vocab.describe_token(t) for t in next(iter(seen.ends)))
+    facts = _scan(chunks, vocab, vocab.frame, str(folder))
+    if len(facts.ends) == 1 and facts.rows >= _ENOUGH and not facts.framed:
+        first, last = (vocab.describe_token(t) for t in next(iter(facts.ends)))
         raise TokensError(
-            f"{folder}: all {seen.rows:,} rows begin with one token and end with one, which are the genes {first} and {last} in vocabulary "
+            f"{folder}: all {facts.rows:,} rows begin with one token and end with one, which are the genes {first} and {last} in vocabulary "
             f"'{vocab.name}' but look like another vocabulary's <cls> and <eos>: give the right {option('vocab')}"
         )
-    if seen.mixed or (seen.framed and seen.other):
+    if facts.mixed or (facts.framed and facts.other):
         raise TokensError(
-            f"{folder}: {seen.framed:,} rows have the special tokens of vocabulary '{vocab.name}' around them, {seen.other:,} have not, "
-            f"and {seen.mixed:,} have special tokens among the genes{seen.example(vocab)}: one set has one frame; is this the right {option('vocab')}?"
+            f"{folder}: {facts.framed:,} rows have the special tokens of vocabulary '{vocab.name}' around them, {facts.other:,} have not, "
+            f"and {facts.mixed:,} have special tokens among the genes{facts.example(vocab)}: one set has one frame; is this the right {option('vocab')}?"
         )
-    frame = vocab.frame if seen.framed else Frame()
+    frame = vocab.frame if facts.framed else Frame()
     source = {"folder": folder.name, "cell_ids": "cell_id" if "cell_id" in table.column_names else "row numbers"}
-    return TokenSpec.of(vocab, frame=frame, max_len=max(seen.longest, vocab.max_len), source=source)
+    return TokenSpec.of(vocab, frame=frame, max_len=max(facts.longest, vocab.max_len), source=source)
 
 
 def check_rows(chunks: Chunks, vocab: Vocabulary, frame: Frame, where: str) -> None:
     """TokensError unless every row is `frame` around genes of `vocab`."""
-    seen = _look_through(chunks, vocab, frame, where)
-    unframed = seen.other if len(frame) else 0
-    if unframed or seen.mixed:
+    facts = _scan(chunks, vocab, frame, where)
+    unframed = facts.other if len(frame) else 0
+    if unframed or facts.mixed:
         special_tokens = ", ".join(vocab.describe_token(t) for t in (*frame.head, *frame.tail)) or "none"
         raise TokensError(
-            f"{where}: {unframed:,} of {seen.rows:,} rows lack the special tokens that the set says stand around the genes ({special_tokens}), and "
-            f"{seen.mixed:,} have special tokens among the genes{seen.example(vocab)}: tokenize again"
+            f"{where}: {unframed:,} of {facts.rows:,} rows lack the special tokens that the set says stand around the genes ({special_tokens}), and "
+            f"{facts.mixed:,} have special tokens among the genes{facts.example(vocab)}: tokenize again"
         )
 
 
-def _look_through(chunks: Chunks, vocab: Vocabulary, frame: Frame, where: str) -> _Seen:
-    seen = _Seen()
+def _scan(chunks: Chunks, vocab: Vocabulary, frame: Frame, where: str) -> _RowFacts:
+    facts = _RowFacts()
     try:
         for offsets, values in chunks:
             for a in range(0, len(offsets) - 1, _ROWS):
                 ends = offsets[a : a + _ROWS + 1].astype(np.int64)
-                _look(ends - ends[0], values[ends[0] : ends[-1]], vocab, frame, seen)
+                _update(ends - ends[0], values[ends[0] : ends[-1]], vocab, frame, facts)
     except ValueError as e:
         raise TokensError(f"{where}: {e}: give the right {option('vocab')}, or tokenize again") from None
-    return seen
+    return facts
 
 
-def _look(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, frame: Frame, seen: _Seen) -> None:
+def _update(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, frame: Frame, facts: _RowFacts) -> None:
     """Update the statistics with rows; ValueError at a token that the vocabulary does not have."""
     lengths = np.diff(ends)
 
     def refuse(at: int, fault: str) -> None:
-        row = seen.rows + int(np.searchsorted(ends, at, side="right")) - 1
+        row = facts.rows + int(np.searchsorted(ends, at, side="right")) - 1
         raise ValueError(f"token {values[at]} of row {row} {fault}")
 
     outside = np.flatnonzero((values < 0) | (values >= vocab.n_ids))
@@ -101,16 +101,16 @@ def _look(ends: np.ndarray, values: np.ndarray, vocab: Vocabulary, frame: Frame,
         rows = rows[values[ends[rows + 1] - 1 - k] == token]
     n_special = np.bincount(np.searchsorted(ends, special, side="right") - 1, minlength=len(lengths))
     n_special[rows] -= len(frame)
-    if len(seen.ends) < 2:
+    if len(facts.ends) < 2:
         nonempty = np.flatnonzero(lengths > 1)
-        seen.ends |= set(zip(values[ends[nonempty]].tolist(), values[ends[nonempty + 1] - 1].tolist(), strict=True))
-    seen.framed += len(rows)
-    seen.other += len(lengths) - len(rows)
+        facts.ends |= set(zip(values[ends[nonempty]].tolist(), values[ends[nonempty + 1] - 1].tolist(), strict=True))
+    facts.framed += len(rows)
+    facts.other += len(lengths) - len(rows)
     mixed = np.flatnonzero(n_special > 0)
-    if len(mixed) and seen.odd is None:
+    if len(mixed) and facts.odd is None:
         row = int(mixed[0])
         inside = special[(special >= ends[row]) & (special < ends[row + 1])]
-        seen.odd = seen.rows + row, int(values[inside[len(inside) // 2]])
-    seen.mixed += len(mixed)
-    seen.longest = max(seen.longest, int(lengths.max(initial=0)))
-    seen.rows += len(lengths)
+        facts.odd = facts.rows + row, int(values[inside[len(inside) // 2]])
+    facts.mixed += len(mixed)
+    facts.longest = max(facts.longest, int(lengths.max(initial=0)))
+    facts.rows += len(lengths)

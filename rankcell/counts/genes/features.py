@@ -81,14 +81,14 @@ class FeatureTypes:
 
     is_gene
         bool, one per feature.
-    left_out
+    excluded
         Kind, as it is written -> number of the features that are no genes.
     remark
         What is not known of the others, as a sentence; "" when all is.
     """
 
     is_gene: np.ndarray
-    left_out: dict[str, int]
+    excluded: dict[str, int]
     remark: str = ""
 
 
@@ -167,16 +167,16 @@ def genes_only(features: dict[str, list[str]], name: str) -> tuple[dict[str, lis
     return {k: [v for v, chosen in zip(values, keep, strict=True) if chosen] for k, values in features.items()}, number
 
 
-def left_out(types: list[str] | None) -> dict[ColumnKind, int]:
+def excluded_features(types: list[str] | None) -> dict[ColumnKind, int]:
     """Count the features that are no genes, by kind."""
-    return of_types(feature_types({TYPES: types}, "it").left_out) if types else {}
+    return of_types(feature_types({TYPES: types}, "it").excluded) if types else {}
 
 
 def of_types(n_of_type: dict[str, int]) -> dict[ColumnKind, int]:
     return {ColumnKind(name): n for name, n in n_of_type.items()}
 
 
-def leave_out(source: CountSource) -> None:
+def exclude_non_genes(source: CountSource) -> None:
     """Exclude the columns that are no genes from a source whose var says so, as 10x files are read everywhere.
 
     An antibody is often named after its gene: it would be counted as that gene's transcripts.
@@ -185,14 +185,14 @@ def leave_out(source: CountSource) -> None:
     types = feature_types(source.var, source.name)
     if types.remark:
         source.remarks.append(types.remark)
-    if types.left_out:
-        keep_columns(source, types.is_gene, of_types(types.left_out))
+    if types.excluded:
+        keep_columns(source, types.is_gene, of_types(types.excluded))
 
 
 def keep_columns(source: CountSource, keep: np.ndarray, excluded: dict[ColumnKind, int]) -> None:
     """Select columns of a source in place. `keep`: bool, one per column; `excluded`: kind -> number of those that go."""
     source.var = {k: [v for v, chosen in zip(values, keep, strict=True) if chosen] for k, values in source.var.items()}
-    source.left_out = dict(source.left_out) | excluded
+    source.excluded = dict(source.excluded) | excluded
     before = np.arange(len(keep)) if source.column_numbers is None else source.column_numbers
     source.column_numbers = before[keep]
     source.x = ChosenColumns(source.x, np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32))
@@ -200,10 +200,10 @@ def keep_columns(source: CountSource, keep: np.ndarray, excluded: dict[ColumnKin
 
 def remarks_of(source: CountSource) -> list[str]:
     """The remarks of a source: how it is read otherwise than its user may think, and which columns are excluded."""
-    return [*source.remarks, *([f"left out: {describe_left_out(source.left_out)}"] if source.left_out else [])]
+    return [*source.remarks, *([f"left out: {describe_excluded(source.excluded)}"] if source.excluded else [])]
 
 
-def describe_left_out(kinds: Mapping[ColumnKind, int]) -> str:
+def describe_excluded(kinds: Mapping[ColumnKind, int]) -> str:
     """How many columns are left out, and of which kinds."""
     n = sum(kinds.values())
     no_genes = " that is no gene" if n == 1 else " that are no genes"

@@ -84,7 +84,7 @@ def id_facts(ids: Iterable[str]) -> IdFacts:
         if front := GENOME.match(name):
             genomes[front[0]] += 1
             name = name[front.end() :]
-        system, of, case = _look(name)
+        system, of, case = _classify(name)
         systems[system] += 1
         species.update(of)
         cases.update(case)
@@ -104,7 +104,7 @@ def is_ensembl_gene(name: str) -> bool:
     return match is not None and match[2] in "Gg"
 
 
-def _look(name: str) -> tuple[str, list[str], list[str]]:
+def _classify(name: str) -> tuple[str, list[str], list[str]]:
     """Classify one id: (system, species of an Ensembl id, letter case of a symbol)."""
     if match := _ENSEMBL.fullmatch(name):
         front = (match[1] or "").upper()

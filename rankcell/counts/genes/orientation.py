@@ -45,11 +45,11 @@ def require_genes_in_columns(source: CountSource, vocab: Vocabulary | None = Non
             columns = next((values for values in source.var.values() if any(values)), [""])
             raise GeneError(
                 f"{source.name}: {source.matrix} is genes x cells, not cells x genes: its rows are genes (such as {_first(names)}) and its "
-                f"columns are not (such as {_first(columns)}): {way_out(source)}"
+                f"columns are not (such as {_first(columns)}): {transpose_advice(source)}"
             )
 
 
-def way_out(source: CountSource) -> str:
+def transpose_advice(source: CountSource) -> str:
     if source.format == "AnnData":
         return "transpose it first, with adata.T"
     return "transpose it first (read it as an AnnData, take adata.T, and write that with write_h5ad)"

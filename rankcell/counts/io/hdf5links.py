@@ -15,7 +15,7 @@ def require_plain_sources(root: Any, path: Path) -> None:
     """InputError where a link or a dataset of an open HDF5 file leads to what is no file, or takes raw bytes from outside of its folder."""
     for name in _names(root):
         if name not in _NOT_READ:
-            _look(root, name, path, 1)
+            _check_group(root, name, path, 1)
 
 
 def _names(group: Any) -> list[str]:
@@ -25,7 +25,7 @@ def _names(group: Any) -> list[str]:
         return []
 
 
-def _look(group: Any, name: str, path: Path, depth: int) -> None:
+def _check_group(group: Any, name: str, path: Path, depth: int) -> None:
     import h5py
 
     try:
@@ -37,7 +37,7 @@ def _look(group: Any, name: str, path: Path, depth: int) -> None:
         _require(link.filename, path)
     if isinstance(node, h5py.Group) and depth < _DEEPEST:
         for inner in _names(node):
-            _look(node, inner, path, depth + 1)
+            _check_group(node, inner, path, depth + 1)
     if isinstance(node, h5py.Dataset):
         raws, sources = _elsewhere(node)
         for raw in raws:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.counts.arrays import as_numbers, texts
-from rankcell.counts.genes.features import TYPES, genes_only, left_out
+from rankcell.counts.genes.features import TYPES, excluded_features, genes_only
 from rankcell.counts.io.hdf5 import loading
 from rankcell.counts.io.spill import Entries, SpilledMatrix
 from rankcell.counts.io.tenx import as_float32
@@ -58,7 +58,7 @@ class MtxSource(CountSource):
                 f"{turned('cells x features') if (len(self.ids), n_features) == text.shape else ''}"
             )
         self.var, number = genes_only(columns, self.name)
-        self.left_out = left_out(columns.get(TYPES))
+        self.excluded = excluded_features(columns.get(TYPES))
         self.others, self.obs_columns = {}, []
         shape = len(self.ids), int((number >= 0).sum())
 

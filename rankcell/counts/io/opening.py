@@ -6,7 +6,7 @@ from typing import Any
 
 # In the order in which they are asked: h5ad takes every other HDF5 file, and says what it holds
 from rankcell.counts.io import loom, tenx, mtx, zarrstore, in_memory, h5ad  # noqa: F401 # isort: skip
-from rankcell.counts.genes.features import leave_out
+from rankcell.counts.genes.features import exclude_non_genes
 from rankcell.counts.genes.orientation import refuse_transposed
 from rankcell.counts.io.file_kinds import describe_file, require_file
 from rankcell.counts.matrix_key import MatrixKey
@@ -35,7 +35,7 @@ def open_counts(source: Any, *, layer: str | None = None, raw: bool = False) -> 
             try:
                 opened.check_door()
                 refuse_transposed(opened)
-                leave_out(opened)
+                exclude_non_genes(opened)
             except InputError:
                 opened.close()
                 raise

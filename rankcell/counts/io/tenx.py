@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankcell.counts.genes.features import TYPES, ChosenColumns, genes_only, left_out
+from rankcell.counts.genes.features import TYPES, ChosenColumns, excluded_features, genes_only
 from rankcell.counts.io import elements
 from rankcell.counts.io.file_kinds import other_layout
 from rankcell.counts.io.hdf5 import Hdf5Vector, holds, loading, open_source
@@ -44,7 +44,7 @@ class TenxSource(CountSource):
         self.ids = elements.column(group, "barcodes", where=self.name).cast(pa.string())
         features = self._features(group)
         self.var, columns = genes_only(features, self.name)
-        self.left_out = left_out(features.get(TYPES))
+        self.excluded = excluded_features(features.get(TYPES))
         shape = group["shape"][:].tolist() if group["shape"].dtype.kind in "iu" else [0, 0]
         pointers = Hdf5Vector(group["indptr"])
         n_names = [len(next(iter(features.values()))), len(self.ids)]

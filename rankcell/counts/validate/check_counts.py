@@ -41,7 +41,7 @@ class GeneFacts:
     """The gene columns, and what the vocabulary knows of them.
 
     `unknown`: the most abundant genes that it does not know, with their counts. `in_upper_case`: columns that it would know in
-    upper case, looked at when it knows too few. `left_out`: kind -> number of the columns that are no genes, counted nowhere.
+    upper case, looked at when it knows too few. `excluded`: kind -> number of the columns that are no genes, counted nowhere.
     `prefix`: the genome that is taken from in front of the names.
     """
 
@@ -58,7 +58,7 @@ class GeneFacts:
     unknown: list[tuple[str, float]]
     n_duplicate_names: int
     in_upper_case: int
-    left_out: dict[ColumnKind, int]
+    excluded: dict[ColumnKind, int]
     prefix: str
 
 
@@ -343,7 +343,7 @@ def _gene_facts(source: CountSource, vocab: Vocabulary, genes: GeneMap, column_s
         unknown=[(ids[i].strip() or index[i], float(column_sum[i])) for i in most],
         n_duplicate_names=len(index) - len(set(index)),
         in_upper_case=int((vocab.lookup(v.upper() for v in ids) >= 0).sum()) if few else 0,
-        left_out=dict(source.left_out),
+        excluded=dict(source.excluded),
         prefix=genes.prefix,
     )
 

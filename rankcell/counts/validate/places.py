@@ -70,13 +70,13 @@ def _open_somewhere(item: Any, layer: str | None, raw: bool, genome: str | None)
 def _judge(name: str, key: MatrixKey, opener: Callable[[], Matrix]) -> MatrixCandidate:
     try:
         matrix = opener()
-        verdict, cause = _look(matrix.head())
+        verdict, cause = _judge_entries(matrix.head())
         return MatrixCandidate(key, name, matrix.shape, verdict, cause)
     except (InputError, OSError, KeyError, ValueError, RuntimeError, TypeError) as e:
         return MatrixCandidate(key, name, (0, 0), OTHER, f"not readable: {str(e).splitlines()[0][:80] if str(e) else type(e).__name__}")
 
 
-def _look(head: np.ndarray) -> tuple[str, str]:
+def _judge_entries(head: np.ndarray) -> tuple[str, str]:
     """The verdict on some entries, and why."""
     if head.dtype.kind not in "biuf":
         return OTHER, f"{head.dtype}"

@@ -76,15 +76,15 @@ def _have_equal_counts(one: Listed, other: Listed) -> bool:
         if genes is None:
             return False
         row_a, row_b = _Rows(a, genes[0], genes[2]), _Rows(b, genes[1], genes[2])
-        looked = n_equal = 0
+        n_compared = n_equal = 0
         for k in take[stride].tolist():
             x, y = row_a(int(at[k])), row_b(int(there[k]))
             if x.any() and y.any():
-                looked += 1
+                n_compared += 1
                 n_equal += int(np.count_nonzero((x == y) & (x != 0)) >= SAME * np.count_nonzero((x != 0) | (y != 0)))
-            if looked == CELLS:
+            if n_compared == CELLS:
                 break
-    return looked > 0 and 2 * n_equal >= looked
+    return n_compared > 0 and 2 * n_equal >= n_compared
 
 
 def _common_genes(a: CountSource, b: CountSource) -> tuple[np.ndarray, np.ndarray, int] | None:
