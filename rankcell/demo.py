@@ -207,7 +207,7 @@ def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps
     table = get.screen_df(folder / d.name)
     ranking = edit_ranking(table, RankOptions(d.score))
     write_ranked(ranking.table, folder / d.table, facts=ranking.facts)
-    found.follows[d.name] = [_follows(table, s) for s in ("cos_genes", str(Score.parse(d.score).whole))]
+    found.follows[d.name] = [_follows(table, s) for s in ("cos_genes", str(Score.parse(d.score).plain))]
     found.ranked[d.name], found.n_genes[d.name], found.n_rows[d.name] = ranking.table, len(genes), len(table)
 
 

@@ -111,8 +111,8 @@ class Score:
         return self.state is None and self.family in (COS, EUCLIDEAN) and not self.is_part
 
     @property
-    def whole(self) -> "Score":
-        """Of a score in place that of the edit as made; any other as it is."""
+    def plain(self) -> "Score":
+        """The score of the edit as made, for a score in place; any other as it is."""
         return self.with_part("") if self.is_in_place else self
 
     def with_part(self, part: str) -> "Score":

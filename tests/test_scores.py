@@ -125,8 +125,8 @@ def test_in_place_and_back():
     assert in_place_of("cos_cell", columns) == "cos_cell_in_place"
     assert in_place_of("toward_a_cell", columns) == "toward_a_cell_in_place" and in_place_of("toward_b_cell", columns) is None
     assert [in_place_of(n, columns) for n in ("cos_cell_in_place", "shift_cell_position", "toward_a_cell_refill", "effect")] == [None] * 4
-    assert str(Score.parse("cos_cell_in_place").whole) == "cos_cell"
-    assert str(Score.parse("shift_cell_position").whole) == "shift_cell_position"
+    assert str(Score.parse("cos_cell_in_place").plain) == "cos_cell"
+    assert str(Score.parse("shift_cell_position").plain) == "shift_cell_position"
 
 
 def test_scores_without_their_parts():

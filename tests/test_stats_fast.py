@@ -16,7 +16,7 @@ from rankcell.cli.main import main
 from rankcell.errors import InputError, RankcellWarning, SettingsError
 from rankcell.stats import rank_edits
 from rankcell.stats.mixture import impact
-from rankcell.stats.prediction import Shared, corrected, fit_error
+from rankcell.stats.prediction import Shared, calibrate, fit_error
 from rankcell.stats.replicates import Means, interval, p_against_zero
 from rankcell.stats.screen_rows import rows_of
 
@@ -138,7 +138,7 @@ def test_sizes_stay_sizes():
     table = pd.DataFrame({"cell_id": "c", "edit": ["delete:a", "delete:b"], "kind": "delete", "genes": ["a", "b"], "rank": [0, 1]})
     rows = rows_of(table.assign(cos_genes=[1 - 0.001, 1 - 0.002]), ["cos_genes"])
     error = fit_error(np.repeat([f"delete:{c}" for c in "abcdefghijklmnopqrstuvwxyz"], 9), np.full(234, 0.01), np.full(234, 0.001))
-    found = corrected(rows, {"cos_genes": np.array([False, True])}, {"cos_genes": error})
+    found = calibrate(rows, {"cos_genes": np.array([False, True])}, {"cos_genes": error})
     np.testing.assert_allclose(1 - found.scores["cos_genes"], [0, 0.002])
     assert found.predicted["cos_genes"].scale[1] == 0 < found.predicted["cos_genes"].scale[0]
 

@@ -17,9 +17,9 @@ from rankcell.cli.main import main
 from rankcell.errors import CellError, InputError, OutputError, RankcellError, RankcellWarning, SettingsError
 from rankcell.stats import rank_affected
 from rankcell.stats import rank_edits as rank_any
-from rankcell.stats.matched import NEAREST, log_size, residuals, standing
+from rankcell.stats.covariates import partial_spearman, ranks_within
+from rankcell.stats.matched import NEAREST, compare_to_peers, log_size, residuals
 from rankcell.stats.mixture import impact
-from rankcell.stats.predictors import partial_spearman, ranks_within
 from rankcell.stats.replicates import Means, donors_of, fdr, least_p, means, p_against_zero, sign_flip_p
 from rankcell.stats.screen_rows import rows_of
 
@@ -155,11 +155,11 @@ def test_effects_that_every_gene_has_are_no_discoveries():
 def test_standing_by_hand():
     """Twelve edits of equal means but one, no noise to speak of: the spread is that of the others."""
     mean = np.array([-3.0, -2, -1, 0, 1, 2, 3, -1, 1, 0, 0.5, 40])
-    found = standing(Means(np.full(12, 50), mean, np.full(12, 1e-6)), np.arange(12.0), np.full(12, 0.5))
+    found = compare_to_peers(Means(np.full(12, 50), mean, np.full(12, 1e-6)), np.arange(12.0), np.full(12, 0.5))
     assert found.n_peers.tolist() == [11] * 12
     assert found.centre[11] == np.median(mean[:11]) and found.centre[0] == np.median(mean[1:])
     assert np.argmax(np.abs(found.z)) == 11 and found.z[11] > 10
-    few = standing(Means(np.full(5, 9), np.arange(5.0), np.ones(5)), np.arange(5.0), np.full(5, 0.5))
+    few = compare_to_peers(Means(np.full(5, 9), np.arange(5.0), np.ones(5)), np.arange(5.0), np.full(5, 0.5))
     assert np.isnan(few.p).all()
 
 

@@ -89,7 +89,7 @@ def rank_lines(screen: ScreenFolder) -> tuple[list[str], list[str]]:
     That is the median over cells of the Spearman correlation, of the first two million rows; none where no cell has ten edits.
     """
     from rankcell.stats import rank_spearman
-    from rankcell.stats.predictors import TOO_CLOSE
+    from rankcell.stats.covariates import TOO_CLOSE
     from rankcell.stats.summary import edit_counts, edits_sentence
 
     edits = [f"to rank: {edits_sentence(edit_counts(screen))}"]

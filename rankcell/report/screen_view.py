@@ -141,7 +141,7 @@ def parts_of(table: "pd.DataFrame", score: str) -> dict[str, np.ndarray]:
 
     The parts add up to the total. The position part is read where the screen holds it, else it is what the others leave.
     """
-    whole = Score.parse(score).whole
+    whole = Score.parse(score).plain
     parts = {"total": effects(table, str(whole))}
     in_place = in_place_of(str(whole), table)
     if in_place is None:

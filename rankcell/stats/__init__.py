@@ -1,4 +1,4 @@
-"""Long result table -> one row per edit: effect, interval, null, p and FDR; the trivial predictors beside every effect."""
+"""Long result table -> one row per edit: effect, interval, null, p and FDR; covariates (rank, detection, expression) beside every effect."""
 
 from rankcell.lazy import door
 

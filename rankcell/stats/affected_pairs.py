@@ -1,4 +1,4 @@
-"""Which perturbation moves which gene more than other perturbations of like rank move it: a ranking of pairs, without p.
+"""Ranking of pairs of perturbation and affected gene against other perturbations of like rank, without p.
 
 A p from this comparison is not calibrated (benchmarks/calibration.py: its tails are too heavy for untrained models), so there is none.
 """
@@ -82,7 +82,7 @@ def gene_symbols(screen: Any) -> dict[str, str]:
 
 
 def _compared(table: Any, edits: Any) -> Any:
-    """Each pair against what other perturbations of like rank do to the same gene: effect, expected, z and direction.
+    """Compare each pair with the other perturbations of like rank of the same gene: effect, expected, z and direction.
 
     z is the smaller of two: how far the pair stands out among the gene's other perturbations (on the log scale), and how sure its
     own cells are of the difference (effect - expected over its standard error), so that one cell alone makes no finding.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import SettingsError
-from rankcell.stats.predictors import ranks_within
+from rankcell.stats.covariates import ranks_within
 from rankcell.stats.replicates import fdr
 from rankcell.stats.screen_rows import Rows
 
@@ -64,39 +64,39 @@ def goal_state_shift(rows: Rows, goal: str, alternatives: dict[str, str]) -> Any
     if len(by.n) == 1:
         means = {f"Shift_to_alt_end_{name}": g.values.mean() for name, g in others.items()}
         return pd.DataFrame({"Shift_to_goal_end": by.values.mean(), **means}, index=[0])
-    found = by.frame()
-    found["Shift_to_goal_end"] = by.mean()
+    table = by.frame()
+    table["Shift_to_goal_end"] = by.mean()
     for name, g in others.items():
-        found[f"Shift_to_alt_end_{name}"] = g.mean()
-    found["Goal_end_vs_random_pval"] = _against_all(by)
+        table[f"Shift_to_alt_end_{name}"] = g.mean()
+    table["Goal_end_vs_random_pval"] = _against_all(by)
     for name, g in others.items():
-        found[f"Alt_end_vs_random_pval_{name}"] = _against_all(g)
-    found["Goal_end_FDR"] = fdr(found["Goal_end_vs_random_pval"].to_numpy())
+        table[f"Alt_end_vs_random_pval_{name}"] = _against_all(g)
+    table["Goal_end_FDR"] = fdr(table["Goal_end_vs_random_pval"].to_numpy())
     for name in others:
-        found[f"Alt_end_FDR_{name}"] = fdr(found[f"Alt_end_vs_random_pval_{name}"].to_numpy())
-    found["N_Detections"] = by.n
-    found["Sig"] = (found["Goal_end_FDR"] < _LEVEL).astype(int)
+        table[f"Alt_end_FDR_{name}"] = fdr(table[f"Alt_end_vs_random_pval_{name}"].to_numpy())
+    table["N_Detections"] = by.n
+    table["Sig"] = (table["Goal_end_FDR"] < _LEVEL).astype(int)
     order = ["Sig", "Shift_to_goal_end", "Goal_end_FDR"]
-    return found.sort_values(order, ascending=[False, False, True], ignore_index=True)
+    return table.sort_values(order, ascending=[False, False, True], ignore_index=True)
 
 
 def vs_null(rows: Rows, null: Rows, score: str) -> Any:
     """The mean of each gene beside that of another screen, rank-sum p between the two."""
     test = _Genes(rows, rows.scores[score])
     other = _Genes(null, null.scores[score])
-    found = test.frame()
+    table = test.frame()
     place = {g: i for i, g in enumerate(other.edits["genes"])}
     at = np.array([place.get(g, -1) for g in test.edits["genes"]], np.int64)
     known = at >= 0
-    found["Test_avg_shift"] = test.mean()
-    found["Null_avg_shift"] = np.where(known, other.mean()[at], np.nan)
-    found["Test_vs_null_avg_shift"] = found["Test_avg_shift"] - found["Null_avg_shift"]
-    found["Test_vs_null_pval"] = np.nan_to_num(_rank_sum(test, other, at), nan=1.0)
-    found["Test_vs_null_FDR"] = fdr(found["Test_vs_null_pval"].to_numpy())
-    found["N_Detections_test"], found["N_Detections_null"] = test.n, np.where(known, other.n[at], 0)
-    found["Sig"] = (found["Test_vs_null_FDR"] < _LEVEL).astype(int)
+    table["Test_avg_shift"] = test.mean()
+    table["Null_avg_shift"] = np.where(known, other.mean()[at], np.nan)
+    table["Test_vs_null_avg_shift"] = table["Test_avg_shift"] - table["Null_avg_shift"]
+    table["Test_vs_null_pval"] = np.nan_to_num(_rank_sum(test, other, at), nan=1.0)
+    table["Test_vs_null_FDR"] = fdr(table["Test_vs_null_pval"].to_numpy())
+    table["N_Detections_test"], table["N_Detections_null"] = test.n, np.where(known, other.n[at], 0)
+    table["Sig"] = (table["Test_vs_null_FDR"] < _LEVEL).astype(int)
     order = ["Sig", "Test_vs_null_avg_shift", "Test_vs_null_FDR"]
-    return found.sort_values(order, ascending=[False, False, True], ignore_index=True)
+    return table.sort_values(order, ascending=[False, False, True], ignore_index=True)
 
 
 def mixture_model(rows: Rows, score: str) -> Any:
@@ -113,13 +113,13 @@ def mixture_model(rows: Rows, score: str) -> Any:
     if scored.sum() < 2:
         raise SettingsError("mixture_model needs the screen of at least two genes")
     fit = GaussianMixture(2, random_state=0).fit(mean[scored, None])
-    found = by.frame()
-    found["Test_avg_shift"] = mean
-    found["Impact_component"] = _impact_component(np.where(scored, mean, 1), fit)
+    table = by.frame()
+    table["Test_avg_shift"] = mean
+    table["Impact_component"] = _impact_component(np.where(scored, mean, 1), fit)
     each = _impact_component(by.values, fit)
-    found["Impact_component_percent"] = np.bincount(by.gene, each, len(by.n)) / np.maximum(by.n, 1) * 100
-    found["N_Detections"] = by.n
-    return found[scored].sort_values(["Impact_component", "Test_avg_shift"], ascending=[False, True], ignore_index=True)
+    table["Impact_component_percent"] = np.bincount(by.gene, each, len(by.n)) / np.maximum(by.n, 1) * 100
+    table["N_Detections"] = by.n
+    return table[scored].sort_values(["Impact_component", "Test_avg_shift"], ascending=[False, True], ignore_index=True)
 
 
 def _impact_component(values: np.ndarray, fit: Any) -> np.ndarray:
@@ -147,14 +147,14 @@ def aggregate_gene_shifts(rows: Rows, score: str, affected: Any, symbols: dict[s
     top = pd.DataFrame({"Gene_name": by.edits["symbols"], "Ensembl_ID": by.edits["genes"], "Affected": "cell_emb"})
     top = top.assign(Affected_gene_name=None, Affected_Ensembl_ID=None, Cosine_sim_mean=mean, Cosine_sim_stdev=deviation, N_Detections=by.n)
     names = [symbols.get(g, g) for g in affected["affected"]]
-    rest = pd.DataFrame(
+    affected_rows = pd.DataFrame(
         {"Gene_name": [symbols.get(g, g) for g in affected["genes"]], "Ensembl_ID": affected["genes"], "Affected": affected["affected"]}
     )
-    rest = rest.assign(Affected_gene_name=names, Affected_Ensembl_ID=affected["affected"], Cosine_sim_mean=affected["mean_cos"])
-    rest = rest.assign(Cosine_sim_stdev=affected["sd_cos"], N_Detections=affected["n"])
-    rest = rest.sort_values("Cosine_sim_mean", kind="stable")
-    top, rest = (part.astype({"Affected_gene_name": object, "Affected_Ensembl_ID": object}) for part in (top, rest))
-    return pd.concat([part for part in (top, rest) if len(part)], ignore_index=True) if len(top) or len(rest) else top
+    affected_rows = affected_rows.assign(Affected_gene_name=names, Affected_Ensembl_ID=affected["affected"], Cosine_sim_mean=affected["mean_cos"])
+    affected_rows = affected_rows.assign(Cosine_sim_stdev=affected["sd_cos"], N_Detections=affected["n"])
+    affected_rows = affected_rows.sort_values("Cosine_sim_mean", kind="stable")
+    top, affected_rows = (part.astype({"Affected_gene_name": object, "Affected_Ensembl_ID": object}) for part in (top, affected_rows))
+    return pd.concat([part for part in (top, affected_rows) if len(part)], ignore_index=True) if len(top) or len(affected_rows) else top
 
 
 def _against_all(by: _Genes) -> np.ndarray:

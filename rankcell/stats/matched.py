@@ -26,7 +26,7 @@ _LEAST_ROWS, _HEAVIEST = 5, 50.0
 
 @dataclass(frozen=True)
 class Residuals:
-    """Of each row: `z`, by how many standard deviations of its neighbours the effect differs from what their ranks predict
+    """Residuals of the rows: `z`, by how many standard deviations of its neighbours the effect differs from what their ranks predict
     (sizes on the log scale); `diff`, the effect less that prediction, in the score's own unit. NaN without enough neighbours.
 
     error
@@ -39,13 +39,13 @@ class Residuals:
 
 
 def residuals(rows: Rows, score: str) -> Residuals:
-    """Each row against the `NEAREST` genes on either side of it in the rank order of its own cell (the nearest there are at the ends).
+    """Studentised residual of each row from a local regression on the `NEAREST` genes on either side of it in its cell's rank order.
 
-    A line in log(1 + rank) is fitted to the neighbours without the row itself; z is the externally studentised residual
+    At the ends of the order the nearest there are. A line in log(1 + rank) is fitted without the row itself; z is the externally studentised residual
     (Cook and Weisberg 1982, section 2.2). Neighbours further than 4 robust standard deviations out are pulled in first.
     """
     fast, is_size = rows.predicted.get(score), Score.parse(score).is_size
-    found = Residuals(*(np.full(len(rows), np.nan) for _ in range(2)), None if fast is None else np.full(len(rows), np.nan))
+    result = Residuals(*(np.full(len(rows), np.nan) for _ in range(2)), None if fast is None else np.full(len(rows), np.nan))
     kinds = rows.edits["kind"].astype("category").cat.codes.to_numpy().astype(np.int64)
     for piece in rows.pieces():
         effect = rows.effect(score, piece)
@@ -56,12 +56,12 @@ def residuals(rows: Rows, score: str) -> Residuals:
         used = log_size(y, group) if is_size else y
         keep = np.isfinite(used)
         at, y, used = at[keep], y[keep], used[keep]
-        predicted, found.z[at], sd = _against_neighbours(group[keep], rows.x(at), used)
-        found.diff[at] = y - (np.exp(predicted) if is_size else predicted)
+        predicted, result.z[at], sd = _against_neighbours(group[keep], rows.x(at), used)
+        result.diff[at] = y - (np.exp(predicted) if is_size else predicted)
         if fast is not None:
             scale = fast.scale[at]
-            found.error[at] = (log_error(scale, np.exp(used)) if is_size else scale) / sd
-    return found
+            result.error[at] = (log_error(scale, np.exp(used)) if is_size else scale) / sd
+    return result
 
 
 def log_error(scale: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def _runs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_neighbours(group: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """What the neighbours of each entry in its group (in order of group and x) predict for it, itself left out; NaN with too few."""
+    """Leave-one-out prediction of each entry by its neighbours in its group (entries in order of group and x); NaN with too few."""
     return _against_neighbours(group, x, y)[0]
 
 
@@ -155,8 +155,8 @@ def _sums(v: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where each edit stands among its peers: `z`, two-sided `p`, `n_peers`, and `spread`, the standard deviation between edits
+class PeerComparison:
+    """Comparison of each edit with its peers: `z`, two-sided `p`, `n_peers`, and `spread`, the standard deviation between edits
     that is not sampling (of the mean studentised residual)."""
 
     z: np.ndarray
@@ -166,8 +166,8 @@ class Standing:
     spread: float
 
 
-def standing(m: Means, mean_rank: np.ndarray, detection: np.ndarray, *, heavy: float = 0.0) -> Standing:
-    """Each edit's mean residual against those of the `PEERS` edits nearest in mean rank and detection.
+def compare_to_peers(m: Means, mean_rank: np.ndarray, detection: np.ndarray, *, heavy: float = 0.0) -> PeerComparison:
+    """Test of each edit's mean residual against those of the `PEERS` edits nearest in mean rank and detection (empirical null).
 
     z = (T - median of the peers' T) / (s * sqrt(spread^2 + v)): v is the sampling variance of T over its replicates, shrunk
     toward the one that all edits share (as if that had 10 degrees of freedom); spread^2 the variance between all edits; s the
@@ -187,7 +187,7 @@ def standing(m: Means, mean_rank: np.ndarray, detection: np.ndarray, *, heavy: f
     z, centre, peers = np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, np.int64)
     at = np.flatnonzero(np.isfinite(m.mean) & np.isfinite(detection))
     if len(at) <= LEAST:
-        return Standing(z, z.copy(), peers, centre, float("nan"))
+        return PeerComparison(z, z.copy(), peers, centre, float("nan"))
     values, near = m.mean[at], _nearest(mean_rank[at], detection[at])
     centre[at] = np.median(values[near], axis=1)
     off = values - centre[at]
@@ -207,7 +207,7 @@ def standing(m: Means, mean_rank: np.ndarray, detection: np.ndarray, *, heavy: f
     df[at] = _tails(_MEDIAN_EFFICIENCY * near.shape[1], excess)
     at_median = t.ppf(0.75, df) / t.ppf(0.75, _MEDIAN_EFFICIENCY * max(near.shape[1], 1))  # the scale was fitted at the median
     p = np.where(m.n >= LEAST_REPLICATES, 2 * t.sf(np.abs(z) * at_median, df), np.nan)
-    return Standing(z, p, peers, centre, float(np.sqrt(spread2)))
+    return PeerComparison(z, p, peers, centre, float(np.sqrt(spread2)))
 
 
 def _tails(df: float, excess: np.ndarray) -> np.ndarray:
@@ -217,7 +217,7 @@ def _tails(df: float, excess: np.ndarray) -> np.ndarray:
     return 4 + 6 / (6 / (df - 4) + excess)
 
 
-def heaviness(edit: np.ndarray, values: np.ndarray, m: Means) -> float:
+def excess_kurtosis(edit: np.ndarray, values: np.ndarray, m: Means) -> float:
     """Excess kurtosis of rows around the mean of their edit, of the edits with at least five: between 0 and 50."""
     good = np.isfinite(values)
     good[good] = m.n[edit[good]] >= _LEAST_ROWS
@@ -227,17 +227,17 @@ def heaviness(edit: np.ndarray, values: np.ndarray, m: Means) -> float:
 
 
 def _nearest(mean_rank: np.ndarray, detection: np.ndarray) -> np.ndarray:
-    """Of each edit the others nearest in the ranks of mean rank and detection, [edits, peers]."""
+    """Nearest neighbours of each edit in the ranks of mean rank and detection, itself left out: codes [edits, peers]."""
     from scipy.spatial import cKDTree
     from scipy.stats import rankdata
 
     behind = np.where(np.isfinite(mean_rank), mean_rank, np.inf)  # genes that no cell shows
     places = np.column_stack([rankdata(behind), rankdata(detection)])
     k = min(PEERS, len(places) - 1)
-    _, found = cKDTree(places).query(places, k + 1)
-    own = found == np.arange(len(places))[:, None]
+    _, nearest = cKDTree(places).query(places, k + 1)
+    own = nearest == np.arange(len(places))[:, None]
     own[~own.any(1), -1] = True  # many at one place: the edit itself is not among the nearest, so the last makes room
-    return found[~own].reshape(len(places), k)
+    return nearest[~own].reshape(len(places), k)
 
 
 def _sampling(m: Means) -> np.ndarray:

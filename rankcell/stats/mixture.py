@@ -29,7 +29,7 @@ class Impact:
 
 
 def impact(effect: np.ndarray, keep: np.ndarray, *, is_size: bool, seed: int, error: np.ndarray | None = None) -> Impact:
-    """Fit both components by expectation maximisation and say which edits are in that of the larger mean.
+    """Two-component Gaussian mixture of the mean effects by expectation maximisation: the posterior of the component of the larger mean.
 
     Where the components differ in width, the wider one wins at both ends, so that the smallest effects of all could be called
     impact. The log odds are a parabola in the effect: effects beyond its turning point get the posterior of that point, so that
@@ -53,7 +53,7 @@ def impact(effect: np.ndarray, keep: np.ndarray, *, is_size: bool, seed: int, er
     gain = GaussianMixture(1).fit(y).bic(y) - two.bic(y)
     low, high = np.argsort(two.means_[:, 0])
     if error is None:
-        posterior[at] = two.predict_proba(_held(y, two.means_[[low, high], 0], two.covariances_[[low, high], 0, 0]))[:, high]
+        posterior[at] = two.predict_proba(_clip_at_turn(y, two.means_[[low, high], 0], two.covariances_[[low, high], 0, 0]))[:, high]
     else:
         own = (np.log1p((error[at] / effect[at]) ** 2) if is_size else error[at] ** 2) / scale**2
         variance = two.covariances_[[low, high], 0, 0][:, None] + np.maximum(own - np.median(own), 0)
@@ -71,17 +71,17 @@ def impact(effect: np.ndarray, keep: np.ndarray, *, is_size: bool, seed: int, er
 
 
 def _posterior(y: np.ndarray, weight: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Of the second of two components whose `variance` [2, edits] each edit has its own of."""
+    """Posterior of the second of two components, with a `variance` [2, edits] per edit."""
     from scipy.special import expit
     from scipy.stats import norm
 
-    held = np.array([_held(np.array([v]), mean, s)[0] for v, s in zip(y, variance.T, strict=True)])
-    odds = [np.log(w) + norm.logpdf(held, m, np.sqrt(s)) for w, m, s in zip(weight, mean, variance, strict=True)]
+    clipped = np.array([_clip_at_turn(np.array([v]), mean, s)[0] for v, s in zip(y, variance.T, strict=True)])
+    odds = [np.log(w) + norm.logpdf(clipped, m, np.sqrt(s)) for w, m, s in zip(weight, mean, variance, strict=True)]
     return expit(odds[1] - odds[0])
 
 
-def _held(y: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Values with those beyond the turning point of the log odds set to it; `mean`, `variance`: of none, then of impact."""
+def _clip_at_turn(y: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Clip values at the turning point of the log odds; `mean`, `variance`: of none, then of impact."""
     bend = 1 / variance[0] - 1 / variance[1]
     if abs(bend) < 1e-12:
         return y

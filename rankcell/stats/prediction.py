@@ -59,10 +59,10 @@ class PredictionError:
 
 
 def fit_error(edit: np.ndarray, predicted: np.ndarray, exact: np.ndarray) -> PredictionError:
-    """The error from the audited rows: ids of their edits, predicted and exact effects.
+    """Fit the prediction error to the audited rows: ids of their edits, predicted and exact effects.
 
     The share that an edit has in common is the mean product of scaled errors of the same edit in two cells, which is unbiased and
-    knows no shape: a common bias of the audit is in it. Edits weigh by what they tell of it at the share found. Its standard error
+    knows no shape: a common bias of the audit is in it. Edits weigh by what they tell of it at the estimated share. Its standard error
     is over edits. With fewer than `LEAST_TWICE` edits audited twice the share is taken to be 1 and no edit's own error is used.
     """
     import pandas as pd
@@ -81,7 +81,7 @@ def fit_error(edit: np.ndarray, predicted: np.ndarray, exact: np.ndarray) -> Pre
     used = min(1.0, max(0.0, share)) if known else 0.0
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = np.where(used > 0, used / (used + (1 - used) / k), 0.0)
-        shift, left = drawn * total / k, [(1 - drawn) ** 2 * s + drawn**2 * (1 - s) / k for s in (low, high)]
+        shift, unknown_variance = drawn * total / k, [(1 - drawn) ** 2 * s + drawn**2 * (1 - s) / k for s in (low, high)]
     rms = float(np.sqrt((e**2).mean())) if len(e) else 0.0
     facts = {"audited": len(e), "edits_audited": len(ids), "edits_audited_twice": n_twice, "bias": float(e.mean()) if len(e) else 0.0}
     facts |= {"error": rms, "common_share": used if known else None, "common_share_used": high}
@@ -90,7 +90,7 @@ def fit_error(edit: np.ndarray, predicted: np.ndarray, exact: np.ndarray) -> Pre
         error,
         edits=[str(i) for i in ids],
         shift=shift.tolist(),
-        variance=np.maximum(*left).tolist(),
+        variance=np.maximum(*unknown_variance).tolist(),
         variance_else=high,
         heavy=float(np.clip((r**4).mean() / (r**2).mean() ** 2 - 3, 0, _HEAVIEST)) if r.any() else 0.0,
         df=float(n_twice if known else max(1, len(ids))),
@@ -106,16 +106,16 @@ def _spread_of_errors(m: np.ndarray, e: np.ndarray) -> tuple[float, float]:
     if total == 0:
         return 0.0, 0.0
     n_bins = min(_BINS, len(e) // _LEAST_IN_BIN)
-    found = np.array([total, 0.0])
+    coefficients = np.array([total, 0.0])
     if n_bins >= 2 and (m**2).mean() > 0:
         parts = np.array_split(np.argsort(np.abs(m), kind="stable"), n_bins)
         x, y = (np.array([(v[p] ** 2).mean() for p in parts]) for v in (m, e))
         design = np.column_stack([np.ones(n_bins), x / x.mean()])
         weight = 1 / np.maximum(y, 1e-3 * total)
         fitted = nnls(design * weight[:, None], y * weight)[0]
-        found = fitted / [1, x.mean()] if fitted.sum() > 0 else found
-    found = found * (e**2 / np.maximum(found[0] + found[1] * m**2, 1e-300)).mean()
-    return float(np.sqrt(found[0])), float(np.sqrt(found[1]))
+        coefficients = fitted / [1, x.mean()] if fitted.sum() > 0 else coefficients
+    coefficients = coefficients * (e**2 / np.maximum(coefficients[0] + coefficients[1] * m**2, 1e-300)).mean()
+    return float(np.sqrt(coefficients[0])), float(np.sqrt(coefficients[1]))
 
 
 def _common_share(k: np.ndarray, total: np.ndarray, squares: np.ndarray) -> tuple[float, float, int]:
@@ -151,13 +151,13 @@ class Predicted:
         return replace(self, exact=self.exact[keep], scale=self.scale[keep])
 
     def with_more_edits(self, n: int) -> "Predicted":
-        """The same with `n` edits more, of which there is no row and nothing was predicted."""
+        """Pad with `n` edits that have no row and no prediction."""
         return replace(self, variance=np.pad(self.variance, (0, n)))
 
 
-def corrected(rows: Rows, exact: dict[str, np.ndarray], errors: dict[str, PredictionError]) -> Rows:
-    """Predicted values moved by what the audit says of their edit, and the error that is left beside them. Sizes stay sizes."""
-    scores, found = {}, {}
+def calibrate(rows: Rows, exact: dict[str, np.ndarray], errors: dict[str, PredictionError]) -> Rows:
+    """Calibrate predicted values by their edit's error in the audit, with the remaining prediction error beside them. Sizes stay sizes."""
+    scores, predicted = {}, {}
     for score, values in rows.scores.items():
         error, effect = errors[score], rows.effect(score)
         shift, variance = error.of_edits(rows.edits["edit"].astype(str))
@@ -166,16 +166,16 @@ def corrected(rows: Rows, exact: dict[str, np.ndarray], errors: dict[str, Predic
         if Score.parse(score).is_size:
             moved = np.maximum(moved, np.minimum(effect, 0))
         scores[score] = np.where(exact[score], values, Score.parse(score).effect(moved))
-        found[score] = Predicted(exact[score], scale, variance, error.df, error.heavy, error.facts)
-    return replace(rows, scores=scores, predicted=found)
+        predicted[score] = Predicted(exact[score], scale, variance, error.df, error.heavy, error.facts)
+    return replace(rows, scores=scores, predicted=predicted)
 
 
 def is_fast(columns: Sequence[str]) -> bool:
     return "exact" in columns
 
 
-def carried(rows: Rows, source: Any) -> Rows:
-    """The rows of a Screen or of a table with the prediction error carried along; those of an exact screen as they are."""
+def with_prediction_error(rows: Rows, source: Any) -> Rows:
+    """Attach the prediction error to the rows of a Screen or of a table; those of an exact screen stay as they are."""
     from rankcell.perturb.results.screen_tables import SCREEN
 
     is_screen = not is_table(source)
@@ -191,7 +191,7 @@ def carried(rows: Rows, source: Any) -> Rows:
     errors = read_errors(source, list(rows.scores)) if is_screen else _errors_of_table(source)
     for score in rows.scores:
         _check_known(score, errors, rows, exact[score])
-    return corrected(rows, exact, errors)
+    return calibrate(rows, exact, errors)
 
 
 def _check_known(score: str, errors: dict[str, PredictionError], rows: Rows, exact: np.ndarray) -> None:
@@ -207,7 +207,7 @@ def _check_known(score: str, errors: dict[str, PredictionError], rows: Rows, exa
 
 
 def read_errors(screen: Any, scores: Sequence[str] | None = None) -> dict[str, PredictionError]:
-    """The error of every audited score (of `scores` alone where given) from a fast screen's audit.parquet. InputError when it is lost."""
+    """Fit the prediction error of every audited score (of `scores` alone unless None) from a fast screen's audit.parquet. InputError when it is lost."""
     from rankcell.perturb.results.screen_tables import AUDIT
 
     if not screen.has(AUDIT):
@@ -219,12 +219,12 @@ def read_errors(screen: Any, scores: Sequence[str] | None = None) -> dict[str, P
     drawn = {s: drawn_column(s, names) for s in scores}
     columns = ["edit", *dict.fromkeys(drawn.values()), *scores, *(f"{s}_predicted" for s in scores)]
     table = screen.read(AUDIT, columns).to_pandas()
-    found = {}
+    errors = {}
     for s in scores:
         sample = table[table[drawn[s]].to_numpy(bool)]
         values = (sample[c].to_numpy(float, na_value=np.nan) for c in (f"{s}_predicted", s))
-        found[s] = fit_error(sample["edit"].astype(str).to_numpy(), *(np.asarray(Score.parse(s).effect(v)) for v in values))
-    return found
+        errors[s] = fit_error(sample["edit"].astype(str).to_numpy(), *(np.asarray(Score.parse(s).effect(v)) for v in values))
+    return errors
 
 
 def drawn_column(score: str, names: Sequence[str]) -> str:

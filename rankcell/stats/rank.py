@@ -1,4 +1,4 @@
-"""Edits ranked by their mean effect, with intervals, tests, and the trivial predictors beside them."""
+"""Edits ranked by their mean effect, with intervals, tests, and covariates beside them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,9 +8,9 @@ import numpy as np
 
 from rankcell.errors import SettingsError
 from rankcell.scores import Score, in_place_of
+from rankcell.stats.covariates import TOO_CLOSE, follows_rank, partial_spearman
 from rankcell.stats.options import RankOptions
-from rankcell.stats.prediction import carried
-from rankcell.stats.predictors import TOO_CLOSE, follows_rank, partial_spearman
+from rankcell.stats.prediction import with_prediction_error
 from rankcell.stats.ranking import Ranking
 from rankcell.stats.replicates import LEAST_REPLICATES, Donors, donors_of, fdr, interval, warn_few
 from rankcell.stats.screen_rows import Rows, choose_score, goal_score, is_table, least_cells, read_rows, remarks_of, rows_of, screen_of
@@ -31,7 +31,7 @@ def edit_ranking(table: Any, options: RankOptions = RankOptions()) -> Ranking:
     source = _source(table)
     columns = _columns(source)
     by = goal_score(columns, options.score) if "toward" in modes else choose_score(columns, options.score)
-    plain = str(Score.parse(by).whole)
+    plain = str(Score.parse(by).plain)
     plain = plain if plain != by and plain in columns else None
     rows = _with_unseen(_rows(source, [by] if plain is None else [by, plain]))
     donors = None if donor is None else donors_of(rows.cell_ids, _cells(source, options.cells, donor), donor)
@@ -72,7 +72,7 @@ def edit_ranking(table: Any, options: RankOptions = RankOptions()) -> Ranking:
 
 
 def _with_unseen(rows: Rows) -> Rows:
-    """The rows with the edits that no cell has among the edits."""
+    """Append the edits that no cell has to the edits of the rows."""
     import pandas as pd
 
     if rows.unseen is None or not len(rows.unseen):
@@ -83,7 +83,7 @@ def _with_unseen(rows: Rows) -> Rows:
 
 
 def _counts(rows: Rows, n_cells: np.ndarray, floor: int) -> dict[str, Any]:
-    """What the table is of: edits of the screen, those that were left out for being in fewer than `floor` cells, screened cells."""
+    """Counts behind the table: edits of the screen, edits dropped for being in fewer than `floor` cells, screened cells."""
     screened = rows.n_screened or len(rows.cell_ids)
     known = "screen" if rows.n_screened else "table"  # of a table alone it is not known which other cells were screened
     few = n_cells < floor
@@ -92,7 +92,7 @@ def _counts(rows: Rows, n_cells: np.ndarray, floor: int) -> dict[str, Any]:
 
 
 def _without_p(ranked: Any) -> int:
-    """How many edits have no p because they are in too few cells, or donors; a warning where that is all of them."""
+    """Number of edits without p, being in too few cells or donors; a warning where that is all of them."""
     over = "donors" if "n_donors" in ranked else "cells"
     few = (ranked[f"n_{over}"] < LEAST_REPLICATES) & ranked["effect"].notna()
     if len(few) and few.all() and any(c in ranked for c in P_COLUMNS):
@@ -102,7 +102,7 @@ def _without_p(ranked: Any) -> int:
 
 
 def _base(rows: Rows, by: str, plain: str | None, donors: Donors | None) -> Any:
-    """One row per edit, in the order of the rows: what it is, its effect and interval, the trivial predictors."""
+    """Estimates per edit, a row each in the order of the rows: identity, mean effect, interval, covariates."""
     import pandas as pd
 
     n_edits, effect, fast = len(rows.edits), rows.effect(by), rows.predicted.get(by)
@@ -112,7 +112,7 @@ def _base(rows: Rows, by: str, plain: str | None, donors: Donors | None) -> Any:
     n_shown, n_rows = (np.bincount(e, minlength=n_edits) for e in (rows.edit[shown], rows.edit))
     with np.errstate(invalid="ignore"):
         mean_rank = np.bincount(rows.edit[shown], rows.rank[shown], n_edits) / n_shown
-        found = {
+        columns = {
             **{c: rows.edits[c] for c in ("edit", "kind", "genes", "symbols")},
             "n_cells": np.bincount(rows.edit[np.isfinite(effect)], minlength=n_edits),
             "n_absent": n_rows - n_shown,
@@ -123,14 +123,14 @@ def _base(rows: Rows, by: str, plain: str | None, donors: Donors | None) -> Any:
             **({} if fast is None else {"prediction_se": np.where(np.isfinite(m.mean), np.sqrt(m.common), np.nan)}),
         }
     if plain is not None:
-        found["plain_effect"] = means_over(rows, rows.effect(plain), donors).mean
+        columns["plain_effect"] = means_over(rows, rows.effect(plain), donors).mean
     if donors is not None:
-        found["n_donors"] = m.n
-    found["ci_low"], found["ci_high"] = interval(m)
-    found["detection"] = _detection(rows, n_shown)
+        columns["n_donors"] = m.n
+    columns["ci_low"], columns["ci_high"] = interval(m)
+    columns["detection"] = _detection(rows, n_shown)
     if "expression" in rows.edits:
-        found["expression"] = rows.edits["expression"]
-    return pd.DataFrame(found)
+        columns["expression"] = rows.edits["expression"]
+    return pd.DataFrame(columns)
 
 
 def _detection(rows: Rows, n_shown: np.ndarray) -> np.ndarray:
@@ -143,7 +143,7 @@ def _detection(rows: Rows, n_shown: np.ndarray) -> np.ndarray:
 
 
 def _with_fdr(ranked: Any) -> Any:
-    """Benjamini and Hochberg's false discovery rate beside the p of every question asked."""
+    """Insert the false discovery rate (Benjamini and Hochberg) beside each column of p."""
     for name in [c for c in P_COLUMNS if c in ranked]:
         ranked.insert(ranked.columns.get_loc(name) + 1, name.replace("_p", "_fdr", 1), fdr(ranked[name].to_numpy(float)))
     return ranked
@@ -203,11 +203,11 @@ def _columns(source: Any) -> list[str]:
 
 
 def _rows(source: Any, scores: Sequence[str]) -> Rows:
-    return carried(rows_of(source, scores) if is_table(source) else read_rows(source, scores), source)
+    return with_prediction_error(rows_of(source, scores) if is_table(source) else read_rows(source, scores), source)
 
 
 def _cells(source: Any, cells: Any, donor: str) -> Any:
-    """The table of cells: the one given, the screen's cells.parquet, or the screen's own table where it has the column."""
+    """Resolve the table of cells: `cells`, else the screen's cells.parquet, or the screen's own table where it has the column."""
     import os
 
     from rankcell.perturb.results.screen_tables import CELLS
@@ -226,6 +226,6 @@ def _cells(source: Any, cells: Any, donor: str) -> Any:
             raise SettingsError(f"the table has no column '{donor}' for donors: give cells, a table of cell_id and '{donor}'")
         return source[["cell_id", donor]].drop_duplicates("cell_id")
     if not source.has(CELLS):
-        way = option("cells", placeholder="FILE")
-        raise SettingsError(f"{source.folder} has no {CELLS} to take '{donor}' from: give a table of cell_id and '{donor}' ({way})")
+        cells_option = option("cells", placeholder="FILE")
+        raise SettingsError(f"{source.folder} has no {CELLS} to take '{donor}' from: give a table of cell_id and '{donor}' ({cells_option})")
     return source.cells().to_pandas()

@@ -41,7 +41,7 @@ class Ranking:
 
     @property
     def model_note(self) -> str:
-        """What is to be said of the model first of all: that it is a toy."""
+        """Remark on the model that stands above every result: that it is a toy."""
         return str(self.facts.get("model_note") or "")
 
     def where(self, keep: np.ndarray) -> "Ranking":

@@ -38,13 +38,13 @@ def donors_of(cell_ids: np.ndarray, cells: Any, column: str) -> Donors:
     if cells.index.has_duplicates:
         twice = cells.index[cells.index.duplicated()][0]
         raise CellError(f"the table of cells names cell '{twice}' twice: donors need one row a cell")
-    found = cells[column].reindex(pd.Index(cell_ids))
-    if not found.notna().any():
+    donor_names = cells[column].reindex(pd.Index(cell_ids))
+    if not donor_names.notna().any():
         raise CellError(f"column '{column}' names a donor for none of the {len(cell_ids):,} screened cells: is cell_id the same in both?")
-    missing = int(found.isna().sum())
+    missing = int(donor_names.isna().sum())
     if missing:
-        note(f"{missing:,} of {len(found):,} cells have no '{column}' and are left out")
-    codes, names = pd.factorize(found.astype(object), sort=False)
+        note(f"{missing:,} of {len(donor_names):,} cells have no '{column}' and are left out")
+    codes, names = pd.factorize(donor_names.astype(object), sort=False)
     return Donors(codes.astype(np.int32), tuple(str(n) for n in names))
 
 
@@ -54,7 +54,7 @@ def least_p(n_donors: int) -> float:
 
 
 def warn_few(donors: Donors, threshold: float = 0.05) -> str | None:
-    """One line when no p over so few donors can fall below the threshold; also a warning."""
+    """Warn, and return the line, when no p over so few donors can fall below the threshold."""
     n = len(donors)
     if least_p(n) < threshold:
         return None
@@ -66,7 +66,7 @@ def warn_few(donors: Donors, threshold: float = 0.05) -> str | None:
 
 @dataclass(frozen=True)
 class Means:
-    """Of each edit over its replicates: their number, mean, variance of one replicate (NaN below two), and with donors the
+    """Moments of each edit over its replicates: their number, mean, variance of one replicate (NaN below two), and with donors the
     matrix of donor means [edits, donors] (NaN where an edit has no cell of a donor).
 
     common
@@ -104,7 +104,7 @@ class Means:
             return np.where(heavy < df, se * np.sqrt(1 - 2 / heavy), se), np.fmin(df, heavy)
 
     def with_common(self, variance: np.ndarray, df: float, heavy: float) -> "Means":
-        """These means with one more error that is common to replicates."""
+        """Add an error that is common to replicates."""
         if self.common is None:
             return replace(self, common=variance, common_df=df, common_heavy=heavy)
         df, heavy = min(df, self.common_df), max(heavy, self.common_heavy)
@@ -167,8 +167,8 @@ def _student_p(m: Means) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         se, df = m.student
         level = _SAME * np.abs(m.mean) / np.sqrt(m.n)
-        found = 2 * t.sf(np.abs(m.mean) / se, df)
-    return np.where((m.n > 1) & (se > level), found, np.nan)
+        p = 2 * t.sf(np.abs(m.mean) / se, df)
+    return np.where((m.n > 1) & (se > level), p, np.nan)
 
 
 def sign_flip_p(by_donor: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -178,13 +178,13 @@ def sign_flip_p(by_donor: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     and the observed one (Phipson and Smyth 2010: a permutation p is never zero).
     """
     count = np.isfinite(by_donor).sum(1)
-    found = np.full(len(by_donor), np.nan)
+    p = np.full(len(by_donor), np.nan)
     for d in np.unique(count[count > 0]):
         at = np.flatnonzero(count == d)
         x = by_donor[at]
         x = x[np.isfinite(x)].reshape(len(at), d)
-        found[at] = _flipped(x, _signs(int(d), rng), exact=d <= _EXACT)
-    return found
+        p[at] = _flipped(x, _signs(int(d), rng), exact=d <= _EXACT)
+    return p
 
 
 def _signs(d: int, rng: np.random.Generator) -> np.ndarray:
@@ -207,8 +207,8 @@ def fdr(p: np.ndarray) -> np.ndarray:
     """Benjamini and Hochberg's adjusted p; NaN stays NaN and does not count."""
     from scipy.stats import false_discovery_control
 
-    found = np.full(len(p), np.nan)
+    adjusted = np.full(len(p), np.nan)
     good = np.isfinite(p)
     if good.any():
-        found[good] = false_discovery_control(p[good])
-    return found
+        adjusted[good] = false_discovery_control(p[good])
+    return adjusted

@@ -20,13 +20,13 @@ _OF_EDITS = ("edit", "kind", "genes", "symbols", *_FACTS)
 LEAST_CELLS = 3  # the floor of a ranking where none is given: the mean of one or two cells can stand anywhere
 
 
-def least_cells(n_cells: np.ndarray, asked: int | None) -> int:
-    """The fewest cells of an edit that is ranked: as asked; else three, or fewer where no edit has three.
+def least_cells(n_cells: np.ndarray, min_cells: int | None) -> int:
+    """Minimum number of cells of an edit that is ranked: `min_cells`, else three, or fewer where no edit has three.
 
     n_cells
         [edits]: in how many cells each edit has an effect.
     """
-    return asked if asked is not None else min(LEAST_CELLS, int(np.max(n_cells, initial=0)))
+    return min_cells if min_cells is not None else min(LEAST_CELLS, int(np.max(n_cells, initial=0)))
 
 
 def effect_of(table: Any, score: str) -> Any:
@@ -98,7 +98,7 @@ class Rows:
 
 
 def choose_score(columns: Sequence[str], score: str | None) -> str:
-    """The score to rank by: the one asked for, else the in-place shift of all non-perturbed genes, else the plain one; in a table
+    """The score to rank by: `score`, else the in-place shift of all non-perturbed genes, else the plain one; in a table
     without sizes of shift (a fast screen without projections) the movement toward its state."""
     scores = scores_in(columns)
     wanted = [score] if score is not None else list(DEFAULT_SCORES)
@@ -122,7 +122,7 @@ def near_names(name: str, names: Sequence[str]) -> str:
 
 
 def goal_score(columns: Sequence[str], score: str | None) -> str:
-    """The toward score asked for, else that of the only state: of the cell readout and in place where there are such."""
+    """The toward score to rank by: `score`, else that of the only state: of the cell readout and in place where there are such."""
     scores = [c for c in scores_in(columns, parts=False) if Score.parse(c).is_toward]
     if score is not None:
         if score in scores:
@@ -224,9 +224,9 @@ def screen_of(source: Any) -> Any:
     if isinstance(source, ScreenFolder):
         return source
     if not isinstance(source, (str, os.PathLike)):
-        way = "; perturb it first: rc.tl.perturb(adata, ...)" if hasattr(source, "obs") and hasattr(source, "var") else ""
+        advice = "; perturb it first: rc.tl.perturb(adata, ...)" if hasattr(source, "obs") and hasattr(source, "var") else ""
         raise InputError(
-            f"expected a screen (what rc.tl.perturb or rc.get.screen_df returns, or a results folder), found {type(source).__name__}{way}"
+            f"expected a screen (what rc.tl.perturb or rc.get.screen_df returns, or a results folder), found {type(source).__name__}{advice}"
         )
     path = Path(source)
     return read_screen(path.parent if path.name == "screen.parquet" and path.is_file() else path)
@@ -298,41 +298,41 @@ def facts_of(screen: Any, n_rows: np.ndarray, names: Sequence[str]) -> dict[str,
 
 
 def _with_facts(rows: Rows, facts: dict[str, Any]) -> Rows:
-    """Symbols and trivial predictors of the edits, the number of screened cells, and the edits without a row.
+    """Join to the rows the facts of their screen: symbols and covariates of the edits, the number of screened cells, edits without a row.
 
     A table of which cells were taken away since is not the screen that the facts are of: of that only the symbols hold.
     """
     import pandas as pd
 
     n_rows = np.bincount(rows.edit, minlength=len(rows.edits))
-    whole = bool((n_rows == [facts["rows"].get(e, -1) for e in rows.edits["edit"]]).all())
+    is_complete = bool((n_rows == [facts["rows"].get(e, -1) for e in rows.edits["edit"]]).all())
     known = pd.DataFrame(facts["edits"]).set_index("edit")
-    wanted = [c for c in ("symbols", *(_FACTS if whole else ())) if c in known]
-    found = known[wanted].reindex(rows.edits["edit"]).reset_index(drop=True)
+    wanted = [c for c in ("symbols", *(_FACTS if is_complete else ())) if c in known]
+    edit_facts = known[wanted].reindex(rows.edits["edit"]).reset_index(drop=True)
     edits = rows.edits.copy()
-    if "symbols" in found:
-        edits["symbols"] = found["symbols"].where(found["symbols"].notna(), edits["symbols"])
+    if "symbols" in edit_facts:
+        edits["symbols"] = edit_facts["symbols"].where(edit_facts["symbols"].notna(), edits["symbols"])
     for c in wanted:
         if c != "symbols":
-            edits[c] = found[c].astype(float)
+            edits[c] = edit_facts[c].astype(float)
     unseen = None
-    if whole and len(edits) == len(facts["rows"]) and {"kind", "genes"} <= set(known):
+    if is_complete and len(edits) == len(facts["rows"]) and {"kind", "genes"} <= set(known):
         unseen = known[~known.index.isin(edits["edit"])].reset_index()
         unseen = unseen.reindex(columns=edits.columns).assign(symbols=lambda t: t["symbols"].fillna(t["genes"]))
-    return replace(rows, edits=edits, n_screened=facts["n_cells"] if whole else None, unseen=unseen)
+    return replace(rows, edits=edits, n_screened=facts["n_cells"] if is_complete else None, unseen=unseen)
 
 
 def _codes(column: Any) -> tuple[np.ndarray, np.ndarray]:
     """A dictionary column as codes in order of first appearance, and the values."""
     import pandas as pd
 
-    whole = column.unify_dictionaries().combine_chunks()
-    if hasattr(whole, "num_chunks"):
-        whole = whole.chunk(0) if whole.num_chunks else None
-    if whole is None or not len(whole):
+    combined = column.unify_dictionaries().combine_chunks()
+    if hasattr(combined, "num_chunks"):
+        combined = combined.chunk(0) if combined.num_chunks else None
+    if combined is None or not len(combined):
         return np.empty(0, np.int32), np.empty(0, object)
-    codes, order = pd.factorize(whole.indices.to_numpy())
-    return codes.astype(np.int32), np.asarray(whole.dictionary.to_pylist(), object)[order]
+    codes, order = pd.factorize(combined.indices.to_numpy())
+    return codes.astype(np.int32), np.asarray(combined.dictionary.to_pylist(), object)[order]
 
 
 def _floats(column: Any) -> np.ndarray:

@@ -47,8 +47,8 @@ def write_statistics(
     require_apart(out, [source, *([options.against] if options.against is not None else [])])
     if not options.mode:
         raise SettingsError(f"{option('mode')}: name a mode")
-    given = {name for name in ("controls", "cells", "against", "donor", "min_cells") if getattr(options, name) is not None}
-    _check_uses(options.mode, compat, given | ({"direction"} if direction is not None else set()))
+    set_options = {name for name in ("controls", "cells", "against", "donor", "min_cells") if getattr(options, name) is not None}
+    _check_uses(options.mode, compat, set_options | ({"direction"} if direction is not None else set()))
     if compat == "geneformer":
         ranking = _compat(Path(source), options.mode, options.score, options.against)
     elif "affected" in options.mode:
@@ -65,12 +65,12 @@ def write_statistics(
 _USES = {"controls": "control", "against": "vs", "direction": "affected"}  # options that one mode alone has
 
 
-def _check_uses(modes: Sequence[str], compat: str, given: set[str]) -> None:
-    """SettingsError for an option that nothing would use."""
+def _check_uses(modes: Sequence[str], compat: str, set_options: set[str]) -> None:
+    """Refuse options that the modes do not use (SettingsError)."""
     if compat not in ("rankcell", "geneformer"):
         raise SettingsError(f"unknown compat '{compat}'; rankcell or geneformer")
     if compat == "geneformer":
-        unused = [option(n) for n in ("donor", "cells", "controls", "min_cells", "direction") if n in given]
+        unused = [option(n) for n in ("donor", "cells", "controls", "min_cells", "direction") if n in set_options]
         if unused:
             raise SettingsError(f"{option('compat', 'geneformer')} knows no {', '.join(unused)}: leave it out")
         return
@@ -79,10 +79,10 @@ def _check_uses(modes: Sequence[str], compat: str, given: set[str]) -> None:
         raise SettingsError(f"mode '{theirs}' is Geneformer's: add {option('compat', 'geneformer')}")
     if "affected" in modes and len(modes) > 1:
         raise SettingsError("mode affected gives a table of its own, a row per perturbation and affected gene: run it alone")
-    if "cells" in given and "donor" not in given:
+    if "cells" in set_options and "donor" not in set_options:
         raise SettingsError(f"{option('cells')} is for {option('donor', placeholder='COL')}, which is not asked for")
     for name, mode in _USES.items():
-        if name in given and mode not in modes:
+        if name in set_options and mode not in modes:
             raise SettingsError(f"{option(name)} is for {option('mode', mode)}, which is not asked for")
 
 
@@ -130,8 +130,8 @@ def _goal(screen: Any, columns: Sequence[str], score: str | None, choose: Any) -
 
 
 def _alternatives(columns: Sequence[str], goal: str) -> dict[str, str]:
-    """Every other state of the goal's readout: name -> score."""
+    """Scores of the other states with the goal's readout: state -> score."""
     measured = Score.parse(goal)
     states = {c: Score.parse(c) for c in scores_in(columns) if c != goal}
-    alike = (measured.family, measured.readout, measured.part)
-    return {s.state: c for c, s in states.items() if s.state and (s.family, s.readout, s.part) == alike}
+    goal_readout = (measured.family, measured.readout, measured.part)
+    return {s.state: c for c, s in states.items() if s.state and (s.family, s.readout, s.part) == goal_readout}

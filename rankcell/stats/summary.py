@@ -13,12 +13,12 @@ LEVEL = 0.05  # of the false discovery rate below which an edit is called
 
 def edits_sentence(counts: Mapping[str, Any]) -> str:
     """How many edits there are, and how many are in enough cells; `counts`: facts of a ranking, or `edit_counts`."""
-    total, left_out, floor = (counts[k] for k in ("edits", "left_out", "min_cells"))
-    if not left_out:
+    total, n_dropped, floor = (counts[k] for k in ("edits", "left_out", "min_cells"))
+    if not n_dropped:
         return f"{total:,} edit{'s' * (total != 1)}" + (f", all in {floor:,} cells or more" if floor > 1 else "")
     none = counts["in_no_cell"]
-    where = "" if not none else ", all of them in none" if none == left_out else f", {none:,} of them in none"
-    return f"{total - left_out:,} of {total:,} edits are in {floor:,} cell{'s' * (floor != 1)} or more; {left_out:,} in fewer{where} are left out"
+    where = "" if not none else ", all of them in none" if none == n_dropped else f", {none:,} of them in none"
+    return f"{total - n_dropped:,} of {total:,} edits are in {floor:,} cell{'s' * (floor != 1)} or more; {n_dropped:,} in fewer{where} are left out"
 
 
 def edit_counts(screen: Any) -> dict[str, int]:

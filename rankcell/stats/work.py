@@ -1,4 +1,4 @@
-"""What the modes of rank_edits are given, and the comparisons they make: each a function Work -> {column: array per edit}."""
+"""The modes of rank_edits, each a function Work -> {column: array per edit}."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 from rankcell.errors import SettingsError
 from rankcell.scores import Score
-from rankcell.stats.matched import Residuals, heaviness, log_error, log_size, residuals, standing
+from rankcell.stats.matched import Residuals, compare_to_peers, excess_kurtosis, log_error, log_size, residuals
 from rankcell.stats.mixture import impact
 from rankcell.stats.replicates import LEAST_REPLICATES, Donors, Means, means, means_of_matrix, p_against_zero
 from rankcell.stats.screen_rows import Rows, near_names
@@ -20,7 +20,7 @@ Columns = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Work:
-    """Rows and what was asked of them.
+    """Input of a mode of rank_edits: rows, the estimates of their edits, and the options.
 
     base
         DataFrame of the edits with `mean_rank`, `detection` and `effect`.
@@ -46,7 +46,7 @@ class Work:
         return len(self.rows.edits)
 
     def rng(self) -> np.random.Generator:
-        """A new generator: no mode's draws depend on which others were asked for."""
+        """A new generator: no mode's draws depend on which others run."""
         return np.random.default_rng(self.seed)
 
     def means(self, values: np.ndarray, error: np.ndarray | None = None) -> Means:
@@ -55,8 +55,8 @@ class Work:
         error
             Of a fast screen: the scale of each value's prediction error, 0 where it was run; None: the values are not judged.
         """
-        found = means_over(self.rows, values, self.donors)
-        return found if error is None else found.with_common(*common_error(self.rows, self.score, values, error, self.donors))
+        over_replicates = means_over(self.rows, values, self.donors)
+        return over_replicates if error is None else over_replicates.with_common(*common_error(self.rows, self.score, values, error, self.donors))
 
     @property
     def error(self) -> np.ndarray | None:
@@ -82,13 +82,13 @@ def common_error(rows: Rows, score: str, values: np.ndarray, error: np.ndarray, 
     return np.nan_to_num(weight) ** 2 * fast.variance, fast.df, fast.heavy
 
 
-def both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """p that both null hypotheses are wrong: the larger of the two (intersection-union test); NaN where either is."""
+def intersection_union_p(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """p of the intersection-union test that both null hypotheses are wrong: the larger of the two; NaN where either is."""
     return np.where(np.isnan(one) | np.isnan(other), np.nan, np.maximum(one, other))
 
 
 def matched(work: Work) -> Columns:
-    """(a) Against rank- and detection-matched genes of the same cells; NaN where all edits of a cell have one rank."""
+    """(a) Test against rank- and detection-matched genes of the same cells; NaN where all edits of a cell have one rank."""
     if _has_one_rank(work.rows):
         note(
             "all edits of a cell have the same rank (that of an anchor, or of the first gene of sets): genes alike in rank cannot be told, "
@@ -97,15 +97,15 @@ def matched(work: Work) -> Columns:
         none = np.full(work.n_edits, np.nan)
         return dict.fromkeys(("matched_diff", "matched_z", "matched_p"), none)
     of = work.means(work.residuals.z, work.residuals.error)
-    tails = heaviness(work.rows.edit, work.residuals.z, of if work.donors is None else means_over(work.rows, work.residuals.z, None))
-    stands = standing(of, work.base["mean_rank"].to_numpy(float), work.base["detection"].to_numpy(float), heavy=tails)
-    found = {"matched_diff": work.means(work.residuals.diff).mean, "matched_z": stands.z}
+    tails = excess_kurtosis(work.rows.edit, work.residuals.z, of if work.donors is None else means_over(work.rows, work.residuals.z, None))
+    comparison = compare_to_peers(of, work.base["mean_rank"].to_numpy(float), work.base["detection"].to_numpy(float), heavy=tails)
+    columns = {"matched_diff": work.means(work.residuals.diff).mean, "matched_z": comparison.z}
     if work.donors is None:
-        return found | {"matched_p": stands.p}
-    off = means_of_matrix(of.by_donor - stands.centre[:, None])
+        return columns | {"matched_p": comparison.p}
+    off = means_of_matrix(of.by_donor - comparison.centre[:, None])
     off = off if of.common is None else off.with_common(of.common, of.common_df, of.common_heavy)
-    p_donors = np.where(np.isfinite(stands.p), p_against_zero(off, work.rng()), np.nan)
-    return found | {"matched_p_peers": stands.p, "matched_p_donors": p_donors, "matched_p": both(stands.p, p_donors)}
+    p_donors = np.where(np.isfinite(comparison.p), p_against_zero(off, work.rng()), np.nan)
+    return columns | {"matched_p_peers": comparison.p, "matched_p_donors": p_donors, "matched_p": intersection_union_p(comparison.p, p_donors)}
 
 
 def _has_one_rank(rows: Rows) -> bool:
@@ -120,12 +120,12 @@ def _has_one_rank(rows: Rows) -> bool:
 
 
 def toward(work: Work) -> Columns:
-    """(c) The movement toward a state against zero, and against matched genes."""
+    """(c) Test of the movement toward a state against zero, and against matched genes."""
     return {"zero_p": p_against_zero(work.means(work.rows.effect(work.score), work.error), work.rng())} | matched(work)
 
 
 def control(work: Work) -> Columns:
-    """(b) Against named control edits in the same cells: each row less the mean of the cell's controls (itself left out)."""
+    """(b) Test against control edits in the same cells: each row less the mean of the cell's controls (itself left out)."""
     rows, controls = work.rows, work.controls
     if controls is None:
         raise SettingsError(f"mode control needs the names of the control genes: {option('controls', placeholder='A,B|@FILE')}")
@@ -136,15 +136,15 @@ def control(work: Work) -> Columns:
     if work.error is not None:
         diff = diff.with_common(*_error_of_controls(work, effect, is_control))
     p = np.where(is_control, np.nan, p_against_zero(diff, work.rng()))
-    found = {"is_control": is_control, "control_diff": diff.mean, "control_n": diff.n}
+    columns = {"is_control": is_control, "control_diff": diff.mean, "control_n": diff.n}
     spread = _beyond_controls(work, effect, is_control)
     if spread is None:
         note(
             "fewer than three control edits: p says whether an effect differs from the controls' mean, not whether it is beyond what "
             "controls do; name more"
         )
-        return found | {"control_p": p}
-    return found | {"control_p_mean": p, "control_p_spread": spread, "control_p": both(p, spread)}
+        return columns | {"control_p": p}
+    return columns | {"control_p_mean": p, "control_p_spread": spread, "control_p": intersection_union_p(p, spread)}
 
 
 def less_controls(rows: Rows, effect: np.ndarray, is_control: np.ndarray) -> np.ndarray:
@@ -186,18 +186,18 @@ def _beyond_controls(work: Work, effect: np.ndarray, is_control: np.ndarray) -> 
     between = max(0.0, float(m.mean[known].var(ddof=1) - noise[known].mean()))
     se = np.sqrt(between + noise + (between + noise[known].mean()) / k)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = 2 * t.sf(np.abs(m.mean - centre) / se, k - 1)
-    return np.where(is_control | ~(se > 0) | (m.n < LEAST_REPLICATES), np.nan, found)
+        p = 2 * t.sf(np.abs(m.mean - centre) / se, k - 1)
+    return np.where(is_control | ~(se > 0) | (m.n < LEAST_REPLICATES), np.nan, p)
 
 
 def mixture(work: Work) -> Columns:
-    """(d) Two components, impact or none."""
+    """(d) Two-component mixture, impact or none."""
     error = work.base["prediction_se"].to_numpy(float) if "prediction_se" in work.base else None
     return impact(work.base["effect"].to_numpy(float), work.keep, is_size=Score.parse(work.score).is_size, seed=work.seed, error=error).columns()
 
 
 def versus(work: Work) -> Columns:
-    """Against another screen of the same cells and edits (another model, layer or kind), row by row."""
+    """Paired test against another screen of the same cells and edits (another model, layer or kind), row by row."""
     if work.other is None:
         raise SettingsError(f"mode vs needs the other screen: {option('against', placeholder='DIR')}")
     theirs = work.other.effect(next(iter(work.other.scores)))
@@ -212,7 +212,7 @@ def versus(work: Work) -> Columns:
 
 
 def _names(rows: Rows) -> list[str]:
-    """What an edit is about, whatever is done to it: its id without the kind."""
+    """Targets of the edits: each id without the kind."""
     return [str(e).removeprefix(f"{k}:") for e, k in zip(rows.edits["edit"], rows.edits["kind"], strict=True)]
 
 
@@ -227,7 +227,7 @@ def _error_of_other(work: Work, fast: Any, apart: np.ndarray) -> tuple[np.ndarra
 
 
 def _aligned(rows: Rows, other: Rows, values: np.ndarray) -> np.ndarray:
-    """The value of the other screen's row at each row; NaN where it has no such row."""
+    """Align the other screen's values to these rows by cell and target; NaN where it has no such row."""
     import pandas as pd
 
     cell = pd.Index(rows.cell_ids).get_indexer(pd.Index(other.cell_ids))[other.cell].astype(np.int64)
@@ -249,14 +249,14 @@ MODES: dict[str, Callable[[Work], Columns]] = {
 
 
 def check_modes(modes: str | Sequence[str], known: Sequence[str] = tuple(MODES)) -> list[str]:
-    """`mode` as a list without repeats; SettingsError on an unknown one."""
-    given = [modes] if isinstance(modes, str) else modes
-    if not isinstance(given, (list, tuple, set)) or not all(isinstance(m, str) for m in given):
+    """Parse `mode` into a list without repeats. SettingsError for an unknown one."""
+    requested = [modes] if isinstance(modes, str) else modes
+    if not isinstance(requested, (list, tuple, set)) or not all(isinstance(m, str) for m in requested):
         raise SettingsError(f"{option('mode')}: expected one or several of {', '.join(known)}, found {modes!r}")
-    found = list(dict.fromkeys(m.strip() for part in given for m in part.split(",") if m.strip()))
-    for m in found:
+    names = list(dict.fromkeys(m.strip() for part in requested for m in part.split(",") if m.strip()))
+    for m in names:
         if m not in known:
             near = near_names(m, known)
             meant = f"; did you mean {near}? It" if near else "; it"
             raise SettingsError(f"unknown mode '{m}'{meant} is one of {', '.join(known)}, or affected alone (rc.tl.rank_affected)")
-    return found
+    return names

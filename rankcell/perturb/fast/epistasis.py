@@ -182,5 +182,5 @@ def _run(
 
 def _sum(held: Predictors, name: str) -> np.ndarray | None:
     score = Score.parse(name)
-    values = (held.in_place if score.is_in_place else held.whole).get(str(score.whole))
+    values = (held.in_place if score.is_in_place else held.whole).get(str(score.plain))
     return None if values is None else values.sum(1)

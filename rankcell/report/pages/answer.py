@@ -11,7 +11,7 @@ from rankcell.report.ranked_columns import fdr_of, probability_columns
 from rankcell.report.screen_view import Tables
 from rankcell.report.words import IN_SILICO, replicates, words
 from rankcell.scores import Score
-from rankcell.stats.predictors import TOO_CLOSE
+from rankcell.stats.covariates import TOO_CLOSE
 from rankcell.stats.ranking import Ranking
 from rankcell.stats.summary import LEVEL, edits_sentence, without_p_sentence
 

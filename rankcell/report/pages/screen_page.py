@@ -24,7 +24,7 @@ from rankcell.report.screen_view import Tables, choose_score, effect_spread, lea
 from rankcell.report.words import IN_SILICO, replicates, words
 from rankcell.scores import IN_PLACE, TOWARD, Score, in_place_of, score_name
 from rankcell.stats import rank_spearman
-from rankcell.stats.predictors import TOO_CLOSE
+from rankcell.stats.covariates import TOO_CLOSE
 from rankcell.stats.ranking import Ranking
 from rankcell.stats.summary import calls, calls_sentence, edits_sentence, without_p_sentence
 from rankcell.store import atomic_path
@@ -290,7 +290,7 @@ def _decomposition(tables: Tables, score: str, n: int, least: int) -> str:
 
 
 def _by_rank(tables: Tables, score: str, least: int) -> str:
-    plain = str(Score.parse(score).whole)
+    plain = str(Score.parse(score).plain)
     both = [s for s in dict.fromkeys((plain, score)) if s in tables.table]
 
     def draw(figure: "Figure") -> None:

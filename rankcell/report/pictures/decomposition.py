@@ -22,7 +22,7 @@ def decomposition_table(tables: Tables, score: str | None, *, n: int, min_cells:
     """(score, DataFrame: edit, symbols, n_cells and the mean of every part over cells, for the `n` strongest edits in place)."""
     import pandas as pd
 
-    stem = str(Score.parse(choose_score(tables.table, score)).whole)
+    stem = str(Score.parse(choose_score(tables.table, score)).plain)
     in_place = in_place_of(stem, tables.table)
     if in_place is None:
         kind = ", ".join(sorted(set(map(str, tables.table["kind"])))) if "kind" in tables.table else "this"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def draw_cell(tables: Tables, cell: str, *, ax: "Axes", score: str | None = None, n: int = 10) -> "Axes":
     """See rankcell.pl.explain_cell."""
-    whole = Score.parse(choose_score(tables.table, score)).whole
+    whole = Score.parse(choose_score(tables.table, score)).plain
     stem = str(whole)
     rows = find_cell(tables, cell)
     parts = parts_of(rows, stem)

@@ -12,7 +12,7 @@ from rankcell.report.screen_view import Tables, choose_score, least_cells, ranki
 from rankcell.report.words import counted, in_cells, words, wrapped
 from rankcell.scores import Score
 from rankcell.stats import rank_spearman
-from rankcell.stats.predictors import TOO_CLOSE
+from rankcell.stats.covariates import TOO_CLOSE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

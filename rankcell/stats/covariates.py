@@ -1,4 +1,4 @@
-"""The trivial predictors of an effect: rank, detection, expression; and how far the effects follow them."""
+"""Covariates of an effect (rank, detection, expression) and the Spearman correlation of effects with them."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from rankcell.stats.screen_rows import Rows
 
-PREDICTORS = ("mean_rank", "detection", "expression")
+COVARIATES = ("mean_rank", "detection", "expression")
 TOO_CLOSE = 0.9  # a score that follows the rank this far (Spearman, either sign) orders genes by position more than by effect
 _LEAST_EDITS = 10
 
@@ -23,13 +23,13 @@ def follows_rank(rows: Rows, score: str) -> float:
 
     Cells with fewer than ten edits, or whose effects are all one, do not count; NaN when none is left.
     """
-    found = [_spearman_by(rows.cell[at], rows.effect(score, at), rows.rank[at]) for at in rows.pieces()]
-    each = np.concatenate([*found, np.empty(0)])
-    return float(np.median(each)) if len(each) else float("nan")
+    correlations = [_spearman_by(rows.cell[at], rows.effect(score, at), rows.rank[at]) for at in rows.pieces()]
+    per_cell = np.concatenate([*correlations, np.empty(0)])
+    return float(np.median(per_cell)) if len(per_cell) else float("nan")
 
 
 def _spearman_by(cell: np.ndarray, effect: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """The correlation in each cell that has enough edits."""
+    """Spearman correlation within each cell that has enough edits."""
     good = np.isfinite(effect) & np.isfinite(rank)
     cell = np.unique(cell[good], return_inverse=True)[1]
     n = np.bincount(cell)
@@ -40,28 +40,28 @@ def _spearman_by(cell: np.ndarray, effect: np.ndarray, rank: np.ndarray) -> np.n
 
 
 def partial_spearman(table: Any) -> dict[str, dict[str, float]]:
-    """Over edits, of the effect with each predictor that the table has: `spearman`, and `partial`, the others held fixed.
+    """Spearman and partial Spearman correlation over edits of the effect with each covariate that the table has: `spearman`, `partial`.
 
-    Partial: the correlation of what is left of both ranks after a linear fit on the other predictors' ranks. Empty with fewer
-    than ten complete edits or where the effects are all one; a predictor that is constant is left out.
+    Partial: the correlation of the residuals of both ranks after a linear fit on the other covariates' ranks. Empty with fewer
+    than ten complete edits or where the effects are all one; a covariate that is constant is left out.
     """
     from scipy.stats import rankdata
 
-    names = [p for p in PREDICTORS if p in table and np.isfinite(table[p]).sum() >= _LEAST_EDITS]
+    names = [p for p in COVARIATES if p in table and np.isfinite(table[p]).sum() >= _LEAST_EDITS]
     complete = np.isfinite(table[["effect", *names]].to_numpy(float)).all(1)
     ranks = {c: rankdata(table[c].to_numpy(float)[complete]) for c in ("effect", *names)}
     if complete.sum() < _LEAST_EDITS or np.ptp(ranks["effect"]) == 0:
         return {}
     names = [p for p in names if np.ptp(ranks[p]) > 0]
-    found = {}
+    correlations = {}
     for p in names:
         others = [ranks[q] for q in names if q != p]
-        left = [_left(ranks[q], others) for q in ("effect", p)]
-        found[p] = {"spearman": float(np.corrcoef(ranks["effect"], ranks[p])[0, 1]), "partial": _correlation(*left)}
-    return found
+        residuals = [_regress_out(ranks[q], others) for q in ("effect", p)]
+        correlations[p] = {"spearman": float(np.corrcoef(ranks["effect"], ranks[p])[0, 1]), "partial": _correlation(*residuals)}
+    return correlations
 
 
-def _left(y: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
+def _regress_out(y: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
     design = np.column_stack([np.ones(len(y)), *others])
     return y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
 
