@@ -1,4 +1,4 @@
-"""Arguments of public functions against their annotations: what is meant is taken, what cannot be is one line."""
+"""Arguments of public functions, converted to their annotations or refused in one line."""
 
 import functools
 import inspect
@@ -11,7 +11,7 @@ from typing import Any
 
 from rankcell.errors import SettingsError
 
-__all__ = ["checked", "checked_arguments", "convert", "hint_of", "one_layer", "whole_layers"]
+__all__ = ["checked", "checked_arguments", "convert", "hint_of", "layer_list", "one_layer"]
 
 _PLAIN = {bool, int, float, str, os.PathLike, type(None)}
 
@@ -28,7 +28,7 @@ def checked(function: Callable) -> Callable:
 
 
 def checked_arguments(function: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """The arguments of a call in the types that `function` is annotated with; SettingsError for the first that cannot be.
+    """Convert the arguments of a call to the types that `function` is annotated with; SettingsError for the first that cannot be.
 
     Text that is a number is taken where a number is wanted, numpy's numbers and truth values as Python's, a list of one name for the name.
     Parameters that take anything (Any, an object of some class) are left as they are.
@@ -116,7 +116,7 @@ def _is_truth(value: Any) -> bool:
     return isinstance(value, bool) or (type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"))
 
 
-def _whole(value: Any) -> int | None:
+def _integer(value: Any) -> int | None:
     if _is_truth(value):
         return None
     try:
@@ -135,18 +135,18 @@ def _real(value: Any) -> float | None:
         return None
 
 
-def whole_layers(layer: Any) -> list[int]:
-    """One layer or several -> a list without repeats. SettingsError for what is no whole number."""
+def layer_list(layer: Any) -> list[int]:
+    """Model layers as a list without repeats, from one or several. SettingsError for what is no whole number."""
     several = [layer] if isinstance(layer, str) or not hasattr(layer, "__iter__") else list(layer)
-    layers = [_whole(n) for n in several]
+    layers = [_integer(n) for n in several]
     if None in layers:
         raise SettingsError(f"layer is {_shown(layer)}; a whole number such as -1 (the last block's output) or -2, or a list of them")
     return list(dict.fromkeys(layers))
 
 
 def one_layer(layer: Any) -> int:
-    """A layer of the model, also as a list of one."""
-    layers = whole_layers(layer)
+    """One model layer, also from a list of one. SettingsError for several."""
+    layers = layer_list(layer)
     if len(layers) != 1:
         raise SettingsError(f"layer is {layer!r}; one layer: a screen compares the states of one")
     return layers[0]
@@ -154,7 +154,7 @@ def one_layer(layer: Any) -> int:
 
 _CONVERT: dict[type, Callable[[Any], Any]] = {
     bool: _truth,
-    int: _whole,
+    int: _integer,
     float: _real,
     str: lambda value: value if isinstance(value, str) else None,
     os.PathLike: lambda value: value if isinstance(value, os.PathLike) else None,
@@ -162,7 +162,7 @@ _CONVERT: dict[type, Callable[[Any], Any]] = {
 
 
 def _words(plain: frozenset, several: bool) -> str:
-    """What the parameter takes."""
+    """The values that a parameter takes, in words."""
     names = {bool: "True or False", int: "a whole number", float: "a number", str: "a path" if os.PathLike in plain else "a name"}
     words = [names[kind] for kind in (bool, int, float, str) if kind in plain and not (kind is int and float in plain)]
     return " or ".join([*words, *(["a list of them"] if several else []), *(["None"] if type(None) in plain else [])])

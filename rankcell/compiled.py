@@ -31,7 +31,7 @@ def compiled(function: Callable, **options: Any) -> Any:
 
 
 def _make_safe(kernel: Any) -> None:
-    """Let a kernel be kept and compiled in ways that bear several processes, damage and Ctrl-C."""
+    """Make a kernel's cache and compilation safe for several processes, damaged files and Ctrl-C."""
     kernel._compile_for_args = _aside(kernel._compile_for_args)
     if kernel._cache.cache_path:
         _close_new(kernel._cache.cache_path)
@@ -46,12 +46,12 @@ def _aside(compile: Callable) -> Callable:
     an error of numba's. Here the main thread only waits.
     """
 
-    def run(*args: Any, **how: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
-            return compile(*args, **how)
+            return compile(*args, **kwargs)
         pool = ThreadPoolExecutor(1, "compile")
         try:
-            return pool.submit(compile, *args, **how).result()
+            return pool.submit(compile, *args, **kwargs).result()
         finally:
             pool.shutdown(wait=False)
 
@@ -77,11 +77,11 @@ def _is_trusted(path: str, writers: int = stat.S_IWOTH) -> bool:
     if not hasattr(os, "geteuid"):
         return True
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return False
     owners = {os.geteuid(), 0, os.stat(__file__).st_uid}
-    return not stat.S_ISLNK(found.st_mode) and found.st_uid in owners and not found.st_mode & writers
+    return not stat.S_ISLNK(status.st_mode) and status.st_uid in owners and not status.st_mode & writers
 
 
 class _OneFileEach(IndexDataCacheFile):
@@ -126,5 +126,5 @@ class _OneFileEach(IndexDataCacheFile):
         """There is no index to empty."""
 
     def _name(self, key: Any) -> str:
-        said = repr((self._version, self._source_stamp, key))
-        return f"{self._index_name.removesuffix('.nbi')}.{hashlib.sha256(said.encode()).hexdigest()[:24]}.nbc"
+        key_text = repr((self._version, self._source_stamp, key))
+        return f"{self._index_name.removesuffix('.nbi')}.{hashlib.sha256(key_text.encode()).hexdigest()[:24]}.nbc"

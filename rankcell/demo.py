@@ -47,8 +47,8 @@ DIRECTIONS = (
 
 
 @dataclass
-class Found:
-    """What the demo collects on its way, for the page."""
+class DemoResults:
+    """Results of the demo's steps, for its page."""
 
     directions: tuple[Direction, ...] = DIRECTIONS
     cells_per_state: int = CELLS_PER_STATE
@@ -85,26 +85,26 @@ def run_demo(
     require_new(out, force=force, marker=PAGE, own=own)
     began = time.perf_counter()
     steps = _Steps(progress)
-    found = Found()
+    results = DemoResults()
     with atomic_path(out, force=force, marker=PAGE, own=own) as folder:
         folder.mkdir()
-        adata = _cells_to_tokens(folder, found, steps)
-        _embed(folder, adata, found, device, steps)
+        adata = _cells_to_tokens(folder, results, steps)
+        _embed(folder, adata, results, device, steps)
         for direction in DIRECTIONS:
-            _screen(folder, direction, found, device, steps)
-            found.higher[direction.name] = higher_by_counts(adata, direction, found.ranked[direction.name].symbols)
-        _pictures(folder, adata, found)
+            _screen(folder, direction, results, device, steps)
+            results.higher[direction.name] = higher_by_counts(adata, direction, results.ranked[direction.name].symbols)
+        _pictures(folder, adata, results)
         steps.reach(99)
-        found.seconds = time.perf_counter() - began
+        results.seconds = time.perf_counter() - began
         from rankcell.report.pages.demo_page import demo_page
 
-        (folder / PAGE).write_text(demo_page(folder, found), encoding="utf-8")
+        (folder / PAGE).write_text(demo_page(folder, results), encoding="utf-8")
         steps.reach(100)
     return Path(out) / PAGE
 
 
 def _own() -> tuple[Own, ...]:
-    """All that the folder holds."""
+    """Names of the files of the demo's folder, at any depth."""
     from rankcell.perturb.run.prepared import OWN
     from rankcell.tokens.tokenset import DATASET_FILES
     from rankcell.vocab.folder import FILES
@@ -115,7 +115,7 @@ def _own() -> tuple[Own, ...]:
 
 
 class _Steps:
-    """Turns the progress of each part into hundredths of the whole."""
+    """Progress of the whole demo in hundredths, from that of its parts."""
 
     def __init__(self, progress: Callable[[int, int], None] | None):
         self._progress, self._at = progress, 0
@@ -134,7 +134,7 @@ class _Steps:
         return tick
 
 
-def _cells_to_tokens(folder: Path, found: Found, steps: _Steps) -> Any:
+def _cells_to_tokens(folder: Path, results: DemoResults, steps: _Steps) -> Any:
     from rankcell import datasets
     from rankcell.counts.vocabulary.build_vocab import build_vocab
     from rankcell.counts.vocabulary.options import NewVocabulary
@@ -145,14 +145,14 @@ def _cells_to_tokens(folder: Path, found: Found, steps: _Steps) -> Any:
     steps.reach(8)
     adata.write_h5ad(folder / COUNTS)
     ids = dictionaries() / "pbmc68k.symbols.tsv"
-    found.vocab = build_vocab([folder / COUNTS], folder / VOCABULARY, ids=ids, new=NewVocabulary("pbmc68k", "human"))
+    results.vocab = build_vocab([folder / COUNTS], folder / VOCABULARY, ids=ids, new=NewVocabulary("pbmc68k", "human"))
     steps.reach(12)
-    found.tokens = tokenize_cells(folder / COUNTS, found.vocab, obs=LABELS, out=folder / TOKENS)
+    results.tokens = tokenize_cells(folder / COUNTS, results.vocab, obs=LABELS, out=folder / TOKENS)
     steps.reach(16)
     return adata
 
 
-def _embed(folder: Path, adata: Any, found: Found, device: str, steps: _Steps) -> None:
+def _embed(folder: Path, adata: Any, results: DemoResults, device: str, steps: _Steps) -> None:
     import anndata as ad
     import scanpy as sc
 
@@ -162,7 +162,7 @@ def _embed(folder: Path, adata: Any, found: Found, device: str, steps: _Steps) -
     from rankcell.model.options import Compute
 
     embeddings = embed_in_memory(folder / TOKENS, "demo", pool=list(POOLS), compute=Compute(device), progress=steps.part(24))
-    found.model = embeddings.meta
+    results.model = embeddings.meta
     adata.obsm.update(embeddings.obsm())
     adata.uns["rankcell"] = uns_entry(embeddings.result())
     labels = adata.obs[LABELS].astype(str).to_numpy()
@@ -170,8 +170,8 @@ def _embed(folder: Path, adata: Any, found: Found, device: str, steps: _Steps) -
     sc.pp.normalize_total(normalised)
     sc.pp.log1p(normalised)
     sc.pp.pca(normalised, n_comps=50, random_state=0)
-    found.knn = {p: knn_accuracy(embeddings.columns[f"{p}_layer-2"], labels) for p in POOLS}
-    found.knn["pca"] = knn_accuracy(normalised.obsm["X_pca"], labels)
+    results.knn = {p: knn_accuracy(embeddings.columns[f"{p}_layer-2"], labels) for p in POOLS}
+    results.knn["pca"] = knn_accuracy(normalised.obsm["X_pca"], labels)
     steps.reach(28)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # umap says that a seed makes it run on one thread: we seed on purpose
@@ -191,7 +191,7 @@ def detected_genes(tokens: Any, rows: np.ndarray, vocab: Any, least_share: float
     return [g for g, t in zip(vocab.genes, vocab.tokens, strict=True) if n[t] >= least_share * len(rows)]
 
 
-def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps) -> None:
+def _screen(folder: Path, d: Direction, results: DemoResults, device: str, steps: _Steps) -> None:
     from rankcell import get
     from rankcell.model.options import Compute
     from rankcell.perturb import Delete, Perturber, ScreenConfig, Subset
@@ -199,20 +199,20 @@ def _screen(folder: Path, d: Direction, found: Found, device: str, steps: _Steps
     from rankcell.stats.rank import edit_ranking
     from rankcell.stats.ranked_tables import write_ranked
 
-    rows = np.flatnonzero(found.tokens.obs(LABELS).astype(str) == d.start)[:CELLS_PER_STATE]
-    genes = detected_genes(found.tokens, rows, found.vocab, LEAST_SHARE)
+    rows = np.flatnonzero(results.tokens.obs(LABELS).astype(str) == d.start)[:CELLS_PER_STATE]
+    genes = detected_genes(results.tokens, rows, results.vocab, LEAST_SHARE)
     config = ScreenConfig(Delete(genes), f"{LABELS}={d.start}", f"{LABELS}={d.goal}", Subset(CELLS_PER_STATE))
     perturber = Perturber("demo", Compute(device))
-    perturber.perturb(found.tokens, folder / d.name, config, progress=steps.part(steps._at + 26))
+    perturber.perturb(results.tokens, folder / d.name, config, progress=steps.part(steps._at + 26))
     table = get.screen_df(folder / d.name)
     ranking = edit_ranking(table, RankOptions(d.score))
     write_ranked(ranking.table, folder / d.table, facts=ranking.facts)
-    found.follows[d.name] = [_follows(table, s) for s in ("cos_genes", str(Score.parse(d.score).plain))]
-    found.ranked[d.name], found.n_genes[d.name], found.n_rows[d.name] = ranking.table, len(genes), len(table)
+    results.follows[d.name] = [_follows(table, s) for s in ("cos_genes", str(Score.parse(d.score).plain))]
+    results.ranked[d.name], results.n_genes[d.name], results.n_rows[d.name] = ranking.table, len(genes), len(table)
 
 
 def higher_by_counts(adata: Any, d: Direction, ranked: Any, n: int = 15) -> dict[str, tuple[int, int]]:
-    """Of the first `n`, the last `n` and all of the ranked symbols: (how many have the higher mean of counts / n_counts in the
+    """Counts of the first `n`, the last `n` and all of the ranked symbols: (how many have the higher mean of counts / n_counts in the
     screened cell type than in the other, how many there are). A check that needs no model."""
     share = adata.X.multiply(1 / adata.obs["n_counts"].to_numpy()[:, None]).tocsr()
     labels = adata.obs[LABELS].astype(str).to_numpy()
@@ -223,25 +223,25 @@ def higher_by_counts(adata: Any, d: Direction, ranked: Any, n: int = 15) -> dict
 
 
 def _follows(table: Any, score: str) -> tuple[str, float, float, float, float]:
-    """(score, then plain and in place: the median size of the effect; how far it follows the gene's rank)."""
+    """Effect size and rank dependence of a score: (score, median effect plain and in place, Spearman correlation with the rank plain and in place)."""
     from rankcell.stats import effect_of, rank_spearman
 
-    both = (score, str(Score.parse(score).with_part(IN_PLACE)))
-    return score, *(float(effect_of(table, s).abs().median()) for s in both), *(rank_spearman(table, s) for s in both)
+    pair = (score, str(Score.parse(score).with_part(IN_PLACE)))
+    return score, *(float(effect_of(table, s).abs().median()) for s in pair), *(rank_spearman(table, s) for s in pair)
 
 
-def _pictures(folder: Path, adata: Any, found: Found) -> None:
+def _pictures(folder: Path, adata: Any, results: DemoResults) -> None:
     from rankcell.report.pictures.embedding_panels import draw_embeddings
     from rankcell.report.pictures.figures import new_figure, save
     from rankcell.report.pictures.ranked_genes import draw_ranked
 
-    titles = {p: f"{words} (kNN accuracy {found.knn[p]:.2f})" for p, words in POOLS.items()}
+    titles = {p: f"{words} (kNN accuracy {results.knn[p]:.2f})" for p, words in POOLS.items()}
     umap = draw_embeddings({p: adata.obsm[f"X_umap_{p}"] for p in POOLS}, adata.obs[LABELS].astype(str), titles=titles)
-    note = found.model.get("model_note")
+    note = results.model.get("model_note")
     umap.suptitle(note or "", fontsize=9, x=0.01, ha="left")
     save(umap, folder / UMAP)
-    both = new_figure(11, 6.4)
-    for ax, d in zip(both.subplots(1, 2), DIRECTIONS, strict=True):
-        draw_ranked(found.ranked[d.name], by=d.score, n=24, title=f"Genes lost in place by {d.start_words}", ax=ax)
-    both.suptitle(note or "", fontsize=9, x=0.01, ha="left")
-    save(both, folder / RANKED)
+    ranked_figure = new_figure(11, 6.4)
+    for ax, d in zip(ranked_figure.subplots(1, 2), DIRECTIONS, strict=True):
+        draw_ranked(results.ranked[d.name], by=d.score, n=24, title=f"Genes lost in place by {d.start_words}", ax=ax)
+    ranked_figure.suptitle(note or "", fontsize=9, x=0.01, ha="left")
+    save(ranked_figure, folder / RANKED)

@@ -45,19 +45,19 @@ class InputError(RankcellError):
     of
         The input in front of the fact. None: the fact names it itself, or there is none; "": it is about a part of an input (`OF_A_PART`),
         and `completed` puts the name in front.
-    way_out
+    remedy
         What to do about it, after the fact.
     """
 
-    def __init__(self, fact: str = "", *, of: str | None = None, way_out: str = ""):
-        super().__init__(": ".join(part for part in (of, fact, way_out) if part))
-        self.fact, self.of, self.way_out = fact, of, way_out
+    def __init__(self, fact: str = "", *, of: str | None = None, remedy: str = ""):
+        super().__init__(": ".join(part for part in (of, fact, remedy) if part))
+        self.fact, self.of, self.remedy = fact, of, remedy
 
-    def completed(self, *, of: str | None = None, way_out: str = "") -> Self:
+    def completed(self, *, of: str | None = None, remedy: str = "") -> Self:
         """The same error with the input's name and the way out, where it has none of its own; itself where nothing is added."""
-        named = of if self.of == OF_A_PART and of else self.of
-        way_out = self.way_out or way_out
-        return self if (named, way_out) == (self.of, self.way_out) else type(self)(self.fact, of=named, way_out=way_out)
+        input_name = of if self.of == OF_A_PART and of else self.of
+        remedy = self.remedy or remedy
+        return self if (input_name, remedy) == (self.of, self.remedy) else type(self)(self.fact, of=input_name, remedy=remedy)
 
 
 class CountsError(InputError):

@@ -15,7 +15,7 @@ from rankcell.stats.screen_rows import DEFAULT_SCORES
 
 
 def edits_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
-    """Edits x affected genes where the screen has them (and no score is named), else edits x scores. See rankcell.get.screen_adata."""
+    """AnnData of edits x affected genes where the screen has them and `score` is None, else of edits x scores. See rankcell.get.screen_adata."""
     import anndata as ad
 
     table = _table(screen)
@@ -26,17 +26,17 @@ def edits_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
     if score is None and screen.has("affected.parquet"):
         matrix, layers, var = _affected_matrices(screen, obs.index)
         obs = obs.join(effects.rename(columns=lambda s: f"effect_{s}".replace("/", "|")))
-        found = ad.AnnData(matrix, obs=obs, var=var, layers=layers)
-        what = "mean shift (1 - cosine) of the affected gene; NaN where it was in no cell that was edited"
+        result = ad.AnnData(matrix, obs=obs, var=var, layers=layers)
+        meaning = "mean shift (1 - cosine) of the affected gene; NaN where it was in no cell that was edited"
     else:
-        found = ad.AnnData(effects.reindex(obs.index).to_numpy(float), obs=obs, var=_scores_var(effects.columns))
-        what = "mean effect over the cells that were edited; NaN where there is none"
-    found.uns["rankcell"] = _provenance(screen, what)
-    return found
+        result = ad.AnnData(effects.reindex(obs.index).to_numpy(float), obs=obs, var=_scores_var(effects.columns))
+        meaning = "mean effect over the cells that were edited; NaN where there is none"
+    result.uns["rankcell"] = _provenance(screen, meaning)
+    return result
 
 
 def cells_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
-    """Cells x edits, the effect of one score, NaN where a cell was not edited. See rankcell.get.screen_adata."""
+    """AnnData of cells x edits, the effect of one score, NaN where a cell was not edited. See rankcell.get.screen_adata."""
     import anndata as ad
 
     if score is not None and not isinstance(score, str):
@@ -55,9 +55,9 @@ def cells_adata(screen: Any, score: str | Sequence[str] | None) -> Any:
     if flag in table:
         layers["exact"] = np.full(matrix.shape, np.nan, np.float32)
         layers["exact"][row, column] = table[flag]
-    found = ad.AnnData(matrix, obs=obs, var=var, layers=layers)
-    found.uns["rankcell"] = _provenance(screen, f"effect of {score}; NaN where the cell was not edited") | {"score": score}
-    return found
+    result = ad.AnnData(matrix, obs=obs, var=var, layers=layers)
+    result.uns["rankcell"] = _provenance(screen, f"effect of {score}; NaN where the cell was not edited") | {"score": score}
+    return result
 
 
 def _table(screen: Any) -> Any:
@@ -66,15 +66,15 @@ def _table(screen: Any) -> Any:
     return table.assign(rank=table["rank"].to_numpy(np.float64, na_value=np.nan))
 
 
-def _known(asked: Sequence[str], there: Sequence[str]) -> list[str]:
-    for score in asked:
+def _known(requested: Sequence[str], there: Sequence[str]) -> list[str]:
+    for score in requested:
         if score not in there:
             raise SettingsError(f"the screen has no score '{score}'; it has {', '.join(there) or 'none'}")
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(requested))
 
 
 def _mean_effects(table: Any, scores: Sequence[str]) -> Any:
-    """[edits, scores], in the order in which the table names the edits."""
+    """Mean effects [edits, scores], in the order in which the table names the edits."""
     import pandas as pd
 
     work = pd.DataFrame({s: np.asarray(effect_of(table, s), float) for s in scores})
@@ -82,32 +82,32 @@ def _mean_effects(table: Any, scores: Sequence[str]) -> Any:
 
 
 def _edits_obs(screen: Any, table: Any) -> Any:
-    """edits.parquet by edit id, with what the table knows beside it: all targets, also those that no cell has."""
-    found = screen.edits().to_pandas().set_index("edit", drop=True)
+    """The obs of edits: edits.parquet by edit id with cell counts and mean ranks of the table; all targets, also those that no cell has."""
+    obs = screen.edits().to_pandas().set_index("edit", drop=True)
     grouped = table.groupby("edit", sort=False)
     known = {"n_cells": grouped["cell_id"].nunique(), "mean_rank": grouped["rank"].mean()}
     for name, values in known.items():
-        if name not in found:
-            found[name] = values.reindex(found.index)
-    found["n_cells"] = found["n_cells"].fillna(0).astype(np.int64)
-    found.index = found.index.astype(str)
-    found.index.name = None
-    return found
+        if name not in obs:
+            obs[name] = values.reindex(obs.index)
+    obs["n_cells"] = obs["n_cells"].fillna(0).astype(np.int64)
+    obs.index = obs.index.astype(str)
+    obs.index.name = None
+    return obs
 
 
 def _cells_obs(screen: Any, table: Any) -> Any:
     import pandas as pd
 
     if screen.has("cells.parquet"):
-        found = screen.cells().to_pandas().set_index("cell_id")
-        for name in found.select_dtypes("object"):
-            found[name] = found[name].astype("category")
+        obs = screen.cells().to_pandas().set_index("cell_id")
+        for name in obs.select_dtypes("object"):
+            obs[name] = obs[name].astype("category")
     else:  # a screen of an earlier version
         lengths = table.drop_duplicates("cell_id").set_index("cell_id")["n_tokens"]
-        found = pd.DataFrame({"n_tokens": lengths})
-    found.index = found.index.astype(str)
-    found.index.name = None
-    return found
+        obs = pd.DataFrame({"n_tokens": lengths})
+    obs.index = obs.index.astype(str)
+    obs.index.name = None
+    return obs
 
 
 def _affected_matrices(screen: Any, edits: Any) -> tuple[np.ndarray, dict[str, np.ndarray], Any]:
@@ -134,15 +134,15 @@ def _scores_var(scores: Sequence[str]) -> Any:
     return pd.DataFrame({"what": [words(s) for s in scores]}, index=list(scores))
 
 
-def _provenance(screen: Any, what: str) -> dict[str, Any]:
-    """What AnnData can write: plain texts and numbers."""
+def _provenance(screen: Any, meaning: str) -> dict[str, Any]:
+    """The settings that AnnData can write (texts and numbers), and the meaning of X."""
     settings = screen.manifest.get("settings", {})
-    return {"X": what} | {k: v for k, v in settings.items() if isinstance(v, (str, int, float, bool))}
+    return {"X": meaning} | {k: v for k, v in settings.items() if isinstance(v, (str, int, float, bool))}
 
 
-def ranking(given: Ranking, *, column: str, names: str) -> Any:
+def ranking(edits: Ranking, *, column: str, names: str) -> Any:
     """See rankcell.get.ranking."""
-    ranked = given.table
+    ranked = edits.table
     missing = [c for c in (column, names) if c not in ranked]
     if missing:
         advice = "this is the table of a screen: rank it with rc.tl.rank_edits" if {"cell_id", "edit"} <= set(ranked) else ""
@@ -150,13 +150,13 @@ def ranking(given: Ranking, *, column: str, names: str) -> Any:
     values = ranked[column]
     if values.dtype.kind not in "fiu":
         raise SettingsError(f"the column '{column}' does not hold numbers")
-    found = values.astype(float)
-    found.index = ranked[names].astype(str).to_numpy()
-    found = found[np.isfinite(found.to_numpy())]
-    found = found.iloc[np.argsort(-found.abs().to_numpy(), kind="stable")]
-    found = found[~found.index.duplicated()]  # of a name that stands for two, the stronger one
-    found = found.sort_values(ascending=False, kind="stable")
-    return found.rename(given.by or column if column == "effect" else column)
+    series = values.astype(float)
+    series.index = ranked[names].astype(str).to_numpy()
+    series = series[np.isfinite(series.to_numpy())]
+    series = series.iloc[np.argsort(-series.abs().to_numpy(), kind="stable")]
+    series = series[~series.index.duplicated()]  # of a name that stands for two, the stronger one
+    series = series.sort_values(ascending=False, kind="stable")
+    return series.rename(edits.by or column if column == "effect" else column)
 
 
 def open_screen(folder: str | os.PathLike | Any) -> Any:

@@ -42,10 +42,10 @@ class HubName:
 
 
 def user_folder() -> Path | None:
-    """Where what rankcell keeps for a user goes: `RANKCELL_CACHE`, else `rankcell` in the user's cache folder; None without a home."""
-    named = os.environ.get("RANKCELL_CACHE")
-    if named:
-        return Path(named)
+    """The user's cache folder of rankcell: `RANKCELL_CACHE`, else `rankcell` in the user's cache folder; None without a home."""
+    cache_folder = os.environ.get("RANKCELL_CACHE")
+    if cache_folder:
+        return Path(cache_folder)
     cache = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
     try:
         return Path(cache or Path.home() / ".cache") / "rankcell"
@@ -54,12 +54,12 @@ def user_folder() -> Path | None:
 
 
 def parse_name(text: str) -> HubName | None:
-    """`owner/repo`, `owner/repo/sub/folder` or either with `@revision`; None for any other text."""
-    found = _NAME.fullmatch(text)
-    if not found or ".." in text or "." in found["path"].split("/"):
+    """Parse `owner/repo`, `owner/repo/sub/folder` or either with `@revision`; None for any other text."""
+    match = _NAME.fullmatch(text)
+    if not match or ".." in text or "." in match["path"].split("/"):
         return None
-    owner, repo, *folder = found["path"].split("/")
-    return HubName(f"{owner}/{repo}", "/".join(folder), found["revision"])
+    owner, repo, *folder = match["path"].split("/")
+    return HubName(f"{owner}/{repo}", "/".join(folder), match["revision"])
 
 
 def fetch_file(
@@ -83,11 +83,11 @@ def fetch_file(
 
     Raises InputError when it cannot be fetched, or its size or sha256 is another than expected.
     """
-    held = _cached(repo, path, revision, cache, otherwise)
-    if not isinstance(held, str):
+    cached = _cached(repo, path, revision, cache, otherwise)
+    if not isinstance(cached, str):
         with _explained(repo, path, otherwise):
-            held = _download(repo, path, revision, cache)
-    return check_file(held, size=size, sha256=sha256)
+            cached = _download(repo, path, revision, cache)
+    return check_file(cached, size=size, sha256=sha256)
 
 
 def find_file(
@@ -104,9 +104,9 @@ def find_file(
     """
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    held = _cached(repo, path, revision, None, otherwise)
-    if held is not None or not network:
-        return Path(held) if isinstance(held, str) else None
+    cached = _cached(repo, path, revision, None, otherwise)
+    if cached is not None or not network:
+        return Path(cached) if isinstance(cached, str) else None
     with _explained(repo, path, otherwise):
         try:
             return Path(_download(repo, path, revision, None))
@@ -162,22 +162,22 @@ def _require_network(repo: str, path: str, revision: str | None) -> None:
 
 
 def check_file(path: str | os.PathLike, *, size: int, sha256: str) -> Path:
-    """`path` when it is the file that was meant. InputError when its size or sha256 is another."""
+    """Check a file's size and sha256, and return its path. InputError when either is another."""
     path = Path(path)
     try:
-        found = path.stat().st_size
-        digest = sha256_of(path) if found == size else ""
+        n_bytes = path.stat().st_size
+        digest = sha256_of(path) if n_bytes == size else ""
     except OSError as e:
         raise InputError(f"{path} cannot be read: {e.strerror}") from e
-    if found != size:
-        raise InputError(f"{path} has {found:,} bytes, not the {size:,} expected: {_way_out(path)}")
+    if n_bytes != size:
+        raise InputError(f"{path} has {n_bytes:,} bytes, not the {size:,} expected: {_remedy(path)}")
     if digest != sha256:
-        raise InputError(f"{path} has sha256 {digest}, not the {sha256} expected: {_way_out(path)}")
+        raise InputError(f"{path} has sha256 {digest}, not the {sha256} expected: {_remedy(path)}")
     return path
 
 
-def _way_out(path: Path) -> str:
-    """A cached file is a link to its content; the next download only starts when the content is gone."""
+def _remedy(path: Path) -> str:
+    """Advice for a damaged file. A cached file is a link to its content: the next download only starts when the content is gone."""
     real = path.resolve()
     also = f" and {real}" if real != path.absolute() else ""
     return f"it is damaged or was changed at its source; delete {path}{also} and fetch it again"

@@ -18,7 +18,7 @@ from rankcell.arguments import convert, hint_of
 from rankcell.errors import SettingsError
 from rankcell.wording import option, own, shortened
 
-__all__ = ["Choice", "Help", "Options", "at_least", "fields_of", "flag_words", "is_given", "names_in", "one_of", "share", "whole_or"]
+__all__ = ["Choice", "Help", "Options", "at_least", "fields_of", "flag_words", "integer_or", "is_set", "names_in", "one_of", "share"]
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ class Choice:
                 fields.setdefault(field.name, (field, []))[1].append(variant)
         return fields
 
-    def build(self, variant: str, given: Mapping[str, Any]) -> "Options":
-        """The variant with the options that were given; SettingsError for an unknown variant, or an option of another."""
+    def build(self, variant: str, arguments: Mapping[str, Any]) -> "Options":
+        """An instance of the variant; SettingsError for an unknown variant, or an option of another."""
         cls = self._require(variant)
         for name, (_, variants) in self.options().items():
-            if name in given and variant not in variants:
+            if name in arguments and variant not in variants:
                 raise SettingsError(f"{option(name)} is for {' and '.join(variants)}, and {option(self.name)} is {variant}: leave it out")
-        return cls(**given)
+        return cls(**arguments)
 
     def _require(self, variant: str) -> type["Options"]:
         if variant in self.variants:
@@ -160,8 +160,8 @@ class Options:
         """{name: value} of all fields, as plain JSON where the values are."""
         return {f.name: getattr(self, f.name) for f in fields_of(type(self))}
 
-    def given(self) -> dict[str, Any]:
-        """The same of those that are not the default."""
+    def non_defaults(self) -> dict[str, Any]:
+        """{name: value} of the fields that differ from their default."""
         return {f.name: value for f in fields_of(type(self)) if (value := getattr(self, f.name)) != f.default}
 
     @classmethod
@@ -273,8 +273,8 @@ def _annotated_texts(cls: type) -> Iterator[tuple[str, Any, Any, Help | Choice]]
     return ((name, d, h, meta) for name, d, h, meta in _annotated(cls) if meta is not None)
 
 
-def is_given(value: Any) -> bool:
-    """Whether the value of an option says something, where None, False and nothing in a list do not; 0 does."""
+def is_set(value: Any) -> bool:
+    """Whether an option is set: None, False and an empty list are not; 0 is."""
     return not (value is None or value is False or (isinstance(value, (list, tuple)) and not value))
 
 
@@ -299,7 +299,7 @@ def share(value: float) -> str | None:
 
 
 def one_of(*names: Any) -> Callable[[Any], str | None]:
-    """Of a value, or of each of several."""
+    """Check that a value, or each of several, is one of `names`."""
 
     def check(value: Any) -> str | None:
         several = [value] if isinstance(value, str) or not isinstance(value, (list, tuple)) else value
@@ -308,8 +308,8 @@ def one_of(*names: Any) -> Callable[[Any], str | None]:
     return check
 
 
-def whole_or(word: str, least: int) -> Callable[[Any], str | None]:
-    """A whole number of at least `least`, or a word."""
+def integer_or(word: str, least: int) -> Callable[[Any], str | None]:
+    """Check for a whole number of at least `least`, or a word."""
     return lambda value: None if value == word or (isinstance(value, int) and value >= least) else f"a number of at least {least}, or {word}"
 
 

@@ -57,11 +57,11 @@ def rank_encoding(
     from rankcell.report.token_table import encoding_table, require_genes, tokens_and_vocabulary
 
     tokens, vocab = tokens_and_vocabulary(tokens, vocab)
-    named = [] if genes is None else [genes] if isinstance(genes, str) else list(genes)
-    marked = [vocab.find(name) for name in named]
+    gene_names = [] if genes is None else [genes] if isinstance(genes, str) else list(genes)
+    marked = [vocab.find(name) for name in gene_names]
     table = encoding_table(tokens, vocab, cell)
     require_genes(table, vocab)
-    ax = ax or _whole_figure(9, 5 if table["value"].notna().any() else 2.1)
+    ax = ax or _new_axes(9, 5 if table["value"].notna().any() else 2.1)
     return draw_encoding(table, vocab, ax=ax, n=n, marked=marked)
 
 
@@ -254,7 +254,7 @@ def _axes(width: float, height: float) -> "Axes":
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
-def _whole_figure(width: float, height: float) -> "Axes":
+def _new_axes(width: float, height: float) -> "Axes":
     """Axes that fill a new pyplot figure of that many inches, for pictures that lay out their own."""
     from matplotlib import pyplot as plt
 
@@ -307,7 +307,7 @@ def rank_bias(table: "pd.DataFrame", *, score: str = "relative_shift", ax: "Axes
     if "between_cells" not in table:
         raise SettingsError("this is not a table of rank biases: give what rc.tl.rank_bias(adata) returns")
     each = 3.6 if table["pool"].nunique() <= 6 else 4.6
-    ax = ax or _whole_figure(2.6 + 2.9 * table["how"].nunique(), each * table["layer"].nunique())
+    ax = ax or _new_axes(2.6 + 2.9 * table["how"].nunique(), each * table["layer"].nunique())
     panels = draw_rank_bias(table, ax=ax, score=score)
     mark(panels.flat[0], table.attrs.get("model_note"))
     return panels

@@ -68,7 +68,7 @@ def report(tick: Tick | None, done: int, total: int, detail: str) -> None:
 
 
 def clear() -> None:
-    """Take away the bar that stands on the line, so that something else can be written there; it comes back with the next tick."""
+    """Erase the open bars, so that something else can be written on their line; they come back with the next tick."""
     for bar in _OPEN:
         bar.clear()
 
@@ -93,10 +93,10 @@ class Passes:
 
 
 class _Shown:
-    """What is done, the rate since the job settled, and the time left."""
+    """State of a running job: rows done, the rate since it settled, the time remaining."""
 
-    def __init__(self, what: str, unit: str):
-        self.what, self.unit, self.detail = what, unit, ""
+    def __init__(self, label: str, unit: str):
+        self.label, self.unit, self.detail = label, unit, ""
         self.began = self.shown_at = time.monotonic()
         self.first_at = self.settled_at = self.ticked_at = None  # of the first tick, the one that rates are counted from, and the last
         self.settled = self.done = self.total = 0
@@ -114,13 +114,13 @@ class _Shown:
         """`cells embedded: 57 %, 1,200 of 2,100, 310 cells/s, 3 s left`"""
         share = f"{100 * self.done // max(1, self.total)} %"
         parts = [share + bar] + ([f"{self.done:,} of {self.total:,}"] if self.unit != "%" else [])
-        made, seconds = self.done - self.settled, now - self.settled_at
-        if made > 0 and seconds > 0:
+        done, seconds = self.done - self.settled, now - self.settled_at
+        if done > 0 and seconds > 0:
             if self.unit != "%":
-                parts.append(rate(made / seconds, self.unit))
+                parts.append(rate(done / seconds, self.unit))
             if self.done < self.total:
-                parts.append(f"{duration((self.total - self.done) * seconds / made)} left")
-        return f"{self.what}: {', '.join(parts + ([self.detail] if self.detail else []))}"
+                parts.append(f"{duration((self.total - self.done) * seconds / done)} left")
+        return f"{self.label}: {', '.join(parts + ([self.detail] if self.detail else []))}"
 
     def show(self, now: float) -> None:
         raise NotImplementedError
@@ -169,8 +169,8 @@ class _TerminalBar(_Live):
 
     _width = 0
 
-    def __init__(self, what: str, unit: str):
-        super().__init__(what, unit)
+    def __init__(self, label: str, unit: str):
+        super().__init__(label, unit)
         self.file = sys.stderr
         self.every = _EVERY_IN_SHELL if "JPY_PARENT_PID" in os.environ else _EVERY  # which a notebook's kernel hands on to its children
         _OPEN.append(self)

@@ -44,7 +44,7 @@ class _Process:
 
 
 def option(name: str, value: Any = None, *, placeholder: str | None = None) -> str:
-    """The option `name` as the caller would write it.
+    """Spell the option `name` as the caller would write it.
 
     value
         What to give it: `--counts-layer 'my counts'`, `counts_layer='my counts'`; True: `--raw`, `raw=True`; False: `--no-cls`, `cls=False`.
@@ -78,7 +78,7 @@ _IN_PYTHON = {"tokenize": "rc.pp.tokenize", "embed": "rc.tl.embed", "perturb": "
 
 
 def command(verb: str, arguments: str = "") -> str:
-    """The command `rankcell VERB ARGUMENTS` as the caller would use it.
+    """Spell the command `rankcell VERB ARGUMENTS` as the caller would use it.
 
     At the command line in quotation marks. In Python the function that does the same; where there is none, the command with the
     remark that it is for a terminal.
@@ -149,7 +149,7 @@ def python_verb(**renamed: str) -> Callable[[Function], Function]:
         spelling = {name: word for name, word in _option_words(function).items() if name not in renamed.values()}
         verb = _Verb(False, MappingProxyType(spelling | renamed))
         parameters = inspect.signature(function).parameters
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        takes_kwargs = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
         @functools.wraps(function)
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -158,7 +158,7 @@ def python_verb(**renamed: str) -> Callable[[Function], Function]:
             from rankcell.arguments import checked_arguments
 
             with _entered(verb):
-                if not (takes_any or parameters.keys() >= kwargs.keys()):
+                if not (takes_kwargs or parameters.keys() >= kwargs.keys()):
                     _refuse_misplaced(function, kwargs)
                 args, kwargs = checked_arguments(function, args, kwargs)
                 return function(*args, **kwargs)

@@ -226,7 +226,7 @@ def test_real_cells_and_scanpy_afterwards():
     assert found.obsm["X_pca"].shape == (60, 5) and np.isfinite(found.obsm["X_pca"]).all()
 
 
-def test_errors_name_the_way_out(tmp_path):
+def test_errors_name_the_remedy(tmp_path):
     vocab, adata = make_vocab(4), make_adata([[1, 2]])
     with pytest.raises(InputError, match="got str: read the file first, with anndata.read_h5ad"):
         rc.pp.align_genes("a.h5ad", vocab)

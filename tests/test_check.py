@@ -429,9 +429,9 @@ def test_n_counts(here, capsys):
     ],
 )
 def test_n_counts_that_cannot_be(here, capsys, n_counts, found, message):
-    way_out = "correct or remove that column; without it the row sum is used"
+    remedy = "correct or remove that column; without it the row sum is used"
     page = fails(capsys, write(make_adata(COUNTS, n_counts=n_counts)), says=[f"n_counts in obs, but not usable: {found} cells 3", message])
-    assert page.count(way_out) == 1 and "a cell's total" not in page
+    assert page.count(remedy) == 1 and "a cell's total" not in page
 
 
 def test_empty_cells(here, capsys):

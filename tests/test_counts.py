@@ -326,10 +326,10 @@ def test_objects_that_are_no_counts(source):
 
 def test_an_error_of_an_input_takes_its_name_and_way_out_once():
     part = CountsError("it holds 3.5", of=OF_A_PART)
-    named = part.completed(of="a.h5ad: X", way_out="correct it")
+    named = part.completed(of="a.h5ad: X", remedy="correct it")
     assert str(part) == "it holds 3.5" and str(named) == "a.h5ad: X: it holds 3.5: correct it" and type(named) is CountsError
-    assert named.completed(of="b", way_out="other") is named  # both are there
+    assert named.completed(of="b", remedy="other") is named  # both are there
     about_itself = InputError("no such file: a.h5ad")
     assert about_itself.completed(of="a.h5ad") is about_itself
     again = pickle.loads(pickle.dumps(named))
-    assert (str(again), again.fact, again.of, again.way_out) == (str(named), "it holds 3.5", "a.h5ad: X", "correct it")
+    assert (str(again), again.fact, again.of, again.remedy) == (str(named), "it holds 3.5", "a.h5ad: X", "correct it")

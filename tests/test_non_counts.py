@@ -167,7 +167,7 @@ def test_never_where_it_is_not_plain():
     assert rc.pp.tokenize(adata, vocab).spec.source["matrix"] == "X"
 
 
-def test_a_layer_that_is_no_counts_further_down_is_no_way_out():
+def test_a_layer_that_is_no_counts_further_down_is_no_remedy():
     adata, vocab = make_adata(np.ones((40_000, 12))), make_vocab()
     adata.layers["kept"] = adata.X.copy()
     adata.layers["kept"].data[-5:] = 0.5

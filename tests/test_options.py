@@ -41,7 +41,7 @@ WALL = Choice("cover", Help("paint or paper."), {"paint": Paint, "paper": Paper}
 
 def test_values_are_taken_in_one_form():
     assert Paint(coats="2").coats == Paint(coats=np.int64(2)).coats == Paint(coats=2.0).coats == 2
-    assert Paint().settings() == {"colour": "red", "coats": None} and Paint("blue").given() == {"colour": "blue"}
+    assert Paint().settings() == {"colour": "red", "coats": None} and Paint("blue").non_defaults() == {"colour": "blue"}
     assert Paint.of_settings({"coats": 3, "device": "cpu"}) == Paint(coats=3)
     assert repr(Paint("blue")) == "Paint(colour='blue')" and repr(Paint()) == "Paint()"
     with pytest.raises(FrozenInstanceError):

@@ -466,7 +466,7 @@ def test_broken_folders(tmp_path):
         assert folder.name in str(e.value) or "rankcell.json" in str(e.value), what
 
 
-def test_selection_is_refused_with_the_way_out(tmp_path):
+def test_selection_is_refused_with_the_remedy(tmp_path):
     import datasets
 
     datasets.Dataset.from_dict({"input_ids": [[4], [5], [6]]}).select([2, 0]).save_to_disk(tmp_path / "s")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.arguments import whole_layers
+from rankcell.arguments import layer_list
 from rankcell.assess.anndata_parts import labelled_cells
 from rankcell.assess.clusters import computable
 from rankcell.assess.embedding_scores import LabelledCells
@@ -52,7 +52,7 @@ def compare_cells(
         cells,
         counts=None if is_tokens(source) else count_matrix(source, embedder.checkpoint.vocab, counts),
         pool=None if pool is None else pool_names(pool),
-        layer=whole_layers(layer),
+        layer=layer_list(layer),
         scoring=scoring,
         n_random=n_random,
         compute=compute,

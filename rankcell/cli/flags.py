@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rankcell.options import Choice, Field, Help, Options, fields_of, is_given, is_options, members_of, parts_of, split_hint
+from rankcell.options import Choice, Field, Help, Options, fields_of, is_options, is_set, members_of, parts_of, split_hint
 
 _FORMER = "former_"
 
@@ -42,7 +42,7 @@ def flat(function: Callable[..., None]) -> Callable[..., None]:
     def command(**values: Any) -> None:
         for p in former:
             value = values.pop(p.name)
-            if is_given(value):
+            if is_set(value):
                 values[p.name.removeprefix(_FORMER)] = value
         function(**{n: v for n, v in values.items() if n in names} | {name: build(values) for name, build in builders.items()})
 
@@ -73,7 +73,7 @@ def _parameters(part: type[Options] | Choice) -> Iterator[inspect.Parameter]:
 def _without_default(field: Field, prefix: str) -> Field:
     """The option of a variant, as a flag of which it can be told whether it was given: the default moves into the help."""
     text, default = field.help.text, field.default
-    if is_given(default) and default is not dataclasses.MISSING:
+    if is_set(default) and default is not dataclasses.MISSING:
         text = f"{text.removesuffix('.')} (default {default})."
     if prefix and text[1:2].islower():
         text = text[:1].lower() + text[1:]
@@ -139,7 +139,7 @@ def _build(part: type[Options] | Choice, values: Mapping[str, Any]) -> Options:
 
 def _build_variant(choice: Choice, values: Mapping[str, Any]) -> Options:
     fields = {name: field for name, (field, _) in choice.options().items()}
-    return choice.build(values[choice.name], {n: _plain(v, f.default) for n, f in fields.items() if is_given(v := values[n])})
+    return choice.build(values[choice.name], {n: _plain(v, f.default) for n, f in fields.items() if is_set(v := values[n])})
 
 
 def _plain(value: Any, default: Any) -> Any:

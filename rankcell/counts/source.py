@@ -16,7 +16,7 @@ from rankcell.errors import OF_A_PART, CellError, CountsError, InputError
 from rankcell.wording import offers, option
 
 N_COUNTS = "n_counts"
-N_COUNTS_WAY_OUT = "correct or remove that column; without it the row sum is used"
+N_COUNTS_REMEDY = "correct or remove that column; without it the row sum is used"
 
 FORMATS: list[tuple[str, Callable[[Any], bool], Callable[..., "CountSource"]]] = []
 
@@ -148,7 +148,7 @@ class CountSource:
         totals = as_numbers(stored)
         if totals is None:
             raise CountsError(
-                f"obs '{N_COUNTS}' holds {_in_words(stored.type)}, not numbers", of=self.name, way_out=N_COUNTS_WAY_OUT
+                f"obs '{N_COUNTS}' holds {_in_words(stored.type)}, not numbers", of=self.name, remedy=N_COUNTS_REMEDY
             )
         wrong = ~(np.isfinite(totals) & (totals >= 0)) if totals.dtype.kind == "f" else totals < 0
         if wrong.any():
@@ -156,7 +156,7 @@ class CountSource:
             raise CountsError(
                 f"obs '{N_COUNTS}' of cell '{self.ids[i]}' is {totals[i]} ({int(wrong.sum()):,} such cells)",
                 of=self.name,
-                way_out=N_COUNTS_WAY_OUT,
+                remedy=N_COUNTS_REMEDY,
             )
         return totals.astype(np.float32 if totals.dtype in (np.float16, np.float32) else np.float64)
 
@@ -211,16 +211,16 @@ class CountSource:
         row = int(np.searchsorted(indptr, i, side="right")) - 1
         gene = next(iter(self.var.values()))[int(indices[i])]
         looks = {"fractional": " (log-normalised or scaled values?)", "negative": " (scaled values?)"}.get(kind, "")
-        way_out = (
+        remedy = (
             self.hint()
             or f"take it from before it was normalised ({'nothing else in it holds' if self.others else 'it has no other matrix that could hold'} counts)"
         )
         if offers("allow_non_counts"):
-            way_out += f", or {option('allow_non_counts', True)} to rank it as it is (what is not above zero is left out)"
+            remedy += f", or {option('allow_non_counts', True)} to rank it as it is (what is not above zero is left out)"
         raise CountsError(
             f"{self.matrix} holds {shown(data[i])} (cell '{self.ids[start + row]}', gene '{gene}'), {value_of_kind(kind)}{looks}, not counts",
             of=self.name,
-            way_out=way_out,
+            remedy=remedy,
         )
 
 
@@ -237,7 +237,7 @@ def turned(sides: str) -> str:
 def zero_total(source: CountSource, cell: int) -> CountsError:
     """The refusal of an n_counts of 0 for a cell that has counts."""
     return CountsError(
-        f"obs '{N_COUNTS}' of cell '{source.ids[cell]}' is 0 but the cell has counts", of=source.name, way_out=N_COUNTS_WAY_OUT
+        f"obs '{N_COUNTS}' of cell '{source.ids[cell]}' is 0 but the cell has counts", of=source.name, remedy=N_COUNTS_REMEDY
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from rankcell.arguments import whole_layers
+from rankcell.arguments import layer_list
 from rankcell.errors import SettingsError
 from rankcell.options import Help, Options, one_of
 from rankcell.wording import option
@@ -31,7 +31,7 @@ def several(value: Any) -> tuple[Any, ...]:
 
 
 def _layers(value: Any) -> tuple[int, ...]:
-    return tuple(whole_layers(value))
+    return tuple(layer_list(value))
 
 
 def _tables(value: Any) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ class EmbedConfig(Options):
     @property
     def outputs(self) -> list[str]:
         """The names of the vectors: `<pool>_layer<n>`."""
-        return [f"{pool}_layer{n}" for n in whole_layers(self.layer) for pool in self.pool]
+        return [f"{pool}_layer{n}" for n in layer_list(self.layer) for pool in self.pool]
 
     @property
     def tables(self) -> list[str]:

@@ -31,11 +31,11 @@ def require_fit(config: Mapping[str, Any], folder: Path, name: str, vocab: Vocab
         Let differences pass that do not make it impossible to run; returns them in a sentence then, and otherwise None.
     """
     n_ids, known = vocab.n_ids, config["vocab_size"]
-    way_out = _way_out(config, folder, name, vocab)
+    remedy = _remedy(config, folder, name, vocab)
     if n_ids > known:
         raise VocabularyError(
             f"vocabulary '{vocab.name}' has {n_ids:,} tokens, but model '{name}' has {known:,} (vocab_size in its {CONFIG}): "
-            f"they do not belong together; {way_out}"
+            f"they do not belong together; {remedy}"
         )
     differences = [*_other_number(known, n_ids), *_other_special(config, folder, vocab)]
     if not differences:
@@ -44,7 +44,7 @@ def require_fit(config: Mapping[str, Any], folder: Path, name: str, vocab: Vocab
     if mismatch_ok:
         return text
     unless = f", or pass {option('vocab_mismatch_ok', True)} if you know that they do" if offers("vocab_mismatch_ok") else ""
-    raise VocabularyError(f"{text}: do they belong together? {way_out}{unless}")
+    raise VocabularyError(f"{text}: do they belong together? {remedy}{unless}")
 
 
 def _other_number(known: int, n_ids: int) -> list[str]:
@@ -144,7 +144,7 @@ def series_of(config: Mapping[str, Any], folder: Path, name: str) -> tuple[Publi
     return None
 
 
-def _way_out(config: Mapping[str, Any], folder: Path, name: str, vocab: Vocabulary) -> str:
+def _remedy(config: Mapping[str, Any], folder: Path, name: str, vocab: Vocabulary) -> str:
     recognised = series_of(config, folder, name)
     if recognised is None:
         return "give the vocabulary that the model was trained with"

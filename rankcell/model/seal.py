@@ -40,7 +40,7 @@ def read_seal(folder: Path) -> Seal | None:
     if head.get("format") != FORMAT:
         raise ModelError(f"{path}: format is {shortened(head.get('format'))}; this version reads {FORMAT!r}")
     if not isinstance(weights, dict) or not weights or not all(isinstance(h, str) and _SHA256.fullmatch(h) for h in weights.values()):
-        raise ModelError(f"{path}: weights is {shortened(weights)}; expected the sha256 of each file. {_WAY_OUT}")
+        raise ModelError(f"{path}: weights is {shortened(weights)}; expected the sha256 of each file. {_REMEDY}")
     if not isinstance(note, str) or len(note) > 500 or not note.isprintable():
         raise ModelError(f"{path}: note is {shortened(note)}; expected a sentence")
     return Seal(weights, note)
@@ -53,7 +53,7 @@ def require_intact(seal: Seal | None, folder: Path, hashes: Mapping[str, str]) -
             was = (
                 f"not the {seal.weights[file][:12]} that {SEAL} beside it names" if file in seal.weights else f"and {SEAL} does not name it"
             )
-            raise ModelError(f"{folder / file} has sha256 {digest[:12]}, {was}: the weights are damaged or were replaced. {_WAY_OUT}")
+            raise ModelError(f"{folder / file} has sha256 {digest[:12]}, {was}: the weights are damaged or were replaced. {_REMEDY}")
 
 
-_WAY_OUT = f"Copy or make the checkpoint again, or delete {SEAL} if the weights were replaced on purpose"
+_REMEDY = f"Copy or make the checkpoint again, or delete {SEAL} if the weights were replaced on purpose"

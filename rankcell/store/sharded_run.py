@@ -185,8 +185,8 @@ def remove_run(folder: Path, own: Sequence[Own] = ()) -> None:
 
 
 def _another_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> OutputError:
-    way_out = f"choose another output, or pass {option('force', True)} to replace it"
-    return OutputError(f"{folder} holds another run ({differences(old, new)}): {way_out}")
+    remedy = f"choose another output, or pass {option('force', True)} to replace it"
+    return OutputError(f"{folder} holds another run ({differences(old, new)}): {remedy}")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], there: Any = "there", now: Any = "now") -> str:

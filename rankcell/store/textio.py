@@ -24,7 +24,7 @@ _BINARY = (
     (b"PAR1", "a parquet table"),
     (b"%PDF", "a PDF"),
 )
-_WAY_OUT = "save it as plain text in UTF-8"
+_REMEDY = "save it as plain text in UTF-8"
 _MOST = 2**28  # bytes: far more than any list of names
 
 
@@ -58,7 +58,7 @@ def read_text(path: str | os.PathLike, kind: str = "text", *, option: str = "", 
         raise InputError(f"{path} is larger than {_MOST:,} bytes: expected {kind}{origin}")
     text = _decoded(data, refusal := f"{path} is no readable text ({kind}){origin}")
     if "\0" in text and not nul:
-        raise InputError(f"{refusal}: it holds NUL characters ({_likely(data)}): {_WAY_OUT}")
+        raise InputError(f"{refusal}: it holds NUL characters ({_likely(data)}): {_REMEDY}")
     return text
 
 
@@ -81,16 +81,16 @@ def _inflated(data: bytes) -> bytes:
 def _decoded(data: bytes, refusal: str) -> str:
     for magic, name in _BINARY:
         if data.startswith(magic):
-            raise InputError(f"{refusal}: it is {name}: {_WAY_OUT}")
+            raise InputError(f"{refusal}: it is {name}: {_REMEDY}")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as e:
         if encoding != "utf-8":
             raise InputError(
-                f"{refusal}: its mark says {encoding.removesuffix('-sig').upper()}, but byte {e.start:,} is not: {_WAY_OUT}"
+                f"{refusal}: its mark says {encoding.removesuffix('-sig').upper()}, but byte {e.start:,} is not: {_REMEDY}"
             ) from None
-        raise InputError(f"{refusal}: it is not UTF-8 (byte {e.start:,} is 0x{data[e.start]:02X}; {_likely(data)}): {_WAY_OUT}") from None
+        raise InputError(f"{refusal}: it is not UTF-8 (byte {e.start:,} is 0x{data[e.start]:02X}; {_likely(data)}): {_REMEDY}") from None
 
 
 def _likely(data: bytes) -> str:

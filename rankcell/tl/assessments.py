@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rankcell.arguments import whole_layers
+from rankcell.arguments import layer_list
 from rankcell.assess.options import COMPARED_LAYERS, N_RANDOM, LabelMapping, RankBins, Scoring
 from rankcell.counts.options import Counts
 from rankcell.embed.options import KEY, LAYER
@@ -196,7 +196,7 @@ def rank_bias(
     exact = replace(compute, precision="fp32") if compute.precision == "auto" else compute
     embedder = Embedder(model_for(adata, model), exact)
     require_mask(bins, embedder.checkpoint.vocab)
-    tokens, layers = tokens_of(adata, embedder.checkpoint, counts=counts), whole_layers(layer)
+    tokens, layers = tokens_of(adata, embedder.checkpoint, counts=counts), layer_list(layer)
     pools = fitting_pools(embedder, tokens, layers) if pool is None else pool_names(pool)
     with progress("rank_bias") as tick:
         return bias(tokens, embedder, pool=pools, layer=layers, ranks=bins, progress=tick)

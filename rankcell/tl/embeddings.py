@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rankcell.arguments import whole_layers
+from rankcell.arguments import layer_list
 from rankcell.counts.options import Counts
 from rankcell.embed.added import added_name, foreign_keys, require_free
 from rankcell.embed.embedding_tables import CELLS, obsm_keys
@@ -212,7 +212,7 @@ def gene_embeddings(
     from rankcell.embed import Embedder
     from rankcell.embed.contexts import gene_means, gene_states
 
-    layers = whole_layers(layer)
+    layers = layer_list(layer)
     if len(layers) != 1:
         raise SettingsError(f"gene embeddings are of one layer, and {len(layers)} were named: call it once for each")
     if by is not None and per_cell:

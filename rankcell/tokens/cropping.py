@@ -47,10 +47,10 @@ class Cropping:
         """One line for the user; '' when no cell is cropped."""
         if not self.cropped:
             return ""
-        way_out = f"longer rows hold more ({option('max_len')})" if offers("max_len") else "a model with more positions reads more"
+        remedy = f"longer rows hold more ({option('max_len')})" if offers("max_len") else "a model with more positions reads more"
         return (
             f"{self.cropped:,} of {self.cells:,} cells are cropped to the {self.most_genes:,} genes that fit a row: "
-            f"{_percent(self.share_unread)} of the known genes detected in all cells are not read; {way_out}"
+            f"{_percent(self.share_unread)} of the known genes detected in all cells are not read; {remedy}"
         )
 
     def to_json(self) -> dict[str, int]:

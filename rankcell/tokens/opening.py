@@ -52,7 +52,7 @@ def is_tokens(source: Any) -> bool:
 
 def require_no_counts_options(source: Any, counts: Counts) -> None:
     """SettingsError for options of counts where `source` holds tokens."""
-    if options := [name for name in counts.given() if name != "allow_non_counts"]:
+    if options := [name for name in counts.non_defaults() if name != "allow_non_counts"]:
         raise SettingsError(f"{source} holds tokens: {' and '.join(option(name) for name in options)} {'is' if len(options) == 1 else 'are'} for counts")
 
 

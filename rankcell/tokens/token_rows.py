@@ -36,8 +36,8 @@ def row_numbers(rows: Any, n: int) -> np.ndarray:
     except ValueError:
         numbers = np.empty((0, 0))
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-        way_out = ": np.flatnonzero(mask) gives the numbers of a mask's rows" if numbers.dtype == bool else ""
-        raise CellError(f"rows are named by a list of whole numbers from 0, and this is {shortened(rows)}{way_out}")
+        remedy = ": np.flatnonzero(mask) gives the numbers of a mask's rows" if numbers.dtype == bool else ""
+        raise CellError(f"rows are named by a list of whole numbers from 0, and this is {shortened(rows)}{remedy}")
     wrong = numbers[(numbers < 0) | (numbers >= n)]
     if len(wrong):
         row_number(wrong[0], n)

@@ -79,8 +79,8 @@ class TokenSet:
         others = self.spec.source.get(RENAMED)
         name = others.get(column, column) if isinstance(others, Mapping) else column
         if name not in self.obs_columns:
-            way_out = f"tokenize again with {option('obs', column)}" if offers("obs") else "tokenize again and carry it along"
-            raise CellError(f"the tokens carry no cell column '{column}' (they have: {', '.join(self.obs_columns) or 'none'}): {way_out}")
+            remedy = f"tokenize again with {option('obs', column)}" if offers("obs") else "tokenize again and carry it along"
+            raise CellError(f"the tokens carry no cell column '{column}' (they have: {', '.join(self.obs_columns) or 'none'}): {remedy}")
         return name
 
     def obs(self, column: str) -> np.ndarray:

@@ -43,7 +43,7 @@ class StoredAnnData(CountSource):
             raise InputError(f"{self.name} has no raw matrix")
         where = "raw/X" if raw else f"layers/{layer}" if layer is not None else "X"
         if where not in f:
-            raise InputError("it has no X", of=self.name, way_out=other_places(layers, has_raw))
+            raise InputError("it has no X", of=self.name, remedy=other_places(layers, has_raw))
         self.key = MatrixKey(layer, raw)
         places = {X: "X"} | ({RAW: "raw/X"} if has_raw else {}) | {MatrixKey(x): f"layers/{x}" for x in layers}
         self.others = {key: self._opener(w) for key, w in places.items() if w != where and w in f}

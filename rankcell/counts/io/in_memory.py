@@ -29,7 +29,7 @@ class AnnDataSource(CountSource):
             raise InputError("this AnnData has no raw matrix")
         x = adata.raw.X if raw else adata.layers[layer] if layer is not None else adata.X
         if x is None:
-            raise InputError("it has no X", of=self.name, way_out=other_places(list(map(str, adata.layers)), adata.raw is not None))
+            raise InputError("it has no X", of=self.name, remedy=other_places(list(map(str, adata.layers)), adata.raw is not None))
         self.key = MatrixKey(layer, raw)
         self.x = matrix_of(x)
         self.ids = pa.array(_names(adata.obs_names), pa.string())

@@ -15,7 +15,7 @@ from rankcell.counts.genes.ids import IdFacts, id_facts
 from rankcell.counts.io.opening import open_counts
 from rankcell.counts.parallel import in_order
 from rankcell.counts.selection import select_rows
-from rankcell.counts.source import N_COUNTS, N_COUNTS_WAY_OUT, CountSource, zero_total
+from rankcell.counts.source import N_COUNTS, N_COUNTS_REMEDY, CountSource, zero_total
 from rankcell.counts.validate.places import MatrixCandidate, stored_as
 from rankcell.errors import CellError, GeneError, InputError
 from rankcell.vocab import Vocabulary
@@ -181,7 +181,7 @@ def _obs_totals(source: CountSource, wrong: list[str]) -> tuple[np.ndarray | Non
     try:
         totals = source.n_counts
     except InputError as e:
-        wrong.append(str(e.completed(way_out=N_COUNTS_WAY_OUT)))
+        wrong.append(str(e.completed(remedy=N_COUNTS_REMEDY)))
         unusable = _unusable(source)
     source.n_counts = None
     return totals, unusable

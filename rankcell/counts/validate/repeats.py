@@ -44,9 +44,9 @@ def refuse_repeated_cells(inputs: Sequence[Listed]) -> None:
 
 def repeated_cells(one: str, other: str, why: str = "") -> InputError:
     """The InputError for two inputs with the same cells."""
-    way_out = f", or pass {option('allow_repeated_cells', True)} to take them all" if offers("allow_repeated_cells") else ""
+    remedy = f", or pass {option('allow_repeated_cells', True)} to take them all" if offers("allow_repeated_cells") else ""
     because = f" ({why})" if why else ""
-    return InputError(f"{one} and {other} hold the same cells{because}, which would count twice: leave one of them out{way_out}")
+    return InputError(f"{one} and {other} hold the same cells{because}, which would count twice: leave one of them out{remedy}")
 
 
 def _sharing(inputs: Sequence[Listed]) -> Iterator[tuple[int, int, int]]:

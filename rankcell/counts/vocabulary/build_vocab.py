@@ -100,4 +100,4 @@ def _build_command(sources: Any, out: Any, ids: Any, new: NewVocabulary, counts:
     paths = sources if isinstance(sources, (list, tuple)) else [sources]
     words = ["rankcell", "vocab", "build", *(os.path.basename(os.path.normpath(s)) for s in paths), "-o", os.path.basename(str(out))]
     table = {} if ids is None else {"ids": os.path.basename(str(ids))}
-    return shlex.join([*words, *flag_words(table | new.given() | counts.given())])
+    return shlex.join([*words, *flag_words(table | new.non_defaults() | counts.non_defaults())])

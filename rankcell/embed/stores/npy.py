@@ -23,12 +23,12 @@ def files(out: Path, tables: Sequence[str]) -> list[Path]:
 
 def require(out: Path, n_vectors: int | None, tables: Sequence[str] | None) -> None:
     """SettingsError unless it is one vector a cell and nothing else."""
-    way_out = "ask for one pooling and one layer, or write .npz or .parquet"
+    remedy = "ask for one pooling and one layer, or write .npz or .parquet"
     others = [t for t in tables or () if t != CELLS]
     if others or (tables is not None and CELLS not in tables):
-        raise SettingsError(f"{out}: a .npy holds one vector of every cell and no table of {' or '.join(others) or 'anything'}: {way_out}")
+        raise SettingsError(f"{out}: a .npy holds one vector of every cell and no table of {' or '.join(others) or 'anything'}: {remedy}")
     if n_vectors not in (None, 1):
-        raise SettingsError(f"{out}: a .npy holds one vector of every cell, and there are {n_vectors}: {way_out}")
+        raise SettingsError(f"{out}: a .npy holds one vector of every cell, and there are {n_vectors}: {remedy}")
 
 
 def write(parts: list[Path], result: Result, source: Path | None) -> None:

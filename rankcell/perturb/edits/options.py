@@ -44,7 +44,7 @@ class Perturbation(Options):
 
     def settings(self) -> dict[str, Any]:
         """How the genes combine, and what the kind alone has, where it is not the default; the genes themselves are the plan's."""
-        return {name: value for name, value in self.given().items() if name not in ("genes", "sets", "skip_unknown")}
+        return {name: value for name, value in self.non_defaults().items() if name not in ("genes", "sets", "skip_unknown")}
 
 
 @dataclass(frozen=True)

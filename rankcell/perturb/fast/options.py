@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, ClassVar
 
 from rankcell.errors import SettingsError
-from rankcell.options import Choice, Help, at_least, share, whole_or
+from rankcell.options import Choice, Help, at_least, integer_or, share
 from rankcell.perturb.exact.options import Exact, MethodOptions
 from rankcell.wording import option
 
@@ -36,7 +36,7 @@ class Fast(MethodOptions):
         Help(
             f"At least so many edits of each cell are drawn and run (default {SPLITS}; auto with {{min_recall}}).",
             "N|auto",
-            check=whole_or(AUTO, 2),
+            check=integer_or(AUTO, 2),
             parse=_whole_or_auto,
             cli=str,
         ),
@@ -46,7 +46,7 @@ class Fast(MethodOptions):
         Help(
             f"Random projections that sizes of shift are estimated from (default {PROJECTIONS}; auto with {{min_recall}}; 0: no sizes, toward states alone).",
             "K|auto",
-            check=whole_or(AUTO, 0),
+            check=integer_or(AUTO, 0),
             parse=_whole_or_auto,
             cli=str,
         ),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def demo_page(folder: Path, demo: Any) -> str:
-    """The HTML of the demo's report, about what `demo` (rankcell.demo.Found) holds; pictures are read from `folder`."""
+    """The HTML of the demo's report, about what `demo` (rankcell.demo.DemoResults) holds; pictures are read from `folder`."""
     from rankcell import __version__
 
     sections = [
