@@ -1,4 +1,4 @@
-"""How good is it: scores of embeddings against labels, poolings compared, labels mapped from a reference, where poolings look in the ranking."""
+"""Assessment: scores of embeddings against labels, comparison of poolings, label transfer from a reference, rank bias of poolings."""
 
 from rankcell.lazy import door
 

@@ -1,4 +1,4 @@
-"""Labels of reference cells carried over to other cells: AnnData in memory, or files in and a file out."""
+"""Label transfer from reference cells to other cells: AnnData in memory, or files in and a file out."""
 
 import json
 import os
@@ -24,12 +24,12 @@ from rankcell.tokens import TokenSet
 from rankcell.tokens.opening import TokenNeeds, is_tokens, require_there, tokens_of
 from rankcell.wording import note, option
 
-_SAME = 1e-3  # of its length: two embeddings of one cell differ by less, whatever batches and precision they were made in
+_TOLERANCE = 1e-3  # of its length: two embeddings of one cell differ by less, whatever batches and precision they were made in
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Cells with an embedding: `cell_ids`, `x` [cells, width], their `labels` (None where not asked for), and how `x` was made.
+    """Cells with an embedding: `cell_ids`, `x` [cells, width], their `labels` (None unless requested), and the record of how `x` was computed.
 
     entry
         As `uns["rankcell"]` of an AnnData: empty where nothing is said.
@@ -60,7 +60,7 @@ def map_labels(
     mapping: LabelMapping = LabelMapping(),
     key_added: str | None = None,
 ) -> None:
-    """Writes the labels of the reference, their confidence and the distance into `adata.obs`."""
+    """Transfer the labels of the reference into `adata.obs`, with confidence and distance."""
     require_anndata(adata, "rc.tl.map_labels")
     name = added_name(key_added, f"{label}_mapped")
     require_free(label_columns(name), foreign_columns(label_columns(name), list(adata.obs)), "adata.obs")
@@ -111,10 +111,10 @@ def annotate(
 
     model, name = Model.of(model), added_name(key_added, f"{label}_mapped")
     out = check_out(source, reference, Path(out), label_columns(name), force=force)
-    is_named = model.model is not None
-    known, cells = (None if is_named else _stored(s, key, column) for s, column in ((reference, label), (source, None)))
+    with_model = model.model is not None
+    known, cells = (None if with_model else _stored(s, key, column) for s, column in ((reference, label), (source, None)))
     missing = [which for which, there in (("reference", known), ("source", cells)) if there is None]
-    _check_used(is_named, key, missing, {"pool": pool, "layer": layer, "vocab": model.vocab, **counts.settings()})
+    _check_used(with_model, key, missing, {"pool": pool, "layer": layer, "vocab": model.vocab, **counts.settings()})
     if missing:
         entry = (known or cells).entry if known or cells else {}
         embedder, outputs = _embedder(model, entry, key, pool, layer, compute)
@@ -123,8 +123,8 @@ def annotate(
         if "reference" in missing:
             _require_labelled(tokens["reference"], label, mapping.k)
         passes = Passes(progress, sum(int((t.n_genes > 0).sum()) for t in tokens.values()))
-        made_now = {which: _embed(tokens[which], inputs[which][1], embedder, outputs, key, passes) for which in missing}
-        known, cells = made_now.get("reference", known), made_now.get("source", cells)
+        new_embeddings = {which: _embed(tokens[which], inputs[which][1], embedder, outputs, key, passes) for which in missing}
+        known, cells = new_embeddings.get("reference", known), new_embeddings.get("source", cells)
     known = _labelled(known, label)
     columns = _mapped(cells, known, key, mapping, name)
     table = pd.DataFrame({"cell_id": cells.cell_ids, **columns})
@@ -148,15 +148,15 @@ def _note_unsure(n: int, of: int, mapping: LabelMapping) -> None:
     )
 
 
-def _check_used(is_named: bool, key: str, missing: Sequence[str], options: Mapping[str, Any]) -> None:
+def _check_used(with_model: bool, key: str, missing: Sequence[str], options: Mapping[str, Any]) -> None:
     """SettingsError for an option that would be ignored: `key` beside a model, those of a model where nothing is embedded."""
-    if is_named and key != KEY:
+    if with_model and key != KEY:
         raise SettingsError(
             f"{option('key', key)} names an embedding that is there, and {option('model')} makes new ones: leave one of them out"
         )
-    if not missing and (named := [option(name) for name, value in options.items() if value not in (None, False)]):
+    if not missing and (unused := [option(name) for name, value in options.items() if value not in (None, False)]):
         raise SettingsError(
-            f"both inputs hold the embedding '{key}', which is taken as it is: leave out {named[0]}, or name {option('model')} to embed anew"
+            f"both inputs hold the embedding '{key}', which is taken as it is: leave out {unused[0]}, or name {option('model')} to embed anew"
         )
 
 
@@ -173,7 +173,7 @@ def _labelled(known: Embedded, label: str) -> Embedded:
     return Embedded(ids, known.x[good], labels[good].remove_unused_categories(), known.entry)
 
 
-def _note_same_cells(cells: Embedded, known: Embedded) -> None:
+def _note_shared_cells(cells: Embedded, known: Embedded) -> None:
     """A note when cells are in the reference too: of the same id and embedding."""
     import pandas as pd
 
@@ -181,7 +181,7 @@ def _note_same_cells(cells: Embedded, known: Embedded) -> None:
     at = pd.Index(known.cell_ids).get_indexer(here) if here.is_unique and len(set(known.cell_ids)) == len(known.cell_ids) else np.array([])
     rows = np.flatnonzero(at >= 0)
     own, other = cells.x[rows].astype(float), known.x[at[rows]].astype(float)
-    n = int((np.linalg.norm(own - other, axis=1) <= _SAME * np.linalg.norm(own, axis=1)).sum())
+    n = int((np.linalg.norm(own - other, axis=1) <= _TOLERANCE * np.linalg.norm(own, axis=1)).sum())
     if n:
         note(
             f"{n:,} of {len(here):,} cells are in the reference too, where each is its own nearest neighbour and votes for its own label: "
@@ -199,7 +199,7 @@ def _mapped(cells: Embedded, known: Embedded, key: str, mapping: LabelMapping, n
     require_same_origin(cells.entry, known.entry, key, cells.x.shape[1], known.x.shape[1])
     labels = known.labels
     votes = vote(cells.x, Reference(known.x, labels.codes, len(labels.categories)), mapping)
-    _note_same_cells(cells, known)
+    _note_shared_cells(cells, known)
     mapped = pd.Categorical.from_codes(votes.code, dtype=labels.dtype)
     unsure = (votes.code >= 0) & ((votes.confidence < mapping.min_confidence) | (votes.distance > mapping.max_distance))
     _note_unsure(int(unsure.sum()), int((votes.code >= 0).sum()), mapping)
@@ -237,18 +237,18 @@ def _stored(source: Any, key: str, label: str | None) -> Embedded | None:
 def _embedder(
     model: Model, entry: Mapping[str, Any], key: str, pool: str | None, layer: int | None, compute: Compute
 ) -> tuple[Any, tuple[str, int]]:
-    """The Embedder, and the pooling and layer: those named, else those of an embedding that is there already."""
+    """The Embedder, and the pooling and layer: the arguments, else those of the stored embedding."""
     from rankcell.embed import Embedder
 
     output = dict(dict(entry.get("outputs", {})).get(key, {})) if entry else {}
     pool = pool if pool is not None else str(output.get("pool", POOL))
     layer = layer if layer is not None else int(output.get("layer", LAYER))
-    made_by = SimpleNamespace(obsm={}, uns={"rankcell": {**entry, **output}} if entry else {})
-    return Embedder(model_for(made_by, model), compute), (pool, layer)
+    recorded = SimpleNamespace(obsm={}, uns={"rankcell": {**entry, **output}} if entry else {})
+    return Embedder(model_for(recorded, model), compute), (pool, layer)
 
 
 def _tokens(source: Any, label: str | None, checkpoint: Any, counts: Counts) -> TokenSet:
-    """The tokens of a count file, an AnnData or tokens; CellError where no cell has the label asked for."""
+    """The tokens of a count file, an AnnData or tokens; CellError where no cell has the label."""
     require_there(source)
     tokens = tokens_of(source, checkpoint, counts=Counts() if is_tokens(source) else counts, needs=TokenNeeds([] if label is None else [label]))
     if label is not None:
@@ -257,7 +257,7 @@ def _tokens(source: Any, label: str | None, checkpoint: Any, counts: Counts) -> 
 
 
 def _require_labelled(tokens: TokenSet, label: str, k: int) -> None:
-    """Before the model runs: enough cells of the reference have a label and genes."""
+    """Check, before the model runs, that enough cells of the reference have a label and genes."""
     from rankcell.assess.mapping import require_enough
 
     labels = tokens.obs_df()[tokens.obs_name(label)]
@@ -277,7 +277,7 @@ def _embed(tokens: TokenSet, label: str | None, embedder: Any, outputs: tuple[st
 
 
 def require_same_origin(own: Mapping[str, Any], other: Mapping[str, Any], key: str, width: int, reference_width: int) -> None:
-    """Raise unless the two embeddings are equally wide and, where both say how they were made, were made alike."""
+    """Refuse embeddings of different width, model, vocabulary, pooling or layer, as far as both record these."""
     here, there = _origin(own, key), _origin(other, key)
     for fact in here:
         if fact in there and here[fact] != there[fact]:
@@ -293,13 +293,13 @@ def _origin(entry: Mapping[str, Any], key: str) -> dict[str, str]:
     outputs = entry.get("outputs", {})
     if not hasattr(outputs, "get") or not hasattr(outputs.get(key), "get"):  # another embedding, of which nothing is said
         return {}
-    whole = {**{k: entry[k] for k in entry}, **{k: outputs[key][k] for k in outputs[key]}}  # an older output says itself whose it is
-    facts = {fact: str(whole[fact]) for fact in ("pool", "layer") if fact in outputs[key]}
+    settings = {**{k: entry[k] for k in entry}, **{k: outputs[key][k] for k in outputs[key]}}  # an older output says itself whose it is
+    facts = {fact: str(settings[fact]) for fact in ("pool", "layer") if fact in outputs[key]}
     for fact in ("model", "vocabulary"):
-        if f"{fact}_hash" in whole:
-            facts[fact] = f"'{whole.get(fact, '')}' ({str(whole[f'{fact}_hash'])[:12]})"
-    if "frame" in whole:
-        frame = whole["frame"]
+        if f"{fact}_hash" in settings:
+            facts[fact] = f"'{settings.get(fact, '')}' ({str(settings[f'{fact}_hash'])[:12]})"
+    if "frame" in settings:
+        frame = settings["frame"]
         facts["frame"] = frame if isinstance(frame, str) else json.dumps(frame)
     return facts
 

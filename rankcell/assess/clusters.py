@@ -1,4 +1,4 @@
-"""Whether clusters of the embedding are the labels: Leiden communities, compared by ARI and NMI."""
+"""Agreement of Leiden clusters of an embedding with the labels, by ARI and NMI."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,17 +22,17 @@ def cluster_scores(x: np.ndarray, labels: np.ndarray, *, k: int, resolution: Seq
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     graph = _graph(x, k, seed)
-    found = {r: _leiden(graph, r, seed) for r in resolution}
+    clusterings = {r: _leiden(graph, r, seed) for r in resolution}
     scores = {}
     for name, compare in (("ari", adjusted_rand_score), ("nmi", normalized_mutual_info_score)):
-        each = {r: float(compare(labels, clusters)) for r, clusters in found.items()}
-        best = max(each, key=lambda r: each[r])
-        scores |= {name: each[best], f"{name}_resolution": float(best)}
+        by_resolution = {r: float(compare(labels, clusters)) for r, clusters in clusterings.items()}
+        best = max(by_resolution, key=lambda r: by_resolution[r])
+        scores |= {name: by_resolution[best], f"{name}_resolution": float(best)}
     return scores
 
 
 def computable(scoring: Scoring) -> Scoring:
-    """The same without clusters where igraph is not installed, with a note."""
+    """Drop the clusters from `scoring`, with a note, where igraph is not installed."""
     import importlib.util
 
     if not scoring.resolution or importlib.util.find_spec("igraph") is not None:

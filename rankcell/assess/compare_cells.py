@@ -1,4 +1,4 @@
-"""Poolings and layers compared on counts or tokens: the input is opened, its cells are labelled, tokenized and scored."""
+"""Comparison of poolings and layers on counts or tokens: the input is opened, its cells are labelled, tokenized and scored."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +37,7 @@ def compare_cells(
     compute: Compute = Compute(),
     progress: Progress = None,
 ) -> Any:
-    """Every pooling and layer scored against the cell column `label`, beside random weights and PCA: see rankcell.tl.compare_poolings.
+    """Compare poolings and layers by their scores against the cell column `label`, beside random weights and PCA: see rankcell.tl.compare_poolings.
 
     source
         A count file, a token folder, an AnnData or a TokenSet. Tokens hold no counts, so there is no PCA beside them.
@@ -58,13 +58,13 @@ def compare_cells(
         compute=compute,
         progress=progress,
     )
-    made_by = {"model": embedder.checkpoint.name} | embedder.checkpoint.remarks
-    table.attrs = score_facts(scoring, label, batch, cells) | made_by | {"n_random": n_random}
+    model_facts = {"model": embedder.checkpoint.name} | embedder.checkpoint.remarks
+    table.attrs = score_facts(scoring, label, batch, cells) | model_facts | {"n_random": n_random}
     return table
 
 
 def score_facts(scoring: Scoring, label: str, batch: str | None, cells: LabelledCells) -> dict[str, Any]:
-    """What the attrs of a table of scores hold: plain JSON."""
+    """The settings and counts in the attrs of a table of scores, as plain JSON."""
     facts = {"label": label, "batch": batch, "k": scoring.k, "folds": scoring.folds, "resolution": list(scoring.resolution)}
     return facts | {"seed": scoring.seed, "small_labels": list(cells.small), "largest_label": cells.largest}
 

@@ -48,8 +48,8 @@ class LabelledCells:
         known = labels.iloc[rows].astype(str).to_numpy(str)
         names, code, size = np.unique(known, return_inverse=True, return_counts=True)
         if len(names) < 2:
-            found = f"'{names[0]}' in every cell that has one" if len(names) else f"missing in all {len(labels):,} cells"
-            raise CellError(f"label '{name}' is {found}: scores need at least two labels")
+            problem = f"'{names[0]}' in every cell that has one" if len(names) else f"missing in all {len(labels):,} cells"
+            raise CellError(f"label '{name}' is {problem}: scores need at least two labels")
         small = tuple(names[size < folds].tolist())
         if len(names) - len(small) < 2:
             raise CellError(
@@ -58,8 +58,8 @@ class LabelledCells:
             )
         if small:
             _warn_small(name, small, int(size[size < folds].sum()), folds)
-        found = cls(rows, known, size[code] >= folds, small, len(labels))
-        return found if batch is None else found._with_batch(batch, batch_name)
+        cells = cls(rows, known, size[code] >= folds, small, len(labels))
+        return cells if batch is None else cells._with_batch(batch, batch_name)
 
     def _with_batch(self, batch: Any, name: str) -> "LabelledCells":
         import dataclasses
@@ -74,7 +74,7 @@ class LabelledCells:
 
     @functools.cached_property
     def counts(self) -> dict[str, int]:
-        """How many cells have a label, have none, and take no part in the cross-validation because their label is rare."""
+        """Numbers of cells with a label, without one, and left out of the cross-validation because their label is rare."""
         return {
             "n_cells": len(self.rows),
             "n_missing_label": self.n_cells - len(self.rows),
@@ -146,7 +146,7 @@ def _column(labels: Any) -> Any:
 
 
 def score(x: np.ndarray, cells: LabelledCells, scoring: Scoring) -> tuple[dict[str, Any], np.ndarray]:
-    """({score: value}, bool per cross-validated cell: its label was found).
+    """Score an embedding: ({score: value}, bool per cross-validated cell: its label was predicted).
 
     x
         [all cells, dimensions]; rows that are not finite count as wrong in the cross-validation and are left out elsewhere.
@@ -155,13 +155,13 @@ def score(x: np.ndarray, cells: LabelledCells, scoring: Scoring) -> tuple[dict[s
     good = np.isfinite(x).all(1)
     crossed = cells.labels[cells.crossed]
     right, fold = knn_right(x[cells.crossed], crossed, k=scoring.k, folds=scoring.folds, seed=scoring.seed)
-    found = _knn_scores(right, fold, crossed)
+    scores = _knn_scores(right, fold, crossed)
     x, labels = x[good], cells.labels[good]
-    found |= cluster_scores(x, labels, k=scoring.k, resolution=scoring.resolution, seed=scoring.seed)
-    found["silhouette"] = silhouette(x, labels, seed=scoring.seed)
+    scores |= cluster_scores(x, labels, k=scoring.k, resolution=scoring.resolution, seed=scoring.seed)
+    scores["silhouette"] = silhouette(x, labels, seed=scoring.seed)
     if cells.batch is not None:
-        found |= _batch_scores(x, labels, cells.batch[good], scoring)
-    return found | cells.counts | {"n_without_embedding": int((~good).sum())}, right
+        scores |= _batch_scores(x, labels, cells.batch[good], scoring)
+    return scores | cells.counts | {"n_without_embedding": int((~good).sum())}, right
 
 
 def _knn_scores(right: np.ndarray, fold: np.ndarray, labels: np.ndarray) -> dict[str, float]:

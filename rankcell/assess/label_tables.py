@@ -1,4 +1,4 @@
-"""Labels carried over, written: a table of the cells, or a copy of the h5ad with the labels in obs."""
+"""Writers of transferred labels: a table of the cells, or a copy of the h5ad with the labels in obs."""
 
 import os
 import shutil
@@ -19,15 +19,15 @@ _TABLES = (".csv", ".tsv", ".parquet")
 
 
 def check_out(source: Any, reference: Any, out: Path, columns: Sequence[str], *, force: bool) -> Path:
-    """`out` when it can be written with these columns added; raised before any work is done."""
+    """Check, before any work, that `out` can be written with these columns, and return it."""
     suffix = out.suffix
     if suffix not in (*_TABLES, ".h5ad"):
         raise OutputError(f"{out}: the suffix says how the labels are written, one of {', '.join((*_TABLES, '.h5ad'))}")
     is_h5ad = isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == ".h5ad"
     if suffix == ".h5ad" and not is_h5ad:
         raise OutputError(f"{out}: an h5ad is written as a copy of an h5ad input, and this input is none: write a .csv, .tsv or .parquet")
-    for given in (source, reference):
-        require_there(given)
+    for origin in (source, reference):
+        require_there(origin)
     require_apart(out, [source, reference])
     if suffix != ".h5ad":
         from rankcell.stats.ranked_tables import check_out as check_table
@@ -35,9 +35,9 @@ def check_out(source: Any, reference: Any, out: Path, columns: Sequence[str], *,
         require_free(columns, ["cell_id"], f"the table {out}")
         check_table(out, force=force)
         return out
-    from rankcell.embed.stores.layout import cannot_be_named
+    from rankcell.embed.stores.layout import forbidden_name
 
-    if reason := cannot_be_named(columns[0]):
+    if reason := forbidden_name(columns[0]):
         raise SettingsError(f"the column {shortened(columns[0])} {reason}, so {out} cannot have it: choose another {option('key_added')}")
     require_free(columns, foreign_columns(columns, _obs_columns(source)), f"obs of {source}")
     return require_new(out, force=force)

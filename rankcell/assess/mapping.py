@@ -1,4 +1,4 @@
-"""Labels of a reference carried over to cells by their nearest neighbours, with how sure and how far."""
+"""kNN label transfer from a reference, with confidence and distance."""
 
 from dataclasses import dataclass
 
@@ -39,21 +39,21 @@ def require_enough(n: int, k: int) -> None:
 
 
 def map_labels(x: np.ndarray, reference: Reference, mapping: LabelMapping = LabelMapping()) -> Mapped:
-    """Votes of the `mapping.k` nearest reference cells; see rankcell.tl.map_labels."""
+    """Label cells by the votes of their `mapping.k` nearest reference cells; see rankcell.tl.map_labels."""
     from sklearn.neighbors import NearestNeighbors
 
     k = mapping.k
     require_enough(len(reference.x), k)
     near = NearestNeighbors(n_neighbors=k, metric=mapping.metric).fit(reference.x)
     scale = np.sort(_own_distances(near, reference.x, k))
-    found = Mapped(np.full(len(x), -1), np.zeros(len(x)), np.full(len(x), np.nan))
+    mapped = Mapped(np.full(len(x), -1), np.zeros(len(x)), np.full(len(x), np.nan))
     rows = np.flatnonzero(np.isfinite(x).all(1))
     for block in (rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)):
         distance, index = near.kneighbors(x[block])
-        found.code[block], votes = _vote(reference.code[index], distance, reference.n_labels)
-        found.confidence[block] = votes / k
-        found.distance[block] = np.searchsorted(scale, distance.mean(1), side="left") / len(scale)
-    return found
+        mapped.code[block], votes = _vote(reference.code[index], distance, reference.n_labels)
+        mapped.confidence[block] = votes / k
+        mapped.distance[block] = np.searchsorted(scale, distance.mean(1), side="left") / len(scale)
+    return mapped
 
 
 def _own_distances(near: object, x: np.ndarray, k: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Silhouettes, and how well batches are mixed."""
+"""Silhouette widths and batch mixing."""
 
 import warnings
 
@@ -53,6 +53,6 @@ def batch_silhouette(x: np.ndarray, labels: np.ndarray, batch: np.ndarray, *, se
     """
     rows = sampled(len(x), seed)
     x, labels, batch = x[rows], labels[rows], batch[rows]
-    found = [_widths(x[labels == name], batch[labels == name]) for name in np.unique(labels)]
-    means = [1 - np.abs(w).mean() for w in found if w is not None]
+    widths = [_widths(x[labels == name], batch[labels == name]) for name in np.unique(labels)]
+    means = [1 - np.abs(w).mean() for w in widths if w is not None]
     return float(np.mean(means)) if means else float("nan")

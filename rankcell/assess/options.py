@@ -17,10 +17,10 @@ RANK_EDITS = ("drop", "shuffle", "mask")
 def _resolutions(value: Any) -> tuple[float, ...]:
     """One resolution or several as numbers; 0, None and an empty list are none. SettingsError when one makes no sense."""
     try:
-        given = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value or 0]
-        if any(type(r).__name__ in ("bool", "bool_") for r in given):
+        resolutions = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value or 0]
+        if any(type(r).__name__ in ("bool", "bool_") for r in resolutions):
             raise TypeError
-        values = tuple(float(r) for r in given)
+        values = tuple(float(r) for r in resolutions)
     except (TypeError, ValueError):
         raise SettingsError(f"{option('resolution')} is {shortened(value)}; a number above 0, or several (0 leaves clusters out)") from None
     if values == (0.0,):

@@ -23,14 +23,14 @@ ORDER = ("source", "pool", "layer", "seed", "width", "knn_accuracy", "knn_sd", "
 
 
 def pool_names(pool: str | Sequence[str]) -> list[str]:
-    """One or several names of poolings as a list of different ones, `a + b` as `a+b`."""
+    """Parse one or several names of poolings into a list without repeats, `a + b` as `a+b`."""
     names = [pool] if isinstance(pool, str) else pool
     return list(dict.fromkeys("+".join(part.strip() for part in name.split("+")) for name in names))
 
 
 def fitting_pools(embedder: Embedder, tokens: TokenSet, layer: Sequence[int]) -> list[str]:
     """The registered poolings that tokens and layers allow: those with a CLS token only where there is one."""
-    found = []
+    pools = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RankcellWarning)  # said when they are embedded
         embedder.check(tokens, ["mean"], layer)
@@ -39,8 +39,8 @@ def fitting_pools(embedder: Embedder, tokens: TokenSet, layer: Sequence[int]) ->
                 embedder.check(tokens, [name], layer)
             except SettingsError:
                 continue
-            found.append(name)
-    return found
+            pools.append(name)
+    return pools
 
 
 def compare_poolings(
@@ -126,16 +126,16 @@ def principal_components(counts: Any, *, seed: int, n_comps: int = 50) -> np.nda
 
 
 def _differences(row: Mapping[str, Any], right: Mapping[tuple, np.ndarray]) -> dict[str, float]:
-    """How much more of the cross-validated cells are right than with PCA, and than with the random models of the same pooling."""
+    """Accuracy gains (with standard errors) over PCA, and over the random models of the same pooling, on the cross-validated cells."""
     own = right[row["source"], row["pool"], row["layer"], row["seed"]]
-    found = {}
+    differences = {}
     if (pca := right.get((PCA, "", None, None))) is not None:
-        found["over_pca"], found["over_pca_se"] = paired_difference(own, pca)
+        differences["over_pca"], differences["over_pca_se"] = paired_difference(own, pca)
     twins = [r for key, r in right.items() if key[:3] == (RANDOM, row["pool"], row["layer"])]
     if row["source"] == MODEL and twins:
         each = np.mean(twins, axis=0)
-        found["over_random"], found["over_random_se"] = paired_difference(own, each)
-    return found
+        differences["over_random"], differences["over_random_se"] = paired_difference(own, each)
+    return differences
 
 
 def _table(rows: list[dict[str, Any]]) -> Any:

@@ -1,4 +1,4 @@
-"""Which ranks a pooling looks at: how far it moves when a decile of the ranked genes is dropped, shuffled or masked."""
+"""Rank bias of a pooling: its shift when a decile of the ranked genes is dropped, shuffled or masked."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,13 +44,13 @@ def bins(n: int, n_bins: int) -> list[np.ndarray]:
     return [np.arange(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def edited_rows(row: np.ndarray, frame: Any, how: str, *, n_bins: int, rng: np.random.Generator, mask: int = -1) -> list[np.ndarray]:
-    """The row with each bin of its genes edited, then with as many genes (n / n_bins, rounded) drawn from all ranks edited so."""
+def edited_rows(row: np.ndarray, frame: Any, kind: str, *, n_bins: int, rng: np.random.Generator, mask: int = -1) -> list[np.ndarray]:
+    """Edit a row once per bin of its genes, then once with as many genes (n / n_bins, rounded) drawn from all ranks."""
     first, end = frame.span(len(row))
     genes = row[first:end]
     n = len(genes)
     chosen = np.sort(rng.choice(n, size=max(1, round(n / n_bins)), replace=False))
-    edit = EDITS[how]
+    edit = EDITS[kind]
     return [np.concatenate([row[:first], edit(genes, at, rng, mask), row[end:]]) for at in (*bins(n, n_bins), chosen)]
 
 
@@ -89,11 +89,11 @@ def rank_bias(
         before = _vectors(embedder, tokens.take(part), pool, layer, passes)
         for name, x in before.items():
             gathered.between.setdefault(name, []).append(shift(x, np.roll(x, 1, axis=0)) if len(x) > 1 else np.empty(0))
-        for how in ranks.how:
-            passes.begin(how)
-            after = _vectors(embedder, _edited(tokens, part, how, embedder.checkpoint.vocab.mask, ranks), pool, layer, passes)
+        for kind in ranks.how:
+            passes.begin(kind)
+            after = _vectors(embedder, _edited(tokens, part, kind, embedder.checkpoint.vocab.mask, ranks), pool, layer, passes)
             for name, x in before.items():
-                _gather(gathered, name, how, x, after[name].reshape(len(part), ranks.n_bins + 1, -1))
+                _gather(gathered, name, kind, x, after[name].reshape(len(part), ranks.n_bins + 1, -1))
     table = _table(gathered, pool, layer, ranks)
     table.attrs = {
         "model": embedder.checkpoint.name,
@@ -120,11 +120,11 @@ def chosen_cells(tokens: TokenSet, ranks: RankBins) -> tuple[np.ndarray, int]:
     return np.random.default_rng(ranks.seed).permutation(enough)[: ranks.cells], n_short
 
 
-def _edited(tokens: TokenSet, rows: np.ndarray, how: str, mask: int | None, ranks: RankBins) -> TokenSet:
+def _edited(tokens: TokenSet, rows: np.ndarray, kind: str, mask: int | None, ranks: RankBins) -> TokenSet:
     def edited() -> Iterator[np.ndarray]:
         for i in rows.tolist():
-            rng = np.random.default_rng((ranks.seed, i, list(EDITS).index(how)))
-            yield from edited_rows(tokens.row(i), tokens.frame, how, n_bins=ranks.n_bins, rng=rng, mask=-1 if mask is None else mask)
+            rng = np.random.default_rng((ranks.seed, i, list(EDITS).index(kind)))
+            yield from edited_rows(tokens.row(i), tokens.frame, kind, n_bins=ranks.n_bins, rng=rng, mask=-1 if mask is None else mask)
 
     return TokenSet.from_rows(edited(), tokens.spec).known_to_fit(tokens.spec.vocabulary_hash)  # masks among the genes are meant
 
@@ -140,27 +140,27 @@ def shift(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 1 - (a * b).sum(-1) / np.maximum(size, 1e-300)
 
 
-def _gather(gathered: _Gathered, name: str, how: str, before: np.ndarray, after: np.ndarray) -> None:
-    """`before` [cells, width], `after` [cells, bins + 1, width]."""
+def _gather(gathered: _Gathered, name: str, kind: str, before: np.ndarray, after: np.ndarray) -> None:
+    """Append the shifts and distances between `before` [cells, width] and `after` [cells, bins + 1, width]."""
     moved = shift(before[:, None], after)
     distance = np.linalg.norm(after - before[:, None], axis=-1) / np.maximum(np.linalg.norm(before, axis=-1), 1e-300)[:, None]
     for i in range(after.shape[1]):
-        gathered.shift.setdefault((name, how, i), []).append(moved[:, i])
-        gathered.distance.setdefault((name, how, i), []).append(distance[:, i])
+        gathered.shift.setdefault((name, kind, i), []).append(moved[:, i])
+        gathered.distance.setdefault((name, kind, i), []).append(distance[:, i])
 
 
 def _table(gathered: _Gathered, pool: Sequence[str], layer: Sequence[int], ranks: RankBins) -> Any:
     import pandas as pd
 
     rows = []
-    for n, p, how in ((n, p, how) for n in layer for p in pool for how in ranks.how):
+    for n, p, kind in ((n, p, kind) for n in layer for p in pool for kind in ranks.how):
         name = f"{p}_layer{n}"
         pairs = np.concatenate(gathered.between[name])
         between = float(pairs.mean()) if len(pairs) else float("nan")
         for i in range(ranks.n_bins + 1):
-            one = {"pool": p, "layer": n, "how": how, "decile": None if i == ranks.n_bins else i}
+            one = {"pool": p, "layer": n, "how": kind, "decile": None if i == ranks.n_bins else i}
             one["genes"] = RANDOM if i == ranks.n_bins else "decile"
-            moved, distance = (np.concatenate(part[name, how, i]) for part in (gathered.shift, gathered.distance))
+            moved, distance = (np.concatenate(part[name, kind, i]) for part in (gathered.shift, gathered.distance))
             sem = moved.std(ddof=1) / np.sqrt(len(moved)) if len(moved) > 1 else float("nan")
             one |= {"shift": float(moved.mean()), "sem": float(sem), "distance": float(distance.mean())}
             rows.append(one | {"between_cells": between, "n_cells": len(moved)})

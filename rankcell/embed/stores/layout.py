@@ -59,14 +59,14 @@ def _plain(value: Any) -> Any:
 
 def can_hold(name: str, values: pa.ChunkedArray) -> str:
     """Why obs of an AnnData on disk cannot have this column (Store.can_hold)."""
-    if reason := cannot_be_named(name):
+    if reason := forbidden_name(name):
         return reason
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     is_plain = any(f(kind) for f in _OBS_TYPES)
     return "" if is_plain else f"holds {kind}"
 
 
-def cannot_be_named(name: str) -> str:
+def forbidden_name(name: str) -> str:
     """Why no column of obs on disk can have this name, in words that follow it; "" where one can."""
     if "/" in name:
         return "has a slash in its name"
