@@ -56,7 +56,7 @@ class Tables:
 
     @property
     def model_note(self) -> str:
-        """What is to be said of the model first of all: that it is a toy."""
+        """Remark on the model that stands above every result: that it is a toy."""
         return str(self.table.attrs.get("model_note") or "")
 
     @property
@@ -115,12 +115,12 @@ def _optional(screen: ScreenFolder, name: str) -> Any:
 
 
 def scores_of(table: "pd.DataFrame") -> list[str]:
-    """The scores as such, without their in-place values and parts."""
+    """Scores of the edits as made, without their in-place values and parts."""
     return [c for c in scores_in(table.columns) if Score.parse(c).part == ""]
 
 
 def choose_score(table: "pd.DataFrame", score: str | None) -> str:
-    """The score asked for, or the shift of the other genes, in place where that is known. SettingsError when it is not there."""
+    """The score to draw: `score`, else the shift of the other genes, in place where that is known. SettingsError when it is not there."""
     all_scores = scores_in(table.columns)
     if score is None:
         scores = scores_of(table)
@@ -137,17 +137,17 @@ def effects(table: "pd.DataFrame", score: str) -> np.ndarray:
 
 
 def parts_of(table: "pd.DataFrame", score: str) -> dict[str, np.ndarray]:
-    """What the effect of each row consists of: `total`, and `in_place`, `position`, `refill` where they are known.
+    """Decompose the effect of each row: `total`, and `in_place`, `position`, `refill` where they are known.
 
-    The parts add up to the total. The position part is read where the screen holds it, else it is what the others leave.
+    The parts add up to the total. The position part is read where the screen holds it, else it is the total less the others.
     """
-    whole = Score.parse(score).plain
-    parts = {"total": effects(table, str(whole))}
-    in_place = in_place_of(str(whole), table)
+    plain = Score.parse(score).plain
+    parts = {"total": effects(table, str(plain))}
+    in_place = in_place_of(str(plain), table)
     if in_place is None:
         return parts
     parts["in_place"] = effects(table, in_place)
-    position, refill = (table[n].to_numpy(float) if n in table else None for n in (str(whole.with_part(p)) for p in (POSITION, REFILL)))
+    position, refill = (table[n].to_numpy(float) if n in table else None for n in (str(plain.with_part(p)) for p in (POSITION, REFILL)))
     if position is not None:
         parts["position"] = position
     else:
@@ -159,12 +159,12 @@ def parts_of(table: "pd.DataFrame", score: str) -> dict[str, np.ndarray]:
 
 
 def least_cells(tables: Tables, min_cells: int | None) -> int:
-    """In how many cells an edit must be to be drawn: `min_cells`, else the floor of rank_edits."""
+    """Minimum number of cells of an edit that is drawn: `min_cells`, else the floor of rank_edits."""
     return floor_of(tables.table["edit"].value_counts().to_numpy(), min_cells)
 
 
 def ranking(tables: Tables, score: str, *, min_cells: int | None = None, tested: bool = False) -> Ranking:
-    """Edits by mean effect, with p-values where `tested`; without the line about scores that follow the rank: the pictures say it.
+    """Rank edits by mean effect, with p-values where `tested`; without the line about scores that follow the rank: the pictures say it.
 
     SettingsError when no edit has an effect.
     """
@@ -191,16 +191,16 @@ def find_edit(tables: Tables, edit: str) -> str:
     for row in known.itertuples():
         if edit in (row.edit, row.genes, tables.symbols.get(row.genes)):
             return str(row.edit)
-    some = ", ".join(tables.symbols.get(g, g) for g in known["genes"][:4])
-    raise SettingsError(f"the screen has no edit '{edit}'; it has {len(known):,}, such as {some}")
+    examples = ", ".join(tables.symbols.get(g, g) for g in known["genes"][:4])
+    raise SettingsError(f"the screen has no edit '{edit}'; it has {len(known):,}, such as {examples}")
 
 
 def find_cell(tables: Tables, cell: str) -> "pd.DataFrame":
     """The rows of one cell. CellError when it was not screened."""
     rows = tables.table[tables.table["cell_id"] == str(cell)]
     if not len(rows):
-        some = list(dict.fromkeys(tables.table["cell_id"].head(2000)))[:2]
-        raise CellError(f"the screen has no cell '{cell}' (it has {tables.n_cells:,}, such as {', '.join(map(str, some))})")
+        examples = list(dict.fromkeys(tables.table["cell_id"].head(2000)))[:2]
+        raise CellError(f"the screen has no cell '{cell}' (it has {tables.n_cells:,}, such as {', '.join(map(str, examples))})")
     return rows
 
 
@@ -229,14 +229,14 @@ def one_cell(source: Any, cell_id: str) -> Tables:
 
 
 def ranked_of(tables: Tables, *, score: str | None, min_cells: int | None, statistics: Ranking | None, tested: bool = False) -> Ranking:
-    """The ranking to draw: the table of rankcell stats where one is given, else that of the screen itself."""
+    """The ranking to draw: `statistics` (the table of rankcell stats), else that of the screen itself."""
     if statistics is not None:
         return statistics if tables is None else of_this_screen(tables, statistics)
     return ranking(tables, choose_score(tables.table, score), min_cells=min_cells, tested=tested)
 
 
 def of_this_screen(tables: Tables, statistics: Ranking) -> Ranking:
-    """The table of rankcell stats; SettingsError when it is of edits that the screen has not."""
+    """Check that a table of rankcell stats has no edits that the screen lacks (SettingsError), and return it."""
     edit = statistics.table["edit"]
     other = ~edit.isin(tables.table["edit"])
     if other.any():

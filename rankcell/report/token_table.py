@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def tokens_and_vocabulary(tokens: Any, vocab: str | os.PathLike | Vocabulary | None) -> tuple[TokenSet, Vocabulary]:
-    """The token set, and the vocabulary that it was made with: the one given, or the one that is found (TokenSet.find_vocabulary)."""
-    given = None if vocab is None else find_vocabulary(vocab)
+    """Open the token set and its vocabulary: `vocab`, else TokenSet.find_vocabulary. VocabularyError where they do not belong together."""
+    expected = None if vocab is None else find_vocabulary(vocab)
     if isinstance(tokens, (str, os.PathLike)):
-        tokens = TokenSet.open(tokens, vocab=given)
+        tokens = TokenSet.open(tokens, vocab=expected)
     if not isinstance(tokens, TokenSet):
         raise TokensError(f"a TokenSet or its folder is wanted and this is {type(tokens).__name__}: give what rc.pp.tokenize returns")
     spec = tokens.spec
-    made_with = f"the tokens were made with vocabulary '{spec.vocabulary}' ({spec.vocabulary_hash[:12]})"
-    if given is not None and given.hash != spec.vocabulary_hash:
-        raise VocabularyError(f"{made_with}, not with '{given.name}' ({given.hash[:12]}): pass the one they were made with")
-    vocabulary = given or tokens.find_vocabulary()
+    provenance = f"the tokens were made with vocabulary '{spec.vocabulary}' ({spec.vocabulary_hash[:12]})"
+    if expected is not None and expected.hash != spec.vocabulary_hash:
+        raise VocabularyError(f"{provenance}, not with '{expected.name}' ({expected.hash[:12]}): pass the one they were made with")
+    vocabulary = expected or tokens.find_vocabulary()
     if vocabulary is None:
-        raise VocabularyError(f"{made_with}, which does not ship with rankcell: pass it, as vocab=...")
+        raise VocabularyError(f"{provenance}, which does not ship with rankcell: pass it, as vocab=...")
     return tokens, vocabulary
 
 
@@ -47,9 +47,9 @@ def cell_row(tokens: TokenSet, cell: str | int) -> int:
 
 
 def _near(tokens: TokenSet, cell: str) -> str:
-    """The id that was probably meant. Only ids that begin alike are compared: comparing a million takes a minute."""
-    alike = [c for c in tokens.cell_ids if c[:4].lower() == cell[:4].lower()] or tokens.cell_ids
-    lower = {c.lower(): c for c in alike[:20_000]}
+    """Suggest a near match of a cell id. Only ids that begin alike are compared: comparing a million takes a minute."""
+    candidates = [c for c in tokens.cell_ids if c[:4].lower() == cell[:4].lower()] or tokens.cell_ids
+    lower = {c.lower(): c for c in candidates[:20_000]}
     close = difflib.get_close_matches(cell.lower(), lower, n=1, cutoff=0.6)
     return f"; did you mean '{lower[close[0]]}'?" if close else ""
 
@@ -80,7 +80,7 @@ def encoding_table(tokens: TokenSet, vocab: Vocabulary, cell: str | int) -> "pd.
 
 
 def _values(tokens: TokenSet, i: int, length: int) -> np.ndarray:
-    """count / n_counts * target_sum at each position; NaN where the tokens do not carry their counts."""
+    """Scaled counts (count / n_counts * target_sum) at each position; NaN where the tokens do not carry their counts."""
     import pyarrow as pa
 
     if "counts" not in tokens.table.column_names or not pa.types.is_list(tokens.table.schema.field("counts").type):

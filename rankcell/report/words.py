@@ -25,7 +25,7 @@ def wrapped(label: str, n: int = 46) -> str:
 
 
 def replicates(ranked: "pd.DataFrame") -> str:
-    """What the means of a ranked table are over."""
+    """The replicates of a ranked table's means, in a word."""
     return "donors" if "n_donors" in ranked and ranked["n_donors"].notna().any() else "cells"
 
 
@@ -35,5 +35,5 @@ def counted(n: int, noun: str) -> str:
 
 
 def in_cells(least: int) -> str:
-    """What a sentence about edits ends with where those in fewer cells are left out."""
+    """End of a sentence about edits where those in fewer cells are left out."""
     return f" in {least} cells or more" if least > 1 else ""

@@ -68,8 +68,8 @@ def _facts(tables: Tables, ranking: Ranking) -> str:
         ("edits", edits_sentence(facts) if "left_out" in facts else f"{ranking.table['edit'].nunique():,} ranked"),
     ]
     if "model" in settings:
-        named = f"{settings['model']} (sha256 {str(settings.get('model_hash', ''))[:12]}), layer {settings.get('layer')}"
-        rows.append(("model", named))
+        model = f"{settings['model']} (sha256 {str(settings.get('model_hash', ''))[:12]}), layer {settings.get('layer')}"
+        rows.append(("model", model))
     if tables.screen is not None:
         finished = (tables.screen.folder / "screen.parquet").stat().st_mtime
         rows.append(("date", datetime.datetime.fromtimestamp(finished, datetime.UTC).strftime("%Y-%m-%d")))
@@ -101,9 +101,9 @@ def _hits(ranking: Ranking, score: str) -> str:
         return p.paragraph(lead) + _table(_strongest(ranked, 5), score, name) + _reading(ranked, score, name)
     less = below[below["matched_diff"] < 0] if name == "matched_fdr" and Score.parse(score).is_size and "matched_diff" in below else below[:0]
     hits = below.drop(less.index) if len(less) < len(below) else below
-    rest = f"; {len(less):,} of them shift the cell less than genes alike do" if len(less) else ""
+    less_clause = f"; {len(less):,} of them shift the cell less than genes alike do" if len(less) else ""
     listed = "" if len(hits) == len(below) <= HITS else f" The strongest{' of the others' if len(hits) < len(below) else ''}:"
-    lead = f"{len(below):,} of {tested:,} edits tested stand out (FDR below {LEVEL:g}){rest}{'.' + listed if listed else ':'}"
+    lead = f"{len(below):,} of {tested:,} edits tested stand out (FDR below {LEVEL:g}){less_clause}{'.' + listed if listed else ':'}"
     return p.paragraph(lead) + _table(_strongest(hits, HITS), score, name) + _reading(ranked, score, name)
 
 
@@ -135,7 +135,7 @@ def small(x: float) -> str:
 
 
 def _reading(ranked: "pd.DataFrame", score: str, fdr: str) -> str:
-    """What the columns of the hits mean, once."""
+    """Legend of the columns of the hits."""
     in_place = (
         " (in place: no token attends to the gene any more, and all others keep their positions)" if Score.parse(score).is_in_place else ""
     )
@@ -159,7 +159,7 @@ def _toward(state: str, ranking: Ranking) -> str:
 
 
 def caveats(tables: Tables, ranking: Ranking, score: str) -> list[str]:
-    """Reasons for doubt that this screen gives, the gravest first."""
+    """Caveats of this screen, the gravest first."""
     manifest, lines = tables.manifest, []
     if note := tables.model_note:
         lines.append(f"{note[:1].upper()}{note[1:]}.")

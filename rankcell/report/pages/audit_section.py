@@ -1,4 +1,4 @@
-"""What a fast screen says of its own predictions: a table of scores, and a picture of predicted against exact."""
+"""The audit of a fast screen: a table of scores, and a picture of predicted against exact."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

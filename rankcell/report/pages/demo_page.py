@@ -154,7 +154,7 @@ def _screen(folder: Path, demo: Any) -> str:
 
 
 def _check(d: Any, higher: dict[str, tuple[int, int]]) -> str:
-    """What the counts alone say about the genes at either end of the list."""
+    """Check of the genes at either end of the list by the counts alone."""
     (top, n), (bottom, m), (total, every) = higher["top"], higher["bottom"], higher["all"]
     return (
         f"Held against the counts of the same cells: of the {n} genes whose loss moves {d.start_words} most toward {d.goal_words}, {top} are higher in {d.start_words} than in "

@@ -15,24 +15,24 @@ from rankcell.wording import option
 
 def draw(source: Any, out: str | os.PathLike, drawing: Drawing = Drawing(), *, force: bool = False) -> Path:
     """Draw a screen (a results folder, a Screen or its table) into `out`: a page as html, a picture as png, svg or pdf. Returns its path."""
-    out, what = Path(out), drawing.what
-    if what != REPORT:
-        picture_of(what)
-    _check(out, what)
+    out, name = Path(out), drawing.what
+    if name != REPORT:
+        picture_of(name)
+    _check(out, name)
     statistics = None if drawing.statistics is None else read_statistics(drawing.statistics, drawing.score)
-    if what == REPORT:
+    if name == REPORT:
         unused = [option(k) for k in ("edit", "cell", "groupby") if getattr(drawing, k) is not None]
         if unused:
             raise SettingsError(f"a report takes no {unused[0]}: it shows the strongest; name one picture with {option('what')} to choose")
         return write_page(
             open_tables(source), out, score=drawing.score, n=drawing.n, min_cells=drawing.min_cells, statistics=statistics, force=force
         )
-    options = {name: value for name, value in drawing.settings().items() if name not in ("what", "statistics")}
-    return write_picture(what, open_tables(source), out, force=force, statistics=statistics, **options)
+    options = {key: value for key, value in drawing.settings().items() if key not in ("what", "statistics")}
+    return write_picture(name, open_tables(source), out, force=force, statistics=statistics, **options)
 
 
-def _check(out: Path, what: str) -> None:
+def _check(out: Path, name: str) -> None:
     is_page = out.suffix.lower() in (".html", ".htm")
-    if is_page != (what == REPORT):
-        wanted = f"an .html file (name a picture with {option('what')})" if what == REPORT else "written as .png, .svg or .pdf"
-        raise OutputError(f"{out.name}: {option('what', what)} is {wanted}")
+    if is_page != (name == REPORT):
+        wanted = f"an .html file (name a picture with {option('what')})" if name == REPORT else "written as .png, .svg or .pdf"
+        raise OutputError(f"{out.name}: {option('what', name)} is {wanted}")

@@ -137,7 +137,7 @@ def _run(tables: Tables, settings: dict[str, Any]) -> str:
         return p.section("What was run", p.paragraph("The table was in memory, so its settings are not known here."))
     kind = str(settings.get("kind", "delete"))
     states = list(settings.get("states") or [])
-    left_out = tables.manifest.get("n_skipped")
+    n_skipped = tables.manifest.get("n_skipped")
     sentences = [
         f"In {tables.manifest.get('n_cells', tables.n_cells):,} cells, {settings.get('n_targets', 0):,} targets (a gene, or genes together) were tried one at a time; "
         f"where a cell was edited, the target {_KINDS.get(kind, f'was edited ({kind})')}.",
@@ -145,8 +145,8 @@ def _run(tables: Tables, settings: dict[str, Any]) -> str:
     ]
     if states:
         sentences.append(f"Each edit was also scored for movement toward {', '.join(states)}.")
-    if left_out:
-        sentences.append(f"{left_out:,} pairs of cell and target gave no row: the cell lacks the gene, or nothing would change.")
+    if n_skipped:
+        sentences.append(f"{n_skipped:,} pairs of cell and target gave no row: the cell lacks the gene, or nothing would change.")
     shown = [(k, _plain_value(v)) for k, v in settings.items() if not k.endswith("hash")]
     details = f"<details><summary>All settings</summary>{p.table(['setting', 'value'], shown)}</details>"
     return p.section("What was run", p.paragraph(" ".join(sentences)), details)
@@ -158,7 +158,7 @@ def _plain_value(value: Any) -> str:
 
 
 def _follows(tables: Tables) -> str:
-    """How far each score goes with the rank alone, plain and in place."""
+    """Section on the correlation of each score with the rank, plain and in place."""
     rows, warned = [], []
     for score in scores_of(tables.table):
         names = [name for name in (score, in_place_of(score, tables.table)) if name is not None]
@@ -176,10 +176,10 @@ def _follows(tables: Tables) -> str:
         p.table(["score", "size", "size, in place", "follows the rank", "in place"], rows),
     ]
     if warned:
-        named = ", ".join(f"`{w}`" for w in warned)
+        score_names = ", ".join(f"`{w}`" for w in warned)
         lines.append(
             p.note(
-                f"Warning: {named} follow{'s' if len(warned) == 1 else ''} the rank (above {TOO_CLOSE:g} in size). Do not rank genes by {'it' if len(warned) == 1 else 'them'}."
+                f"Warning: {score_names} follow{'s' if len(warned) == 1 else ''} the rank (above {TOO_CLOSE:g} in size). Do not rank genes by {'it' if len(warned) == 1 else 'them'}."
             )
         )
     return p.section("How far each score follows the mere rank", *lines)
@@ -189,14 +189,14 @@ def _signed(x: float) -> str:
     return "unknown" if not np.isfinite(x) else f"{x:+.2f}"
 
 
-def _ranked(given: Ranking, score: str, n: int) -> str:
-    ranked, facts = given.table, given.facts
+def _ranked(statistics: Ranking, score: str, n: int) -> str:
+    ranked, facts = statistics.table, statistics.facts
     columns = ["edit", "cells", "mean rank", "effect", "s.e."] + (["effect, gap closed"] if "plain_effect" in ranked else [])
     columns += [c for c in probability_columns(ranked)[:1] + [fdr_of(c) for c in probability_columns(ranked)[:1]] if c in ranked]
     shown = strongest(ranked, n) if Score.parse(score).is_toward else ranked.head(n)
     rows = [[_cell_of(r, c) for c in columns] for r in shown.to_dict("records")]
     counts = f" {edits_sentence(facts)}." if "left_out" in facts else ""
-    rest = f"{counts} The mean of one or two cells can stand anywhere." if facts.get("left_out") else counts
+    counts_text = f"{counts} The mean of one or two cells can stand anywhere." if facts.get("left_out") else counts
     where = (
         "in place: nothing attends to the gene, the others keep their positions; 'gap closed' is the deletion as such, after which every later gene moves up one"
         if Score.parse(score).is_in_place
@@ -208,10 +208,10 @@ def _ranked(given: Ranking, score: str, n: int) -> str:
     )
     return p.section(
         "Strongest edits",
-        p.paragraph(f"Edits by the {words(score)} ({where}), means over the {over} that were edited.{rest}"),
+        p.paragraph(f"Edits by the {words(score)} ({where}), means over the {over} that were edited.{counts_text}"),
         _figure(
             *PICTURES["ranked"].size(min(n, len(ranked))),
-            lambda f: draw_ranked(ranked, by=given.by, ax=f.subplots(), n=n),
+            lambda f: draw_ranked(ranked, by=statistics.by, ax=f.subplots(), n=n),
             alt="Bars of the strongest edits",
             caption=f"Mean {words(score)}; line: standard error over {over}.{dependent}",
         ),
@@ -231,18 +231,18 @@ def _cell_of(row: dict[str, Any], column: str) -> str:
     return f"{value:.0f}" if column == "mean rank" else f"{value:+.2e}" if column in ("effect", "effect, gap closed") else f"{value:.1e}"
 
 
-def _volcano(given: Ranking) -> str:
-    ranked = given.table
+def _volcano(statistics: Ranking) -> str:
+    ranked = statistics.table
     if not any(ranked[c].notna().any() for c in probability_columns(ranked)):
         return ""
     picture = _figure(
         *PICTURES["volcano"].size(0),
-        lambda f: PICTURES["volcano"].draw(None, ax=f.subplots(), statistics=given),
+        lambda f: PICTURES["volcano"].draw(None, ax=f.subplots(), statistics=statistics),
         alt="Volcano of all edits",
         caption="Each dot is an edit: its effect, less that of genes alike in rank and detection where these are the null, against how unlikely one as large is. Red: more than they do, blue: less, both with FDR below 0.05. Without donors, cells are taken for replicates.",
     )
     sentences = [calls_sentence(name, *counts) for name, counts in calls(ranked).items()]
-    sentences += [without_p_sentence(given)] if without_p_sentence(given) else []
+    sentences += [without_p_sentence(statistics)] if without_p_sentence(statistics) else []
     return p.section("Effect and significance", p.paragraph("; ".join(sentences) + "."), picture)
 
 
@@ -291,16 +291,16 @@ def _decomposition(tables: Tables, score: str, n: int, least: int) -> str:
 
 def _by_rank(tables: Tables, score: str, least: int) -> str:
     plain = str(Score.parse(score).plain)
-    both = [s for s in dict.fromkeys((plain, score)) if s in tables.table]
+    scores = [s for s in dict.fromkeys((plain, score)) if s in tables.table]
 
     def draw(figure: "Figure") -> None:
-        for ax, name in zip(figure.subplots(1, len(both), squeeze=False)[0], both, strict=True):
+        for ax, name in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores, strict=True):
             PICTURES["rank"].draw(tables, ax=ax, score=name, min_cells=least, n=8)
 
-    sides = "Left as deleted (later genes move up one position), right in place. " if len(both) == 2 else ""
+    sides = "Left as deleted (later genes move up one position), right in place. " if len(scores) == 2 else ""
     caption = f"{sides}Band: 5 to 95 % of the genes next in rank, line: their median. A gene counts for as much as it stands out of the band; those that do most are named."
     return p.section(
-        "Shift against rank", _figure(5.9 * len(both), 4.5, draw, alt="Effect of every edit against its gene's mean rank", caption=caption)
+        "Shift against rank", _figure(5.9 * len(scores), 4.5, draw, alt="Effect of every edit against its gene's mean rank", caption=caption)
     )
 
 
@@ -332,10 +332,10 @@ def _affected(tables: Tables, ranked: "pd.DataFrame") -> str:
         for ax, edit in zip(figure.subplots(1, len(edits), squeeze=False)[0], edits, strict=True):
             PICTURES["affected"].draw(tables, ax=ax, edit=edit, n=15)
 
-    how = (
+    treatment = (
         "in place" if "mean_cos_in_place" in tables.affected() else "of the edit as made: for a deletion they hold the change of positions"
     )
-    intro = f"Mean shift of single other genes under the strongest edits. These are shifts {how}."
+    intro = f"Mean shift of single other genes under the strongest edits. These are shifts {treatment}."
     caption = "Beside each gene, in how many cells it was there to be shifted. `--what affected --edit GENE` draws any other edit."
     picture = _figure(5.9 * len(edits), 4.6, draw, alt="Genes affected most by the strongest edits", caption=caption)
     return p.section("Affected genes", p.paragraph(intro), picture)

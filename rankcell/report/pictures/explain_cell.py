@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def draw_cell(tables: Tables, cell: str, *, ax: "Axes", score: str | None = None, n: int = 10) -> "Axes":
     """See rankcell.pl.explain_cell."""
-    whole = Score.parse(choose_score(tables.table, score)).plain
-    stem = str(whole)
+    plain = Score.parse(choose_score(tables.table, score)).plain
+    stem = str(plain)
     rows = find_cell(tables, cell)
     parts = parts_of(rows, stem)
     rank = rows["rank"].astype(float).to_numpy(float)
@@ -32,7 +32,7 @@ def draw_cell(tables: Tables, cell: str, *, ax: "Axes", score: str | None = None
         raise SettingsError(f"no edit of cell '{cell}' has both a rank and '{stem}': nothing to draw")
     rank, series = rank[known], {p: v[known] for p, v in series.items()}
     every = np.concatenate(list(series.values()))
-    log = whole.is_cosine and bool((every > 0).any())
+    log = plain.is_cosine and bool((every > 0).any())
     if log:
         series = {p: np.maximum(v, every[every > 0].min()) for p, v in series.items()}
     for part, value in series.items():

@@ -87,9 +87,9 @@ def _inside(points: np.ndarray, box: Sequence[float], margin: float) -> np.ndarr
 
 def _write(ax: "Axes", xy: tuple[float, float], text: str, dot: np.ndarray, box: Sequence[float], colour: Any) -> None:
     corner = np.array([box[0], (box[1] + box[3]) / 2])
-    how: dict[str, Any] = {"ha": "left", "va": "center", "fontsize": SIZE, "color": colour, "parse_math": False, "zorder": 6}
+    style: dict[str, Any] = {"ha": "left", "va": "center", "fontsize": SIZE, "color": colour, "parse_math": False, "zorder": 6}
     near = np.array([np.clip(dot[0], box[0], box[2]), np.clip(dot[1], box[1], box[3])])
     if np.hypot(*(near - dot)) > _FREE / 2:
         line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2}
         ax.annotate("", xy, near - dot, textcoords="offset points", arrowprops=line, zorder=5)
-    ax.annotate(text, xy, corner - dot, textcoords="offset points", annotation_clip=False, **how)
+    ax.annotate(text, xy, corner - dot, textcoords="offset points", annotation_clip=False, **style)

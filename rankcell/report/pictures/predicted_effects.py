@@ -36,12 +36,12 @@ def draw_predicted(tables: Tables, *, ax: "Axes", score: str) -> "Axes":
     for which, colour, size, label in ((~drawn, GREY, 8, "run for its size"), (drawn, DOWN, 12, "drawn at random")):
         if which.any():
             ax.scatter(predicted[which], exact[which], s=size, c=colour, linewidths=0, alpha=0.65, label=f"{label} ({which.sum():,})")
-    both = np.concatenate([predicted, exact])
-    low, high = float(both.min()), float(both.max())
+    values = np.concatenate([predicted, exact])
+    low, high = float(values.min()), float(values.max())
     ax.plot([low, high], [low, high], color=INK, linewidth=0.8, zorder=0)
     ax.set_aspect("equal", adjustable="datalim")
     for axis, label in ((ax.xaxis, "predicted"), (ax.yaxis, "exact")):
-        axis.set_label_text(f"{label}{scaled_axis(axis, both)}", fontsize=9, parse_math=False)
+        axis.set_label_text(f"{label}{scaled_axis(axis, values)}", fontsize=9, parse_math=False)
     ax.set_title(textwrap.fill(words(score), 44), fontsize=10, loc="left", color=INK, parse_math=False)
     ax.legend(fontsize=8, frameon=False, loc="upper left")
     plain_axes(ax)

@@ -19,18 +19,18 @@ LEFT, RIGHT, TOP, BOTTOM, GAP = 76.0, 122.0, 26.0, 48.0, 16.0  # points
 
 def draw_rank_bias(table: "pd.DataFrame", *, ax: "Axes", score: str) -> np.ndarray:
     """See rankcell.pl.rank_bias."""
-    hows, layers = (list(dict.fromkeys(table[c])) for c in ("how", "layer"))
+    kinds, layers = (list(dict.fromkeys(table[c])) for c in ("how", "layer"))
     pools = list(dict.fromkeys(table["pool"]))
-    axes = _grid(ax, len(layers), len(hows))
+    axes = _grid(ax, len(layers), len(kinds))
     value, sem = _measure(table, score)
     table = table.assign(_value=value, _sem=sem)
     for row, n in zip(axes, layers, strict=True):
-        for one, how in zip(row, hows, strict=True):
-            part = table[(table["layer"] == n) & (table["how"] == how)]
+        for one, kind in zip(row, kinds, strict=True):
+            part = table[(table["layer"] == n) & (table["how"] == kind)]
             for i, p in enumerate(pools):
                 _line(one, part[part["pool"] == p], i, len(pools))
             _bias_axes(one, part)
-            one.set_title(KINDS.get(how, how), fontsize=9.5, loc="left", color=INK, parse_math=False)
+            one.set_title(KINDS.get(kind, kind), fontsize=9.5, loc="left", color=INK, parse_math=False)
         row[0].set_ylabel(_words(score) if len(layers) == 1 else f"layer {n}\n{_words(score)}", fontsize=9, parse_math=False)
         for one in row[1:]:
             one.tick_params(labelleft=False)

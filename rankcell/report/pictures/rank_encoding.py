@@ -39,30 +39,30 @@ def draw_encoding(table: "pd.DataFrame", vocab: Vocabulary, *, ax: "Axes", n: in
     if genes["value"].isna().any():
         return row
     names = [symbol or gene for symbol, gene in zip(genes["symbol"], genes["gene"], strict=True)]
-    named = _named(names, n, ranks)
-    top += max(text_width(t, NAME) for t in named.values()) * np.sin(SLANT) + NAME
+    labels = _labelled(names, n, ranks)
+    top += max(text_width(t, NAME) for t in labels.values()) * np.sin(SLANT) + NAME
     bottom = ROW_HEIGHT + 64
     curve = ax.inset_axes((LEFT / width, bottom / height, 1 - (LEFT + RIGHT) / width, (height - bottom - top) / height))
     _draw_curve(curve, genes["value"].to_numpy(float), ranks)
-    _draw_names(curve, genes["value"].to_numpy(float), named, ranks, width - LEFT - RIGHT)
+    _draw_names(curve, genes["value"].to_numpy(float), labels, ranks, width - LEFT - RIGHT)
     return np.array([curve, row])
 
 
 def _headline(ax: "Axes", table: "pd.DataFrame", vocab: Vocabulary, missing: Sequence[str], width: float, height: float) -> float:
-    """Whose row it is; in grey what orders it; in red what was asked for and is not there. Returns the points they take."""
+    """Title (the cell), subtitle (the formula) in grey, missing genes in red. Returns their height in points."""
     room = width - LEFT - RIGHT
     n = int(table["rank"].notna().sum())
-    cell, rest = table.attrs["cell_id"], f" as the model reads it: {counted(n, 'gene')}, ranked"
-    fits = next((k for k in range(40, 8, -1) if text_width(f"Cell {_short(cell, k)}{rest}", 11) <= room), 8)
-    how = f"rank value = count / n_counts × {vocab.target_sum:,.0f} / median of the gene"
+    cell, title_end = table.attrs["cell_id"], f" as the model reads it: {counted(n, 'gene')}, ranked"
+    fits = next((k for k in range(40, 8, -1) if text_width(f"Cell {_short(cell, k)}{title_end}", 11) <= room), 8)
+    subtitle = f"rank value = count / n_counts × {vocab.target_sum:,.0f} / median of the gene"
     if table["value"].isna().all():
-        how = "no counts beside the tokens: tokenize with keep_counts=True to see the rank values"
+        subtitle = "no counts beside the tokens: tokenize with keep_counts=True to see the rank values"
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     lacks = f"not in this cell: {', '.join(missing[:3])}{more}" if missing else ""
-    below = bool(lacks) and text_width(how, 9) + text_width(lacks, 9) + 20 > room
+    below = bool(lacks) and text_width(subtitle, 9) + text_width(lacks, 9) + 20 > room
     place: dict[str, Any] = {"transform": ax.transAxes, "va": "top", "parse_math": False}
-    ax.text(LEFT / width, 1 - 8 / height, f"Cell {_short(cell, fits)}{rest}", fontsize=11, color=INK, **place)
-    ax.text(LEFT / width, 1 - 25 / height, how, fontsize=9, color=GREY, **place)
+    ax.text(LEFT / width, 1 - 8 / height, f"Cell {_short(cell, fits)}{title_end}", fontsize=11, color=INK, **place)
+    ax.text(LEFT / width, 1 - 25 / height, subtitle, fontsize=9, color=GREY, **place)
     at = (LEFT, 39, "left") if below else (width - RIGHT, 25, "right")
     ax.text(at[0] / width, 1 - at[1] / height, lacks, ha=at[2], fontsize=9, color=UP, **place)
     return 54.0 if below else 40.0
@@ -114,27 +114,27 @@ def _median_line(ax: "Axes", values: np.ndarray) -> None:
     )
 
 
-def _named(names: Sequence[str], n: int, ranks: Sequence[int]) -> dict[int, str]:
-    """Rank -> what to write: the genes pointed out, then those at the top."""
+def _labelled(names: Sequence[str], n: int, ranks: Sequence[int]) -> dict[int, str]:
+    """Labels by rank: marked genes, then those at the top."""
     return {r: f"{names[r]}, rank {r}" for r in ranks} | {r: names[r] for r in range(min(n, len(names))) if r not in ranks}
 
 
-def _draw_names(ax: "Axes", values: np.ndarray, named: dict[int, str], ranks: Sequence[int], width: float) -> None:
+def _draw_names(ax: "Axes", values: np.ndarray, labels: dict[int, str], ranks: Sequence[int], width: float) -> None:
     """Slanted names above the curve, each with a line to its gene: straight up, then fanned out to where the name has room."""
     gap = 1.25 * NAME / np.sin(SLANT)
-    longest = max(text_width(t, NAME) for t in named.values())
+    longest = max(text_width(t, NAME) for t in labels.values())
     fit = int((width + RIGHT - NAME - longest * np.cos(SLANT)) / gap) + 1
-    named = dict(sorted(list(named.items())[: max(1, fit)]))
-    ends = [width + RIGHT - NAME - text_width(t, NAME) * np.cos(SLANT) for t in named.values()]
-    x = np.array([_along(ax.get_xlim(), ax.get_xscale(), r) for r in named])
-    y = np.array([_along(ax.get_ylim(), "log", values[r]) for r in named])
+    labels = dict(sorted(list(labels.items())[: max(1, fit)]))
+    ends = [width + RIGHT - NAME - text_width(t, NAME) * np.cos(SLANT) for t in labels.values()]
+    x = np.array([_along(ax.get_xlim(), ax.get_xscale(), r) for r in labels])
+    y = np.array([_along(ax.get_ylim(), "log", values[r]) for r in labels])
     to = spread(x * width, gap, ends) / width
-    for r, x0, y0, x1 in zip(named, x, y, to, strict=True):
+    for r, x0, y0, x1 in zip(labels, x, y, to, strict=True):
         colour = UP if r in ranks else INK
         line = ax.plot([x0, x0, x1], [y0, BAND + 0.04, 1], color=colour if r in ranks else GREY, linewidth=0.6, transform=ax.transAxes)[0]
         line.set(clip_on=False, zorder=1)
-        how: dict[str, Any] = {"rotation": np.rad2deg(SLANT), "rotation_mode": "anchor", "fontsize": NAME, "color": colour, "parse_math": False}
-        ax.annotate(named[r], (x1, 1), xycoords="axes fraction", xytext=(2, 2), textcoords="offset points", va="center", **how)
+        style: dict[str, Any] = {"rotation": np.rad2deg(SLANT), "rotation_mode": "anchor", "fontsize": NAME, "color": colour, "parse_math": False}
+        ax.annotate(labels[r], (x1, 1), xycoords="axes fraction", xytext=(2, 2), textcoords="offset points", va="center", **style)
 
 
 def spread(wanted: ArrayLike, gap: float, ends: Sequence[float]) -> np.ndarray:
@@ -177,10 +177,10 @@ def _draw_row(ax: "Axes", table: "pd.DataFrame", n: int, ranks: Sequence[int], w
         ax.add_patch(
             FancyBboxPatch((x + 2, 18), wide - 7, 29, boxstyle="round,pad=2", facecolor=_FACE[colour], edgecolor=colour, linewidth=0.8)
         )
-        how: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
-        ax.text(x + wide / 2 - 2, 40, boxes[p][0], fontsize=NAME, color=INK if colour != UP else UP, **how)
-        ax.text(x + wide / 2 - 2, 25, boxes[p][1], fontsize=SMALL, color=INK, **how)
-        ax.text(x + wide / 2 - 2, 8, str(p), fontsize=TINY, color=GREY, **how)
+        style: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
+        ax.text(x + wide / 2 - 2, 40, boxes[p][0], fontsize=NAME, color=INK if colour != UP else UP, **style)
+        ax.text(x + wide / 2 - 2, 25, boxes[p][1], fontsize=SMALL, color=INK, **style)
+        ax.text(x + wide / 2 - 2, 8, str(p), fontsize=TINY, color=GREY, **style)
         x, before = x + wide, p
     ax.set(xlim=(0, max(width, x + 1)), ylim=(0, ROW_HEIGHT))
     for y, text in ((40, "gene"), (25, "token"), (8, "position")):

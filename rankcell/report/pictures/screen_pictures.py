@@ -77,15 +77,15 @@ def size_of(name: str, tables: Tables, n: int | None) -> tuple[float, float]:
 def draw(name: str, tables: Tables, **options: Any) -> "Figure":
     """A figure of its own with the picture `name`. SettingsError for an option that it does not take or lacks."""
     picture = picture_of(name)
-    given = {k: v for k, v in options.items() if v is not None}
-    for key in given:
+    arguments = {k: v for k, v in options.items() if v is not None}
+    for key in arguments:
         if key not in picture.options:
             raise SettingsError(f"the picture '{name}' takes no {option(key)}; it takes {', '.join(picture.options)}")
     for key in picture.needed:
-        if key not in given:
+        if key not in arguments:
             raise SettingsError(f"the picture '{name}' is of one {key}: name it with {option(key)}")
-    figure = new_figure(*size_of(name, tables, given.get("n")))
-    picture.draw(tables, ax=(ax := figure.subplots()), **given)
+    figure = new_figure(*size_of(name, tables, arguments.get("n")))
+    picture.draw(tables, ax=(ax := figure.subplots()), **arguments)
     mark(ax, tables.model_note)
     return figure
 

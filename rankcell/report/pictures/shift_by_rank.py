@@ -37,7 +37,7 @@ def draw_shift_by_rank(tables: Tables, *, ax: "Axes", score: str | None = None, 
         at, band = running_band(rank, value)
         excess, side = _excess(rank, value, at, band)
         _draw_band(ax, at, 10**band if log else band)
-    chosen = _chosen(excess, side, n, both=not log, banded=len(ranked) >= LEAST_FOR_BAND)
+    chosen = _chosen(excess, side, n, both_sides=not log, banded=len(ranked) >= LEAST_FOR_BAND)
     colour = np.full(len(ranked), GREY, object)
     colour[chosen] = np.where(side[chosen] > 0, UP, DOWN)
     ax.scatter(
@@ -53,7 +53,7 @@ def draw_shift_by_rank(tables: Tables, *, ax: "Axes", score: str | None = None, 
     unit = "" if log else scaled_axis(ax.yaxis, effect)
     ax.set_ylabel(wrapped(f"mean {words(score)}{unit}"), fontsize=9, parse_math=False)
     ax.set_xlabel("mean rank of the gene in the cells that have it (0 = top)", fontsize=9, parse_math=False)
-    _say_spearman(ax, rank_spearman(tables.table, score), len(ranked), least)
+    _write_spearman(ax, rank_spearman(tables.table, score), len(ranked), least)
     if len(ranked) >= LEAST_FOR_BAND:
         ax.legend(loc="upper right", fontsize=8, frameon=False, borderaxespad=0.1)
     name_points(ax, rank, effect, ranked["symbols"].astype(str).tolist(), chosen=chosen, colour=colour)
@@ -98,9 +98,9 @@ def _excess(rank: np.ndarray, value: np.ndarray, at: np.ndarray, band: np.ndarra
     return np.abs(off) / np.maximum(width, np.ptp(value) * 1e-6 + 1e-300), np.sign(off)
 
 
-def _chosen(excess: np.ndarray, side: np.ndarray, n: int, *, both: bool, banded: bool) -> list[int]:
+def _chosen(excess: np.ndarray, side: np.ndarray, n: int, *, both_sides: bool, banded: bool) -> list[int]:
     """The edits farthest outside the band; of shifts only those above it. Without a band, any: the farthest from the median."""
-    good = ((side > 0) | both) & (excess > 1) if banded else excess >= 0
+    good = ((side > 0) | both_sides) & (excess > 1) if banded else excess >= 0
     return [int(i) for i in np.argsort(-excess, kind="stable") if good[i]][: max(0, n)]
 
 
@@ -109,7 +109,7 @@ def _draw_band(ax: "Axes", at: np.ndarray, band: np.ndarray) -> None:
     ax.plot(at, band[1], color=INK, linewidth=1.1, zorder=2, label="their median")
 
 
-def _say_spearman(ax: "Axes", rho: float, n: int, least: int) -> None:
+def _write_spearman(ax: "Axes", rho: float, n: int, least: int) -> None:
     many = f"{counted(n, 'edit')}{in_cells(least)}"
     known = (
         "how far it follows the rank is unknown: no cell has ten edits"
