@@ -118,7 +118,7 @@ def ranking(ranked: Any, *, column: str = "effect", names: str = "symbols") -> "
 
 @python_verb()
 def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = None) -> Any:
-    """What `rankcell embed` wrote, whatever the store: `columns` {name: float array, a row per cell}, `cell_ids`, `tables` and `meta`.
+    """Read the output of `rankcell embed` from any store: `columns` {name: float array, a row per cell}, `cell_ids`, `tables` and `meta`.
 
     tables
         Which of "genes", "gene_means" and "states" to read with the cells; None: all that there are.
@@ -130,7 +130,7 @@ def read_embeddings(out: str | os.PathLike, *, tables: Sequence[str] | None = No
 
 @python_verb()
 def tokens_df(tokens: Any, cell: str | int, *, vocab: str | os.PathLike | Vocabulary | None = None) -> "pd.DataFrame":
-    """What the model reads for one cell, a row per position in order.
+    """The token row of one cell, a row per position in order.
 
     tokens
         A TokenSet, or its folder.

@@ -116,7 +116,7 @@ def volcano(ranked: Any, *, x: str | None = None, y: str | None = None, n: int =
 
 
 def _ranked(source: Any) -> "Ranking":
-    """A ranking from what was given: itself, the path of the table of `rankcell stats`, or a screen, ranked by its default score."""
+    """Resolve a ranking: itself, the path of the table of `rankcell stats`, or a screen, ranked by its default score."""
     from rankcell.report.screen_view import choose_score, open_tables, ranking
     from rankcell.stats.ranked_tables import read_statistics
     from rankcell.stats.screen_rows import is_table

@@ -29,7 +29,7 @@ def score_embedding(
     batch: str | None = None,
     scoring: Scoring = Scoring(),
 ) -> "pd.DataFrame":
-    """How well an embedding keeps the labels of cells together and, with `batch`, mixes the batches.
+    """Score embeddings against labels (kNN accuracy, ARI, NMI, silhouette) and, with `batch`, for mixing of batches.
 
     adata
         An AnnData with an embedding in obsm.
@@ -85,7 +85,7 @@ def compare_poolings(
     counts: Counts = Counts(),
     compute: Compute = Compute(),
 ) -> "pd.DataFrame":
-    """Every pooling and layer of a model scored against labels, beside PCA and the same model with random weights.
+    """Compare poolings and layers of a model by their scores against labels, beside PCA and the same model with random weights.
 
     adata
         An AnnData with raw counts, a TokenSet, or the path of either. Beside tokens there is no PCA: they hold no counts.
@@ -98,7 +98,7 @@ def compare_poolings(
     layer
         Layers, as for rc.tl.embed.
     n_random
-        How many models of the same config with random weights (as transformers initialises them; seeds `scoring.seed`, that + 1,
+        Number of models of the same config with random weights (as transformers initialises them; seeds `scoring.seed`, that + 1,
         ...) are scored beside it: what these reach is not due to training.
     counts, compute
         As for rc.tl.embed.
@@ -128,7 +128,7 @@ def map_labels(
     mapping: LabelMapping = LabelMapping(),
     key_added: str | None = None,
 ) -> None:
-    """Give cells the labels of their nearest cells in a reference.
+    """Transfer labels from a reference to cells by their k nearest neighbours in an embedding.
 
     adata, reference
         AnnData with the same kind of embedding in obsm; the reference may be the path of an h5ad. Where both say in
@@ -167,7 +167,7 @@ def rank_bias(
     counts: Counts = Counts(),
     compute: Compute = Compute(),
 ) -> "pd.DataFrame":
-    """Which ranks each pooling looks at: how far it moves when the genes of one rank decile of a cell are taken from it.
+    """Rank bias of poolings: the shift of each when the genes of one rank decile of a cell are edited.
 
     adata
         An AnnData with raw counts, a TokenSet, or the path of either.

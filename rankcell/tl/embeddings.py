@@ -87,7 +87,7 @@ def embed_cells(
     counts: Counts = Counts(),
     compute: Compute = Compute(),
 ) -> "AnnData":
-    """A new AnnData of the embeddings of a TokenSet, or of the path of counts or tokens.
+    """Embed the cells of a TokenSet, an AnnData or a path of counts or tokens into a new AnnData.
 
     Parameters as for rc.tl.embed. Returns an AnnData with the cell ids, the cell columns that the tokens carry, no genes, and the obsm
     and uns that rc.tl.embed writes.
@@ -120,12 +120,12 @@ def _write_into(adata: Any, embeddings: "Embeddings", key_added: str) -> None:
         for key, values in embeddings.obsm(key_added).items():
             adata.obsm[key] = values
         entry, former = uns_entry(embeddings.result(), key_added), adata.uns.get("rankcell")
-        entry["outputs"] = _kept_outputs(former, adata.obsm) | entry["outputs"]
+        entry["outputs"] = _remaining_outputs(former, adata.obsm) | entry["outputs"]
         adata.uns["rankcell"] = entry
 
 
-def _kept_outputs(former: Any, obsm: Any) -> dict[str, Any]:
-    """What an earlier `uns["rankcell"]` says of keys that are still in obsm, each with the model that it was made with."""
+def _remaining_outputs(former: Any, obsm: Any) -> dict[str, Any]:
+    """Entries of an earlier `uns["rankcell"]` for keys that are still in obsm, each with its model."""
     outputs = former.get("outputs", {}) if hasattr(former, "get") else {}
     whose = {k: former[k] for k in ("model", "model_hash", "vocabulary", "vocabulary_hash", "frame") if k in former} if outputs else {}
     return {key: whose | dict(output) for key, output in outputs.items() if key in obsm and hasattr(output, "get")}
@@ -143,7 +143,7 @@ def state_embeddings(
     counts: Counts = Counts(),
     compute: Compute = Compute(),
 ) -> "pd.DataFrame":
-    """The embedding of each category of cells: where a model puts a cell type, a disease, a day.
+    """Mean embedding of each category of cells (a cell type, a disease, a day).
 
     adata
         An AnnData with raw counts, a TokenSet, or the path of either.
@@ -189,7 +189,7 @@ def gene_embeddings(
     counts: Counts = Counts(),
     compute: Compute = Compute(),
 ) -> "AnnData":
-    """Genes in context: the mean state of each gene over the cells that show it, or its state in every cell.
+    """Contextual gene embeddings: the mean state of each gene over the cells that show it, or its state in every cell.
 
     adata
         An AnnData with raw counts, a TokenSet, or the path of either.

@@ -103,7 +103,7 @@ def estimate_perturb(
     counts: Counts = Counts(),
     compute: Compute = Compute(),
 ) -> "Estimate":
-    """What a screen would take: cells, edits, tokens, time and room, after timing some batches. Nothing is written.
+    """Estimate the cost of a screen (cells, edits, tokens, time, memory and disk) by timing some batches. Nothing is written.
 
     Parameters as for rc.tl.perturb. Returns an Estimate: `n_cells`, `n_edits`, `n_tokens` (through the model), `n_units`,
     `tokens_per_second`, `seconds`, `bytes_finished`, `bytes_running`; `lines()` says them in words.
@@ -150,7 +150,7 @@ def run_part(
 
 @python_verb()
 def merge(parts: str | os.PathLike | Sequence[str | os.PathLike], out: str | os.PathLike, *, compute: Compute = Compute(), force: bool = False) -> Screen:
-    """Put the parts of a screen together.
+    """Merge the parts of a screen into one.
 
     parts
         The results folder that all parts were run in, or those of each.
@@ -185,7 +185,7 @@ def rank_edits(
     min_cells: int | None = RankOptions.min_cells,
     seed: int = RankOptions.seed,
 ) -> "pd.DataFrame":
-    """One row per edit of a screen, strongest effect first, tested; tutorials/STATISTICS.md has the formulas and their calibration.
+    """Rank the edits of a screen by their mean effect and test them; tutorials/STATISTICS.md has the formulas and their calibration.
 
     table
         A Screen, the table of `screen.df()` or rc.get.screen_df, or a results folder (of which only the needed columns are read).
@@ -227,7 +227,7 @@ def rank_edits(
 
 @python_verb()
 def rank_affected(table: Any, *, edits: Any = None, min_cells: int | None = None, direction: str = "more") -> "pd.DataFrame":
-    """One row per perturbation and affected gene: which perturbation moves a gene more than other perturbations move it.
+    """Rank pairs of perturbation and affected gene by how far the gene's shift exceeds that under other perturbations.
 
     table
         What rc.get.affected_df gives, or the results folder. Values in place are used where it has them (deletions), so that the
