@@ -91,7 +91,9 @@ def test_genes(screen, value):
 
 
 def test_genes_as_sets_of_others(screen):
-    assert Delete(None).genes == "all"
+    assert Delete().genes == "all"
+    with pytest.raises(SettingsError, match="^genes is None; names of genes, or leave it out for all genes$"):
+        Delete(None)
     for value, says in (
         (5, "genes is 5"),
         ({"a": ["G0"]}, "sets takes"),
@@ -118,6 +120,14 @@ def test_numbers_that_are_none(screen, value):
         screen(cells=value)
     with pytest.raises(SettingsError):
         Subset(value)
+
+
+def test_a_seed_without_a_number_of_cells_is_refused(screen):
+    with pytest.raises(SettingsError, match="seed.* samples as many cells as .*cells.* says, and no .*cells.* is there: add it, or leave out the seed"):
+        Subset(seed=1)
+    with pytest.raises(SettingsError, match="samples as many cells"):
+        Subset(only=["c0"], seed=0)
+    assert screen(cells=2, seed=1).cell_id.nunique() == 2
 
 
 def test_the_rest(screen, adata):

@@ -505,6 +505,7 @@ def test_dry_run(place, tmp_path, capsys, monkeypatch):
 # options
 
 
+@pytest.mark.filterwarnings("ignore:.*has nothing to run")  # some of these screens are one unit
 @pytest.mark.parametrize(
     "how",
     [
@@ -704,6 +705,13 @@ def test_parts_at_the_command_line(place, tmp_path, capsys, monkeypatch):
     assert main(["perturb", "s1", "s2", "s3", "-o", "out", "--merge"]) == 0
     assert tables(tmp_path / "out") == tables(tmp_path / "whole")
     assert isinstance(read_screen("out").table(), pa.Table)
+
+
+def test_a_part_without_units_says_so(perturber, tokens, tmp_path):
+    parts = N_UNITS + 1
+    with pytest.warns(RankcellWarning, match=rf"shard='{parts}/{parts}' has nothing to run: the screen has {N_UNITS} units of work, fewer than {parts} parts"):
+        done = run_screen(perturber, tokens, tmp_path / "s", shard=f"{parts}/{parts}", **WAY)
+    assert (done.done, done.n_units) == (0, N_UNITS)
 
 
 def test_the_line_after_a_part_says_how_its_screen_is_put_together():

@@ -14,12 +14,14 @@ ALL = "all"
 
 
 def named_genes(genes: Any, name: str = "genes") -> Any:
-    """ "all" (also for None), or a tuple of names: of `A,B`, of `@file` (a name a line), of a list, of a set in order of the alphabet.
+    """Parse a list of genes: "all", or a tuple of names of `A,B`, `@file` (a name a line), a list, or a set (sorted). SettingsError for None.
 
     name
         Of the option, for messages.
     """
-    if genes is None or (isinstance(genes, str) and genes == ALL):
+    if genes is None:
+        raise SettingsError(f"{name} is None; names of genes, or leave it out{' for all genes' if name == 'genes' else ''}")
+    if isinstance(genes, str) and genes == ALL:
         return ALL
     if isinstance(genes, str):
         return tuple(_names_in_file(genes, name) if genes.startswith("@") else _split(genes))

@@ -20,6 +20,11 @@ def _whole_or_auto(value: Any) -> Any:
         return value
 
 
+def _effort(text: str, placeholder: str, *, at_least: int) -> Help:
+    """The help of a setting of effort: a whole number from `at_least` on, or "auto"."""
+    return Help(text, f"{placeholder}|{AUTO}", check=integer_or(AUTO, at_least), parse=_whole_or_auto, cli=str)
+
+
 @dataclass(frozen=True)
 class Fast(MethodOptions):
     """Predict all edits of a cell from a few passes, and run some exactly, which correct the prediction and judge it."""
@@ -33,22 +38,14 @@ class Fast(MethodOptions):
     verify_by: Annotated[str | None, Help("By this score (default: the first toward a state, else the first cosine).", "SCORE")] = None
     splits: Annotated[
         int | str | None,
-        Help(
-            f"At least so many edits of each cell are drawn and run (default {SPLITS}; auto with {{min_recall}}).",
-            "N|auto",
-            check=integer_or(AUTO, 2),
-            parse=_whole_or_auto,
-            cli=str,
-        ),
+        _effort(f"At least so many edits of each cell are drawn and run (default {SPLITS}; auto with {{min_recall}}).", "N", at_least=2),
     ] = None
     projections: Annotated[
         int | str | None,
-        Help(
+        _effort(
             f"Random projections that sizes of shift are estimated from (default {PROJECTIONS}; auto with {{min_recall}}; 0: no sizes, toward states alone).",
-            "K|auto",
-            check=integer_or(AUTO, 0),
-            parse=_whole_or_auto,
-            cli=str,
+            "K",
+            at_least=0,
         ),
     ] = None
     min_recall: Annotated[

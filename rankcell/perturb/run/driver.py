@@ -19,7 +19,7 @@ from rankcell.perturb.results.screen_tables import STATES
 from rankcell.perturb.run.cells_table import columns_left_out
 from rankcell.perturb.run.counting import Amount, EditCount
 from rankcell.perturb.run.estimate import Estimate
-from rankcell.perturb.run.loaded import LoadedScreen
+from rankcell.perturb.run.loaded import LoadedScreen, VerifyJob
 from rankcell.perturb.run.merge import finish
 from rankcell.perturb.run.methods import METHODS
 from rankcell.perturb.run.prepared import OWN, Prepared, is_begun, is_prepared, prepare, read_prepared, remove_work, settings_in
@@ -34,7 +34,7 @@ from rankcell.store.parts import Part, PartDone, preparing
 from rankcell.tokens.cropping import note_cropping
 from rankcell.tokens.spec import input_facts
 from rankcell.tokens.tokenset import TokenSet
-from rankcell.wording import option
+from rankcell.wording import note, option
 
 _WORKER = "rankcell.perturb.run.worker:open_worker"
 
@@ -140,6 +140,11 @@ class ScreenRun:
                 screen.check()
                 return screen
             if part is not None:
+                if not part.n_units(work.n_units):
+                    note(
+                        f"{option('shard', str(part))} has nothing to run: the screen has {work.n_units:,} {'unit' if work.n_units == 1 else 'units'} of work, "
+                        f"fewer than {part.parts:,} parts"
+                    )
                 stack.enter_context(locked(out, shared=True))
                 stack.enter_context(locked(out, name=part.lock))
             count = self._run_units(work, part, progress)
@@ -176,7 +181,7 @@ class ScreenRun:
             "cropping": dict(plan.tokens.spec.cropping) if plan.tokens.spec.cropping.get("cropped") else None,
             "input": input_facts(plan.tokens.spec.source) if plan.tokens.spec.source else None,
         }
-        return {name: note for name, note in notes.items() if note} | dict(settled.note or {})
+        return {name: value for name, value in notes.items() if value} | dict(settled.note or {})
 
     def _release(self, devices: Any) -> None:
         """Before processes share the devices: the GPU's memory is for whoever works there."""
@@ -207,14 +212,9 @@ class ScreenRun:
 
     def _finish(self, work: Prepared, count: EditCount) -> None:
         sources, last = [work.run] * work.n_units, work.n_units
-        verified = self.method.verify(
-            work.run,
-            sources,
-            lambda: self._loaded(work),
-            devices=self.runtime.devices,
-            progress=functools.partial(count.tick, last),
-            release=self._release,
-        )
+        tick = functools.partial(count.tick, last)
+        job = VerifyJob(work.run, sources, lambda: self._loaded(work), self.runtime.devices, tick, self._release)
+        verified = self.method.verify(job)
         if verified:
             count.finish(last)
         finish(work.run, sources, work.run.folder, verified)

@@ -1,7 +1,7 @@
 """A prepared screen with its model loaded on one device, and what is written of a unit."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from rankcell.model.encoder import threads_as
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.exact.options import Measure
 from rankcell.perturb.results.screen_tables import Names, write_shard
+from rankcell.perturb.run.counting import Ticks
 from rankcell.perturb.run.prepared import Prepared
+from rankcell.store import ShardedRun
 from rankcell.store.sharded_run import differences
 from rankcell.wording import note, option
 
@@ -83,3 +85,27 @@ class LoadedScreen:
         for kind, table in tables.items():
             write_shard(table, self.work.run, kind, unit)
         return write_shard(screen, self.work.run, "screen", unit)
+
+
+@dataclass(frozen=True)
+class VerifyJob:
+    """Input of a method's `verify`, once all units are there.
+
+    run
+        Where the shards of what is verified go.
+    sources
+        Where the shards of each unit are.
+    load
+        Returns the screen with its model loaded; called when there is something to run here.
+    devices, release
+        Devices that share the work where all units are in the folder of `run`, and what is called before they do (rankcell.execute).
+    progress
+        Called with tokens that went through the model.
+    """
+
+    run: ShardedRun
+    sources: Sequence[ShardedRun]
+    load: Callable[[], LoadedScreen]
+    devices: Sequence[str] = ()
+    progress: Ticks = None
+    release: Callable[[Sequence[str]], None] = lambda devices: None

@@ -13,7 +13,7 @@ from rankcell.model.options import AUTO
 from rankcell.perturb.edits.plan import EditPlan
 from rankcell.perturb.results.screen_folder import ScreenFolder
 from rankcell.perturb.results.screen_tables import AFFECTED, SCREEN, Names, join_affected, join_tables, read_shard
-from rankcell.perturb.run.loaded import LoadedScreen, threads_as_begun
+from rankcell.perturb.run.loaded import LoadedScreen, VerifyJob, threads_as_begun
 from rankcell.perturb.run.methods import method_of
 from rankcell.perturb.run.prepared import OWN, STAGED, TABLES, VOCAB, WORK, check_files, read_plan, read_prepared, remove_work
 from rankcell.store import ShardedRun, atomic_path, check_result_folder, locked, publish, remove_run, require_apart, result_folder, writing
@@ -119,12 +119,12 @@ def _verified(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, device
     """The rows that are run now that all units are there; the model is opened only for these."""
     with contextlib.ExitStack() as stack:
 
-        def loaded() -> LoadedScreen:
+        def load() -> LoadedScreen:
             work = read_prepared(home)
             stack.enter_context(threads_as_begun(work))
             return LoadedScreen.open(work, devices_of(device)[0], elsewhere=True)
 
-        return method_of(run.manifest["settings"]).verify(run, sources, loaded)
+        return method_of(run.manifest["settings"]).verify(VerifyJob(run, sources, load))
 
 
 def _folders(parts: Sequence[str | os.PathLike]) -> list[Path]:

@@ -12,13 +12,13 @@ import pyarrow as pa
 from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
 from rankcell.perturb.exact.engine import Engine, Scored
 from rankcell.perturb.results.screen_tables import Names, affected_rows_table, screen_table, sums_table
-from rankcell.perturb.run.loaded import LoadedScreen
+from rankcell.perturb.run.counting import Ticks
+from rankcell.perturb.run.loaded import LoadedScreen, VerifyJob
 from rankcell.perturb.run.rates import rate_of_edits
 from rankcell.perturb.run.run_plan import RunPlan, Settled
 from rankcell.perturb.run.survey import Survey
 from rankcell.store import ShardedRun
 
-Ticks = Callable[[int], None] | None
 Verified = Mapping[int, pa.Table]  # {unit: rows of it that were run once all units were there}
 
 
@@ -79,16 +79,7 @@ class Method:
 
     # Once all units are there
 
-    def verify(
-        self,
-        run: ShardedRun,
-        sources: Sequence[ShardedRun],
-        loaded: Callable[[], LoadedScreen],
-        *,
-        devices: Sequence[str] = (),
-        progress: Ticks = None,
-        release: Callable[[Sequence[str]], None] = lambda devices: None,
-    ) -> Verified:
+    def verify(self, job: VerifyJob) -> Verified:
         """Run what is left to be run (rankcell.perturb.run.verify.verify_screen)."""
         return {}
 

@@ -19,8 +19,9 @@ from rankcell.perturb.fast.fast_engine import FastEngine, FastScored, verify_sco
 from rankcell.perturb.fast.options import AUTO
 from rankcell.perturb.fast.ratios import measure
 from rankcell.perturb.results.screen_tables import screen_table
-from rankcell.perturb.run.loaded import LoadedScreen
-from rankcell.perturb.run.method import Method, Ticks, Verified
+from rankcell.perturb.run.counting import Ticks
+from rankcell.perturb.run.loaded import LoadedScreen, VerifyJob
+from rankcell.perturb.run.method import Method, Verified
 from rankcell.perturb.run.rates import rate_of_cells
 from rankcell.perturb.run.run_plan import RunPlan, Settled
 from rankcell.perturb.run.screen_config import ScreenConfig
@@ -180,17 +181,8 @@ class FastMethod(Method):
 
     # Once all units are there
 
-    def verify(
-        self,
-        run: ShardedRun,
-        sources: Sequence[ShardedRun],
-        loaded: Callable[[], LoadedScreen],
-        *,
-        devices: Sequence[str] = (),
-        progress: Ticks = None,
-        release: Callable[[Sequence[str]], None] = lambda devices: None,
-    ) -> Verified:
-        return verify_screen(run, sources, loaded, devices=devices, progress=progress, release=release)
+    def verify(self, job: VerifyJob) -> Verified:
+        return verify_screen(job)
 
     def joined(self, verified: Verified) -> Callable[[int, pa.Table], pa.Table]:
         return by_unit(verified)

@@ -34,6 +34,12 @@ class Subset(Options):
         Sequence[str] | None, Help("Perturb only these cells: a file of their ids, one a line; in Python also a list of them.", "FILE", parse=named_cells, cli=str)
     ] = None
 
+    def check(self) -> None:
+        if self.seed is not None and self.cells is None:
+            raise SettingsError(
+                f"{option('seed', self.seed)} samples as many cells as {option('cells', placeholder='N')} says, and no {option('cells')} is there: add it, or leave out the seed"
+            )
+
 
 @dataclass(frozen=True)
 class ScreenConfig(Options):

@@ -16,13 +16,12 @@ from rankcell.perturb.edits.plan import RowEdits
 from rankcell.perturb.fast.audit_tables import set_values
 from rankcell.perturb.fast.effort import fast_engine, pass_of
 from rankcell.perturb.results.screen_tables import numbers, read_shard, shard_damage, write_shard
-from rankcell.perturb.run.counting import TokenCount
-from rankcell.perturb.run.loaded import LoadedScreen, threads_as_begun
+from rankcell.perturb.run.counting import Ticks, TokenCount
+from rankcell.perturb.run.loaded import LoadedScreen, VerifyJob, threads_as_begun
 from rankcell.perturb.run.prepared import read_prepared
 from rankcell.scores import IN_PLACE, Score
 from rankcell.store import ShardedRun, content_hash
 
-Ticks = Callable[[int], None] | None
 _VERIFIER = "rankcell.perturb.run.verify:open_verification"
 
 
@@ -33,33 +32,17 @@ class Chosen(NamedTuple):
     row: np.ndarray
 
 
-def verify_screen(
-    run: ShardedRun,
-    sources: Sequence[ShardedRun],
-    loaded: Callable[[], LoadedScreen],
-    *,
-    devices: Sequence[str] = (),
-    progress: Ticks = None,
-    release: Callable[[Sequence[str]], None] = lambda devices: None,
-) -> dict[int, pa.Table]:
+def verify_screen(job: VerifyJob) -> dict[int, pa.Table]:
     """Run the largest predictions of a fast screen exactly, as far as they are not done: {unit: its rows that were}.
-
-    run
-        Where the shards of these go.
-    sources
-        Where the shards of each unit are.
-    loaded
-        Gives the screen with its model loaded; called when there is something to run here.
-    devices, release
-        Which share the chunks where all units are in the folder of `run`, and what is called before they do (rankcell.execute).
 
     The rows of a table: `cell` (number in the screen), `row` (in the shard of its unit), and every score. The same rows are chosen
     whenever this is called, and what is chosen is in the names of the shards.
     """
-    chunks = _Chunks.of(run, sources)
+    run = job.run
+    chunks = _Chunks.of(run, job.sources)
     pending = [n for n in range(chunks.n) if shard_damage(run, chunks.kind, n) is not None]  # damaged or not there yet
-    job = UnitJob(_VERIFIER, run.folder, pending, devices)
-    run_units(job, TokenCount(progress), worker=lambda: _Verifier(chunks, loaded()), release=release)
+    units = UnitJob(_VERIFIER, run.folder, pending, job.devices)
+    run_units(units, TokenCount(job.progress), worker=lambda: _Verifier(chunks, job.load()), release=job.release)
     if not chunks.n:
         return {}
     verified = pa.concat_tables([read_shard(run, chunks.kind, n) for n in range(chunks.n)])
