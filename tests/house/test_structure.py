@@ -430,42 +430,27 @@ def test_no_function_has_more_than_14_parameters():
 
 # What importing costs
 
-HEAVY = ("torch", "transformers", "anndata", "scanpy", "datasets", "numba", "pandas", "scipy", "sklearn", "matplotlib", "h5py", "pyarrow")
+HEAVY = ("numpy", "torch", "transformers", "anndata", "scanpy", "datasets", "numba", "pandas", "scipy", "sklearn", "matplotlib", "h5py", "pyarrow")
 
 
-def cost(code):
-    """Seconds of processor time of `code` in a fresh interpreter, start included (best of three), and what it loaded.
-
-    Processor time, so that a busy machine does not fail the test.
-    """
-    script = code + (
-        "\nimport sys, time"
-        f"\nprint('LOADED', *[m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
-        "\nprint('SECONDS', time.process_time(), file=sys.stderr)"
-    )
-    best = float("inf")
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-        loaded, seconds = (line.split()[1:] for line in done.stderr.splitlines()[-2:])
-        best = min(best, float(seconds[0]))
-        if best < 0.5:
-            break
-    return best, loaded
+def loaded_by(code):
+    """The heavy libraries that `code` loads in a fresh interpreter; with none of them a start takes well under half a second."""
+    script = code + f"\nimport sys\nprint('LOADED', *[m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    return done.stderr.splitlines()[-1].split()[1:]
 
 
 def test_importing_is_light():
-    seconds, loaded = cost("import rankcell; rankcell.errors; rankcell.__version__")
-    assert loaded == [] and seconds < 0.5
+    assert loaded_by("import rankcell; rankcell.errors; rankcell.__version__") == []
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_is_light(verb):
-    seconds, loaded = cost(f"from rankcell.cli import main\nmain({[*verb.split(), '--help']!r})")
-    assert loaded == [] and seconds < 0.5
+    assert loaded_by(f"from rankcell.cli import main\nmain({[*verb.split(), '--help']!r})") == []
 
 
 def test_heavy_libraries_would_be_seen():
-    assert "pandas" in cost("import pandas")[1]
+    assert "pandas" in loaded_by("import pandas")
 
 
 # Where little is installed
