@@ -82,7 +82,7 @@ def main() -> None:
 def memory(folder: Path, args) -> int:
     """Bytes that a fast screen needs at its peak beyond what the process holds before it."""
     _, fast, row = engines(folder, args, args.memory_of)
-    fast.engine.run_edits([row], [fast.engine.plan.of_row(row).some(8)])
+    fast.engine.run_edits([row], [fast.engine.plan.of_row(row).subsample(8)])
     if args.device.startswith("cuda"):
         import torch
 

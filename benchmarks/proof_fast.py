@@ -82,14 +82,14 @@ class Case:
     @classmethod
     def of(cls, engine: Engine, weights: list[Any], row: np.ndarray, most: int | None, rng: np.random.Generator) -> "Case":
         held = engine.plan.of_row(row)
-        held = held.chosen(np.flatnonzero(held.n_gone == 1))
+        held = held.chosen(np.flatnonzero(held.n_perturbed == 1))
         place = held.where.max(1)
         if engine.plan.kind == "delete":
             new = np.full(len(place), -1)
         elif engine.plan.kind == "mask":
             new = place
         else:
-            new = (held.made(np.arange(len(held)))[0] == row[place][:, None]).argmax(1)
+            new = (held.apply(np.arange(len(held)))[0] == row[place][:, None]).argmax(1)
         test = np.arange(len(place)) if most is None else np.sort(rng.choice(len(place), min(most, len(place)), replace=False))
         return cls(engine, weights, row, held, place, new, test, sampled(held.rank, engine.plan.passes, SPLITS, rng))
 

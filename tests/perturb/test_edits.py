@@ -27,7 +27,7 @@ def written(plan, row):
     """Every edit of a row in full: (edited, pairs, gone, rank)."""
     row = np.array(row, np.int32)
     before = row.copy()
-    found = [(e.edited.tolist(), e.pairs.tolist(), e.gone.tolist(), e.rank) for e in plan.edits(row)]
+    found = [(e.edited.tolist(), e.pairs.tolist(), e.perturbed_positions.tolist(), e.rank) for e in plan.edits(row)]
     assert (row == before).all()
     return found
 
@@ -171,7 +171,7 @@ def test_refill():
 
     def done(genes, **how):
         plan = plan_of("delete", genes, max_len=5, refill=True, **how)
-        return [(e.edited.tolist(), e.pairs.tolist(), e.gone.tolist(), e.rank) for e in plan.edits(row, cell)]
+        return [(e.edited.tolist(), e.pairs.tolist(), e.perturbed_positions.tolist(), e.rank) for e in plan.edits(row, cell)]
 
     assert done(["G1"]) == [([C, 4, 6, 9, E], [[1, 1], [3, 2]], [2], 1)]
     assert done(["G1", "G0"], group=True) == [([C, 6, 9, 8, E], [[3, 1]], [1, 2], 1)]
@@ -219,7 +219,7 @@ def test_refill_knows_how_many_genes_may_enter():
     row, cell = np.array([4], np.int32), np.array([4, 5], np.int32)  # G0, and beyond the row G1
     plan = plan_of("delete", ["G0", "G1"], frame=BARE, max_len=1, group=True, any=True, refill=True)
     found = plan.of_row(row, cell)
-    assert found.length.tolist() == [0] and found.made(np.array([0]))[0].shape == (1, 0)
+    assert found.length.tolist() == [0] and found.apply(np.array([0]))[0].shape == (1, 0)
     # A stands twice and B is beyond: B does not come in
     plan = plan_of("delete", ["G0", "G1"], frame=BARE, max_len=4, group=True, any=True, refill=True)
     assert [e.edited.tolist() for e in plan.edits(np.array([4, 4, 6], np.int32), np.array([4, 4, 6, 5, 7]))] == [[6, 7]]
@@ -317,14 +317,14 @@ def test_every_edit(frame, body, genes, kind, group, any, room, number, refill):
     edits = list(plan.edits(row, longer))
     assert plan.count(row) == len(edits)
     in_place = len(edits) * len(row) if kind == "delete" else 0
-    unfilled = sum(len(row) - len(e.gone) for e in edits) if longer is not None else 0
+    unfilled = sum(len(row) - len(e.perturbed_positions) for e in edits) if longer is not None else 0
     assert plan.cost(row, longer) == sum(len(e.edited) for e in edits) + in_place + unfilled
     how |= dict(longer=longer)
     targets = [[t] for t in body] if genes == "all" else ([[g + 4 for g in genes]] if group else [[g + 4] for g in genes])
     slow = [(t, reference_edit(row, kind, t, frame, max_len, need_all=not any, **how)) for t in targets]
     slow = [(t, done) for t, done in slow if done is not None]
     assert [
-        (list(plan.targets[e.target]), (e.edited.tolist(), [tuple(p) for p in e.pairs.tolist()], e.gone.tolist())) for e in edits
+        (list(plan.targets[e.target]), (e.edited.tolist(), [tuple(p) for p in e.pairs.tolist()], e.perturbed_positions.tolist())) for e in edits
     ] == slow
     for e in edits:
         perturbed = set(plan.targets[e.target])
@@ -338,7 +338,7 @@ def test_every_edit(frame, body, genes, kind, group, any, room, number, refill):
         entered = set() if longer is None else set(longer[len(body) :].tolist())
         here = {"overexpress": perturbed, "mask": {1}, "delete": entered & set(genes_after)}.get(kind, perturbed & set(body))
         assert set(genes_after) - set(after.tolist()) == here
-        assert set(e.baseline[e.gone].tolist()) == perturbed & set(body)
+        assert set(e.baseline[e.perturbed_positions].tolist()) == perturbed & set(body)
         first = plan.targets[e.target][0]
         assert e.rank == (body.index(first) if first in body else None)
 
@@ -350,8 +350,8 @@ def test_every_edit(frame, body, genes, kind, group, any, room, number, refill):
 def test_sets_of_any_size(body, sets, any):
     named = {f"s{i}": [f"G{g}" for g in genes] for i, genes in enumerate(sets)}
     plan = plan_of("delete", "all", sets=named, any=any)
-    assert plan.held(np.unique(np.array(body, np.int64))).tolist() == [len({g + 4 for g in genes} & set(body)) for genes in sets]
+    assert plan.n_shown(np.unique(np.array(body, np.int64))).tolist() == [len({g + 4 for g in genes} & set(body)) for genes in sets]
     found = plan.of_row(np.array([C, *body, E], np.int32))
     held = [len({g + 4 for g in genes} & set(body)) for genes in sets]
     wanted = [i for i, (n, genes) in enumerate(zip(held, sets, strict=True)) if (n > 0 if any else n == len(genes))]
-    assert found.target.tolist() == wanted and found.n_gone.tolist() == [held[i] for i in wanted]
+    assert found.target.tolist() == wanted and found.n_perturbed.tolist() == [held[i] for i in wanted]

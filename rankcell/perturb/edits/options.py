@@ -32,15 +32,15 @@ class Perturbation(Options):
     skip_unknown: Annotated[bool, Help("Go on without genes that the vocabulary lacks; they are named.")] = False
 
     def check(self) -> None:
-        ways = {"group": self.group, "pairs": self.pairs, "anchor": self.anchor is not None, "sets": self.sets is not None}
-        chosen = [name for name, given in ways.items() if given]
+        combinations = {"group": self.group, "pairs": self.pairs, "anchor": self.anchor is not None, "sets": self.sets is not None}
+        chosen = [name for name, is_chosen in combinations.items() if is_chosen]
         if len(chosen) > 1:
             raise SettingsError(f"{option(chosen[0])} and {option(chosen[1])} exclude each other: leave one out")
         if self.sets is not None and self.genes != ALL:
             raise SettingsError(f"{option('sets')} and {option('genes')} are both given: leave one out")
         if self.genes == ALL and (self.group or self.pairs):
-            named = option("genes", placeholder="A,B,C")
-            raise SettingsError(f"{'a group needs' if self.group else 'pairs need'} genes that are named: {named} with {option(chosen[0], True)}")
+            example = option("genes", placeholder="A,B,C")
+            raise SettingsError(f"{'a group needs' if self.group else 'pairs need'} genes that are named: {example} with {option(chosen[0], True)}")
 
     def settings(self) -> dict[str, Any]:
         """How the genes combine, and what the kind alone has, where it is not the default; the genes themselves are the plan's."""

@@ -24,7 +24,7 @@ class Edit:
         Token rows (int32), special tokens included, before and after.
     pairs
         int64 [n, 2]: positions in `baseline` and in `edited` that hold the same non-perturbed gene.
-    gone
+    perturbed_positions
         Positions of the perturbed genes in `baseline`.
     target
         Which of the plan's targets this is.
@@ -35,7 +35,7 @@ class Edit:
     baseline: np.ndarray
     edited: np.ndarray
     pairs: np.ndarray
-    gone: np.ndarray
+    perturbed_positions: np.ndarray
     target: int
     rank: int | None
 
@@ -64,7 +64,7 @@ class EditPlan:
     mask
         The vocabulary's mask token, -1 without.
     options
-        What the kind is told.
+        Options of the kind.
     """
 
     kind: str
@@ -84,27 +84,27 @@ class EditPlan:
             raise SettingsError(f"vocabulary '{vocab.name}' has no mask token")
         settings = edit.settings()
         options = KindOptions(**{f.name: settings[f.name] for f in fields(KindOptions) if f.name in settings})
-        rest = {"frame": frame, "max_len": max_len, "need_all": not edit.any, "options": options}
-        rest["mask"] = -1 if vocab.mask is None else int(vocab.mask)
+        common = {"frame": frame, "max_len": max_len, "need_all": not edit.any, "options": options}
+        common["mask"] = -1 if vocab.mask is None else int(vocab.mask)
         if edit.sets is not None:
-            targets = targets_of_sets(vocab, edit.sets, some=edit.any)
-            return cls(edit.kind, tuple(targets.values()), set_names=tuple(targets), **rest)
+            targets = targets_of_sets(vocab, edit.sets, partial=edit.any)
+            return cls(edit.kind, tuple(targets.values()), set_names=tuple(targets), **common)
         if edit.genes != ALL:
-            return cls(edit.kind, targets_of(vocab, list(edit.genes), edit.group, edit.pairs, edit.anchor), **rest)
+            return cls(edit.kind, targets_of(vocab, list(edit.genes), edit.group, edit.pairs, edit.anchor), **common)
         targets = [(int(t),) for t in vocab.tokens]
         if edit.anchor is not None:
             first = token_of(vocab, edit.anchor)
             targets = [(first, t) for (t,) in targets if t != first]
-            rest["need_all"] = True  # a pair of which one gene is there would be that gene alone, over and over
-        return cls(edit.kind, tuple(targets), every_gene=True, **rest)
+            common["need_all"] = True  # a pair of which one gene is there would be that gene alone, over and over
+        return cls(edit.kind, tuple(targets), every_gene=True, **common)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON that `from_json` makes the same plan of, with the same vocabulary."""
         anchor = self.targets[0][0] if self.every_gene and len(self.targets[0]) > 1 else None
-        held = {"kind": self.kind, "every_gene": self.every_gene, "anchor": anchor}
-        held["targets"] = None if self.every_gene else [list(t) for t in self.targets]
-        held |= {"set_names": list(self.set_names), "frame": self.frame.to_json(), "max_len": self.max_len}
-        return held | {"need_all": self.need_all, "mask": self.mask, "options": asdict(self.options)}
+        content = {"kind": self.kind, "every_gene": self.every_gene, "anchor": anchor}
+        content["targets"] = None if self.every_gene else [list(t) for t in self.targets]
+        content |= {"set_names": list(self.set_names), "frame": self.frame.to_json(), "max_len": self.max_len}
+        return content | {"need_all": self.need_all, "mask": self.mask, "options": asdict(self.options)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], vocab: Vocabulary) -> "EditPlan":
@@ -114,8 +114,8 @@ class EditPlan:
         else:
             targets = [tuple(t) for t in value["targets"]]
         names, frame, options = tuple(value["set_names"]), Frame.from_json(value["frame"]), KindOptions(**value["options"])
-        how = {k: value[k] for k in ("max_len", "need_all", "every_gene", "mask")}
-        return cls(value["kind"], tuple(targets), frame, set_names=names, options=options, **how)
+        settings = {k: value[k] for k in ("max_len", "need_all", "every_gene", "mask")}
+        return cls(value["kind"], tuple(targets), frame, set_names=names, options=options, **settings)
 
     def of_row(self, row: np.ndarray, longer: np.ndarray | None = None) -> "RowEdits":
         """The edits of one row, in the order of the targets (every gene: in the order of the row's genes).
@@ -126,14 +126,14 @@ class EditPlan:
         return RowEdits.of(self, np.asarray(row), longer)
 
     def edits(self, row: np.ndarray, longer: np.ndarray | None = None) -> Iterator[Edit]:
-        """The same one by one."""
-        found = self.of_row(row, longer)
-        for i in range(len(found)):
-            ids, came_from = found.made(np.array([i]))
+        """Iterate over the edits of one row, as Edit values, in the order of `of_row`."""
+        row_edits = self.of_row(row, longer)
+        for i in range(len(row_edits)):
+            ids, came_from = row_edits.apply(np.array([i]))
             after = np.flatnonzero(came_from[0] >= 0)
             pairs = np.stack([came_from[0][after], after], axis=1)
-            rank = int(found.rank[i])
-            yield Edit(found.row, ids[0], pairs[np.argsort(pairs[:, 0])], found.gone(i), int(found.target[i]), None if rank < 0 else rank)
+            rank = int(row_edits.rank[i])
+            yield Edit(row_edits.row, ids[0], pairs[np.argsort(pairs[:, 0])], row_edits.perturbed_positions(i), int(row_edits.target[i]), None if rank < 0 else rank)
 
     def count(self, row: np.ndarray) -> int:
         """How many edits a row has."""
@@ -141,8 +141,8 @@ class EditPlan:
 
     def cost(self, row: np.ndarray, longer: np.ndarray | None = None) -> int:
         """Tokens that go through the model for the edits of a row, in all passes."""
-        found = self.of_row(row, longer)
-        return sum(int(found.length_in(p).sum()) for p in self.passes)
+        row_edits = self.of_row(row, longer)
+        return sum(int(row_edits.length_in(p).sum()) for p in self.passes)
 
     @property
     def passes(self) -> tuple[str, ...]:
@@ -177,7 +177,7 @@ class EditPlan:
         order = np.argsort(token, kind="stable")
         return target[order], np.searchsorted(token[order], np.arange(self.last_token + 2))
 
-    def held(self, tokens: np.ndarray) -> np.ndarray:
+    def n_shown(self, tokens: np.ndarray) -> np.ndarray:
         """int64 [targets]: how many of its genes are among `tokens`, each of which is given once."""
         targets, begin = self._targets_of_tokens
         tokens = tokens[tokens < len(begin) - 1]
@@ -218,7 +218,7 @@ class RowEdits:
 
     plan: EditPlan
     row: np.ndarray
-    beyond: np.ndarray
+    truncated_genes: np.ndarray
     target: np.ndarray
     rank: np.ndarray
     where: np.ndarray
@@ -227,57 +227,57 @@ class RowEdits:
     def of(cls, plan: EditPlan, row: np.ndarray, longer: np.ndarray | None) -> "RowEdits":
         first, last = plan.frame.span(len(row))
         body = row[first:last].astype(np.int64)
-        beyond = np.empty(0, row.dtype) if longer is None else np.asarray(longer)[len(body) :]
+        truncated_genes = np.empty(0, row.dtype) if longer is None else np.asarray(longer)[len(body) :]
         position = np.full(int(max(body.max(initial=0), plan.last_token)) + 2, -1, np.int64)
         position[body[::-1]] = np.arange(last - 1, first - 1, -1)  # of a gene that stands there twice, the first place
         target = _targets_in(plan, body) if plan.every_gene else np.arange(len(plan.targets))
         if not KINDS[plan.kind].inserts and not plan.every_gene:
-            held = plan.held(np.unique(body))
-            target = np.flatnonzero(held == plan.sizes if plan.need_all else held > 0)
+            n_shown = plan.n_shown(np.unique(body))
+            target = np.flatnonzero(n_shown == plan.sizes if plan.need_all else n_shown > 0)
         genes = plan.genes[target]
         where = position[genes]  # -1 stands at the end of the table, which is never a gene's
         if not KINDS[plan.kind].inserts and plan.every_gene:  # with an anchor, which the row may lack
-            kept = ((where >= 0) == (genes >= 0)).all(1) if plan.need_all else (where >= 0).any(1)
-            target, genes, where = target[kept], genes[kept], where[kept]
+            is_shown = ((where >= 0) == (genes >= 0)).all(1) if plan.need_all else (where >= 0).any(1)
+            target, genes, where = target[is_shown], genes[is_shown], where[is_shown]
         rank = np.where(where[:, 0] >= 0, where[:, 0] - first, -1) if len(where) else np.empty(0, np.int64)
-        found = cls(plan, row, beyond, target, rank, _with_copies(where, genes, body, first))
-        changes = found._changes()
-        return found if changes.all() else cls(plan, row, beyond, target[changes], rank[changes], found.where[changes])
+        row_edits = cls(plan, row, truncated_genes, target, rank, _with_copies(where, genes, body, first))
+        changes = row_edits._changes()
+        return row_edits if changes.all() else cls(plan, row, truncated_genes, target[changes], rank[changes], row_edits.where[changes])
 
     def __len__(self) -> int:
         return len(self.target)
 
-    def some(self, most: int) -> "RowEdits":
-        """At most so many of them, evenly drawn."""
+    def subsample(self, most: int) -> "RowEdits":
+        """Subsample the edits: at most `most`, evenly spaced."""
         if len(self) <= most:
             return self
         return self.chosen(np.linspace(0, len(self) - 1, most).astype(np.int64))
 
     def chosen(self, at: np.ndarray) -> "RowEdits":
-        """Some of the edits, by their numbers."""
-        return RowEdits(self.plan, self.row, self.beyond, self.target[at], self.rank[at], self.where[at])
+        """Select edits by their numbers."""
+        return RowEdits(self.plan, self.row, self.truncated_genes, self.target[at], self.rank[at], self.where[at])
 
-    def gone(self, edit: int) -> np.ndarray:
+    def perturbed_positions(self, edit: int) -> np.ndarray:
         """Positions of an edit's perturbed genes, ascending."""
         where = self.where[edit]
         return np.sort(where[where >= 0])
 
     @functools.cached_property
-    def n_gone(self) -> np.ndarray:
+    def n_perturbed(self) -> np.ndarray:
         """int64 [edits]: how many positions are perturbed."""
         return (self.where >= 0).sum(1)
 
     @functools.cached_property
-    def n_named(self) -> np.ndarray:
+    def n_genes(self) -> np.ndarray:
         """int64 [edits]: how many genes were named, in the row or not."""
         return self.plan.sizes[self.target]
 
     @functools.cached_property
-    def n_beyond(self) -> np.ndarray:
+    def n_truncated(self) -> np.ndarray:
         """int64 [edits]: genes of the cell that did not fit its row and are not perturbed."""
-        if not len(self.beyond):
+        if not len(self.truncated_genes):
             return np.zeros(len(self), np.int64)
-        return len(self.beyond) - np.isin(self.plan.genes[self.target], self.beyond).sum(1)
+        return len(self.truncated_genes) - np.isin(self.plan.genes[self.target], self.truncated_genes).sum(1)
 
     @functools.cached_property
     def length(self) -> np.ndarray:
@@ -285,26 +285,26 @@ class RowEdits:
         return self._length(self.plan.options)
 
     def length_in(self, which: str) -> np.ndarray:
-        """The same in one of the plan's passes."""
+        """int64 [edits]: tokens of each row in one of the plan's passes."""
         if which == IN_PLACE:
             return np.full(len(self), len(self.row))
         return self.length if which == "" else self._length(KindOptions())
 
     def _length(self, options: KindOptions) -> np.ndarray:
         plan, n = self.plan, len(self.row) - len(self.plan.frame)
-        size = Size(n, self.n_gone, self.n_named, self.n_beyond, plan.max_len - len(plan.frame), options)
+        size = Size(n, self.n_perturbed, self.n_genes, self.n_truncated, plan.max_len - len(plan.frame), options)
         return len(plan.frame) + np.asarray(KINDS[plan.kind].size(size), np.int64)
 
-    def made(self, chosen: np.ndarray, options: KindOptions | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def apply(self, chosen: np.ndarray, options: KindOptions | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Tokens [edits, length] of the chosen edits, which must have one length and perturb equally many positions, and where
         each gene that was not perturbed stood before (-1: nowhere)."""
-        return KINDS[self.plan.kind].make(self._site(chosen, options))
+        return KINDS[self.plan.kind].apply(self._site(chosen, options))
 
-    def alike(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
-        """`chosen` cut into parts for `made`."""
-        named = self.n_named[chosen]
-        alone = (self.n_beyond[chosen] < len(self.beyond)) & self.plan.options.refill  # what may enter is not the same
-        key = np.stack([self.length[chosen], self.n_gone[chosen], named, np.where(alone, np.arange(len(chosen)), -1)])
+    def group_by_shape(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
+        """`chosen` cut into groups of one shape, as `apply` takes them."""
+        n_genes = self.n_genes[chosen]
+        alone = (self.n_truncated[chosen] < len(self.truncated_genes)) & self.plan.options.refill  # what may enter is not the same
+        key = np.stack([self.length[chosen], self.n_perturbed[chosen], n_genes, np.where(alone, np.arange(len(chosen)), -1)])
         edges = np.flatnonzero((np.diff(key) != 0).any(0)) + 1
         yield from np.split(chosen, edges)
 
@@ -312,23 +312,23 @@ class RowEdits:
         plan = self.plan
         first, last = plan.frame.span(len(self.row))
         where = self.where[chosen]
-        named = where[where >= 0].reshape(len(chosen), -1)
+        positions = where[where >= 0].reshape(len(chosen), -1)
         genes = plan.genes[self.target[chosen]]
         genes = genes[genes >= 0].reshape(len(chosen), -1)
         options = plan.options if options is None else options
-        beyond = self.beyond
+        truncated_genes = self.truncated_genes
         if options.refill:
-            beyond = beyond[~np.isin(beyond, genes)]
+            truncated_genes = truncated_genes[~np.isin(truncated_genes, genes)]
         room = plan.max_len - len(plan.frame)
-        return Site(self.row, first, last, np.sort(named, axis=1), named, genes, beyond, room, plan.mask, options)
+        return Site(self.row, first, last, np.sort(positions, axis=1), positions, genes, truncated_genes, room, plan.mask, options)
 
     def _changes(self) -> np.ndarray:
         """bool [edits]: whether the edit changes the row."""
-        same = KINDS[self.plan.kind].same
+        is_noop = KINDS[self.plan.kind].is_noop
         changes = np.ones(len(self), bool)
-        if same is not None and len(self):
-            for part in self.alike(np.lexsort((self.n_gone, self.length))):
-                changes[part] = ~same(self._site(part))
+        if is_noop is not None and len(self):
+            for part in self.group_by_shape(np.lexsort((self.n_perturbed, self.length))):
+                changes[part] = ~is_noop(self._site(part))
         return changes
 
 
@@ -336,10 +336,10 @@ def _targets_in(plan: EditPlan, body: np.ndarray) -> np.ndarray:
     """The targets of a row's genes, from the top, each once."""
     table = plan.target_of_token
     known = body[body < len(table)]
-    found = table[known]
-    found = found[found >= 0]
-    _, at = np.unique(found, return_index=True)
-    return found[np.sort(at)]
+    targets = table[known]
+    targets = targets[targets >= 0]
+    _, at = np.unique(targets, return_index=True)
+    return targets[np.sort(at)]
 
 
 def _with_copies(where: np.ndarray, genes: np.ndarray, body: np.ndarray, first: int) -> np.ndarray:

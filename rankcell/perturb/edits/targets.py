@@ -46,8 +46,8 @@ def targets_of(vocab: Vocabulary, names: list[str], group: bool, pairs: bool, an
     return (tuple(tokens),) if group else tuple((t,) for t in tokens)
 
 
-def targets_of_sets(vocab: Vocabulary, sets: Mapping[str, Sequence[str]], *, some: bool) -> dict[str, tuple[int, ...]]:
-    """{name: tokens}; with `some` without the genes that the vocabulary lacks and the sets of which none is left, else these are refused."""
+def targets_of_sets(vocab: Vocabulary, sets: Mapping[str, Sequence[str]], *, partial: bool) -> dict[str, tuple[int, ...]]:
+    """Look up the tokens of named sets, as {name: tokens}; with `partial` without the genes that the vocabulary lacks and the sets of which none is left, else these are refused."""
     if not sets:
         raise SettingsError("no set of genes was given")
     empty = next((name for name, genes in sets.items() if not len(genes)), None)
@@ -56,22 +56,22 @@ def targets_of_sets(vocab: Vocabulary, sets: Mapping[str, Sequence[str]], *, som
     text = next((name for name, genes in sets.items() if isinstance(genes, str)), None)
     if text is not None:
         raise SettingsError(f"the set '{text}' is {sets[text]!r}; a list of genes")
-    found = {name: vocab.lookup(genes) for name, genes in sets.items()}
-    kept = {name: tuple(dict.fromkeys(vocab.tokens[at[at >= 0]].tolist())) for name, at in found.items()}
-    if not some:
+    slots = {name: vocab.lookup(genes) for name, genes in sets.items()}
+    tokens_of = {name: tuple(dict.fromkeys(vocab.tokens[at[at >= 0]].tolist())) for name, at in slots.items()}
+    if not partial:
         unknown = vocab.unknown([g for genes in sets.values() for g in genes])
         if unknown:
             where = next(name for name, genes in sets.items() if unknown[0] in map(str, genes))
-            said = vocab.describe_unknown(unknown, len({str(g) for genes in sets.values() for g in genes}))
+            description = vocab.describe_unknown(unknown, len({str(g) for genes in sets.values() for g in genes}))
             raise SettingsError(
-                f"{said} (first in the set '{where}'); {option('skip_unknown', True)} leaves them out, {option('any', True)} also perturbs where "
+                f"{description} (first in the set '{where}'); {option('skip_unknown', True)} leaves them out, {option('any', True)} also perturbs where "
                 "a cell shows only some genes of a set"
             )
-        return kept
-    n_lost, n_empty = sum(int((at < 0).sum()) for at in found.values()), sum(not genes for genes in kept.values())
-    if n_empty == len(kept):
+        return tokens_of
+    n_lost, n_empty = sum(int((at < 0).sum()) for at in slots.values()), sum(not genes for genes in tokens_of.values())
+    if n_empty == len(tokens_of):
         raise SettingsError(f"vocabulary '{vocab.name}' has none of the genes of these {n_empty:,} sets")
     if n_lost:
         lost = f"; {n_empty:,} sets have no other and are left out" if n_empty else ""
         note(f"{n_lost:,} genes of the sets are not in vocabulary '{vocab.name}'{lost}")
-    return {name: genes for name, genes in kept.items() if genes}
+    return {name: genes for name, genes in tokens_of.items() if genes}

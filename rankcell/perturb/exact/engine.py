@@ -130,7 +130,7 @@ class Engine:
             Called with the tokens of each batch.
         """
         edits = [self.plan.of_row(row, None if longer is None else longer[i]) for i, row in enumerate(rows)]
-        return self.run_edits(rows, edits if most is None else [e.some(most) for e in edits], sums=sums, progress=progress)
+        return self.run_edits(rows, edits if most is None else [e.subsample(most) for e in edits], sums=sums, progress=progress)
 
     def run_edits(
         self,
@@ -215,7 +215,7 @@ class _Unit:
         order = self._order(cell)
         for which in self.passes:
             length = np.concatenate([self.edits[i].length_in(which) for i in cells])
-            left = length - np.concatenate([self.edits[i].n_gone for i in cells]) if which == IN_PLACE else length
+            left = length - np.concatenate([self.edits[i].n_perturbed for i in cells]) if which == IN_PLACE else length
             can_run = order[left[order] > 0]  # a token is left to attend to
             run = functools.partial(self._run_batch, base, which, cell[can_run], edit[can_run], shared)
             for _, done in self._batches(length[can_run], run, give_back=shared.clear):
@@ -232,7 +232,7 @@ class _Unit:
     def _order(self, cell: np.ndarray) -> np.ndarray:
         """The edits so that neighbours are made and share at once: by cell, genes perturbed and named, and place."""
         held = [self.edits[i] for i in dict.fromkeys(cell.tolist())]
-        gone, named = (np.concatenate([getattr(e, n) for e in held]) for n in ("n_gone", "n_named"))
+        gone, named = (np.concatenate([getattr(e, n) for e in held]) for n in ("n_perturbed", "n_genes"))
         last = np.concatenate([e.where.max(1) for e in held])
         _, at = np.unique(cell, return_inverse=True)
         return np.lexsort((last, named, gone, at))
@@ -241,7 +241,7 @@ class _Unit:
         """The edits of a batch cut into those of one cell that are made at once."""
         for part in np.split(np.arange(len(cell)), np.flatnonzero(np.diff(cell)) + 1):
             row_edits = self.edits[cell[part[0]]]
-            yield from (Piece(int(cell[part[0]]), row_edits, alike) for alike in row_edits.alike(edit[part]))
+            yield from (Piece(int(cell[part[0]]), row_edits, alike) for alike in row_edits.group_by_shape(edit[part]))
 
     def _shared(self, cell: int) -> FirstBlock | None:
         """The first block of a cell of which enough single genes are deleted for it to be worth it: never on a GPU, which computes it
@@ -270,7 +270,7 @@ class _Unit:
         """The first block of a batch, where all of it is shared."""
         import torch
 
-        if (which == "" and self.engine.plan.options.refill) or any((p.row_edits.n_gone[p.edit] != 1).any() for p in pieces):
+        if (which == "" and self.engine.plan.options.refill) or any((p.row_edits.n_perturbed[p.edit] != 1).any() for p in pieces):
             return None
         cells = {p.cell for p in pieces}
         for done in shared.keys() - cells:

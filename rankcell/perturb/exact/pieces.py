@@ -199,7 +199,7 @@ def _enumerated(lengths: Any, total: int) -> tuple[Any, Any]:
 
 def _as_made(pieces: Sequence[Piece], which: str, encoder: Encoder) -> tuple[Packed, Any]:
     """Rows as the plan's kind makes them, and where each of their genes stood."""
-    made = [p.row_edits.made(p.edit, p.options(which)) for p in pieces]
+    made = [p.row_edits.apply(p.edit, p.options(which)) for p in pieces]
     lengths = np.concatenate([np.full(len(ids), ids.shape[1]) for ids, _ in made]).astype(np.int64)
     ids, came_from = (np.concatenate([part.ravel() for part in parts]).astype(np.int64) for parts in zip(*made, strict=True))
     place = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -101,7 +101,7 @@ def _passes_to_predict(fast: FastEngine, genes: int) -> int:
 def _of_cell(fast: FastEngine, row: np.ndarray, scores: np.ndarray, n: int, verify: int, progress: Callable[[int], None] | None) -> dict:
     engine = fast.engine
     held = engine.plan.of_row(row)
-    single = np.flatnonzero((held.n_gone == 1) & np.isfinite(scores))
+    single = np.flatnonzero((held.n_perturbed == 1) & np.isfinite(scores))
     genes = single[np.argsort(-np.abs(scores[single]), kind="stable")][:n]
     a, b = np.triu_indices(len(genes), 1)
     place = held.where[genes].max(1)

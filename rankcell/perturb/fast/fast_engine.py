@@ -249,10 +249,10 @@ class _Cell:
         held = self.held
         if not len(held):
             return []
-        alone = np.flatnonzero(held.n_gone == 1)
+        alone = np.flatnonzero(held.n_perturbed == 1)
         found = [_Group(alone, held.where[alone].max(1))] if len(alone) else []
         if held.plan.kind == "delete" and held.where.shape[1] == 2:
-            two = np.flatnonzero((held.n_gone == 2) & (held.n_named == 2))
+            two = np.flatnonzero((held.n_perturbed == 2) & (held.n_genes == 2))
             first, second = held.where[two].T
             found += [_Group(two[first == a], second[first == a], int(a)) for a in np.unique(first)]
         return found
@@ -297,7 +297,7 @@ class _Cell:
         row, (first, last) = self.row.astype(np.int64), plan.frame.span(len(self.row))
         new = {"delete": np.full(len(place), -1), "mask": place}.get(plan.kind)
         if new is None:
-            ids, _ = self.held.made(at)
+            ids, _ = self.held.apply(at)
             new = (ids == row[place][:, None]).argmax(1)
         context = Context(row, first, last, None, np.ones(len(row), bool), place, new, plan.mask)
         return _that_fit(self.fast, rng, functools.partial(_predicted, self.fast, context, rng))

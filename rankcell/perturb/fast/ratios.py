@@ -64,7 +64,7 @@ def rounded(ratio: float) -> float:
 
 def _seconds(engine: Engine, weights: list[Weights], row: np.ndarray, at_once: int) -> np.ndarray:
     """float64 [4]: seconds of the forward pass of an edit, of a tape, and of the adjoints of a function with and without effects."""
-    edits = engine.plan.of_row(row).some(_EDITS)
+    edits = engine.plan.of_row(row).subsample(_EDITS)
     forward = _shortest(engine, lambda: engine.run_edits([row], [edits])) / (len(edits) * len(engine.plan.passes))
     work = functools.partial(_seconds_of_tape, engine, weights, row.astype(np.int64))
     return np.array([forward, *engine.encoder.memory.at_once("projections", at_once, work, of="the tape of one cell")])

@@ -145,7 +145,7 @@ def _held(plan: EditPlan, block: _Block) -> _Held:
     total, whole, part = np.zeros(len(genes), np.int64), np.zeros(len(shows), np.int64), np.zeros(len(shows), np.int64)
     if genes.shape[1] > _FEW_GENES:  # most of a table of sets is empty
         for i in range(len(shows)):
-            held = plan.held(np.flatnonzero(shows[i, :-1]))
+            held = plan.n_shown(np.flatnonzero(shows[i, :-1]))
             total += held == plan.sizes
             whole[i], part[i] = (held == plan.sizes).sum(), (held > 0).sum()
         return _Held(total, whole, part)
@@ -163,7 +163,7 @@ def _held(plan: EditPlan, block: _Block) -> _Held:
 def _count(plan: EditPlan, tokens: TokenSet, rows: np.ndarray, block: _Block, held: _Held) -> np.ndarray:
     """How many edits each cell has; row by row only where a kind has edits that may change nothing."""
     kind = KINDS[plan.kind]
-    if kind.same is None and not kind.inserts:
+    if kind.is_noop is None and not kind.inserts:
         return held.of_cell if plan.need_all or plan.genes.shape[1] == 1 else held.of_cell_any
     if kind.inserts and plan.genes.shape[1] == 1:
         tried = held.of_cell if plan.every_gene else len(plan.targets)
