@@ -47,10 +47,10 @@ class ScreenFolder:
             raise self._damaged(name, reason)
         return path
 
-    def read(self, name: str, columns: Sequence[str] | None = None, **how: Any) -> pa.Table:
+    def read(self, name: str, columns: Sequence[str] | None = None, **kwargs: Any) -> pa.Table:
         """A table of the screen (SCREEN, CELLS, EDITS, AUDIT, ...), or some columns of it; InputError when it is damaged.
 
-        how
+        kwargs
             Of pyarrow.parquet.read_table: `filters`, `read_dictionary`.
         """
         import pyarrow.parquet as pq
@@ -58,7 +58,7 @@ class ScreenFolder:
         path = self.path(name)
         self.columns(name)
         try:
-            return pq.read_table(path, columns=columns, **how)
+            return pq.read_table(path, columns=columns, **kwargs)
         except (OSError, ValueError, KeyError, pa.ArrowException) as e:
             if is_out_of_memory(e):
                 raise
@@ -110,8 +110,8 @@ class ScreenFolder:
         name = AFFECTED[which]
         if not self.has(name):
             parameter = "affected" if which == "mean" else f"affected_{which}"
-            way = option(parameter, placeholder="K") if which == "top" else option(parameter, True)
-            raise OutputError(f"{self.folder} has no {name}: run the screen with {way}")
+            setting = option(parameter, placeholder="K") if which == "top" else option(parameter, True)
+            raise OutputError(f"{self.folder} has no {name}: run the screen with {setting}")
         return self.read(name)
 
     def audit(self) -> pa.Table:
@@ -124,8 +124,8 @@ class ScreenFolder:
     def epistasis(self) -> pa.Table:
         """Pairs of genes of a fast screen: see rankcell.perturb.fast.audit_tables.epistasis_table. OutputError when it was run without."""
         if not self.has(EPISTASIS):
-            way = option("epistasis", placeholder="N")
-            raise OutputError(f"{self.folder} has no {EPISTASIS}: run the screen with {way}")
+            setting = option("epistasis", placeholder="N")
+            raise OutputError(f"{self.folder} has no {EPISTASIS}: run the screen with {setting}")
         return self.read(EPISTASIS)
 
     def symbols(self) -> dict[str, str]:

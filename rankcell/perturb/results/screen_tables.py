@@ -97,18 +97,18 @@ def join_tables(
     """
     import pyarrow.parquet as pq
 
-    held: list[pa.Table] = []
-    n_rows = n_held = 0
+    pending: list[pa.Table] = []
+    n_rows = n_pending = 0
     writer = None
     with atomic_path(out, force=True) as part:
         try:
             for unit, source in enumerate(sources):
-                held.append(change(unit, read_shard(source, kind, unit)))
-                n_held += len(held[-1])
-                writer = writer or pq.ParquetWriter(part, held[0].schema)
-                if n_held >= ROW_GROUP or unit == len(sources) - 1:
-                    writer.write_table(pa.concat_tables(held), row_group_size=max(1, n_held))
-                    n_rows, n_held, held = n_rows + n_held, 0, []
+                pending.append(change(unit, read_shard(source, kind, unit)))
+                n_pending += len(pending[-1])
+                writer = writer or pq.ParquetWriter(part, pending[0].schema)
+                if n_pending >= ROW_GROUP or unit == len(sources) - 1:
+                    writer.write_table(pa.concat_tables(pending), row_group_size=max(1, n_pending))
+                    n_rows, n_pending, pending = n_rows + n_pending, 0, []
         finally:
             if writer is not None:
                 writer.close()
@@ -144,19 +144,19 @@ Sums = tuple[np.ndarray, ...]  # key, n, then those of _SUMS that the shards hav
 def _added_up(sources: Sequence[ShardedRun], a: int, b: int, *, is_all: bool) -> Sums:
     """The sums over all shards, keys from `a` to before `b`."""
     filters = None if is_all else [("key", ">=", a), ("key", "<", b)]
-    waiting: list[Sums] = []
+    pending_sums: list[Sums] = []
     for unit, source in enumerate(sources):
         table = read_shard(source, "affected_mean", unit, filters=filters)
-        waiting.append(tuple(table[c].to_numpy() for c in ("key", "n", *_SUMS) if c in table.column_names))
-        if sum(len(w[0]) for w in waiting) > _KEYS:
-            waiting = [_merged(waiting)]
-    return _merged(waiting)
+        pending_sums.append(tuple(table[c].to_numpy() for c in ("key", "n", *_SUMS) if c in table.column_names))
+        if sum(len(w[0]) for w in pending_sums) > _KEYS:
+            pending_sums = [_merged(pending_sums)]
+    return _merged(pending_sums)
 
 
 def _merged(parts: Sequence[Sums]) -> Sums:
     keys, n, *sums = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    keys, where = np.unique(keys, return_inverse=True)
-    n, *sums = (np.bincount(where, values, len(keys)) for values in (n, *sums))
+    keys, slots = np.unique(keys, return_inverse=True)
+    n, *sums = (np.bincount(slots, values, len(keys)) for values in (n, *sums))
     return keys, n.astype(np.int64), *sums
 
 
@@ -184,7 +184,7 @@ def write_shard(table: pa.Table, run: ShardedRun, kind: str, unit: int) -> Path:
 
 
 def shard_damage(run: ShardedRun, kind: str, unit: int) -> str | None:
-    """In which way a shard is not what was written, in words; None when it is."""
+    """Describe the damage of a shard, in words; None when it is as it was written."""
     path = run.shard(kind, unit)
     return seal_damage(path, _label(run, path), required=run.is_sealed)
 
