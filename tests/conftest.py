@@ -1,10 +1,14 @@
 """Fixtures that tests share. Golden files lie outside the project: tests that use them skip where they are not."""
 
 import itertools
+import os
 import signal
 
 import pytest
 from builders import SHARED, make_checkpoint, make_vocab
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # a process a processor (pytest-xdist); threads beside these only wait for each other
 
 for _name in ("SIGINT", "SIGHUP"):
     _number = getattr(signal, _name, None)
