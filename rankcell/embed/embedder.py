@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from rankcell.embed.embedding_tables import CELLS, Result, memory_table, obsm_keys
 from rankcell.embed.options import KEY, LAYER, POOL
@@ -218,8 +219,6 @@ class Embedder:
         return result
 
     def _run(self, tokens: TokenSet, rows: np.ndarray, work: Work, *, tick: Callable[[int], None] | None = None) -> UnitResult:
-        import torch
-
         unit = Unit(self.encoder, tokens, rows, work)
         filled = rows[tokens.n_genes[rows] > 0]
         plan = [filled[at] for at in plan_batches(tokens.lengths[filled], tokens_per_batch=self.tokens_per_batch)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from rankcell.model.devices import wide
 from rankcell.store import atomic_path
@@ -107,8 +108,6 @@ class GeneSums:
 
 def _reduced(states: Any, order: np.ndarray, first: Sequence[int]) -> np.ndarray:
     """Sums and sums of squares of neighbouring rows of states[order], float64 [2, genes, width]."""
-    import torch
-
     rows = wide(states[torch.from_numpy(order).to(states.device)])
     lengths = torch.from_numpy(np.diff([*first, len(order)])).to(rows.device)
     both = [torch.segment_reduce(x, "sum", lengths=lengths, axis=0) for x in (rows, rows.square())]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from rankcell.embed.gene_sums import GeneSums
 from rankcell.model import Batch, Encoder
@@ -100,8 +101,6 @@ class Unit:
         return BatchResult(at, cells, {layer: states[n].cpu().numpy() for layer, n in self.work.gene_layers.items()}, self._summed(batch, states))
 
     def _pooled(self, batch: Batch, hidden: Any, outputs: Sequence[Output], seen: "_Attentions | None") -> dict[str, Any]:
-        import torch
-
         parts: dict[str, list[Any]] = {o.name: [] for o in outputs}
         for run in batch.runs() if outputs else []:
             states = hidden[run.q : run.q + run.rows * run.n_q].unflatten(0, (run.rows, run.n_q)).float()
@@ -151,6 +150,4 @@ class _Attentions:
         self._largest[run.k] = most if largest is None else largest.maximum(most)
 
     def of(self, run: Any) -> Any:
-        import torch
-
         return torch.stack([self._largest[run.k + r * run.n_k] for r in range(run.rows)])

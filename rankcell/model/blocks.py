@@ -17,6 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+
 from rankcell.errors import ModelError, is_out_of_memory
 from rankcell.model import varlen
 from rankcell.model.batches import Run
@@ -58,8 +61,6 @@ class Linear:
     onednn: bool = False
 
     def __call__(self, x: Any) -> Any:
-        import torch.nn.functional as F
-
         x = x.to(self.weight.dtype)
         if self.onednn:
             fused = {None: "none", "relu": "relu"}.get(self.activation)
@@ -73,14 +74,10 @@ class Linear:
             return other.add_(self(x)) if into else other + self(x)
         if self.onednn:
             return onednn_linear().binary(x, other, self.weight, self.bias, "add")
-        import torch.nn.functional as F
-
         return F.linear(x, self.weight, self.bias).add_(other)
 
 
 def _activate(x: Any, activation: Any) -> Any:
-    import torch.nn.functional as F
-
     if activation is None:
         return x
     return F.relu_(x) if activation == "relu" else activation(x)
@@ -88,16 +85,12 @@ def _activate(x: Any, activation: Any) -> Any:
 
 def onednn_linear() -> Any:
     """x, weight, bias, what follows, its numbers, its way -> x @ weight.T + bias, by oneDNN."""
-    import torch
-
     return torch.ops.mkldnn._linear_pointwise
 
 
 def has_onednn(device: Any, dtype: Any) -> bool:
     """Whether torch offers oneDNN's matrix product with what follows it fused in, for numbers of this type: on x86 processors, and so
     since torch 2.0; in half precision only on those with AVX-512."""
-    import torch
-
     if device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return False
     try:
@@ -120,8 +113,6 @@ class Norm:
     eps: float
 
     def __call__(self, x: Any) -> Any:
-        import torch.nn.functional as F
-
         return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
 
 
@@ -140,8 +131,6 @@ class Block:
     @classmethod
     def of(cls, layer: Any, config: Any, *, dtype: Any, device: Any, onednn: bool) -> "Block":
         """From a block of transformers' BertModel (or one that is built alike), its weights moved, those of products as `dtype`."""
-        import torch
-
         try:
             own, after = layer.attention.self, layer.attention.output
             scale = _BASE2 / math.sqrt(config.hidden_size // config.num_attention_heads)
@@ -215,8 +204,6 @@ class Attention:
 
     @classmethod
     def choose(cls, device: Any, dtype: Any, head_width: int, *, onednn: bool) -> "Attention":
-        import torch
-
         if onednn:
             return cls("blocked")
         if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
@@ -230,8 +217,6 @@ class Attention:
         return cls("sdpa" if why else "varlen")
 
     def __call__(self, q: Any, k: Any, v: Any, rows: Rows, heads: int, watch: Watch | None) -> Any:
-        import torch
-
         if watch is None and self.way == "varlen":
             return varlen.attention(*(x.unflatten(1, (heads, -1)) for x in (q, k, v)), rows.ends, scale=1 / _BASE2).flatten(1)
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -253,8 +238,6 @@ def _by_head(x: Any, start: int, rows: int, n: int, heads: int) -> Any:
 
 
 def _sdpa(q: Any, k: Any, v: Any, out: Any) -> None:
-    import torch.nn.functional as F
-
     out.copy_(F.scaled_dot_product_attention(q, k, v, scale=1 / _BASE2).transpose(1, 2))
 
 
@@ -268,8 +251,6 @@ def _watched(q: Any, k: Any, v: Any, out: Any, run: Run, watch: Watch) -> None:
 
 def queries_at_once(n_keys: int, element_size: int) -> int:
     """How many queries of a row `_blocked` takes at once, on all threads."""
-    import torch
-
     return max(64, SCORES_PER_THREAD // (n_keys * element_size)) * torch.get_num_threads()
 
 

@@ -14,7 +14,7 @@ from rankcell.model.bert_config import CONFIG, max_positions, read_config
 from rankcell.model.download import VOCABULARY, download_checkpoint
 from rankcell.model.fit import require_fit, series_of
 from rankcell.model.seal import Seal, read_seal, require_intact
-from rankcell.model.weights import WEIGHTS, find_weight_files, refuse_adapter
+from rankcell.model.weight_files import WEIGHTS, find_weight_files, refuse_adapter
 from rankcell.tokens.spec import TokenSpec
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.recipes import recognize_weights

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from rankcell.wording import note
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
@@ -19,8 +21,6 @@ def deterministic(device: Any) -> Iterator[None]:
     torch looks at cuBLAS's setting once, at the first matrix product of a process. Where that came before, without the setting, a note
     says so and the training is an ordinary one.
     """
-    import torch
-
     if device.type != "cuda" or torch.version.hip:
         yield
         return
@@ -62,8 +62,6 @@ def _cublas_setting() -> Iterator[None]:
 
 def _multiplies(device: Any) -> bool:
     """Whether torch takes cuBLAS for deterministic in this process."""
-    import torch
-
     square = torch.ones(2, 2, device=device)
     try:
         torch.mm(square, square)

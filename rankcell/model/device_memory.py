@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from rankcell.errors import ModelError, is_out_of_memory
 from rankcell.model.batches import plan_batches
@@ -138,8 +139,6 @@ class Memory:
 
     def joined(self, parts: Sequence[Any], axis: int = 0) -> np.ndarray:
         """Tensors as one array in the processor's memory; joined on the device, and so copied at once, where that fits."""
-        import torch
-
         whole, lack = self.attempt(lambda: torch.cat(list(parts), axis).cpu().numpy())
         return whole if lack is None else np.concatenate([part.cpu().numpy() for part in parts], axis)
 
@@ -159,8 +158,6 @@ class Memory:
 
 def release(device: Any) -> None:
     """Give back what nobody holds any more: cycles of objects, and what torch keeps of a device for later."""
-    import torch
-
     gc.collect()
     backend = getattr(torch, torch.device(device).type, None)
     getattr(backend, "empty_cache", lambda: None)()
@@ -188,8 +185,6 @@ def _gib(n: int) -> str:
 
 def _free_bytes(device: Any) -> int | None:
     """Bytes of a device that are free now, where it can be told."""
-    import torch
-
     device = torch.device(device)
     try:
         if device.type == "cpu":

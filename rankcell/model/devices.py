@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from rankcell.errors import SettingsError
 from rankcell.wording import note, option, shortened
 
@@ -15,8 +17,6 @@ def choose_device(device: str) -> Any:
 
     SettingsError when it is not to be had.
     """
-    import torch
-
     if device == "auto":
         return torch.device("cuda", 0) if _cuda_devices() else torch.device("cpu")
     try:
@@ -70,8 +70,6 @@ def one_device(device: str) -> str:
 
 def _all_alike() -> list[str]:
     """All GPUs of the first one's make; a note names those that are left out, because their last digits would be others."""
-    import torch
-
     makes = [torch.cuda.get_device_name(i) for i in range(_cuda_devices())]
     if not makes:
         return ["cpu"]
@@ -85,20 +83,14 @@ def _all_alike() -> list[str]:
 
 
 def _cuda_devices() -> int:
-    import torch
-
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _mps_devices() -> int:
-    import torch
-
     return int(torch.backends.mps.is_available())
 
 
 def _xpu_devices() -> int:
-    import torch
-
     return torch.xpu.device_count() if hasattr(torch, "xpu") and torch.xpu.is_available() else 0
 
 
@@ -107,8 +99,6 @@ _DEVICES: dict[str, Callable[[], int]] = {"cpu": lambda: 1, "cuda": _cuda_device
 
 def synchronize(device: Any) -> None:
     """Wait until a device has done all that it was given."""
-    import torch
-
     backend = getattr(torch, device.type)
     if device.type in ("cuda", "xpu"):
         backend.synchronize(device)
@@ -118,16 +108,12 @@ def synchronize(device: Any) -> None:
 
 def make_current(device: Any) -> None:
     """Have libraries that ask torch for the current GPU take this one."""
-    import torch
-
     if device.type in ("cuda", "xpu"):
         getattr(torch, device.type).set_device(device)
 
 
 def full_name(device: Any) -> str:
     """`cuda:N`, also of the current GPU, which libraries call `cuda`."""
-    import torch
-
     return str(torch.device("cuda", torch.cuda.current_device())) if str(device) == "cuda" else str(device)
 
 
@@ -138,8 +124,6 @@ def has_idle_processor(device: Any) -> bool:
 
 def has_float64(device: Any) -> bool:
     """Whether a device computes in 64 bits: Apple's GPUs and some of Intel's do not."""
-    import torch
-
     if device.type == "xpu":
         return bool(getattr(torch.xpu.get_device_properties(device), "has_fp64", True))
     return device.type != "mps"
@@ -152,8 +136,6 @@ def wide(x: Any) -> Any:
 
 def warn_of_threads(devices: Sequence[str]) -> None:
     """Each process keeps to the number of threads of the job, so that its numbers are those of one process."""
-    import torch
-
     n, threads, n_processors = devices.count("cpu"), torch.get_num_threads(), os.cpu_count() or 1
     if n > 1 and n * threads > n_processors:
         note(

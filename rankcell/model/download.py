@@ -7,7 +7,7 @@ from rankcell.errors import InputError, ModelError
 from rankcell.hub import HubName, fetch_file, find_file
 from rankcell.model.bert_config import CONFIG
 from rankcell.model.seal import SEAL
-from rankcell.model.weights import INDEX, PICKLED, WEIGHT_FILES, WEIGHTS, names_in_index
+from rankcell.model.weight_files import INDEX, PICKLED, WEIGHT_FILES, WEIGHTS, names_in_index
 from rankcell.vocab.folder import FILES
 from rankcell.vocab.recipes import PublishedModel, published_models
 from rankcell.wording import option

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import AutoConfig, AutoModel
 
 from rankcell.errors import ModelError
 from rankcell.model.batches import TOKENS_PER_BATCH, Batch, Packed
@@ -55,8 +57,6 @@ class Encoder:
     @property
     def description(self) -> dict[str, Any]:
         """What decides the last bits of a result besides the weights: plain JSON."""
-        import torch
-
         kind = self.device.type
         threads = torch.get_num_threads() if kind == "cpu" else 0
         name = torch.cuda.get_device_name(self.device) if kind == "cuda" else kind
@@ -88,8 +88,6 @@ class Encoder:
 
         States are float32, on the encoder's device.
         """
-        import torch
-
         wanted = sorted(set(layers))
         last = wanted[-1]
         packed = batch if isinstance(batch, Packed) else batch.packed(self.tensor)
@@ -130,20 +128,14 @@ class Encoder:
     @property
     def wide_device(self) -> Any:
         """Where numbers of 64 bits are computed: the device, or the processor beside one that has none."""
-        import torch
-
         return self.device if has_float64(self.device) else torch.device("cpu")
 
     def wide_tensor(self, array: np.ndarray) -> Any:
         """`array` there."""
-        import torch
-
         return self.tensor(array) if has_float64(self.device) else torch.from_numpy(np.ascontiguousarray(array))
 
     def tensor(self, array: np.ndarray) -> Any:
         """`array` on the device."""
-        import torch
-
         t = torch.from_numpy(np.ascontiguousarray(array))
         if self.device.type == "cuda":
             return t.pin_memory().to(self.device, non_blocking=True)
@@ -153,8 +145,6 @@ class Encoder:
 @contextlib.contextmanager
 def threads_as(n: int | None, *, quiet: bool = False) -> Iterator[None]:
     """Let torch use `n` threads for a while, where `n` is neither None nor 0. `quiet`: without a note."""
-    import torch
-
     before = torch.get_num_threads()
     if n and n != before:
         if not quiet:
@@ -184,8 +174,6 @@ class _Embeddings:
         )  # RoBERTa counts from the padding's number on
 
     def __call__(self, ids: Any, positions: Any) -> Any:
-        import torch
-
         # types are given, because transformers before 5 has them for no more tokens than the model has positions
         where = {"position_ids": positions[None] + self._first, "token_type_ids": torch.zeros_like(ids[None])}
         hidden = self._own(input_ids=ids[None], **where)[0]
@@ -194,8 +182,6 @@ class _Embeddings:
 
 def budget_for(checkpoint: Checkpoint, device: str, precision: str) -> int:
     """Tokens a batch for a device: what processors keep in their caches; on a GPU what half its memory holds of states."""
-    import torch
-
     chosen = choose_device(device)
     if chosen.type != "cuda":
         return TOKENS_PER_BATCH
@@ -214,9 +200,6 @@ def unit_size(device: str, tokens_per_batch: int, least: int) -> int:
 
 def _load_trunk(checkpoint: Checkpoint) -> Any:
     """The encoder without any head, its weights checked to be complete and finite, in float32."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         config = AutoConfig.for_model(**shape_of(checkpoint.config))
@@ -248,8 +231,6 @@ def _without_pooler(config: Any) -> dict[str, Any]:
 
 def _fill_buffers(trunk: Any) -> None:
     """Buffers that no checkpoint stores (position numbers, token types) as the model's own constructor makes them."""
-    import torch
-
     for module in trunk.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             if not buffer.is_meta:

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+from transformers.utils import logging
+
 from rankcell.errors import SettingsError
 from rankcell.model.bert_config import CONFIG, require_activation
 from rankcell.model.checkpoint import VOCABULARY, Checkpoint
 from rankcell.model.seal import SEAL, write_seal
-from rankcell.model.weights import INDEX, WEIGHTS
+from rankcell.model.weight_files import INDEX, WEIGHTS
 from rankcell.store import inside
 from rankcell.vocab import Vocabulary
 from rankcell.vocab.folder import FILES
@@ -27,8 +30,6 @@ def new_masked_lm(
     vocab: Vocabulary, *, layers: int, width: int, heads: int, intermediate: int, positions: int, dropout: float, activation: str
 ) -> Any:
     """A BertForMaskedLM of this shape with random weights, drawn from torch's generator."""
-    from transformers import BertConfig, BertForMaskedLM
-
     if width % heads:
         raise SettingsError(f"width {width} is not a multiple of {heads} heads")
     require_activation(activation, f"{option('activation')} is")
@@ -51,8 +52,6 @@ def new_masked_lm(
 
 def load_masked_lm(checkpoint: Checkpoint) -> Any:
     """The checkpoint with its language-model head, in float32 on the CPU."""
-    from transformers import AutoModelForMaskedLM
-
     _ = checkpoint.weight_hashes  # the files are the ones that were saved
     with _quiet():
         return AutoModelForMaskedLM.from_pretrained(checkpoint.folder, attn_implementation="sdpa", trust_remote_code=False).float()
@@ -69,8 +68,6 @@ def save_masked_lm(model: Any, folder: Path, vocab: Vocabulary) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' own messages and bars."""
-    from transformers.utils import logging
-
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

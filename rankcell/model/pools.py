@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from rankcell.errors import SettingsError
 from rankcell.model.devices import wide
 from rankcell.vocab import Frame
@@ -69,8 +71,6 @@ def _median(s: States) -> Any:
 
 def _norm(s: States) -> Any:
     """The Euclidean norm of each dimension over the genes."""
-    import torch
-
     return torch.linalg.vector_norm(s.genes_btd, dim=1)
 
 
@@ -80,8 +80,6 @@ def _parti(s: States) -> Any:
     The graph leads from each gene to those it attends to, weighted by the largest attention over all heads and blocks up to
     the layer; damping 0.85, power iteration until the sum of changes is below 1e-7. The ranks of a cell add up to one.
     """
-    import torch
-
     first, last = s.frame.span(s.hidden_btd.shape[1])
     links = wide(s.attention_btt[:, first:last, first:last])
     out = links.sum(2, keepdim=True)
@@ -156,8 +154,6 @@ class Output:
 
     def compute(self, states: States) -> Any:
         """float32 [rows, width of all parts]."""
-        import torch
-
         return torch.cat([p.compute(states) for p in self.pools], 1)
 
 

@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from rankcell.errors import SettingsError
 from rankcell.model.blocks import has_onednn
 from rankcell.wording import option, shortened
@@ -30,8 +32,6 @@ def precision_on(precision: str, device: Any) -> str:
 
 def dtype_of(precision: str) -> Any:
     """The torch.dtype of weights in a precision."""
-    import torch
-
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
 
 
@@ -40,8 +40,6 @@ def faster_precisions(device: Any, width: int) -> list[str]:
 
     fp16 rounds to 11 bits, bf16 to 8, tf32 to 11 at half the speed of both; fp16 overflows beyond 65,504.
     """
-    import torch
-
     if width < _WIDE_ENOUGH:
         return []
     if device.type == "cuda":
@@ -53,15 +51,11 @@ def faster_precisions(device: Any, width: int) -> list[str]:
 
 
 def _has_tf32(device: Any) -> bool:
-    import torch
-
     return device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def _has_fast_bf16(device: Any) -> bool:
     """Of a processor: AVX-512 BF16 or AMX."""
-    import torch
-
     if device.type != "cpu" or not has_onednn(device, torch.bfloat16):
         return False
     return any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
@@ -71,8 +65,6 @@ def _has_fast_bf16(device: Any) -> bool:
 def pinned(precision: str) -> Iterator[None]:
     """Have torch compute products as a precision says, whatever else the program has set: float32 ones in tf32 or exactly, half ones
     with float32 sums. What was set before stands again afterwards."""
-    import torch
-
     before = [(owner, name, getattr(owner, name)) for owner, name in _switches()]
     overall = _overall()
     try:
@@ -90,8 +82,6 @@ def pinned(precision: str) -> Iterator[None]:
 
 def _switches() -> list[tuple[Any, str]]:
     """(owner, name) of torch's switches for products, as far as this torch has them."""
-    import torch
-
     cuda, cpu = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
     names = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction", "allow_fp16_accumulation")
     owned = [(cuda, name) for name in names] + [(cuda, "fp32_precision"), (cpu, "fp32_precision")]
@@ -100,8 +90,6 @@ def _switches() -> list[tuple[Any, str]]:
 
 def _overall() -> str | None:
     """torch's one setting for float32 products; None where somebody has set them one by one, which it then refuses to tell."""
-    import torch
-
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:

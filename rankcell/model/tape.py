@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from rankcell.model.blocks import Block, has_onednn, onednn_linear
 from rankcell.model.encoder import Encoder
 
@@ -75,8 +77,6 @@ class Tape:
     """
 
     def __init__(self, weights: Sequence[Weights], embedded: Any, *, attend: Any = None):
-        import torch
-
         self._weights, self._inputs, self._kept = weights, [], []
         self.n = len(embedded)
         self._bias = None
@@ -105,8 +105,6 @@ class Tape:
 
     def _attention(self, q: Any, k: Any, v: Any, heads: int) -> tuple[Any, Any]:
         """What attention gives [tokens, width], and log2 of its sums [heads, tokens]."""
-        import torch
-
         mixed, log_sums = torch.empty_like(q), torch.empty((heads, self.n), dtype=torch.float32, device=q.device)
         for h in _head_groups(q, heads):
             qh, kh, vt = h.of(q), h.of(k), h.of(v).transpose(1, 2).contiguous()
@@ -128,8 +126,6 @@ class Tape:
         """Queries whose scores, of the heads of `like` [heads, ...] and for so many cotangents, are made at once."""
         room = SCORES.get(like.device.type, SCORES["cpu"])
         if like.device.type == "cpu":
-            import torch
-
             room *= torch.get_num_threads()
         step = max(32, room // (len(like) * n_cotangents * self.n * like.element_size()))
         return [slice(a, min(a + step, self.n)) for a in range(0, self.n, step)]
@@ -140,8 +136,6 @@ class Tape:
         embedded
             [tokens, width]: each token's new state before the first block.
         """
-        import torch
-
         pairs, x = [], embedded
         with torch.no_grad():
             for n, w in enumerate(self._weights):
@@ -156,8 +150,6 @@ class Tape:
 
     def _mixed_beside(self, q: Any, own: tuple[Any, Any], kept: _Kept, heads: int) -> Any:
         """Attention of each replaced token to the others as they were and to itself as it is."""
-        import torch
-
         mixed = torch.empty_like(q)
         for h in _head_groups(q, heads):
             qh, kh, vh = (h.of(x) for x in (q, kept.k, kept.v))
@@ -190,8 +182,6 @@ class Tape:
         slopes
             [functions, tokens, width]: derivatives by the states before the first block.
         """
-        import torch
-
         effect_sums = torch.zeros(cotangents.shape[:2], dtype=torch.float32, device=cotangents.device) if effects else None
         dy = cotangents.to(self.states.dtype)
         with torch.no_grad():
@@ -200,8 +190,6 @@ class Tape:
         return effect_sums, dy
 
     def _back(self, w: Weights, kept: _Kept, dy: Any, replaced: tuple[Any, Any] | None, effects: Any) -> Any:
-        import torch
-
         block = w.block
         dy = _norm_back(dy, kept.norms[1], block.down_norm)
         inner = _product(dy.flatten(0, 1), w.down).view(*dy.shape[:2], -1).mul_(kept.slope)
@@ -216,8 +204,6 @@ class Tape:
     def _back_heads(self, kept: _Kept, h: "_HeadGroup", d_out: Any, qkv: Any, replaced: tuple[Any, Any] | None, effects: Any) -> None:
         """Some heads, d_out [heads, functions, tokens, head width]: fills their columns of `qkv` [functions, tokens, 3 widths] and adds
         to the effects."""
-        import torch
-
         g, c, n, width = d_out.shape
         total = kept.q.shape[1]
         q, k, v = (h.of(x) for x in (kept.q, kept.k, kept.v))
@@ -245,8 +231,6 @@ class _Effects:
     """The effects of some heads, gathered over pieces of queries."""
 
     def __init__(self, replaced: tuple[Any, Any] | None, h: "_HeadGroup", v: Any, c: int, n: int):
-        import torch
-
         self._k, self._new = (None, None) if replaced is None else (h.of(x) for x in replaced)
         self._v, self._c, self._n = v, c, n
         rows = c * (v.shape[2] + 1)
@@ -255,8 +239,6 @@ class _Effects:
 
     def add(self, tape: Tape, at: slice, q: Any, p: Any, log_sums: Any, part: Any, dots: Any) -> None:
         """part [heads, functions, queries, head width], dots [heads, functions, queries]."""
-        import torch
-
         left = (1 - p).clamp_(min=_LEAST_LEFT)
         both = torch.cat([part, dots.to(part.dtype).unsqueeze(3)], 3).transpose(2, 3).flatten(1, 2).contiguous()
         here = torch.arange(at.start, at.stop, device=q.device)
@@ -314,8 +296,6 @@ def _head_groups(like: Any, heads: int) -> list[_HeadGroup]:
 
 @functools.cache
 def _has_onednn(dtype: Any) -> bool:
-    import torch
-
     return has_onednn(torch.device("cpu"), dtype)
 
 
@@ -336,15 +316,11 @@ def _products(x: Any, w: Any) -> Any:
 
 def _by_weight(x: Any, p: Any) -> Any:
     """x [heads, rows, queries] @ p [heads, queries, keys]"""
-    import torch
-
     return _products(x, p.transpose(1, 2)) if x.dtype == torch.float32 else x @ p
 
 
 def _turned(q: Any, ds: Any) -> Any:
     """[heads, functions, head width, keys]: the queries' transpose times each function's [queries, keys]."""
-    import torch
-
     qt = q.transpose(1, 2).contiguous()
     if ds.dtype == torch.float32 and _uses_onednn(ds):
         return torch.stack([_products(qt, d.transpose(1, 2)) for d in ds.unbind(1)], 1)
@@ -358,15 +334,11 @@ def _outer(part: Any, p: Any) -> Any:
 
 
 def _norm(x: Any, norm: Any) -> tuple[Any, Any, Any]:
-    import torch
-
     return torch.native_layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps)
 
 
 def _norm_back(dy: Any, kept: tuple[Any, Any, Any], norm: Any) -> Any:
     """One function after the other on a processor, in one kernel each; all at once elsewhere."""
-    import torch
-
     x, mean, rstd = kept
     if dy.device.type != "cpu":
         unit, dz = (x - mean).mul_(rstd), dy * norm.weight
@@ -378,8 +350,6 @@ def _norm_back(dy: Any, kept: tuple[Any, Any, Any], norm: Any) -> Any:
 def _with_slope(block: Block, hidden: Any) -> tuple[Any, Any]:
     """What the first half of the feed-forward gives, and its activation's derivative there."""
     import dataclasses
-
-    import torch
 
     if block.up.activation == "relu":
         up = block.up(hidden)

@@ -3,17 +3,16 @@
 import os
 from pathlib import Path
 
+import torch
+from transformers import AutoConfig, AutoModel
+
 from rankcell.model.bert_config import shape_of
 from rankcell.model.checkpoint import Checkpoint
+from rankcell.model.heads import save_masked_lm
 
 
 def random_twin(checkpoint: Checkpoint, folder: str | os.PathLike, *, seed: int = 0) -> Checkpoint:
     """A checkpoint in the new folder `folder`: the same config and vocabulary, weights as transformers initialises them from `seed`."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    from rankcell.model.heads import save_masked_lm
-
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from rankcell.errors import is_out_of_memory
 from rankcell.model.batches import Run
@@ -43,8 +44,6 @@ def attention(q: Any, k: Any, v: Any, ends: Ends, *, scale: float) -> Any:
 
 def _function() -> Callable[..., Any]:
     """torch's own since 2.11, when it came to take a scale; before that what lies beneath it."""
-    import torch
-
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -57,8 +56,6 @@ def _function() -> Callable[..., Any]:
 
 def obstacle(device: Any, dtype: Any, head_width: int) -> str | None:
     """Why it cannot be used there, in a few words, after running it once; None when its numbers are right."""
-    import torch
-
     if head_width % _STEP or head_width > _WIDEST:
         return f"the heads are {head_width} wide: a multiple of {_STEP}, at most {_WIDEST}, is expected"
     runs, n_q, n_k = [], 0, 0

@@ -1,20 +1,19 @@
-"""Weights: which files hold them, and the trunk's tensors out of them; a pickle is read as plain tensors or not at all."""
+"""Weights: the trunk's tensors out of a checkpoint's files; a pickle is read as plain tensors or not at all."""
 
-import json
 import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
+
 from rankcell.errors import ModelError, is_out_of_memory
+from rankcell.model.weight_files import MERGE, WEIGHTS, stays_inside
 from rankcell.wording import shortened
 
-WEIGHTS, PICKLED = "model.safetensors", "pytorch_model.bin"
-INDEX = ".index.json"  # ends the name of the list of a file's parts
-WEIGHT_FILES = (WEIGHTS, WEIGHTS + INDEX, PICKLED, PICKLED + INDEX)  # the first that is there is read
-_ADAPTER = "adapter_config.json"
 _POINTER = b"version https://git-lfs"
 _PULL = "run 'git lfs pull' in its folder, or download the file itself"
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -24,63 +23,6 @@ _INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  #
 _NESTS = ("state_dict", "model_state_dict", "model")  # under which training programs save the weights, beside other things
 _LORA = re.compile(r"\.(lora_|base_layer\.)")
 _OLD_ENDS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-
-
-def find_weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights in `folder`, safetensors where there are any; ModelError when there are none."""
-    path = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
-    if path is None:
-        refuse_adapter(folder)
-        raise ModelError(f"{folder} has no {WEIGHTS}")
-    if path.name.endswith(INDEX):
-        return _indexed_files(path)
-    return [path]
-
-
-def refuse_adapter(folder: Path) -> None:
-    """ModelError when `folder` holds a PEFT adapter without the weights that it belongs to."""
-    if (folder / _ADAPTER).exists() and not any((folder / name).exists() for name in WEIGHT_FILES):
-        raise ModelError(f"{folder} holds a PEFT adapter (LoRA) without the weights of its base model{_base_of(folder)}: {_MERGE}")
-
-
-_MERGE = "merge the two (peft's merge_and_unload, then save_pretrained) and give the folder of the merged model"
-
-
-def _base_of(folder: Path) -> str:
-    """What the adapter says it belongs to, for a message."""
-    try:
-        base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8-sig")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return ""
-    return f", {shortened(base, 120)}" if isinstance(base, str) and base else ""
-
-
-def names_in_index(index: Path) -> list[str]:
-    """The files that the list of a checkpoint in parts names, in order; ModelError when one would lie elsewhere."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        outside = next((name for name in names if not _stays_inside(name)), None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise ModelError(f"{index} cannot be read: {e}") from e
-    if outside is not None:
-        raise ModelError(f"{index} names '{outside}', which does not lie in its folder: it is not followed")
-    return names
-
-
-def _stays_inside(name: str) -> bool:
-    """Whether a relative name stays in its folder, as Linux and as Windows read it. (Links are followed: the cache of
-    huggingface_hub consists of them.)"""
-    kinds = PurePosixPath(name), PureWindowsPath(name)
-    return bool(name) and not any(p.is_absolute() or p.anchor or ".." in p.parts for p in kinds)
-
-
-def _indexed_files(index: Path) -> list[Path]:
-    """The files of a checkpoint in parts, all there."""
-    files = [index.parent / name for name in names_in_index(index)]
-    for file in files:
-        if not file.exists():
-            raise ModelError(f"{file} is not there, though {index.name} names it")
-    return files
 
 
 def read_weights(model: str, files: Sequence[Path], prefix: str, wanted: set[str]) -> dict[str, Any]:
@@ -94,8 +36,6 @@ def read_weights(model: str, files: Sequence[Path], prefix: str, wanted: set[str
 
     Raises ModelError when a file cannot be read, carries code, or holds numbers that are quantised, NaN or infinite.
     """
-    import torch
-
     weights: dict[str, Any] = {}
     for path in files:
         for key, tensor in _tensors(path, prefix, wanted, model):
@@ -122,8 +62,6 @@ def _trunk_name(key: str, prefix: str) -> str:
 
 def _tensors(path: Path, prefix: str, wanted: set[str], model: str) -> Iterator[tuple[str, Any]]:
     """(key, tensor) of what is wanted in one file."""
-    from safetensors import SafetensorError, safe_open
-
     if path.suffix != ".safetensors":
         tensors = _unpickled(path, lambda key: _trunk_name(key, prefix) in wanted)
         _refuse_unreadable(tensors, model)
@@ -153,8 +91,6 @@ def _is_pointer(path: Path) -> bool:
 def _unpickled(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Any]:
     """Tensors by name of a pickled file, also where they stand in a dict beside other things; read by torch's unpickler for plain
     tensors, which runs nothing."""
-    import torch
-
     if _is_pointer(path):
         raise ModelError(f"{path} is a git-lfs pointer, not the weights: {_PULL}")
     _require_plain_archive(path)
@@ -187,7 +123,7 @@ def _require_plain_archive(path: Path) -> None:
     claimed, size = sum(m.file_size for m in members), path.stat().st_size
     if claimed > size or any(m.compress_type != zipfile.ZIP_STORED for m in members):
         raise ModelError(f"{path} has {size:,} bytes and claims {claimed:,} inside, or compresses them: torch saved no such file, it is not read")
-    outside = next((m.filename for m in members if not _stays_inside(m.filename)), None)
+    outside = next((m.filename for m in members if not stays_inside(m.filename)), None)
     if outside is not None:
         raise ModelError(f"{path} names {shortened(outside)}, which does not lie in it: it is not read")
 
@@ -209,7 +145,7 @@ def _not_plain(path: Path, e: Exception) -> str:
 def _refuse_unreadable(keys: Any, model: str) -> None:
     unmerged = next((key for key in keys if _LORA.search(key)), None)
     if unmerged is not None:
-        raise ModelError(f"the weights of model '{model}' hold '{unmerged}', of a LoRA adapter beside its base model: {_MERGE}")
+        raise ModelError(f"the weights of model '{model}' hold '{unmerged}', of a LoRA adapter beside its base model: {MERGE}")
     quantised = next((key for key in keys if key.endswith(_QUANTISED)), None)
     if quantised is not None:
         raise ModelError(_quantised(f"the weights of model '{model}' hold '{quantised}'"))
@@ -221,8 +157,6 @@ def _quantised(finding: str) -> str:
 
 def _checked(tensor: Any, name: str, model: str) -> Any:
     """A plain tensor of floating-point numbers."""
-    import torch
-
     if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
         raise ModelError(f"'{name}' of model '{model}' is not a plain tensor: save the model with save_pretrained")
     kind = str(tensor.dtype).removeprefix("torch.")

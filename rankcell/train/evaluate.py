@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from rankcell.model import collate
 from rankcell.model.device_memory import Memory
@@ -62,8 +64,6 @@ def masked_accuracy(
     memory
         What the device was found to hold before.
     """
-    import torch
-
     memory = memory or Memory(device)
     score = functools.partial(_score, model, asked, pad, device, exclude_shown)
     was_training = model.training
@@ -81,9 +81,6 @@ def masked_accuracy(
 
 def _score(model: Any, asked: Sequence[Question], pad: int, device: Any, exclude_shown: bool, rows: np.ndarray) -> np.ndarray:
     """Of the masked genes of some questions: the summed loss, how many are the best guess and among the best ten, and their number."""
-    import torch
-    import torch.nn.functional as F
-
     padded, here = collate([asked[i].shown for i in rows], rows).padded(pad)
     ids, here = torch.from_numpy(padded).to(device), torch.from_numpy(here).to(device)
     hidden_btd = model.bert(input_ids=ids, attention_mask=None if here.all() else here.long()).last_hidden_state

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 CELLS_READ = 1_000  # the decomposition of so many is done in seconds
 
@@ -55,8 +56,6 @@ def set_initial_values(model: Any, genes: Sequence[np.ndarray], *, rng: np.rando
     The output bias of a gene is the logarithm of its share of all genes shown (each counted once more than it comes, so that none
     has a share of zero): the model starts where guessing by frequency ends.
     """
-    import torch
-
     e = model.bert.embeddings
     scale = model.config.initializer_range
     n_ids, width = e.word_embeddings.weight.shape

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from rankcell.errors import SettingsError
 from rankcell.model.device_memory import Memory
@@ -49,8 +51,6 @@ class Loop:
     """
 
     def __init__(self, model: Any, rows: list[np.ndarray], frame: Frame, vocab: Vocabulary, recipe: Recipe, accelerator: Any):
-        import torch
-
         self.model, self.rows, self.frame, self.vocab, self.recipe, self.accelerator = model, rows, frame, vocab, recipe, accelerator
         self.memory = Memory(accelerator.device)
         optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98))
@@ -195,8 +195,6 @@ def _rate(done: float, warmup: float) -> float:
 
 def _update(objective: Any, optimizer: Any, accelerator: Any, batch: MaskedBatch, clip: float) -> float:
     """One update; the masked-language-model loss."""
-    import torch
-
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     t = {f.name: torch.from_numpy(getattr(batch, f.name)[mine]).to(accelerator.device) for f in dataclasses.fields(batch)}
     objective.train()
@@ -211,9 +209,6 @@ def _update(objective: Any, optimizer: Any, accelerator: Any, batch: MaskedBatch
 
 def _objective(model: Any, r: Recipe) -> Any:
     """The training loss as a module, so that accelerate can wrap it whole: (loss, masked-language-model part)."""
-    import torch
-    import torch.nn.functional as F
-
     class Objective(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from accelerate import Accelerator
 
 from rankcell.errors import SettingsError, TokensError, VocabularyError
 from rankcell.model.deterministic import deterministic
@@ -103,8 +105,6 @@ def split_cells(tokens: TokenSet, holdout: float, seed: int) -> tuple[np.ndarray
 
 
 def _train(tokens: TokenSet, vocab: Vocabulary, r: Recipe, accelerator: Any, precision: str, progress: Progress) -> _Trained:
-    import torch
-
     rng = np.random.default_rng(r.seed)
     torch.manual_seed(r.seed)
     train, heldout = split_cells(tokens, r.holdout, r.seed)
@@ -144,8 +144,6 @@ def _train(tokens: TokenSet, vocab: Vocabulary, r: Recipe, accelerator: Any, pre
 
 def _accelerator(device: str, precision: str) -> Any:
     """An Accelerator on the device that was asked for; under `accelerate launch` on that of this process."""
-    from accelerate import Accelerator
-
     chosen = choose_device(one_device(device))
     if "LOCAL_RANK" not in os.environ:
         make_current(chosen)

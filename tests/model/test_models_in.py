@@ -21,7 +21,8 @@ from rankcell.cli import main
 from rankcell.errors import ModelError, VocabularyError
 from rankcell.hub import HubName, parse_name, sha256_of
 from rankcell.model import open_checkpoint
-from rankcell.model.weights import find_weight_files, names_in_index, read_weights
+from rankcell.model.weight_files import find_weight_files, names_in_index
+from rankcell.model.weights import read_weights
 from rankcell.vocab.recipes import PublishedModel, published_models, recognize_weights
 
 BIN, SAFE = "pytorch_model.bin", "model.safetensors"

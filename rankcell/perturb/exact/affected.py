@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 
 @dataclass
@@ -59,8 +60,6 @@ class AffectedRows:
         if which:
             return None
         if self.k is not None and self.k < here.shape[1]:
-            import torch
-
             at = torch.where(torch.from_numpy(here).to(shifts.device), shifts, -1).topk(self.k, dim=1).indices
             shifts, at = shifts.gather(1, at), at.cpu().numpy()
             tokens, here = np.take_along_axis(tokens, at, 1), np.take_along_axis(here, at, 1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from rankcell.model import Encoder, Packed, collate
 from rankcell.model.finite import require_finite
@@ -72,8 +73,6 @@ class Baseline:
 
     def body_means(self, cell: np.ndarray, frame: Frame) -> Any:
         """float64 [cells, width]: mean over all genes of each of these cells."""
-        import torch
-
         means = []
         numbers, where = np.unique(self.numbers_of(cell), return_inverse=True)
         for start, length in zip(self.start[numbers].tolist(), self.length[numbers].tolist(), strict=True):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from rankcell.model import Batch, Encoder, Packed
 from rankcell.perturb.edits.plan import EditPlan, RowEdits
@@ -15,6 +16,7 @@ from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
 from rankcell.perturb.exact.baseline import Baseline
 from rankcell.perturb.exact.options import Measure
 from rankcell.perturb.exact.pieces import EditedRows, Piece, Sheet
+from rankcell.perturb.exact.scored import Scored
 from rankcell.perturb.exact.sharing import FirstBlock, Vanished
 from rankcell.perturb.exact.shifts import Compared, readout_scores
 from rankcell.perturb.exact.states import StateEmbeddings
@@ -22,24 +24,6 @@ from rankcell.scores import COS, EUCLIDEAN, IN_PLACE, POSITION, READOUTS, REFILL
 from rankcell.wording import note
 
 _SHARED = "first blocks"  # of rankcell.model.device_memory.Memory.most
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The edits of some cells and their scores, ordered by cell and within one as the plan gives them.
-
-    cell, target, rank, n_tokens
-        [edits]: number of the cell among those given, of the plan's target, rank of its first gene before (-1: absent), length
-        of the cell's row.
-    scores
-        {name: float64 [edits]}, NaN where there is none.
-    """
-
-    cell: np.ndarray
-    target: np.ndarray
-    rank: np.ndarray
-    n_tokens: np.ndarray
-    scores: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -268,8 +252,6 @@ class _Unit:
 
     def _first(self, which: str, pieces: list[Piece], shared: dict[int, FirstBlock | None]) -> tuple[Any, Any] | None:
         """The first block of a batch, where all of it is shared."""
-        import torch
-
         if (which == "" and self.engine.plan.options.refill) or any((p.row_edits.n_perturbed[p.edit] != 1).any() for p in pieces):
             return None
         cells = {p.cell for p in pieces}
@@ -289,8 +271,6 @@ class _Unit:
         self, base: Baseline, which: str, cell: np.ndarray, edit: np.ndarray, shared: dict[int, FirstBlock | None], at: np.ndarray
     ) -> "_BatchScores":
         """The scores of the edits `at` in one pass; nothing is kept but what cells share, which may go at any time."""
-        import torch
-
         engine = self.engine
         pieces = list(self._pieces(cell[at], edit[at]))
         edited = EditedRows.of(pieces, which, base, engine.encoder)
@@ -320,8 +300,6 @@ class _Unit:
         after
             float32 [edits, longest, width].
         """
-        import torch
-
         engine = self.engine
         starts = engine.encoder.wide_tensor(base.starts_of(sheet.cell))
         scores, shifts = ({}, None) if engine.reads_cls_alone else self._score_genes(base, starts, which, sheet, after)
@@ -349,8 +327,6 @@ class _Unit:
 
     def _body_means(self, sheet: Sheet, after: Any) -> Any:
         """float64 [edits, width]: mean over all genes of each edit."""
-        import torch
-
         first, last = zip(*map(self.engine.plan.frame.span, sheet.length.tolist()), strict=True)
         if sheet.places is None:
             return after[:, first[0] : last[0]].double().mean(1)

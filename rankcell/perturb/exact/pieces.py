@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from rankcell.model import Encoder, Packed
 from rankcell.perturb.edits.kinds import KindOptions
@@ -94,8 +95,6 @@ class EditedRows:
             yield self._sheet(start, start + n, tensor)
 
     def _sheet(self, a: int, b: int, tensor: Any) -> "Sheet":
-        import torch
-
         length = self.packed.lengths[a:b]
         tokens = slice(int(self.packed.lengths[:a].sum()), int(self.packed.lengths[:b].sum()))
         came_from, places, longest = self.came_from[tokens], None, int(length.max())
@@ -165,8 +164,6 @@ class _Deletions:
 
     def in_place(self) -> tuple[Packed, Any]:
         """The rows as they were, in which no token attends to the perturbed genes, and their other genes' positions."""
-        import torch
-
         edit, place = _enumerated(self._before, int(self.n_before.sum()))
         perturbed = self._gaps + torch.arange(self._gaps.shape[1], device=place.device)
         is_perturbed = (place[:, None] == perturbed[edit]).any(1)
@@ -183,15 +180,11 @@ class _Deletions:
         return self._ids[self._start[edit] + position]
 
     def _compared(self, edit: Any, position: Any) -> Any:
-        import torch
-
         return torch.where((position >= self._first) & (position < self._last[edit]), position, -1)
 
 
 def _enumerated(lengths: Any, total: int) -> tuple[Any, Any]:
     """For rows of these lengths end to end: the row of each token, and its place in it."""
-    import torch
-
     row = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=total)
     starts = lengths.cumsum(0) - lengths
     return row, torch.arange(total, device=lengths.device) - starts[row]

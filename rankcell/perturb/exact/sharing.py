@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from rankcell.model import Encoder
 
@@ -48,8 +49,6 @@ class FirstBlock:
     """The first block's attention for every deletion of one gene of `row`, token numbers with special tokens."""
 
     def __init__(self, encoder: Encoder, row: np.ndarray):
-        import torch
-
         n = len(row)
         place = np.arange(n)
         with torch.inference_mode():
@@ -75,8 +74,6 @@ class FirstBlock:
 
     def _sums(self, moved: int, a: int, b: int) -> Any:
         """[heads, queries, head width + 1]: weighted values of the keys a to b, and the sum of their weights."""
-        import torch
-
         total = torch.zeros((*self.q.shape[:2], self.q.shape[2] + 1), device=self.q.device)
         for start in range(a, b, _KEYS):
             w = self._weights(moved, start, min(start + _KEYS, b))
@@ -108,8 +105,6 @@ class FirstBlock:
 
         Raises Vanished where a sum of weights is too small for its precision.
         """
-        import torch
-
         parts = []
         with torch.inference_mode():
             for at in np.split(where, np.flatnonzero(np.diff(where // self.step)) + 1):
@@ -129,8 +124,6 @@ class FirstBlock:
         return self._joined(rest, w, values), self.hidden[: self.n].repeat(len(at), 1)
 
     def _closed_up(self, at: np.ndarray, segment: "_Segment") -> tuple[Any, Any]:
-        import torch
-
         gap, keys = self._keys(at, segment)
         r = torch.arange(self.n - 1, device=gap.device)[None]
         queries = torch.where(r < gap, r, self.n + 1 + r)  # behind the gap: the next token, at its position less one

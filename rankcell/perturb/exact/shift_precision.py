@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.perturb.exact.engine import Engine, Scored
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.exact.scored import Scored
 from rankcell.scores import UNFILLED, Score
 from rankcell.wording import note, option
 

@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+
 from rankcell.scores import COS, EUCLIDEAN, TOWARD, score_name
 
 
@@ -34,8 +37,6 @@ class Compared:
 
     def gene_shifts(self) -> Any:
         """float64 [edits, places]: 1 - cosine of each gene with itself, 0 where there is none."""
-        import torch
-
         moved = torch.linalg.vector_norm(self.change, dim=-1).double().square()
         along = (self.change * self.before).sum(-1).double()
         size = torch.linalg.vector_norm(self.before, dim=-1).double().square()
@@ -46,8 +47,6 @@ class Compared:
 
     def gene_distances(self) -> Any:
         """float64 [edits, places]: Euclidean distance of each gene from itself, 0 where there is none."""
-        import torch
-
         return torch.linalg.vector_norm(self.change, dim=-1).double().masked_fill_(~self.here, 0)
 
     @property
@@ -69,8 +68,6 @@ class Compared:
 
 def cosine(a_bd: Any, b_bd: Any) -> Any:
     """Cosine of rows in float64, by the distance of unit vectors."""
-    import torch.nn.functional as F
-
     distance = F.normalize(a_bd.double(), dim=-1) - F.normalize(b_bd.double(), dim=-1)
     return 1 - 0.5 * distance.square().sum(-1)
 
@@ -82,8 +79,6 @@ def toward(before_bd: Any, after_bd: Any, state_d: Any) -> Any:
 
 def nearer(before_bd: Any, after_bd: Any, state_d: Any) -> Any:
     """|before - state| - |after - state|, float64 [edits]: how much nearer the state is than before."""
-    import torch
-
     return torch.linalg.vector_norm(before_bd - state_d, dim=-1) - torch.linalg.vector_norm(after_bd - state_d, dim=-1)
 
 
@@ -91,8 +86,6 @@ def readout_scores(
     readout: str, before_bd: Any, after_bd: Any, states: Mapping[tuple[str, str], Any], *, euclidean: bool = False
 ) -> dict[str, Any]:
     """`cos_<readout>` and `toward_<state>_<readout>` for every state that has this readout; with `euclidean` also the same by distance."""
-    import torch
-
     scores = {score_name(COS, readout): cosine(before_bd, after_bd)}
     if euclidean:
         scores[score_name(EUCLIDEAN, readout)] = torch.linalg.vector_norm(after_bd - before_bd, dim=-1)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rankcell.perturb.exact.engine import Engine, Scored
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.exact.scored import Scored
 from rankcell.perturb.fast import audit
 from rankcell.perturb.fast.fast_engine import FastEngine, FastScored
 from rankcell.perturb.fast.options import AUTO

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from rankcell.model.tape import Tape, Weights, functions_at_once, weights_of
 from rankcell.perturb.edits.plan import EditPlan, RowEdits
-from rankcell.perturb.exact.engine import Engine, Scored
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.exact.scored import Scored
 from rankcell.perturb.fast.calibration import corrected
 from rankcell.perturb.fast.options import AUDIT, PROJECTIONS, SPLITS
 from rankcell.perturb.fast.ratios import PROCESSOR, Ratios
@@ -344,8 +346,6 @@ def pair_predictors(fast: FastEngine, row: np.ndarray, place: np.ndarray, beside
 
 
 def _pair_predictors(fast: FastEngine, row: np.ndarray, place: np.ndarray, beside: int, rng: np.random.Generator, at_once: int) -> Predictors:
-    import torch
-
     plan, encoder, n = fast.engine.plan, fast.engine.encoder, len(row)
     first, last = plan.frame.span(n)
     gone = np.full(len(place), -1)

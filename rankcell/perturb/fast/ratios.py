@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from rankcell.model.devices import synchronize
 from rankcell.model.tape import Tape, Weights, functions_at_once, weights_of
@@ -71,8 +72,6 @@ def _seconds(engine: Engine, weights: list[Weights], row: np.ndarray, at_once: i
 
 
 def _seconds_of_tape(engine: Engine, weights: list[Weights], row: np.ndarray, at_once: int) -> list[float]:
-    import torch
-
     with torch.no_grad():
         embedded = engine.encoder.embedded(row, np.arange(len(row)))
     tape = Tape(weights, embedded)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from rankcell.model.tape import Tape, functions_at_once
 from rankcell.perturb.exact.engine import Engine
@@ -117,8 +118,6 @@ class _Home:
 
     def fetch(self) -> None:
         """Bring all that was added."""
-        import torch
-
         if not self._tensors:
             return
         numbers = torch.cat([x.reshape(-1) for x in self._tensors]).cpu().numpy()
@@ -132,8 +131,6 @@ _Both = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 class _Row:
     def __init__(self, engine: Engine, weights: list[Any], context: Context, projections: int, rng: np.random.Generator, at_once: int):
-        import torch
-
         self.engine, self.context, self.projections, self._at_once = engine, context, projections, at_once
         self._tensor, self._rng, self._home = engine.encoder.tensor, rng, _Home()
         encoder, n = engine.encoder, len(context.row)
@@ -206,8 +203,6 @@ class _Row:
 
     def _spread(self, vector: Any, readout: str) -> Any:
         """[..., width] -> [..., tokens, width]: the function of the mean over genes but one, or of CLS."""
-        import torch
-
         out = torch.zeros((*vector.shape[:-1], *self.states.shape), dtype=torch.float32, device=vector.device)
         if readout == "cls":
             out[..., 0, :] = vector
@@ -315,8 +310,6 @@ class _Row:
 
         Their numbers are drawn where they are used: a GPU's are others than the processor's, the same each time on the same make.
         """
-        import torch
-
         reference, step = self.reference, self._at_once
         generator = torch.Generator(reference.device).manual_seed(int(self._rng.integers(2**62)))
         if readout == "genes":

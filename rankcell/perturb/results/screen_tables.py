@@ -2,20 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from rankcell.errors import InputError, is_out_of_memory
 from rankcell.perturb.edits.plan import EditPlan
-from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
-from rankcell.perturb.exact.engine import Scored
+from rankcell.perturb.exact.scored import Scored
 from rankcell.scores import IN_PLACE
 from rankcell.store import ShardedRun, atomic_path, seal, seal_damage
 from rankcell.store.whole import BLANK, SEAL_KEY
 from rankcell.vocab import Vocabulary
 from rankcell.wording import command
+
+if TYPE_CHECKING:
+    from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
 
 SCREEN, CELLS, EDITS, STATES = "screen.parquet", "cells.parquet", "edits.parquet", "states.parquet"
 AUDIT, AUDIT_CELLS, SHORT = "audit.parquet", "audit_cells.parquet", "short_cells.txt"
@@ -60,7 +62,7 @@ def numbers(values: np.ndarray) -> pa.Array:
     return pa.array(values, pa.float64(), from_pandas=True)
 
 
-def affected_rows_table(rows: AffectedRows, table: pa.Table, names: Names) -> pa.Table:
+def affected_rows_table(rows: "AffectedRows", table: pa.Table, names: Names) -> pa.Table:
     """One row per edit of `table` (see `screen_table`) and gene that it affects: cell_id, edit, genes, affected, cos."""
     edit, token, shift = rows.rows()
     at = pa.array(edit)
@@ -71,7 +73,7 @@ def affected_rows_table(rows: AffectedRows, table: pa.Table, names: Names) -> pa
 _SUMS = ("sum", "squares", "sum_in_place", "squares_in_place")
 
 
-def sums_table(sums: AffectedSums, passes: Sequence[str]) -> pa.Table:
+def sums_table(sums: "AffectedSums", passes: Sequence[str]) -> pa.Table:
     """key, n, sum, squares, and the last two of the shifts in place where the screen has such a pass."""
     key, n, *plain = sums.reduce()
     in_place = sums.reduce(IN_PLACE)[2:] if IN_PLACE in passes else []

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
-from rankcell.perturb.exact.engine import Engine, Scored
+from rankcell.perturb.exact.engine import Engine
+from rankcell.perturb.exact.scored import Scored
 from rankcell.perturb.results.screen_tables import Names, affected_rows_table, screen_table, sums_table
 from rankcell.perturb.run.counting import Ticks
 from rankcell.perturb.run.loaded import LoadedScreen, VerifyJob
