@@ -10,11 +10,18 @@ _LEVELS = {0: "nothing but errors", 1: "notes, and bars on a terminal or in a no
 
 
 class Settings:
-    """`rankcell.settings`: what long jobs say, in Python and at the command line.
+    """Settings of long jobs, `rankcell.settings`: what they say, in Python and at the command line.
 
+    Attributes
+    ----------
     verbosity
         0: nothing but errors. 1, the default: notes (RankcellWarning), and progress bars on a terminal or in a notebook. 2: also
         lines of progress where there is neither, as in a log; the command line writes these at 1 already.
+
+    Raises
+    ------
+    SettingsError
+        For a level that is none of these, and for a setting of another name.
     """
 
     __slots__ = ("_verbosity",)
@@ -24,6 +31,7 @@ class Settings:
 
     @property
     def verbosity(self) -> int:
+        """Level of notes and progress: 0, 1 or 2. SettingsError for any other value."""
         return self._verbosity
 
     @verbosity.setter

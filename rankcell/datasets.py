@@ -13,12 +13,27 @@ __all__ = ["pbmc68k"]
 
 
 def pbmc68k() -> "AnnData":
-    """700 peripheral blood cells (10x Genomics, Zheng et al. 2017) with their integer counts back in X.
+    """Load 700 peripheral blood cells (10x Genomics) with their integer counts back in X.
 
-    Returns an AnnData of 700 cells x 765 genes: `X` the counts (float32 CSR), `obs["n_counts"]` each cell's total over
-    all its genes (also those not in this subset), `obs["bulk_labels"]` cell types, `var["ensembl_id"]`, `var_names`
-    symbols. The counts are those of the layer `counts` where scanpy's file has one; before, it shipped log-normalised values in
-    `raw`: a row's counts are their `expm1` divided by the smallest that is not zero (one count), whole numbers to within rounding.
+    Returns
+    -------
+    AnnData
+        700 cells x 765 genes: `X` the counts (float32 CSR), `obs["n_counts"]` each cell's total over all its genes (also those not in
+        this subset), `obs["bulk_labels"]` cell types, `var["ensembl_id"]`, `var_names` symbols.
+
+    Raises
+    ------
+    InputError
+        When the scanpy at hand ships its file without counts.
+
+    Notes
+    -----
+    The counts are those of the layer `counts` where scanpy's file has one; before, it shipped log-normalised values in `raw`: a row's
+    counts are their `expm1` divided by the smallest that is not zero (one count), whole numbers to within rounding.
+
+    References
+    ----------
+    Zheng et al. 2017.
     """
     import warnings
 

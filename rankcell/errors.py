@@ -1,15 +1,17 @@
 """Errors that are the user's to mend: each says what was found, what was expected, and the way out.
 
-RankcellError               one line on stderr, exit code 2 at the command line
-|-- InputError              a file is missing, of an unknown kind, broken, or empty
-|   |-- CountsError         the matrix does not hold counts, or n_counts makes no sense
-|   |-- GeneError           gene ids that the vocabulary does not know
-|   `-- CellError           cell ids or cell columns that cannot be used
-|-- VocabularyError         a vocabulary folder or dictionary that cannot be read, or two that do not belong together
-|-- TokensError             a token set that cannot be read, or rows that do not fit the model
-|-- ModelError              a checkpoint that cannot be read or lacks a part
-|-- SettingsError           an option with a value that cannot be (pooling, layer, state, gene, ...)
-`-- OutputError             the output exists, is in use, belongs to another run, or the disk is full
+::
+
+    RankcellError               one line on stderr, exit code 2 at the command line
+    |-- InputError              a file is missing, of an unknown kind, broken, or empty
+    |   |-- CountsError         the matrix does not hold counts, or n_counts makes no sense
+    |   |-- GeneError           gene ids that the vocabulary does not know
+    |   `-- CellError           cell ids or cell columns that cannot be used
+    |-- VocabularyError         a vocabulary folder or dictionary that cannot be read, or two that do not belong together
+    |-- TokensError             a token set that cannot be read, or rows that do not fit the model
+    |-- ModelError              a checkpoint that cannot be read or lacks a part
+    |-- SettingsError           an option with a value that cannot be (pooling, layer, state, gene, ...)
+    `-- OutputError             the output exists, is in use, belongs to another run, or the disk is full
 """
 
 import errno
@@ -40,6 +42,8 @@ class RankcellError(Exception):
 class InputError(RankcellError):
     """A file is missing, of an unknown kind, broken, or empty.
 
+    Parameters
+    ----------
     fact
         What is wrong.
     of
@@ -54,7 +58,20 @@ class InputError(RankcellError):
         self.fact, self.of, self.remedy = fact, of, remedy
 
     def completed(self, *, of: str | None = None, remedy: str = "") -> Self:
-        """The same error with the input's name and the way out, where it has none of its own; itself where nothing is added."""
+        """Complete the error with the input's name and the way out, where it has none of its own.
+
+        Parameters
+        ----------
+        of
+            The name of the input.
+        remedy
+            The way out.
+
+        Returns
+        -------
+        InputError
+            Of the same class; itself where nothing is added.
+        """
         input_name = of if self.of == OF_A_PART and of else self.of
         remedy = self.remedy or remedy
         return self if (input_name, remedy) == (self.of, self.remedy) else type(self)(self.fact, of=input_name, remedy=remedy)

@@ -257,20 +257,30 @@ def _plain(value: Any) -> str:
 
 
 class _Documented:
-    """The docstring of a class and its fields, numpydoc without types; made when it is read."""
+    """The docstring of a class, with its fields as a numpydoc section of parameters; made when it is read."""
 
     def __init__(self, text: str):
         self.text = text
 
     def __get__(self, instance: Any, owner: type) -> str:
-        first = inspect.cleandoc(self.text)
-        own = [(name, (meta if isinstance(meta, Help) else meta.help).spelled(flags=False)) for name, _, _, meta in _annotated_texts(owner)]
-        body = "".join(f"\n{name}\n{textwrap.indent(textwrap.fill(text, 110), '    ')}" for name, text in own)
-        return f"{first}\n{body}\n" if body else first
+        helps = {name: _help_text(hint, meta) for name, _, hint, meta in _annotated(owner)}
+        entries = [_entry(p, helps[p.name]) for p in inspect.signature(owner).parameters.values() if p.name in helps]
+        parameters = "Parameters\n----------\n" + "\n".join(entries) if entries else ""
+        return "\n\n".join(filter(None, (inspect.cleandoc(self.text), parameters)))
 
 
-def _annotated_texts(cls: type) -> Iterator[tuple[str, Any, Any, Help | Choice]]:
-    return ((name, d, h, meta) for name, d, h, meta in _annotated(cls) if meta is not None)
+def _help_text(hint: Any, meta: Help | Choice | None) -> str:
+    """The help sentence of a field; of a part, which has none, the first sentence of its class."""
+    if meta is None:
+        return inspect.cleandoc(hint.__doc__ or "").partition("\n")[0]
+    return (meta if isinstance(meta, Help) else meta.help).spelled(flags=False)
+
+
+def _entry(parameter: inspect.Parameter, text: str) -> str:
+    """A parameter in numpydoc: `name : type, default value`, and the help beneath."""
+    kind = re.sub(r"\b(?:\w+\.)+(\w)", r"\1", inspect.formatannotation(parameter.annotation))
+    default = "" if parameter.default is inspect.Parameter.empty else f", default {parameter.default!r}"
+    return f"{parameter.name} : {kind}{default}\n{textwrap.indent(textwrap.fill(text, 110), '    ')}"
 
 
 def is_set(value: Any) -> bool:

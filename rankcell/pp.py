@@ -26,22 +26,34 @@ def align_genes(
     counts: Counts = Counts(),
     min_known: float = MIN_KNOWN,
 ) -> "AnnData":
-    """Counts on the genes of a vocabulary: a new AnnData with one column per gene; the input is not changed.
+    """Align counts to the genes of a vocabulary: a new AnnData with one column per gene.
 
+    Parameters
+    ----------
     adata
-        An AnnData with raw counts; one backed by a file, or lazy (dask), is read into memory.
+        An AnnData with raw counts, which is not changed; one backed by a file, or lazy (dask), is read into memory.
     vocab
         A Vocabulary, a vocabulary folder, or the name of a shipped or fetched one (`demo`: a toy of 765 genes). Required.
     counts
         Which matrix holds the counts and becomes X (`rc.Counts`; default X), and which of its genes are taken.
     min_known
-        GeneError when a smaller share of the columns, and of the vocabulary's genes, is known.
+        The smallest share of the columns, and of the vocabulary's genes, that has to be known.
 
-    Returns an AnnData whose X is CSR: the columns of one gene summed, genes that the vocabulary does not know left out, in
-    the order in which genes first come in the input. X has the input's type, or a wider one where a sum needs it. var has
-    the vocabulary's gene ids as names, and `symbol`, `token`, `median` and `source_columns` (how many columns were summed).
-    `uns["rankcell_genes"]` says which column named the genes, how many columns were known and unknown, and the vocabulary.
+    Returns
+    -------
+    AnnData
+        X is CSR: the columns of one gene summed, genes that the vocabulary does not know left out, in the order in which genes first
+        come in the input. X has the input's type, or a wider one where a sum needs it. var has the vocabulary's gene ids as names, and
+        `symbol`, `token`, `median` and `source_columns` (how many columns were summed). `uns["rankcell_genes"]` says which column
+        named the genes, how many columns were known and unknown, and the vocabulary.
 
+    Raises
+    ------
+    GeneError
+        When a smaller share than `min_known` is known.
+
+    Notes
+    -----
     `obs["n_counts"]` is kept, or set to each cell's total over all columns of the input, unknown genes included: rank
     values divide by it, so that the new AnnData gives the same tokens as the old one. obs, obsm, obsp and uns are copied,
     layers are summed like X (with `raw` they are left out, because their columns are others). Left out: varm, varp, the
@@ -63,8 +75,10 @@ def tokenize(
     out: str | os.PathLike | None = None,
     force: bool = False,
 ) -> TokenSet:
-    """Rank-value tokens of every cell: genes in descending order of count / n_counts * 10,000 / median.
+    """Tokenize counts by rank value: the genes of every cell in descending order of it.
 
+    Parameters
+    ----------
     adata
         An AnnData with raw counts (never changed), the path of a count file (h5ad, loom, zarr, 10x), a folder or pattern of such
         files, or a list of these.
@@ -82,7 +96,14 @@ def tokenize(
     force
         Replace a token set in `out`.
 
-    Returns a TokenSet, a row per cell in the AnnData's order with its cell ids.
+    Returns
+    -------
+    TokenSet
+        A row per cell in the AnnData's order with its cell ids.
+
+    Notes
+    -----
+    The rank value of a gene is count / n_counts * 10,000 / median.
     """
     from rankcell.tokens.cells import tokenize_cells
 

@@ -46,8 +46,10 @@ _EXAMPLES = (
 
 @dataclass(frozen=True)
 class Score:
-    """What a score column measures.
+    """Measured quantity of a score column: its family, readout, state and part.
 
+    Parameters
+    ----------
     family
         "cos" (cosine of the readout before and after), "toward" (change of the cosine with a state) or "euclidean" (distances: moved,
         or with a state how much nearer to it).
@@ -66,7 +68,23 @@ class Score:
 
     @classmethod
     def parse(cls, name: str) -> "Score":
-        """The score of a column. SettingsError when the name is not that of a score."""
+        """Parse the name of a score column.
+
+        Parameters
+        ----------
+        name
+            The name of the column, such as `cos_genes_in_place`.
+
+        Returns
+        -------
+        Score
+            The score of the column.
+
+        Raises
+        ------
+        SettingsError
+            When the name is not that of a score.
+        """
         score = cls.known(name)
         if score is None:
             near = difflib.get_close_matches(str(name).lower(), _EXAMPLES, n=1, cutoff=0.75)
@@ -76,7 +94,18 @@ class Score:
 
     @classmethod
     def known(cls, name: Any) -> "Score | None":
-        """The score of a column; None when the name is not that of a score."""
+        """Parse the name of a column that may be no score.
+
+        Parameters
+        ----------
+        name
+            The name of the column.
+
+        Returns
+        -------
+        Score or None
+            The score of the column; None when the name is not that of a score.
+        """
         return _parsed(name) if isinstance(name, str) else None
 
     def __str__(self) -> str:
@@ -98,6 +127,7 @@ class Score:
 
     @property
     def is_in_place(self) -> bool:
+        """Whether it is measured in place: by attention-masked deletion."""
         return self.part == IN_PLACE
 
     @property
@@ -116,14 +146,43 @@ class Score:
         return self.with_part("") if self.is_in_place else self
 
     def with_part(self, part: str) -> "Score":
+        """Replace the part of the score.
+
+        Parameters
+        ----------
+        part
+            The new part; "" is the edit as made.
+
+        Returns
+        -------
+        Score
+            The same family, readout and state with that part.
+        """
         return _score(self.family, self.readout, self.state, part)
 
     def effect(self, values: Any) -> Any:
-        """Effects from values of the column, in the same shape: 1 - cosine of cosines, else the value itself. Its own inverse."""
+        """Convert values of the column into effects.
+
+        Parameters
+        ----------
+        values
+            Values of the column: a number, an array or a Series.
+
+        Returns
+        -------
+        number or array
+            In the same shape: 1 - cosine of cosines, else the value itself. Its own inverse.
+        """
         return 1 - values if self.is_cosine else values
 
     def label(self) -> str:
-        """The score in plain language, as an axis is labelled."""
+        """Describe the score in plain language, as an axis is labelled.
+
+        Returns
+        -------
+        str
+            Such as "shift of the cell mean (1 - cosine)".
+        """
         readout, part, by_distance = READOUT_LABELS[self.readout], PART_LABELS[self.part], self.family == EUCLIDEAN
         if self.state is not None:
             return f"{'distance closed' if by_distance else 'movement'} toward {shorten(self.state, _LONGEST_STATE)}, {readout}{part}"

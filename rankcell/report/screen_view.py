@@ -18,6 +18,7 @@ from rankcell.stats.affected_pairs import gene_symbols
 from rankcell.stats.options import RankOptions
 from rankcell.stats.prediction import Shared, attrs_of
 from rankcell.stats.rank import edit_ranking
+from rankcell.stats.ranked_tables import read_statistics
 from rankcell.stats.ranking import Ranking
 from rankcell.stats.screen_rows import is_table, screen_of
 from rankcell.stats.screen_rows import least_cells as floor_of
@@ -175,6 +176,16 @@ def ranking(tables: Tables, score: str, *, min_cells: int | None = None, tested:
     if not len(ranked):
         raise SettingsError(f"no edit has a value of '{score}'{in_cells(min_cells or 0)}: nothing to draw")
     return ranked
+
+
+def open_ranking(source: Any) -> Ranking:
+    """Resolve a ranking: itself, the path of the table of `rankcell stats`, or a screen, ranked by its default score."""
+    if is_table(source) and ("effect" in source or "cell_id" not in source):
+        return read_statistics(source, None)
+    if isinstance(source, (str, os.PathLike)) and os.path.isfile(source) and os.path.basename(source) != "screen.parquet":
+        return read_statistics(source, None)
+    tables = open_tables(source)
+    return ranking(tables, choose_score(tables.table, None), tested=True)
 
 
 def strongest(ranked: "pd.DataFrame", n: int) -> "pd.DataFrame":

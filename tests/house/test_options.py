@@ -64,7 +64,10 @@ def test_values_that_cannot_be(options, message):
 
 
 def test_a_class_says_what_its_fields_are():
-    assert Paint.__doc__ == "How a wall is painted.\n\ncolour\n    The colour, beside `coats`.\ncoats\n    Coats of paint.\n"
+    assert Paint.__doc__ == (
+        "How a wall is painted.\n\nParameters\n----------\ncolour : str, default 'red'\n    The colour, beside `coats`.\n"
+        "coats : int | None, default None\n    Coats of paint."
+    )
     assert str(inspect.signature(Paint)) == "(colour: str = 'red', coats: int | None = None)"
     assert [f.name for f in fields_of(Paint)] == names_in(Paint) == ["colour", "coats"]
     assert set(names_in(Annotated[Options, WALL])) == {"cover", "colour", "coats", "pattern"}
