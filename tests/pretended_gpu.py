@@ -70,6 +70,7 @@ class PretendedGpu:
     calls: collections.Counter = field(default_factory=collections.Counter)  # of functions of torch.cuda
     used: collections.Counter = field(default_factory=collections.Counter)  # {number of a device: operations there}
     current: int = 0  # the device that `cuda` is
+    generators: dict[int, object] = field(default_factory=lambda: collections.defaultdict(int))  # {number of a device: its generator's state}
     unordered: list[Event] = field(default_factory=list, repr=False)  # what gives other bits each time on a GPU
     allocations: int = 0
     fails_at: int | None = None  # the allocation that fails, counted by `allocations`
@@ -460,6 +461,8 @@ def pretended(**facts):
         "set_device": lambda device: setattr(gpu, "current", _index(device)),
         "init": lambda: None,
         "is_initialized": lambda: True,
+        "get_rng_state": lambda device="cuda": gpu.generators[_index(device)],
+        "set_rng_state": lambda state, device="cuda": gpu.generators.update({_index(device): state}),
         "manual_seed_all": lambda seed: None,
         "manual_seed": lambda seed: None,
         "get_device_name": gpu.name_of,

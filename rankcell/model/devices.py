@@ -1,7 +1,8 @@
 """Devices by name: `cpu`, `cuda:N` (AMD's too, in torch's build for ROCm), `mps`, `xpu:N`; several with commas, or "auto"."""
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -110,6 +111,34 @@ def make_current(device: Any) -> None:
     """Have libraries that ask torch for the current GPU take this one."""
     if device.type in ("cuda", "xpu"):
         getattr(torch, device.type).set_device(device)
+
+
+@contextlib.contextmanager
+def restoring_current(device: Any) -> Iterator[None]:
+    """Restore the current GPU afterwards; `device`: the one that `make_current` is to take."""
+    if device.type not in ("cuda", "xpu"):
+        yield
+        return
+    backend = getattr(torch, device.type)
+    before = backend.current_device()
+    try:
+        yield
+    finally:
+        backend.set_device(before)
+
+
+@contextlib.contextmanager
+def restoring_generators() -> Iterator[None]:
+    """Restore torch's global random generators afterwards: the processor's, and those of all GPUs where the process uses any."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for kind in ("cuda", "xpu"):
+            backend = getattr(torch, kind, None)
+            if backend is not None and backend.is_initialized():
+                stack.enter_context(torch.random.fork_rng(range(backend.device_count()), device_type=kind))
+        if _mps_devices():
+            stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+        yield
 
 
 def full_name(device: Any) -> str:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from rankcell.errors import SettingsError, TokensError, VocabularyError
 from rankcell.model.deterministic import deterministic
 from rankcell.model.device_memory import Memory
-from rankcell.model.devices import choose_device, full_name, make_current, one_device
+from rankcell.model.devices import choose_device, full_name, make_current, one_device, restoring_current, restoring_generators
 from rankcell.model.heads import CHECKPOINT_FILES, new_masked_lm, save_masked_lm
 from rankcell.model.options import Device
 from rankcell.model.precisions import pinned, precision_on
@@ -52,7 +52,7 @@ def pretrain(
     `loss.csv` and `loss.png`. What is kept are the weights with the lowest held-out loss of the checks in between. Ctrl-C writes
     them too, as far as there was a check, and goes on as KeyboardInterrupt; nothing half-written stands under `out`. Runs under
     `accelerate launch` too, where the cells of a batch are shared out among the processes. The same recipe on the same device gives the
-    same weights, unless `max_minutes` ends it.
+    same weights, unless `max_minutes` ends it. torch's random generators and its current GPU are restored afterwards.
     """
     chosen = None if vocab is None else find_vocabulary(vocab)
     tokens = source if isinstance(source, TokenSet) else TokenSet.open(source, vocab=chosen)
@@ -61,8 +61,9 @@ def pretrain(
     tokens.spec.require(vocab, owner=option("vocab"))
     if vocab.mask is None:
         raise SettingsError(f"vocabulary '{vocab.name}' has no <mask> token: it cannot be used for masked-language modelling")
-    precision = precision_on(compute.precision, choose_device(one_device(compute.device)))
-    with pinned(precision):
+    device = choose_device(one_device(compute.device))
+    precision = precision_on(compute.precision, device)
+    with pinned(precision), restoring_current(device), restoring_generators():
         accelerator = _accelerator(compute.device, precision)
         with deterministic(accelerator.device):
             trained = _train(tokens, vocab, recipe, accelerator, precision, progress)

@@ -61,6 +61,28 @@ def test_every_operation_is_deterministic_and_seeded_on_the_gpu_that_is_named(gp
     assert meanwhile == {(True, False, False, ":4096:8")} and settings() == before
 
 
+def test_current_device_and_generators_are_restored(gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: gpu.generators.update({0: seed, 1: seed}))
+    torch.cuda.set_device(1)
+    gpu.generators.update({0: "first", 1: "second"})
+    generator, meanwhile = torch.get_rng_state(), set()
+    trained_on("cuda:0", tmp_path / "a", lambda *_: meanwhile.add((gpu.current, gpu.generators[0])))
+    assert meanwhile == {(0, DRAWS["seed"])} and gpu.current == 1
+    assert gpu.generators == {0: "first", 1: "second"}
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_generators_are_restored_when_training_fails(gpu, tmp_path):
+    def fail(*_):
+        raise RuntimeError("reported")
+
+    torch.cuda.set_device(1)
+    generator = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="reported"):
+        trained_on("cuda:0", tmp_path / "a", fail)
+    assert gpu.current == 1 and torch.equal(torch.get_rng_state(), generator)
+
+
 def test_otherwise_it_is_not(gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["rankcell.train.pretraining"], "deterministic", lambda device: contextlib.nullcontext())
     trained_on("cuda:0", tmp_path / "a")
