@@ -812,7 +812,7 @@ def test_a_survey_of_large_sets(small, tokens, how):
     found = Survey.of(tokens, rows, plan, small[0])
     assert found.edits.tolist() == [plan.count(tokens.row(i)) for i in rows]
     whole = [sum(set(genes) <= set(tokens.genes(i).tolist()) for i in rows) for genes in plan.targets]
-    assert found.held.tolist() == whole and sum(whole) > 0
+    assert found.cells_per_target.tolist() == whole and sum(whole) > 0
 
 
 @posix

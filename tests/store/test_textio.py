@@ -7,7 +7,7 @@ import pytest
 
 from rankcell.errors import InputError, RankcellError, VocabularyError
 from rankcell.perturb.edits.gene_lists import named_genes, named_sets
-from rankcell.perturb.run.start_cells import named_cells
+from rankcell.perturb.run.start_cells import parse_cell_ids
 from rankcell.store import read_json, read_lines, read_text
 
 GENES = ["CD3D", "MS4A1", "HLA-DRA"]
@@ -20,7 +20,7 @@ def test_a_list_reads_the_same_from_every_program(tmp_path, encoding, end):
     path = tmp_path / "genes.txt"
     path.write_bytes((end.join(GENES) + end).encode(encoding))
     assert read_lines(path) == GENES
-    assert named_genes(f"@{path}") == named_cells(path) == tuple(GENES)
+    assert named_genes(f"@{path}") == parse_cell_ids(path) == tuple(GENES)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -71,7 +71,7 @@ def test_only_line_ends_end_lines(tmp_path):
 def test_what_is_no_text_is_refused_by_name(tmp_path, data, fact):
     path = tmp_path / "genes.txt"
     path.write_bytes(data)
-    for read in (read_text, named_cells, named_sets, lambda p: named_genes(f"@{p}")):
+    for read in (read_text, parse_cell_ids, named_sets, lambda p: named_genes(f"@{p}")):
         with pytest.raises(InputError) as refusal:
             read(path)
         assert fact in str(refusal.value) and str(path) in str(refusal.value) and "\n" not in str(refusal.value)

@@ -196,7 +196,7 @@ def set_values(table: pa.Table, name: str, at: np.ndarray, values: np.ndarray) -
     return table.set_column(table.column_names.index(name), table.schema.field(name), column)
 
 
-def say_if_short(folder: Path, manifest: Mapping[str, Any]) -> None:
+def warn_if_short(folder: Path, manifest: Mapping[str, Any]) -> None:
     """One warning when the screen, or some of its cells, fall short of the recall asked for."""
     settings = manifest["settings"]
     least, n, by = settings["min_recall"], manifest.get("n_short", 0), settings["verify_by"]

@@ -21,8 +21,8 @@ def carried_columns(tokens: TokenSet) -> dict[str, str]:
     return carried_names((c for c in tokens.obs_columns if _parquet_holds(tokens.table.schema.field(c))), _OWN)
 
 
-def columns_left_out(tokens: TokenSet) -> dict[str, str]:
-    """{cell column that cells.parquet does not get: why}."""
+def omitted_columns(tokens: TokenSet) -> dict[str, str]:
+    """Cell columns that cells.parquet omits: {column: reason}."""
     carried = set(carried_columns(tokens).values())
     return {c: f"holds {tokens.table.schema.field(c).type}" for c in tokens.obs_columns if c not in carried}
 
@@ -49,8 +49,8 @@ def write_cells(tokens: TokenSet, rows: np.ndarray, path: Path) -> None:
                 at = rows[a : a + _CELLS]
                 columns = {"cell_id": pa.array([ids[i] for i in at], pa.string())}
                 columns |= {"n_tokens": pa.array(tokens.lengths[at]), "n_genes": pa.array(tokens.n_genes[at])}
-                held = obs.slice(int(at[0]), int(at[-1] - at[0]) + 1).take(pa.array(at - at[0]))
-                table = pa.table(columns | {name: held[column].combine_chunks() for name, column in carried.items()})
+                obs_rows = obs.slice(int(at[0]), int(at[-1] - at[0]) + 1).take(pa.array(at - at[0]))
+                table = pa.table(columns | {name: obs_rows[column].combine_chunks() for name, column in carried.items()})
                 writer = writer or pq.ParquetWriter(part, table.schema)
                 writer.write_table(table)
         finally:

@@ -1,4 +1,4 @@
-"""How far a screen is: edits and cells done, and tokens alone."""
+"""Progress of a screen: counts of edits and cells done, and of tokens alone."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class TokenCount:
 
 
 class Amount(NamedTuple):
-    """What a unit comes to: tokens through the model, edits, cells."""
+    """Amount of work in a unit: tokens through the model, edits, cells."""
 
     tokens: int
     edits: int
@@ -43,14 +43,14 @@ class EditCount:
 
     def tick(self, unit: int, n: int) -> None:
         self._tokens[unit] = min(self._tokens.get(unit, 0) + n, self._amounts[unit].tokens)
-        self._say()
+        self._report()
 
     def finish(self, unit: int) -> None:
         self._tokens.pop(unit, None)
         self._finished.add(unit)
-        self._say()
+        self._report()
 
-    def _say(self) -> None:
+    def _report(self) -> None:
         done = [self._amounts[u] for u in self._finished]
         part = [n / max(1, self._amounts[u].tokens) * np.array(self._amounts[u][1:]) for u, n in self._tokens.items()]
         edits, cells = (int(sum(x)) for x in zip((sum(a.edits for a in done), sum(a.cells for a in done)), *part, strict=True))

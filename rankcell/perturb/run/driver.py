@@ -16,14 +16,14 @@ from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.exact.states import StateEmbeddings, embed_states, rows_of_states
 from rankcell.perturb.results.screen_folder import ScreenFolder
 from rankcell.perturb.results.screen_tables import STATES
-from rankcell.perturb.run.cells_table import columns_left_out
+from rankcell.perturb.run.cells_table import omitted_columns
 from rankcell.perturb.run.counting import Amount, EditCount
 from rankcell.perturb.run.estimate import Estimate
 from rankcell.perturb.run.loaded import LoadedScreen, VerifyJob
 from rankcell.perturb.run.merge import finish
 from rankcell.perturb.run.methods import METHODS
 from rankcell.perturb.run.prepared import OWN, Prepared, is_begun, is_prepared, prepare, read_prepared, remove_work, settings_in
-from rankcell.perturb.run.run_plan import RunPlan, Settled, given_states
+from rankcell.perturb.run.run_plan import RunPlan, Settled, open_states
 from rankcell.perturb.run.runtime import Runtime
 from rankcell.perturb.run.screen_config import TOKENS_PER_UNIT, ScreenConfig
 from rankcell.perturb.run.survey import tokens_of_rows
@@ -40,7 +40,7 @@ _WORKER = "rankcell.perturb.run.worker:open_worker"
 
 
 def plan_screen(runtime: Runtime, tokens: Any, config: ScreenConfig, states: Any, *, tokens_per_unit: int) -> RunPlan:
-    """The plan of a screen. Everything that can be refused without the model's weights is refused here.
+    """Plan a screen. Everything that can be refused without the model's weights is refused here.
 
     tokens
         A TokenSet or the folder of one.
@@ -55,18 +55,18 @@ def plan_screen(runtime: Runtime, tokens: Any, config: ScreenConfig, states: Any
         note_cropping(tokens.spec)
     checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
     tokens.require_rows(checkpoint.vocab)
-    note_left_out(columns_left_out(tokens), "cells.parquet")
+    note_left_out(omitted_columns(tokens), "cells.parquet")
     edits = config.plan(checkpoint.vocab, tokens, min(tokens.spec.max_len, checkpoint.max_positions))
     rows = config.choose(tokens)
-    given = given_states(states, checkpoint, config, tokens)
+    further_states = open_states(states, checkpoint, config, tokens)
     rows_of_states(tokens, config.toward)
-    plan = RunPlan(config, checkpoint, runtime.model, tokens, folder, edits, rows, given, tokens_per_unit)
+    plan = RunPlan(config, checkpoint, runtime.model, tokens, folder, edits, rows, further_states, tokens_per_unit)
     METHODS[config.method.method].check(plan)
     return plan
 
 
 def unit_size(runtime: Runtime, config: ScreenConfig, out: Path | None, *, part: Part | None, force: bool) -> int:
-    """Tokens of a unit: what is asked for, else that of an earlier start in `out`, else what suits the device.
+    """Tokens of a unit: those of the config, else those of an earlier start in `out`, else what suits the device.
 
     A part that comes first keeps to what does not depend on its device: others may be run on other devices, in folders of
     their own, and be put together with it.
@@ -86,7 +86,7 @@ def require_device(config: ScreenConfig, devices: list[str]) -> None:
 
 
 class ScreenRun:
-    """Runs the units of a plan with a loaded model, and writes what comes of them."""
+    """Runs the units of a plan with a loaded model, and writes their tables."""
 
     def __init__(self, runtime: Runtime, plan: RunPlan):
         self.runtime, self.plan = runtime, plan
@@ -99,12 +99,12 @@ class ScreenRun:
 
     @functools.cached_property
     def states(self) -> StateEmbeddings:
-        """All states: the means over cells, embedded now, and those that were given."""
+        """All states: the means over cells, embedded now, and the further ones."""
         plan, toward = self.plan, self.plan.config.toward
         means = embed_states(self.runtime.embedder, plan.tokens, toward, layer=plan.config.measure.layer).vectors if toward else {}
-        both = StateEmbeddings(means | plan.given.vectors, plan.checkpoint.hash)
-        both.check(plan.checkpoint)
-        return both
+        states = StateEmbeddings(means | plan.further_states.vectors, plan.checkpoint.hash)
+        states.check(plan.checkpoint)
+        return states
 
     def _engine(self, encoder: Encoder | None = None) -> Engine:
         embedder = self.runtime.embedder
@@ -115,12 +115,12 @@ class ScreenRun:
         return self.method.settle(self.plan, earlier, self._engine, device=device, may_measure=may_measure)
 
     def _settle_precision(self) -> dict[str, Any] | None:
-        """Decide the precision by some edits of a few cells; what was tried."""
+        """Settle the precision by some edits of a few cells; the check, as the manifest has it."""
         rows = self.plan.probed
         return self.runtime.settle_precision(self._engine, [self.plan.tokens.row(int(i)) for i in rows], self.plan.longer(rows))
 
     def estimate(self) -> Estimate:
-        """What the screen would take, after timing some of it; nothing is written."""
+        """Estimate rows, time and room of the screen, after timing some of it; nothing is written."""
         self._settle_precision()
         settled = self._settle({}, may_measure=True)
         return Estimate.of(self.plan, self.method, settled, self._engine(), n_devices=len(self.runtime.devices))
@@ -129,7 +129,7 @@ class ScreenRun:
         """Prepare what is not prepared, run the units that are not done, and without `part` write the tables."""
         if force or not is_begun(out, self.settings):
             _ = self.plan.survey  # whether there is anything to do is known before a folder is made
-        with _kept_when_useful(out), contextlib.ExitStack() as stack:
+        with _removed_on_failure(out), contextlib.ExitStack() as stack:
             if part is None:
                 stack.enter_context(locked(out))
             with contextlib.nullcontext() if part is None else preparing(out, force=force):
@@ -173,7 +173,7 @@ class ScreenRun:
         return read_prepared(out, checkpoint=self.plan.checkpoint, tokens=self.plan.tokens)
 
     def _notes(self, check: dict[str, Any] | None, settled: Settled) -> dict[str, Any]:
-        """What a manifest says beside its settings."""
+        """Notes of a manifest, beside its settings."""
         plan = self.plan
         notes = {
             "unknown_genes": plan.config.unknown_genes(plan.checkpoint.vocab),
@@ -184,7 +184,7 @@ class ScreenRun:
         return {name: value for name, value in notes.items() if value} | dict(settled.note or {})
 
     def _release(self, devices: Any) -> None:
-        """Before processes share the devices: the GPU's memory is for whoever works there."""
+        """Release the model's memory on the devices before processes share them."""
         warn_of_threads(devices)
         self.runtime.embedder.release()
 
@@ -192,21 +192,21 @@ class ScreenRun:
         return LoadedScreen.of(work, self.runtime.embedder.encoder)
 
     def _run_units(self, work: Prepared, part: Part | None, progress: Progress) -> EditCount:
-        """Run what is not done; the count, in which what is verified at the end is still to come (as one unit more)."""
+        """Run the units that are not done; the count, in which the edits to verify are still to come (as one unit more)."""
         units = [u for u in range(work.n_units) if part is None or part.has(u)]
         amounts = {u: Amount(work.unit_tokens[u], work.unit_edits[u], work.edges[u + 1] - work.edges[u]) for u in units}
         n_verified = self.method.n_verified(work.settings) if part is None else 0
         if n_verified:
             tokens = tokens_of_rows(n_verified, work.tokens.lengths[work.rows], work.plan)
             amounts[work.n_units] = Amount(tokens, min(n_verified, sum(work.unit_edits)), 0)
-        count, left = EditCount(amounts, progress), []
+        count, pending = EditCount(amounts, progress), []
         for unit in units:
             drop_damaged(work, unit)
             if work.is_done(unit):
                 count.finish(unit)
             else:
-                left.append(unit)
-        job = UnitJob(_WORKER, work.run.folder, left, self.runtime.devices)
+                pending.append(unit)
+        job = UnitJob(_WORKER, work.run.folder, pending, self.runtime.devices)
         run_units(job, count, worker=lambda: Worker(self._loaded(work)), release=self._release)
         return count
 
@@ -221,8 +221,8 @@ class ScreenRun:
 
 
 @contextlib.contextmanager
-def _kept_when_useful(folder: Path) -> Iterator[None]:
-    """Make the folder; when that which follows fails before its manifest stands, nothing is left of it."""
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Create a folder, and remove it when the block fails before its manifest stands."""
     is_new = not folder.exists()
     result_folder(folder)
     try:

@@ -1,4 +1,4 @@
-"""What a screen would take: rows, tokens, units, time and room, after some real batches. Nothing is written."""
+"""Estimate of a screen: rows, tokens, units, time and room, after some real batches. Nothing is written."""
 
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ class Estimate:
         return cls(len(plan.rows), n_edits, skips, n_tokens, n_units, rate, n_devices, seconds, size, 2 * size + copied + running)
 
     def lines(self) -> list[str]:
-        """The same in words."""
+        """The estimate as lines of text."""
         devices = f" on each of {self.n_devices} devices" if self.n_devices > 1 else ""
         skips = f" ({self.n_skipped:,} pairs of cell and target have none)" if self.n_skipped else ""
         return [
@@ -65,10 +65,10 @@ class Estimate:
 def _affected_bytes(plan: RunPlan) -> tuple[int, int]:
     """Bytes of the finished tables of affected genes, and of their parts while the screen runs."""
     measure, edits, lengths = plan.config.measure, plan.survey.edits, plan.lengths
-    tables, every = measure.collects, int((edits * lengths).sum())
+    tables, all_pairs = measure.collects, int((edits * lengths).sum())
     pairs = int((edits * np.minimum(measure.affected_top or 0, lengths)).sum()) if "top" in tables else 0
-    pairs += every if "raw" in tables else 0
-    sums = every if "mean" in tables else 0
+    pairs += all_pairs if "raw" in tables else 0
+    sums = all_pairs if "mean" in tables else 0
     added = min(sums, len(plan.edits.targets) * plan.checkpoint.vocab.n_ids)
     moments = _PER_MOMENTS * (1 + (IN_PLACE in plan.edits.passes))
     return pairs * _PER_AFFECTED + added * (_PER_MEAN + moments), sums * (_PER_SUM + moments)

@@ -23,7 +23,7 @@ from rankcell.wording import note, option
 
 @contextlib.contextmanager
 def threads_as_begun(work: Prepared) -> Iterator[None]:
-    """As many threads as the run began with, without a word."""
+    """Set the number of threads that the run began with, without a note."""
     with threads_as(work.settings["threads"], quiet=True):
         yield
 
@@ -72,7 +72,7 @@ class LoadedScreen:
         return [self.work.tokens.row(int(i)) for i in rows]
 
     def uncropped_of(self, rows: Sequence[int]) -> list[np.ndarray] | None:
-        """Where the plan refills from them: the genes of the cells before they were cropped."""
+        """The genes of the cells before cropping, where the plan refills from them; else None."""
         return [self.work.tokens.uncropped(int(i)) for i in rows] if self.work.plan.options.refill else None
 
     def cell_ids(self, rows: Sequence[int]) -> list[str]:

@@ -37,7 +37,7 @@ def finish(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, verified:
     verified
         {unit: rows that were run once the units were there} of a fast screen.
     """
-    held, settings = read_plan(home), run.manifest["settings"]
+    prepared, settings = read_plan(home), run.manifest["settings"]
     staged = run.folder / WORK / STAGED
     with writing(staged):
         staged.mkdir(parents=True, exist_ok=True)
@@ -47,12 +47,12 @@ def finish(run: ShardedRun, sources: Sequence[ShardedRun], home: Path, verified:
     for name in settings["affected"]:
         if name == "mean":
             vocab = Vocabulary.load(home / WORK / VOCAB)
-            join_affected(sources, staged / AFFECTED[name], Names(EditPlan.from_json(held["plan"], vocab), vocab))
+            join_affected(sources, staged / AFFECTED[name], Names(EditPlan.from_json(prepared["plan"], vocab), vocab))
         else:
             join_tables(sources, f"affected_{name}", staged / AFFECTED[name])
     tables = publish(staged, run.folder)  # all are whole: what stands under a final name is final
     known = [name for name in TABLES if (run.folder / name).exists()]
-    run.finish([*known, *tables], n_rows=n_rows, n_cells=held["edges"][-1], n_skipped=held["n_skipped"], n_units=len(sources), **facts)
+    run.finish([*known, *tables], n_rows=n_rows, n_cells=prepared["edges"][-1], n_skipped=prepared["n_skipped"], n_units=len(sources), **facts)
     remove_work(run.folder)
     method.close(run)
 
@@ -88,9 +88,9 @@ def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, device:
             return screen
         _require_one_screen(runs)
         sources = _sources(runs)
-        _require_whole(sources, runs[0].folder)
+        _require_undamaged(sources, runs[0].folder)
         if not is_inside:
-            stack.enter_context(_gone_unless_useful(out))
+            stack.enter_context(_removed_on_failure(out))
             stack.enter_context(locked(result_folder(out)))
             target = ShardedRun.open(out, runs[0].manifest["settings"], force=force, own=OWN)
         else:
@@ -104,8 +104,8 @@ def merge(parts: Sequence[str | os.PathLike], out: str | os.PathLike, *, device:
 
 
 @contextlib.contextmanager
-def _gone_unless_useful(out: Path) -> Iterator[None]:
-    """When that which follows fails, nothing is left of a folder that it made, unless shards were computed in it."""
+def _removed_on_failure(out: Path) -> Iterator[None]:
+    """Remove a folder that the block creates when the block fails, unless shards were computed in it."""
     is_new = not out.exists()
     try:
         yield
@@ -164,7 +164,7 @@ def _require_one_screen(runs: Sequence[ShardedRun]) -> None:
 
 
 def _drawn_elsewhere(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Of two parts of a fast screen, what else differs with the device."""
+    """Text on what else differs with the device between two parts of a fast screen."""
     is_drawn = a.get("method") == "fast" and a["device"] != b["device"] and a.get("projections")
     return ", and predicted sizes of shift to the error of their random projections, which each make of device draws" if is_drawn else ""
 
@@ -172,21 +172,21 @@ def _drawn_elsewhere(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
 def _sources(runs: Sequence[ShardedRun]) -> list[ShardedRun]:
     """The run that holds the shard of each unit."""
     n_units = len(read_plan(runs[0].folder)["edges"]) - 1
-    found: dict[int, ShardedRun] = {}
+    run_of_unit: dict[int, ShardedRun] = {}
     for run in runs:
         for unit in _units_in(run.folder):
-            if unit in found:
+            if unit in run_of_unit:
                 raise OutputError(
-                    f"unit {unit} is in {found[unit].folder} and in {run.folder}: leave one of them out, or run one part again"
+                    f"unit {unit} is in {run_of_unit[unit].folder} and in {run.folder}: leave one of them out, or run one part again"
                 )
-            found[unit] = run
-    missing = [u for u in range(n_units) if u not in found]
+            run_of_unit[unit] = run
+    missing = [u for u in range(n_units) if u not in run_of_unit]
     if missing:
         raise OutputError(f"{_missing_words(missing, n_units, [r.folder for r in runs])}: run what is missing, then merge")
-    return [found[u] for u in range(n_units)]
+    return [run_of_unit[u] for u in range(n_units)]
 
 
-def _require_whole(sources: Sequence[ShardedRun], home: Path) -> None:
+def _require_undamaged(sources: Sequence[ShardedRun], home: Path) -> None:
     """InputError when a shard, or a table that was written before the first, is damaged."""
     check_files(home)
     for unit, source in enumerate(sources):
@@ -211,8 +211,8 @@ def _missing_words(missing: Sequence[int], n_units: int, folders: Sequence[Path]
     if len(cuts) == 1:
         (n,) = cuts
         shards = f"; {option('shard')} " + ", ".join(f"{i + 1}/{n}" for i in sorted({u % n for u in missing}))
-    named = ", ".join(map(str, missing[:8])) + (" ..." if len(missing) > 8 else "")
-    return f"{len(missing):,} of {n_units:,} units {'is' if len(missing) == 1 else 'are'} missing ({named}{shards})"
+    units = ", ".join(map(str, missing[:8])) + (" ..." if len(missing) > 8 else "")
+    return f"{len(missing):,} of {n_units:,} units {'is' if len(missing) == 1 else 'are'} missing ({units}{shards})"
 
 
 def _copy_tables(home: Path, out: Path) -> None:

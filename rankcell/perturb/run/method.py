@@ -35,13 +35,13 @@ class Method:
         """SettingsError for what this method cannot do."""
 
     def settings(self, plan: RunPlan) -> dict[str, Any]:
-        """What a manifest has of the method, beside the options of every screen: plain JSON."""
+        """Settings of the method for a manifest, beside the options of every screen: plain JSON."""
         return {}
 
     def settle(
         self, plan: RunPlan, earlier: Mapping[str, Any], engine_of: Callable[[], Engine], *, device: Any, may_measure: bool
     ) -> Settled:
-        """Decide what is left to be decided of how much the method spends, or go on with what an earlier start came to.
+        """Settle the effort settings that are still "auto", or restore those of an earlier start.
 
         earlier
             The settings of an earlier start; empty without one.
@@ -81,19 +81,19 @@ class Method:
     # Once all units are there
 
     def verify(self, job: VerifyJob) -> Verified:
-        """Run what is left to be run (rankcell.perturb.run.verify.verify_screen)."""
+        """Run the largest predictions exactly (rankcell.perturb.run.verify.verify_screen)."""
         return {}
 
     def joined(self, verified: Verified) -> Callable[[int, pa.Table], pa.Table]:
-        """(unit, its screen) -> the screen with what was run later."""
+        """The function (unit, its screen) -> the screen with its verified rows."""
         return lambda unit, table: table
 
     def join(self, run: ShardedRun, sources: Sequence[ShardedRun], verified: Verified, out: Path) -> dict[str, Any]:
-        """Write the tables that only this method has into `out`; what the manifest says of them."""
+        """Write the tables that only this method has into `out`; returns their facts for the manifest."""
         return {}
 
     def close(self, run: ShardedRun) -> None:
-        """Note what a user should know of a finished screen."""
+        """Warn of the shortfalls of a finished screen."""
 
 
 class ExactMethod(Method):

@@ -13,7 +13,7 @@ from rankcell.errors import SettingsError
 from rankcell.perturb.edits.plan import EditPlan
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.fast import effort
-from rankcell.perturb.fast.audit_tables import audit_cells_table, audit_table, epistasis_table, join_audit, say_if_short
+from rankcell.perturb.fast.audit_tables import audit_cells_table, audit_table, epistasis_table, join_audit, warn_if_short
 from rankcell.perturb.fast.epistasis import interactions, tokens_of_pairs
 from rankcell.perturb.fast.fast_engine import FastEngine, FastScored, verify_score
 from rankcell.perturb.fast.options import AUTO
@@ -35,18 +35,18 @@ _PER_ROW, _PER_SCORE, _PER_JUDGED = 9, 8, 60  # bytes on disk of the tables of a
 
 
 def require_predictable(config: ScreenConfig, plan: EditPlan) -> None:
-    """SettingsError for what only the exact method does."""
+    """Require options that the fast method supports; SettingsError for those of the exact method alone."""
     edit, measure = config.edit, config.measure
     several = plan.genes.shape[1] > 1
-    wrong = {
+    unsupported = {
         option("distance", measure.distance): measure.distance != "cos",
         f"{option('affected')}, {option('affected_top')} and {option('affected_raw')}": bool(measure.collects),
         option("refill", True): plan.options.refill,
         option("readout_compat", measure.readout_compat): measure.keeps_perturbed,
         "groups and sets of several genes": several and not ((edit.anchor is not None or edit.pairs) and plan.kind == "delete"),
     }
-    for setting, given in wrong.items():
-        if given:
+    for setting, is_set in unsupported.items():
+        if is_set:
             raise SettingsError(f"{setting}: only {option('method', 'exact')} does that")
     if config.method.epistasis is not None and (several or plan.kind != "delete"):
         raise SettingsError(
@@ -78,12 +78,12 @@ class FastMethod(Method):
         if Score.parse(by).is_cosine and options.effort["projections"] == 0:
             none = option("projections", 0)
             add = f"add {option('toward', placeholder='COL=STATE')} (or {option('states')}), or leave out {none}"
-            way = "verify by a movement toward a state" if options.verify_by else add
-            raise SettingsError(f"{none} predicts no sizes of shift, and {option('verify_by')} is {by}: {way}")
+            remedy = "verify by a movement toward a state" if options.verify_by else add
+            raise SettingsError(f"{none} predicts no sizes of shift, and {option('verify_by')} is {by}: {remedy}")
         return by
 
     def engine(self, plan: RunPlan, settled: Mapping[str, Any], exact: Engine, **efforts: int) -> FastEngine:
-        """The fast engine with the effort that was settled, or another."""
+        """The fast engine with the settled effort, or with `efforts`."""
         return effort.fast_engine(exact, self.settings(plan) | dict(settled) | efforts)
 
     def settle(
@@ -91,8 +91,8 @@ class FastMethod(Method):
     ) -> Settled:
         ratios = self._ratios(plan, earlier, engine_of) if may_measure and device.type != "cpu" else {}
         ratios |= {n: v for n, v in earlier.items() if n == "ratios"}
-        asked = plan.config.method.effort
-        efforts = {name: earlier.get(name, value) for name, value in asked.items() if value == AUTO}
+        requested = plan.config.method.effort
+        efforts = {name: earlier.get(name, value) for name, value in requested.items() if value == AUTO}
         if AUTO not in efforts.values():
             return Settled(efforts | ratios)
         exact, by, min_recall = engine_of(), self._verify_by(plan), plan.config.method.min_recall
@@ -101,14 +101,14 @@ class FastMethod(Method):
             [plan.tokens.row(int(i)) for i in plan.probed],
             exact,
             min_recall,
-            tries=effort.grid(asked["splits"], asked["projections"], by),
+            tries=effort.grid(requested["splits"], requested["projections"], by),
             verify_by=by,
         )
         effort.note_choice(choice, min_recall)
         return Settled({name: choice[name] for name in efforts} | ratios, {"effort": choice})
 
     def _ratios(self, plan: RunPlan, earlier: Mapping[str, Any], engine_of: Callable[[], Engine]) -> dict[str, Any]:
-        """What the parts of a prediction take on this device, measured unless an earlier start has."""
+        """Cost ratios of the parts of a prediction on this device, measured unless an earlier start has them."""
         if "ratios" in earlier:
             return {}
         rows = sorted((plan.tokens.row(int(i)) for i in plan.probed), key=len)[-2:]
@@ -191,7 +191,7 @@ class FastMethod(Method):
         return join_audit(run, sources, verified, out)
 
     def close(self, run: ShardedRun) -> None:
-        say_if_short(run.folder, run.manifest)
+        warn_if_short(run.folder, run.manifest)
 
 
 def fast_engine_of(loaded: LoadedScreen) -> FastEngine:

@@ -104,11 +104,11 @@ def settings_in(folder: Path) -> dict[str, Any]:
     return ShardedRun.read(folder).manifest.get("settings", {}) if (folder / MANIFEST).is_file() else {}
 
 
-def is_begun(folder: Path, what: Mapping[str, Any]) -> bool:
+def is_begun(folder: Path, settings: Mapping[str, Any]) -> bool:
     """Whether the same screen is finished there, or prepared."""
-    settings = settings_in(folder)
-    is_same = all(settings.get(k) == v for k, v in what.items())
-    return is_same and (is_prepared(folder) or ShardedRun.read(folder).complete)
+    stored = settings_in(folder)
+    is_equal = all(stored.get(k) == v for k, v in settings.items())
+    return is_equal and (is_prepared(folder) or ShardedRun.read(folder).complete)
 
 
 def prepare(run: ShardedRun, plan: RunPlan, survey: Survey) -> None:
@@ -160,16 +160,16 @@ def _save_tokens(tokens: TokenSet, rows: np.ndarray, folder: Path) -> np.ndarray
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """What `prepare` wrote. OutputError when the folder has nothing to go on with."""
+    """Read work/plan.json, as `prepare` wrote it. OutputError when the folder has none, or a damaged one."""
     path = folder / WORK / PLAN
     if not os.path.lexists(path):
         raise OutputError(
             f"{folder} has no {WORK}/{PLAN}: it is finished, or was stopped before it was prepared; give the {command('perturb')} again"
         )
     try:
-        held = read_sealed_json(path)
-        {k: held[k] for k in ("place", "plan", "edges", "unit_tokens", "n_skipped")}
-        return held
+        content = read_sealed_json(path)
+        {k: content[k] for k in ("place", "plan", "edges", "unit_tokens", "n_skipped")}
+        return content
     except (OSError, ValueError, KeyError) as e:
         raise _damaged(path, e, folder) from e
 
@@ -177,9 +177,9 @@ def read_plan(folder: Path) -> dict[str, Any]:
 def check_files(folder: Path) -> None:
     """OutputError when a file that `prepare` wrote beside the plan is damaged."""
     for name, facts in read_plan(folder).get("files", {}).items():
-        said = damage(folder / name, facts)
-        if said is not None:
-            raise _damaged(folder / name, said, folder)
+        reason = damage(folder / name, facts)
+        if reason is not None:
+            raise _damaged(folder / name, reason, folder)
 
 
 def _damaged(path: Path, reason: object, folder: Path) -> OutputError:
@@ -193,37 +193,37 @@ def read_prepared(folder: str | os.PathLike, *, checkpoint: Checkpoint | None = 
         Those of the manifest, where they are open already.
     """
     folder = Path(folder)
-    run, held = ShardedRun.read(folder), read_plan(folder)
+    run, content = ShardedRun.read(folder), read_plan(folder)
     check_files(folder)
-    settings, place, work = run.manifest["settings"], held["place"], folder / WORK
+    settings, place, work = run.manifest["settings"], content["place"], folder / WORK
     if checkpoint is None:
         checkpoint = open_checkpoint(
             place["model"], vocab=place["vocab"] and work / place["vocab"], vocab_mismatch_ok="vocab_mismatch" in settings
         )
-        _require_same(checkpoint.hash, settings["model_hash"], f"the model of {folder}, {place['model']},")
+        _require_unchanged(checkpoint.hash, settings["model_hash"], f"the model of {folder}, {place['model']},")
     if tokens is None or place["tokens"] == TOKENS:
         own = place["tokens"] == TOKENS
         tokens = TokenSet.open(work / TOKENS if own else place["tokens"], vocab=None if own else _vocab_for(place["tokens"], checkpoint))
-        _require_same(tokens.fingerprint, place["tokens_hash"], f"the token set of {folder}, {work / TOKENS if own else place['tokens']},")
-    plan = EditPlan.from_json(held["plan"], checkpoint.vocab)
-    _require_same(content_hash(held["plan"]), settings["plan_hash"], f"the plan of {folder}")
+        _require_unchanged(tokens.fingerprint, place["tokens_hash"], f"the token set of {folder}, {work / TOKENS if own else place['tokens']},")
+    plan = EditPlan.from_json(content["plan"], checkpoint.vocab)
+    _require_unchanged(content_hash(content["plan"]), settings["plan_hash"], f"the plan of {folder}")
     states = read_states(folder / STATES) if settings["states"] else StateEmbeddings({})
     rows = np.load(work / ROWS)
     return Prepared(
-        run, checkpoint, tokens, rows, plan, held["edges"], held["unit_tokens"], held.get("unit_edits", held["unit_tokens"]), states
+        run, checkpoint, tokens, rows, plan, content["edges"], content["unit_tokens"], content.get("unit_edits", content["unit_tokens"]), states
     )
 
 
 def _vocab_for(tokens: str, checkpoint: Checkpoint) -> Any:
-    """A plain `datasets` folder does not say its vocabulary."""
+    """The vocabulary to open a token folder with: that of the checkpoint where the folder does not say its own."""
     return None if (Path(tokens) / "rankcell.json").exists() else checkpoint.vocab
 
 
-def _require_same(found: str, wanted: str, what: str) -> None:
-    if found != wanted:
-        raise OutputError(f"{what} is not what it was when the screen began: bring it back, or start anew with {option('force', True)}")
+def _require_unchanged(actual: str, recorded: str, label: str) -> None:
+    if actual != recorded:
+        raise OutputError(f"{label} is not what it was when the screen began: bring it back, or start anew with {option('force', True)}")
 
 
 def remove_work(folder: Path) -> None:
-    """Remove what only an unfinished screen needs."""
+    """Remove the shards and files that only an unfinished screen needs."""
     remove_own(folder, (*SHARD_FILES, *_WORK))

@@ -1,4 +1,4 @@
-"""How fast a screen runs on a device: tokens a second, over some real cells of it."""
+"""Throughput of a screen on a device: tokens a second, over some real cells of it."""
 
 import contextlib
 import functools
@@ -52,9 +52,9 @@ def rate_of_edits(engine: Engine, plan: "RunPlan") -> float:
     at = np.searchsorted(ends, (np.arange(_CELLS) + 0.5) / _CELLS * ends[-1], side="right")
     tokens = seconds = 0.0
     begun = time.perf_counter()
-    wanted = (_BATCHES + 1) * engine.tokens_per_batch
+    n_tokens = (_BATCHES + 1) * engine.tokens_per_batch
     for i in np.unique(np.minimum(at, len(ends) - 1)):
-        upto = int(np.searchsorted(ends, (ends[i - 1] if i else 0) + wanted)) + 1  # as many cells as fill the batches that are timed
+        upto = int(np.searchsorted(ends, (ends[i - 1] if i else 0) + n_tokens)) + 1  # as many cells as fill the batches that are timed
         n, took = _timed(engine, plan, plan.rows[i:upto], functools.partial(synchronize, engine.encoder.device))
         tokens, seconds = tokens + n, seconds + took
         if time.perf_counter() - begun > _SECONDS:

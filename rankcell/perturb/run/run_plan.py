@@ -44,7 +44,7 @@ class RunPlan:
         The plan of all edits of a row.
     rows
         int64: the rows of `tokens` that are screened.
-    given
+    further_states
         States that are not of these cells.
     tokens_per_unit
         Edited tokens of a unit of work, about.
@@ -57,7 +57,7 @@ class RunPlan:
     tokens_folder: Path | None
     edits: EditPlan
     rows: np.ndarray
-    given: StateEmbeddings
+    further_states: StateEmbeddings
     tokens_per_unit: int
 
     @functools.cached_property
@@ -81,8 +81,8 @@ class RunPlan:
         plan = self.edits
         names = plan.set_names or plan.labels(self.checkpoint.vocab)
         genes = "all genes of the group" if len(plan.targets) == 1 and len(plan.targets[0]) > 1 else "any of the genes"
-        named = f"{', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
-        return f"none of the {len(self.rows):,} cells holds {genes} to {plan.kind} ({named}): nothing to do"
+        examples = f"{', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
+        return f"none of the {len(self.rows):,} cells holds {genes} to {plan.kind} ({examples}): nothing to do"
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
@@ -92,9 +92,9 @@ class RunPlan:
         config, checkpoint = self.config, self.checkpoint
         settings = {"model": checkpoint.name, "model_hash": checkpoint.hash, "vocabulary": checkpoint.vocab.name} | checkpoint.remarks
         settings |= config.settings(self.edits, checkpoint.vocab) | {"cells": len(self.rows)}
-        settings |= {"states": [*config.state_names, *self.given.names], "max_len": self.edits.max_len}
+        settings |= {"states": [*config.state_names, *self.further_states.names], "max_len": self.edits.max_len}
         settings |= {"tokens_per_unit": self.tokens_per_unit, "tokens_hash": self.tokens.fingerprint, "cells_hash": _rows_hash(self.rows)}
-        settings |= {"plan_hash": content_hash(self.edits.to_json()), "states_hash": states_hash(self.given), "version": __version__}
+        settings |= {"plan_hash": content_hash(self.edits.to_json()), "states_hash": states_hash(self.further_states), "version": __version__}
         return settings | ({"uncropped_hash": self._uncropped_hash()} if self.edits.options.refill else {})
 
     def _uncropped_hash(self) -> str:
@@ -108,7 +108,7 @@ class RunPlan:
         """The engine without model and states, which knows what is scored and what a cell costs; the same on every machine."""
         readouts = ["cell", *(["cls"] if self.tokens.frame.has_cls else [])]
         none = np.zeros(0)
-        states = StateEmbeddings({(s, r): none for s in self.config.state_names for r in readouts} | self.given.vectors)
+        states = StateEmbeddings({(s, r): none for s in self.config.state_names for r in readouts} | self.further_states.vectors)
         return self.engine(None, states, TOKENS_PER_BATCH)
 
     def engine(self, encoder: Encoder | None, states: StateEmbeddings, tokens_per_batch: int) -> Engine:
@@ -122,26 +122,26 @@ class RunPlan:
     @functools.cached_property
     def probed(self) -> np.ndarray:
         """int64: rows of a few cells, of all lengths, to try things on."""
-        some = np.flatnonzero(self.survey.edits)
-        rich = some[self.survey.edits[some] >= min(FEW, self.survey.edits.max())]
+        with_edits = np.flatnonzero(self.survey.edits)
+        rich = with_edits[self.survey.edits[with_edits] >= min(FEW, self.survey.edits.max())]
         return self.rows[rich[probe_rows(self.lengths[rich])]]
 
 
-def given_states(states: Any, checkpoint: Checkpoint, config: ScreenConfig, tokens: TokenSet) -> StateEmbeddings:
-    """States from a file, or as they are; SettingsError when they do not fit model, tokens or the states of the cells."""
+def open_states(states: Any, checkpoint: Checkpoint, config: ScreenConfig, tokens: TokenSet) -> StateEmbeddings:
+    """Open the further states, from a file or as they are; SettingsError when they do not fit model, tokens or the states of the cells."""
     if states is None:
         return StateEmbeddings({})
     layer, n_blocks = config.measure.layer, checkpoint.resolve_layer(config.measure.layer)
     typed = list(dict.fromkeys([layer, n_blocks, n_blocks - checkpoint.n_layers - 1]))
-    given = states if isinstance(states, StateEmbeddings) else read_states(states, layers=typed)
-    given.check(checkpoint)
-    twice = set(given.names) & set(config.state_names)
+    embeddings = states if isinstance(states, StateEmbeddings) else read_states(states, layers=typed)
+    embeddings.check(checkpoint)
+    twice = set(embeddings.names) & set(config.state_names)
     if twice:
         raise SettingsError(f"state '{min(twice)}' is asked for twice, from the cells and from the file")
-    unread = [s for s in given.names if (s, "cell") not in given.vectors and not tokens.frame.has_cls]
+    unread = [s for s in embeddings.names if (s, "cell") not in embeddings.vectors and not tokens.frame.has_cls]
     if unread:
         raise SettingsError(f"state '{unread[0]}' is given for the CLS readout alone, and these tokens have no CLS: give its cell readout")
-    return given
+    return embeddings
 
 
 def _rows_hash(rows: np.ndarray) -> str:

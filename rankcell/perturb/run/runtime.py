@@ -44,7 +44,7 @@ class Runtime:
         return {"tokens_per_batch": self.embedder.planned_tokens_per_batch} | self.embedder.description
 
     def restore(self, settings: Mapping[str, Any]) -> bool:
-        """Go on with what an earlier start came to, where nothing else is asked for; whether there was one."""
+        """Restore precision and tokens per batch of an earlier start, where the options leave them open; returns whether there was one."""
         if not {"precision", "tokens_per_batch"} <= settings.keys():
             return False  # none, or another job's
         if self.precision == "auto" and settings["precision"] != self.embedder.encoder.precision:
@@ -56,7 +56,7 @@ class Runtime:
     def settle_precision(
         self, engine_of: Callable[[Encoder], Engine], rows: Sequence[np.ndarray], longer: Sequence[np.ndarray] | None
     ) -> dict[str, Any] | None:
-        """What "auto" means for a screen: the one place where that is decided. None where there is nothing to decide."""
+        """Settle the precision of "auto" for a screen, the one place where that is decided; None where there is nothing to decide."""
         faster = [] if self.precision != "auto" else faster_precisions(choose_device(self.devices[0]), self.checkpoint.width)
         if not faster:
             return None

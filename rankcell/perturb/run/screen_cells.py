@@ -28,7 +28,7 @@ from rankcell.wording import option
 
 @dataclass(frozen=True)
 class ScreenInput:
-    """What a screen is run on.
+    """Input of a screen.
 
     source
         Counts or tokens: an AnnData, a TokenSet, or the path of either.
@@ -82,7 +82,7 @@ def perturb_part(
 def estimate_cells(
     cells: ScreenInput, out: str | os.PathLike | None, config: ScreenConfig, compute: Compute = Compute(), *, force: bool = False
 ) -> Estimate:
-    """What a screen would take; nothing is written."""
+    """Estimate a screen; nothing is written."""
     with tempfile.TemporaryDirectory() as elsewhere:
         beside = Path(elsewhere) / "screen"
         with _opened(cells, out, config, compute, beside=beside) as (perturber, tokens, config):

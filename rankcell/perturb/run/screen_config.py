@@ -10,7 +10,7 @@ from rankcell.perturb.edits.options import EDIT_CHOICE, Delete, Perturbation
 from rankcell.perturb.exact.options import Exact, Measure, MethodOptions
 from rankcell.perturb.exact.state_names import split_state, start_state, states_as_text
 from rankcell.perturb.fast.options import METHOD_CHOICE
-from rankcell.perturb.run.start_cells import named_cells, start_cells
+from rankcell.perturb.run.start_cells import parse_cell_ids, start_cells
 from rankcell.wording import note, option
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rankcell.vocab import Vocabulary
 
 TOKENS_PER_UNIT = 250_000  # edited tokens, where nothing else is asked for, at least
-_NAMED = 6  # genes that a manifest's text names
+_MAX_LISTED = 6  # genes that a manifest's text names
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Subset(Options):
     cells: Annotated[int | None, Help("Only the first N cells (with {seed}: N drawn).", "N", check=at_least(1))] = None
     seed: Annotated[int | None, Help("Draw {cells} with this seed.")] = None
     only: Annotated[
-        Sequence[str] | None, Help("Perturb only these cells: a file of their ids, one a line; in Python also a list of them.", "FILE", parse=named_cells, cli=str)
+        Sequence[str] | None, Help("Perturb only these cells: a file of their ids, one a line; in Python also a list of them.", "FILE", parse=parse_cell_ids, cli=str)
     ] = None
 
     def check(self) -> None:
@@ -90,7 +90,7 @@ class ScreenConfig(Options):
         from rankcell.perturb.edits.plan import EditPlan
 
         edit = self.edit
-        plan = EditPlan.make(vocab, self._known(vocab), frame=tokens.frame, max_len=max_len)
+        plan = EditPlan.make(vocab, self._with_known_genes(vocab), frame=tokens.frame, max_len=max_len)
         if self.measure.readout == ("cls",) and not tokens.frame.has_cls:
             raise SettingsError("only the CLS readout is asked for, and these tokens have no CLS")
         room, most = max_len - len(tokens.frame), plan.genes.shape[1]
@@ -104,28 +104,29 @@ class ScreenConfig(Options):
         return plan
 
     def unknown_genes(self, vocab: "Vocabulary") -> list[str]:
-        """Genes that the vocabulary lacks and that are gone without, by skip_unknown."""
+        """Genes that the vocabulary lacks and that `skip_unknown` skips."""
         if not self.edit.skip_unknown:
             return []
-        named = [] if isinstance(self.edit.genes, str) else self.edit.genes
-        return vocab.unknown([*named, *(g for genes in (self.edit.sets or {}).values() for g in genes)])
+        gene_names = [] if isinstance(self.edit.genes, str) else self.edit.genes
+        return vocab.unknown([*gene_names, *(g for genes in (self.edit.sets or {}).values() for g in genes)])
 
-    def _known(self, vocab: "Vocabulary") -> Perturbation:
+    def _with_known_genes(self, vocab: "Vocabulary") -> Perturbation:
         """The edit without the unknown genes; SettingsError when none is left, else a note that names them."""
         unknown = self.unknown_genes(vocab)
         if not unknown:
             return self.edit
-        lost, kept = set(unknown), {}
+        unknown_ids, retained = set(unknown), {}
         if self.edit.sets is not None:
-            kept["sets"] = {n: left for n, genes in self.edit.sets.items() if (left := [g for g in genes if str(g) not in lost])}
+            known_sets = {name: [g for g in genes if str(g) not in unknown_ids] for name, genes in self.edit.sets.items()}
+            retained["sets"] = {name: genes for name, genes in known_sets.items() if genes}
         if not isinstance(self.edit.genes, str):
-            kept["genes"] = [g for g in self.edit.genes if str(g) not in lost]
-        n = len(unknown) + len({str(g) for g in kept.get("genes", [g for genes in kept.get("sets", {}).values() for g in genes])})
+            retained["genes"] = [g for g in self.edit.genes if str(g) not in unknown_ids]
+        n = len(unknown) + len({str(g) for g in retained.get("genes", [g for genes in retained.get("sets", {}).values() for g in genes])})
         text = vocab.describe_unknown(unknown, n)
-        if not any(kept.values()):
+        if not any(retained.values()):
             raise SettingsError(f"{text}; no gene is left to perturb")
         note(f"{text}; the screen goes on without")
-        return replace(self.edit, **kept)
+        return replace(self.edit, **retained)
 
     def choose(self, tokens: "TokenSet") -> "np.ndarray":
         """int64: the rows to perturb, in the caller's order; cells without genes are left out and counted in a warning."""
@@ -135,11 +136,11 @@ class ScreenConfig(Options):
 
         rows, subset = np.arange(len(tokens)) if self.start is None else cells_of(tokens, self.start, "start"), self.subset
         if subset.only is not None:
-            rows = rows[np.isin(rows, self._rows_named(tokens))]
+            rows = rows[np.isin(rows, self._rows_of_ids(tokens))]
         if not len(rows):
-            both = subset.only is not None and self.start is not None
+            names_both = subset.only is not None and self.start is not None
             raise SettingsError(
-                "there are no cells to perturb" + (f": none of {option('only')} is among those of {option('start')}" if both else "")
+                "there are no cells to perturb" + (f": none of {option('only')} is among those of {option('start')}" if names_both else "")
             )
         if subset.cells is not None and subset.cells < len(rows):
             chosen = rows if subset.seed is None else np.random.default_rng(subset.seed).choice(rows, subset.cells, replace=False)
@@ -151,29 +152,29 @@ class ScreenConfig(Options):
             note(f"{int(empty.sum()):,} of {len(rows):,} cells have no genes and give no rows")
         return rows[~empty]
 
-    def _rows_named(self, tokens: "TokenSet") -> "np.ndarray":
+    def _rows_of_ids(self, tokens: "TokenSet") -> "np.ndarray":
         """The rows of the cells of `only`, ascending."""
         import numpy as np
 
-        wanted = set(self.subset.only)
-        if not wanted:
+        selected = set(self.subset.only)
+        if not selected:
             raise SettingsError(f"{option('only')} names no cell: give the ids of those to perturb")
         ids = tokens.cell_ids
-        rows = [i for i, cell in enumerate(ids) if cell in wanted]
-        unknown = wanted - {ids[i] for i in rows}
+        rows = [i for i, cell in enumerate(ids) if cell in selected]
+        unknown = selected - {ids[i] for i in rows}
         if unknown:
             raise CellError(f"there is no cell '{min(unknown)}' ({option('only')}; {len(ids):,} cells, such as {', '.join(ids[:2])})")
         return np.array(rows, np.int64)
 
     def settings(self, plan: "EditPlan | None" = None, vocab: "Vocabulary | None" = None) -> dict[str, Any]:
-        """What a manifest has of the options: plain JSON. `plan_hash` beside it covers genes and sets, of which a few are named."""
-        named = {} if plan is None or vocab is None else _named(plan, vocab)
-        return {"kind": self.edit.kind} | named | self.edit.settings() | {"start": self.start, "toward": list(self.toward)} | self.measure.settings()
+        """Settings of the options for a manifest: plain JSON. `plan_hash` beside it covers genes and sets, of which a few are named."""
+        gene_settings = {} if plan is None or vocab is None else _gene_settings(plan, vocab)
+        return {"kind": self.edit.kind} | gene_settings | self.edit.settings() | {"start": self.start, "toward": list(self.toward)} | self.measure.settings()
 
 
-def _named(plan: "EditPlan", vocab: "Vocabulary") -> dict[str, Any]:
+def _gene_settings(plan: "EditPlan", vocab: "Vocabulary") -> dict[str, Any]:
     labels = plan.set_names or plan.labels(vocab)
-    genes = "all" if plan.every_gene else ", ".join(labels[:_NAMED]) + (" ..." if len(labels) > _NAMED else "")
+    genes = "all" if plan.every_gene else ", ".join(labels[:_MAX_LISTED]) + (" ..." if len(labels) > _MAX_LISTED else "")
     return {"genes": genes, "n_targets": len(plan.targets)}
 
 

@@ -45,8 +45,8 @@ def _masked(value: Any, mask: Any, source: Any) -> list[str]:
     return [i for i in ids if i in masked]
 
 
-def named_cells(cells: Any) -> tuple[str, ...]:
-    """Cell ids: of a file, one a line, or of a list."""
+def parse_cell_ids(cells: Any) -> tuple[str, ...]:
+    """Parse cell ids: of a file, one a line, or of a list."""
     if not isinstance(cells, (str, os.PathLike)):
         return tuple(str(c) for c in cells)
     from rankcell.store import read_lines

@@ -1,4 +1,4 @@
-"""A look at all cells before any work: how many edits each has, what they cost, and how common each target is. Block by block."""
+"""Survey of all cells before any work: edits and tokens of each cell, and how common each target is. Block by block."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ _BLOCK = 2**26  # bytes of a table of cells x genes
 
 @dataclass(frozen=True)
 class Survey:
-    """What the edits of a screen come to.
+    """Edits and tokens of each cell of a screen, and detection, rank and expression of each target.
 
     edits
         int64 [cells]: rows that each cell will have.
     tokens
         int64 [cells]: tokens that go through the model for them, all passes (the edit's own change of length aside).
-    held
+    cells_per_target
         int64 [targets]: cells that hold all genes of a target.
     mean_rank
         [targets]: of a target's first gene, in the cells that hold it; NaN where none does.
@@ -33,19 +33,19 @@ class Survey:
 
     edits: np.ndarray
     tokens: np.ndarray
-    held: np.ndarray
+    cells_per_target: np.ndarray
     mean_rank: np.ndarray
     expression: np.ndarray | None
 
     @classmethod
     def of(cls, tokens: TokenSet, rows: np.ndarray, plan: EditPlan, vocab: Vocabulary) -> "Survey":
         edits = np.zeros(len(rows), np.int64)
-        held = np.zeros(len(plan.targets), np.int64)
+        cells_per_target = np.zeros(len(plan.targets), np.int64)
         n, ranks, logs = (np.zeros(vocab.n_ids) for _ in range(3))
         for a, block in _blocks(tokens, rows, vocab):
-            there = _held(plan, block)
-            held += there.total
-            edits[a : a + block.n_cells] = _count(plan, tokens, rows[a : a + block.n_cells], block, there)
+            target_counts = _count_targets(plan, block)
+            cells_per_target += target_counts.cells_per_target
+            edits[a : a + block.n_cells] = _count(plan, tokens, rows[a : a + block.n_cells], block, target_counts)
             n += np.bincount(block.token, minlength=vocab.n_ids)
             ranks += np.bincount(block.token, block.rank, vocab.n_ids)
             if block.logs is not None:
@@ -53,9 +53,9 @@ class Survey:
         first = plan.genes[:, 0]
         with np.errstate(invalid="ignore"):
             mean_rank = ranks[first] / n[first]
-        named = plan.genes >= 0
-        levels = np.where(named, logs[plan.genes], 0).sum(1) / named.sum(1) / max(1, len(rows)) if tokens.has_counts else None
-        return cls(edits, edits * tokens.lengths[rows] * len(plan.passes), held, mean_rank, levels)
+        is_gene = plan.genes >= 0
+        levels = np.where(is_gene, logs[plan.genes], 0).sum(1) / is_gene.sum(1) / max(1, len(rows)) if tokens.has_counts else None
+        return cls(edits, edits * tokens.lengths[rows] * len(plan.passes), cells_per_target, mean_rank, levels)
 
     def edges(self, tokens_per_unit: int) -> list[int]:
         """Where the units of work begin, and the end: whole cells of about so many tokens each."""
@@ -63,7 +63,7 @@ class Survey:
         return [*np.flatnonzero(np.diff(unit, prepend=-1)).tolist(), len(self.tokens)]
 
     def edits_table(self, plan: EditPlan, vocab: Vocabulary) -> pa.Table:
-        """One row per target, those too that no cell holds."""
+        """The table of edits: one row per target, those too that no cell holds."""
         genes, n_cells = plan.names(vocab), len(self.edits)
         none = pa.nulls(len(genes), pa.float64())
         return pa.table(
@@ -72,8 +72,8 @@ class Survey:
                 "kind": pa.array([plan.kind] * len(genes), pa.string()),
                 "genes": pa.array(genes, pa.string()),
                 "symbols": pa.array(plan.labels(vocab), pa.string()),
-                "n_cells": pa.array(self.held),
-                "detection": pa.array(self.held / max(1, n_cells)),
+                "n_cells": pa.array(self.cells_per_target),
+                "detection": pa.array(self.cells_per_target / max(1, n_cells)),
                 "expression": none if self.expression is None else pa.array(self.expression),
                 "mean_rank": pa.array(self.mean_rank, from_pandas=True),
             }
@@ -81,7 +81,7 @@ class Survey:
 
 
 def tokens_of_rows(n: int, lengths: np.ndarray, plan: EditPlan) -> int:
-    """Tokens through the model for so many edits, about, of cells with rows of such lengths."""
+    """Estimate the tokens through the model for `n` edits of cells with rows of these lengths."""
     return int(n * lengths.mean() * len(plan.passes)) if len(lengths) else 0
 
 
@@ -126,46 +126,52 @@ _FEW_GENES = 4  # of a target, up to which a table of all targets is looked up a
 
 
 @dataclass(frozen=True)
-class _Held:
-    """Targets that cells hold: `total` [targets], how many cells hold all genes; `of_cell` and `of_cell_any` [cells], how many
-    targets a cell holds whole, and in part."""
+class _TargetCounts:
+    """Counts over the targets and cells of a block, int64.
 
-    total: np.ndarray
-    of_cell: np.ndarray
-    of_cell_any: np.ndarray
+    cells_per_target
+        [targets]: cells that hold all genes of a target.
+    complete_per_cell, partial_per_cell
+        [cells]: targets of which a cell holds all genes, and any gene.
+    """
+
+    cells_per_target: np.ndarray
+    complete_per_cell: np.ndarray
+    partial_per_cell: np.ndarray
 
 
-def _held(plan: EditPlan, block: _Block) -> _Held:
+def _count_targets(plan: EditPlan, block: _Block) -> _TargetCounts:
+    """Count the cells that hold each target, and the targets that each cell holds."""
     genes, shows = plan.genes, block.shows
     if genes.shape[1] == 1:
         is_target = np.zeros(shows.shape[1], bool)
         is_target[genes[:, 0]] = True
-        whole = np.bincount(block.cell, is_target[block.token], block.n_cells).astype(np.int64)
-        return _Held(np.bincount(block.token, minlength=shows.shape[1])[genes[:, 0]], whole, whole)
-    total, whole, part = np.zeros(len(genes), np.int64), np.zeros(len(shows), np.int64), np.zeros(len(shows), np.int64)
+        complete = np.bincount(block.cell, is_target[block.token], block.n_cells).astype(np.int64)
+        return _TargetCounts(np.bincount(block.token, minlength=shows.shape[1])[genes[:, 0]], complete, complete)
+    total, complete, partial = np.zeros(len(genes), np.int64), np.zeros(len(shows), np.int64), np.zeros(len(shows), np.int64)
     if genes.shape[1] > _FEW_GENES:  # most of a table of sets is empty
         for i in range(len(shows)):
-            held = plan.n_shown(np.flatnonzero(shows[i, :-1]))
-            total += held == plan.sizes
-            whole[i], part[i] = (held == plan.sizes).sum(), (held > 0).sum()
-        return _Held(total, whole, part)
+            n_shown = plan.n_shown(np.flatnonzero(shows[i, :-1]))
+            total += n_shown == plan.sizes
+            complete[i], partial[i] = (n_shown == plan.sizes).sum(), (n_shown > 0).sum()
+        return _TargetCounts(total, complete, partial)
     size = max(1, _BLOCK // (len(shows) * genes.shape[1]))
     for a in range(0, len(genes), size):
-        named = genes[a : a + size]
-        here = shows[:, named]  # -1 reads the last column, which shows nothing
-        all_of, any_of = (here | (named < 0)).all(2), here.any(2)
-        total[a : a + size] = all_of.sum(0)
-        whole += all_of.sum(1)
-        part += any_of.sum(1)
-    return _Held(total, whole, part)
+        batch = genes[a : a + size]
+        here = shows[:, batch]  # -1 reads the last column, which shows nothing
+        has_all, has_any = (here | (batch < 0)).all(2), here.any(2)
+        total[a : a + size] = has_all.sum(0)
+        complete += has_all.sum(1)
+        partial += has_any.sum(1)
+    return _TargetCounts(total, complete, partial)
 
 
-def _count(plan: EditPlan, tokens: TokenSet, rows: np.ndarray, block: _Block, held: _Held) -> np.ndarray:
-    """How many edits each cell has; row by row only where a kind has edits that may change nothing."""
+def _count(plan: EditPlan, tokens: TokenSet, rows: np.ndarray, block: _Block, target_counts: _TargetCounts) -> np.ndarray:
+    """Edits of each cell, int64 [cells]; row by row only where a kind has edits that may change nothing."""
     kind = KINDS[plan.kind]
     if kind.is_noop is None and not kind.inserts:
-        return held.of_cell if plan.need_all or plan.genes.shape[1] == 1 else held.of_cell_any
+        return target_counts.complete_per_cell if plan.need_all or plan.genes.shape[1] == 1 else target_counts.partial_per_cell
     if kind.inserts and plan.genes.shape[1] == 1:
-        tried = held.of_cell if plan.every_gene else len(plan.targets)
-        return tried - np.isin(block.top, plan.genes[:, 0])  # the top gene is there already
+        n_targets = target_counts.complete_per_cell if plan.every_gene else len(plan.targets)
+        return n_targets - np.isin(block.top, plan.genes[:, 0])  # the top gene is there already
     return np.array([plan.count(tokens.row(int(i))) for i in rows], np.int64)

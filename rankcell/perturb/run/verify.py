@@ -62,8 +62,8 @@ class _Chunks:
     @classmethod
     def of(cls, run: ShardedRun, sources: Sequence[ShardedRun]) -> "_Chunks":
         settings = run.manifest["settings"]
-        wanted, none = settings.get("verify_screen", 0), np.empty(0, np.int64)
-        chosen = choose(sources, settings["verify_by"], wanted) if wanted else Chosen(none, none)
+        n_verified, none = settings.get("verify_screen", 0), np.empty(0, np.int64)
+        chosen = choose(sources, settings["verify_by"], n_verified) if n_verified else Chosen(none, none)
         return cls(run, sources, chosen, _edges(chosen, sources, settings["tokens_per_unit"]) if len(chosen.unit) else [0])
 
     @property
@@ -75,7 +75,7 @@ class _Chunks:
         return f"verified-{content_hash([self.chosen.unit.tolist(), self.chosen.row.tolist()])[:12]}"
 
     def compute(self, loaded: LoadedScreen, number: int, progress: Ticks) -> Callable[[], Path]:
-        """Run a chunk; what is returned writes it."""
+        """Run a chunk; the function that is returned writes it."""
         a, b = self.edges[number], self.edges[number + 1]
         rows = Chosen(self.chosen.unit[a:b], self.chosen.row[a:b])
         return functools.partial(write_shard, _run_chunk(loaded, rows, self.sources, progress), self.home, self.kind, number)
@@ -83,7 +83,7 @@ class _Chunks:
 
 @dataclass(frozen=True)
 class _Verifier:
-    """What runs chunks on one device (rankcell.execute.Worker)."""
+    """Runs chunks on one device (rankcell.execute.Worker)."""
 
     chunks: _Chunks
     loaded: LoadedScreen
@@ -107,8 +107,8 @@ def open_verification(folder: str, device: str, name: str) -> Iterator[_Verifier
         yield _Verifier(_Chunks.of(work.run, [work.run] * work.n_units), LoadedScreen.open(work, device))
 
 
-def choose(sources: Sequence[ShardedRun], score: str, wanted: int) -> Chosen:
-    """The rows with the largest predicted effects by `score` that were not run; of equal ones the first."""
+def choose(sources: Sequence[ShardedRun], score: str, n: int) -> Chosen:
+    """Choose the `n` rows with the largest predicted effects by `score` that were not run; of equal ones the first."""
     unit, row, size = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
     for number, source in enumerate(sources):
         table = read_shard(source, "screen", number, [score, f"exact{pass_of(score)}"])
@@ -116,7 +116,7 @@ def choose(sources: Sequence[ShardedRun], score: str, wanted: int) -> Chosen:
         at = np.flatnonzero(~table.column(1).to_numpy() & np.isfinite(value))
         unit, row = np.concatenate([unit, np.full(len(at), number)]), np.concatenate([row, at])
         size = np.concatenate([size, value[at]])
-        best = np.sort(np.argsort(-size, kind="stable")[:wanted])
+        best = np.sort(np.argsort(-size, kind="stable")[:n])
         unit, row, size = unit[best], row[best], size[best]
     return Chosen(unit, row)
 
@@ -156,12 +156,12 @@ def _run_rows(loaded: LoadedScreen, unit: int, rows: np.ndarray, screen: pa.Tabl
         passes = [which for which, lacking in zip(lacks, pattern, strict=True) if lacking]
         at = np.flatnonzero(np.all([lacks[w] == p for w, p in zip(lacks, pattern, strict=True)], axis=0))
         if passes:
-            _run_some(loaded, tokens, edits, (cell[at], inside[at]), passes, at, values, progress)
+            _score_edits(loaded, tokens, edits, (cell[at], inside[at]), passes, at, values, progress)
     columns = {"unit": pa.array(np.full(len(rows), unit)), "cell": pa.array(first + cell), "row": pa.array(rows)}
     return pa.table(columns | {n: numbers(v) for n, v in fast.with_parts(values).items()})
 
 
-def _run_some(
+def _score_edits(
     loaded: LoadedScreen,
     tokens: Sequence[np.ndarray],
     edits: Sequence[RowEdits],
@@ -171,11 +171,11 @@ def _run_some(
     values: dict[str, np.ndarray],
     progress: Ticks,
 ) -> None:
-    """Run edits in the same passes, and put their scores into `values`; `place`: cell and number in it, ascending."""
+    """Score edits exactly in `passes` and write the scores into `values` at `at`; `place`: cell and number in it, ascending."""
     cell, inside = place
     here = np.unique(cell)
-    some = [edits[c].chosen(inside[cell == c]) for c in here]
-    scored = loaded.engine.run_edits([tokens[c] for c in here], some, passes=passes, progress=progress)
+    selected_edits = [edits[c].chosen(inside[cell == c]) for c in here]
+    scored = loaded.engine.run_edits([tokens[c] for c in here], selected_edits, passes=passes, progress=progress)
     for score in values:
         if pass_of(score) in passes:
             values[score][at] = scored.scores[score]
@@ -186,7 +186,7 @@ def _passes(screen: pa.Table) -> list[str]:
 
 
 def with_verified(table: pa.Table, verified: pa.Table) -> pa.Table:
-    """The screen of a unit with the rows that were run later."""
+    """Insert the verified rows into the screen of a unit."""
     rows = verified["row"].to_numpy()
     for which in _passes(table):
         table = set_values(table, f"exact{which}", rows, np.ones(len(rows), bool))
@@ -196,5 +196,5 @@ def with_verified(table: pa.Table, verified: pa.Table) -> pa.Table:
 
 
 def by_unit(verified: Mapping[int, pa.Table]) -> Callable[[int, pa.Table], pa.Table]:
-    """What joins the screen's shards with them."""
+    """The function (unit, its screen) -> the screen with its verified rows."""
     return lambda unit, table: with_verified(table, verified[unit]) if unit in verified else table
