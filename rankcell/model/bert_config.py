@@ -27,7 +27,7 @@ class _Rule:
     is_met: Callable[[Any], bool]
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -35,8 +35,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole(low: int, high: int) -> _Rule:
-    return _Rule(f"a whole number from {low:,} to {high:,}", lambda v: _is_whole(v) and low <= v <= high)
+def _integer(low: int, high: int) -> _Rule:
+    return _Rule(f"a whole number from {low:,} to {high:,}", lambda v: _is_integer(v) and low <= v <= high)
 
 
 def _maybe(rule: _Rule) -> _Rule:
@@ -46,18 +46,18 @@ def _maybe(rule: _Rule) -> _Rule:
 _TEXT = _Rule("a name", lambda v: isinstance(v, str) and v.isprintable() and 0 < len(v) <= 100)
 _FLAG = _Rule("true or false", lambda v: isinstance(v, bool))
 _SHARE = _Rule("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
-_TOKEN = _maybe(_whole(0, 100 * _LARGEST))
-_TOKENS = _Rule("a token number, a list of them, or null", lambda v: _TOKEN.is_met(v) or (isinstance(v, list) and all(map(_is_whole, v))))
+_TOKEN = _maybe(_integer(0, 100 * _LARGEST))
+_TOKENS = _Rule("a token number, a list of them, or null", lambda v: _TOKEN.is_met(v) or (isinstance(v, list) and all(map(_is_integer, v))))
 _SHAPE = {  # keys that the encoder is built from
     "model_type": _TEXT,
-    "num_hidden_layers": _whole(1, 1_000),
-    "hidden_size": _whole(1, 100_000),
-    "embedding_size": _whole(1, 100_000),
-    "num_attention_heads": _whole(1, 10_000),
-    "intermediate_size": _whole(1, _LARGEST),
-    "max_position_embeddings": _whole(1, 10 * _LARGEST),
-    "vocab_size": _whole(1, 100 * _LARGEST),
-    "type_vocab_size": _whole(1, _LARGEST),
+    "num_hidden_layers": _integer(1, 1_000),
+    "hidden_size": _integer(1, 100_000),
+    "embedding_size": _integer(1, 100_000),
+    "num_attention_heads": _integer(1, 10_000),
+    "intermediate_size": _integer(1, _LARGEST),
+    "max_position_embeddings": _integer(1, 10 * _LARGEST),
+    "vocab_size": _integer(1, 100 * _LARGEST),
+    "type_vocab_size": _integer(1, _LARGEST),
     "layer_norm_eps": _Rule("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1),
     "hidden_act": _TEXT,
     "hidden_dropout_prob": _SHARE,

@@ -190,7 +190,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Attention:
-    """softmax2(q k') v over runs of rows; softmax2 because the queries carry log2(e). One of the ways below, by name.
+    """softmax2(q k') v over runs of rows; softmax2 because the queries carry log2(e). `method` is one of these:
 
     blocked
         Processors with oneDNN: long rows head by head in pieces whose scores stay in the caches, short ones as `sdpa`.
@@ -200,7 +200,7 @@ class Attention:
         Everywhere: torch's scaled_dot_product_attention, a call per run.
     """
 
-    way: str
+    method: str
 
     @classmethod
     def choose(cls, device: Any, dtype: Any, head_width: int, *, onednn: bool) -> "Attention":
@@ -217,7 +217,7 @@ class Attention:
         return cls("sdpa" if why else "varlen")
 
     def __call__(self, q: Any, k: Any, v: Any, rows: Rows, heads: int, watch: Watch | None) -> Any:
-        if watch is None and self.way == "varlen":
+        if watch is None and self.method == "varlen":
             return varlen.attention(*(x.unflatten(1, (heads, -1)) for x in (q, k, v)), rows.ends, scale=1 / _BASE2).flatten(1)
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for run in rows.runs:
@@ -225,7 +225,7 @@ class Attention:
             target = out[run.q : run.q + run.rows * run.n_q].view(run.rows, run.n_q, heads, -1)
             if watch is not None:
                 _watched(*parts, target, run, watch)
-            elif self.way == "blocked" and run.n_k >= _LONG:
+            elif self.method == "blocked" and run.n_k >= _LONG:
                 _blocked(*parts, target)
             else:
                 _sdpa(*parts, target)

@@ -20,7 +20,7 @@ from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.vocab.recipes import recognize_weights
 from rankcell.wording import command, note, option
 
-WAYS = "a checkpoint folder, a name on the Hugging Face hub (OWNER/REPO/FOLDER), or 'demo'"
+MODEL_FORMS = "a checkpoint folder, a name on the Hugging Face hub (OWNER/REPO/FOLDER), or 'demo'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,23 +145,23 @@ def open_checkpoint(
     if isinstance(model, Checkpoint):
         return model
     if model is None:
-        raise ModelError(f"no model was named: {option('model', placeholder='MODEL')} takes {WAYS} ({read_seal(demo_folder()).note})")
+        raise ModelError(f"no model was named: {option('model', placeholder='MODEL')} takes {MODEL_FORMS} ({read_seal(demo_folder()).note})")
     if not isinstance(model, (str, os.PathLike)) or not str(model):
-        raise ModelError(f"model is {model!r}; expected {WAYS}")
+        raise ModelError(f"model is {model!r}; expected {MODEL_FORMS}")
     name, folder = _locate(model)
     refuse_adapter(folder)
     config = read_config(folder, name)
     own = Vocabulary.load(folder / VOCABULARY) if (folder / VOCABULARY).is_dir() else None
-    given = find_vocabulary(vocab) if vocab is not None else None
-    if own is None and given is None:
+    provided = find_vocabulary(vocab) if vocab is not None else None
+    if own is None and provided is None:
         raise ModelError(f"checkpoint '{name}' carries no vocabulary: {_which_vocabulary(config, folder, name)}")
-    if own is not None and given is not None and own != given:
+    if own is not None and provided is not None and own != provided:
         raise VocabularyError(
             f"checkpoint '{name}' carries vocabulary '{own.name}' ({own.hash[:12]}), but {option('vocab')} is "
-            f"'{given.name}' ({given.hash[:12]}): leave out {option('vocab')}, or choose the model that belongs to it"
+            f"'{provided.name}' ({provided.hash[:12]}): leave out {option('vocab')}, or choose the model that belongs to it"
         )
-    mismatch = require_fit(config, folder, name, own or given, mismatch_ok=vocab_mismatch_ok)
-    return Checkpoint(name, folder, config, own or given, str(model), mismatch)
+    mismatch = require_fit(config, folder, name, own or provided, mismatch_ok=vocab_mismatch_ok)
+    return Checkpoint(name, folder, config, own or provided, str(model), mismatch)
 
 
 def _locate(model: str | os.PathLike) -> tuple[str, Path]:

@@ -121,8 +121,8 @@ class Memory:
                 n = self.most[kind] = n // 2
                 note(f"out of memory: going on with {n} {kind} at once")
 
-    def hold(self, work: Callable[[], T], content: str, *, tries: int = 2, smaller: Sequence[str] = ()) -> T:
-        """`work()`, once more where memory runs out; ModelError when it does not fit.
+    def run(self, work: Callable[[], T], content: str, *, tries: int = 2, smaller: Sequence[str] = ()) -> T:
+        """Run `work()`, once more where memory runs out; ModelError when it does not fit.
 
         content
             What it puts into memory, for the message.
@@ -139,8 +139,8 @@ class Memory:
 
     def joined(self, parts: Sequence[Any], axis: int = 0) -> np.ndarray:
         """Tensors as one array in the processor's memory; joined on the device, and so copied at once, where that fits."""
-        whole, lack = self.attempt(lambda: torch.cat(list(parts), axis).cpu().numpy())
-        return whole if lack is None else np.concatenate([part.cpu().numpy() for part in parts], axis)
+        joined, lack = self.attempt(lambda: torch.cat(list(parts), axis).cpu().numpy())
+        return joined if lack is None else np.concatenate([part.cpu().numpy() for part in parts], axis)
 
     def too_small(self, content: str, lack: str, smaller: Sequence[str] = ()) -> ModelError:
         """The error where nothing is left to be made smaller.
@@ -148,11 +148,11 @@ class Memory:
         smaller
             Options of which a smaller value needs less.
         """
-        ways = [f"another {option('device')}"] if offers("device") else []
+        remedies = [f"another {option('device')}"] if offers("device") else []
         if self.precision in ("fp32", "tf32") and offers("precision"):
-            ways.append(option("precision", "bf16"))
-        ways += [f"a smaller {option(name)}" for name in smaller if offers(name)]
-        advice = f": choose {', or '.join(ways)}" if ways else ""
+            remedies.append(option("precision", "bf16"))
+        remedies += [f"a smaller {option(name)}" for name in smaller if offers(name)]
+        advice = f": choose {', or '.join(remedies)}" if remedies else ""
         return ModelError(f"the memory of device '{self.device}' does not hold {content} ({lack}){advice}")
 
 

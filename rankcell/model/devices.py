@@ -25,7 +25,7 @@ def choose_device(device: str) -> Any:
     except (RuntimeError, TypeError, ValueError):
         chosen = None
     if chosen is None or chosen.type not in _DEVICES:
-        raise SettingsError(f"unknown device {shortened(device)}; one of {_ALL}{_way(str(device))}")
+        raise SettingsError(f"unknown device {shortened(device)}; one of {_ALL}{_other_name_hint(str(device))}")
     n_devices = _DEVICES[chosen.type]()
     if (chosen.index or 0) >= n_devices:
         kind = chosen.type.upper()
@@ -33,8 +33,8 @@ def choose_device(device: str) -> Any:
     return torch.device(chosen.type, chosen.index or 0) if chosen.type in ("cuda", "xpu") else torch.device(chosen.type)
 
 
-def _way(device: str) -> str:
-    """What to name in place of a device that has its name elsewhere."""
+def _other_name_hint(device: str) -> str:
+    """Hint for a device under a name that torch does not use: how torch calls it, or nothing."""
     if device.upper().startswith(("MIG-", "GPU-")):
         return f" (a GPU by its UUID, or an instance of one, is set by CUDA_VISIBLE_DEVICES={device}, and is cuda:0 then)"
     if device.lower().startswith(("hip", "rocm", "amd")):
@@ -53,7 +53,7 @@ def devices_of(device: str) -> list[str]:
     if len(names) > 1 and "auto" in names:
         raise SettingsError(f"device '{device}': auto is all devices already, name it alone")
     if names == ["auto"]:
-        return _all_alike()
+        return _gpus_of_first_make()
     numbered = [f"{name}:0" if name in ("cuda", "mps", "xpu") else name for name in names]
     twice = next((n for n in numbered if n != "cpu" and numbered.count(n) > 1), None)
     if twice is not None:
@@ -69,7 +69,7 @@ def one_device(device: str) -> str:
     return names[0]
 
 
-def _all_alike() -> list[str]:
+def _gpus_of_first_make() -> list[str]:
     """All GPUs of the first one's make; a note names those that are left out, because their last digits would be others."""
     makes = [torch.cuda.get_device_name(i) for i in range(_cuda_devices())]
     if not makes:

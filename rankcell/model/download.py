@@ -88,9 +88,8 @@ class _Download:
 
     def _find(self, file: str) -> Path | None:
         """The file, or None when the repository lacks it, or when it is not cached and nobody answers (then `failed` says why)."""
-        how = {"revision": self.commit, "otherwise": self._by_hand()}
         try:
-            return find_file(self.name.repo, self.name.path(file), network=self.failed is None, **how)
+            return find_file(self.name.repo, self.name.path(file), network=self.failed is None, revision=self.commit, otherwise=self._by_hand())
         except InputError as e:
             self.failed = e
             return None

@@ -44,7 +44,7 @@ class Encoder:
         self.precision = precision_on(precision, self.device)
         self.dtype = dtype_of(self.precision)
         self.memory = Memory(self.device, precision=self.precision)
-        self.memory.hold(self._load, f"model '{checkpoint.name}'")
+        self.memory.run(self._load, f"model '{checkpoint.name}'")
 
     def _load(self) -> None:
         onednn = self.precision != "fp16" and has_onednn(self.device, self.dtype)
@@ -60,7 +60,7 @@ class Encoder:
         kind = self.device.type
         threads = torch.get_num_threads() if kind == "cpu" else 0
         name = torch.cuda.get_device_name(self.device) if kind == "cuda" else kind
-        settings = {"device": name, "precision": self.precision, "attention": self._attention.way, "threads": threads}
+        settings = {"device": name, "precision": self.precision, "attention": self._attention.method, "threads": threads}
         settings |= {"products": "tf32" if self.precision == "tf32" else "ieee"}
         return settings | {"torch": str(torch.__version__)}
 
@@ -104,8 +104,8 @@ class Encoder:
                     hidden = self._embeddings(packed.input_ids, packed.positions)
                     hidden = hidden[picked] if trims else hidden
                 else:
-                    how = {"keys": packed.keys, "only": picked if trims else None, "watch": None if watch is None else _at(watch, n)}
-                    hidden = self._blocks[n - 1](hidden, short if trims else rows, self._attention, **how)
+                    options = {"keys": packed.keys, "only": picked if trims else None, "watch": None if watch is None else _at(watch, n)}
+                    hidden = self._blocks[n - 1](hidden, short if trims else rows, self._attention, **options)
             if n in wanted:
                 yield n, hidden
 

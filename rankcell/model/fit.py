@@ -100,11 +100,11 @@ def _special_in_tokenizer(folder: Path) -> dict[str, tuple[int, str]]:
 
 def _token_numbers(folder: Path) -> dict[str, int]:
     """Text of a token -> its number, as far as the tokenizer's files say it."""
-    whole, config = _object(folder / "tokenizer.json"), _object(folder / "tokenizer_config.json")
+    tokenizer, config = _object(folder / "tokenizer.json"), _object(folder / "tokenizer_config.json")
     numbers: dict[Any, Any] = dict(_object(folder / "vocab.json"))
-    model = whole.get("model")
+    model = tokenizer.get("model")
     numbers |= model.get("vocab") if isinstance(model, dict) and isinstance(model.get("vocab"), dict) else {}
-    added = whole.get("added_tokens")
+    added = tokenizer.get("added_tokens")
     numbers |= {t.get("content"): t.get("id") for t in added if isinstance(t, dict)} if isinstance(added, list) else {}
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict):
@@ -138,9 +138,9 @@ def series_of(config: Mapping[str, Any], folder: Path, name: str) -> tuple[Publi
         if config["vocab_size"] == series.n_tokens:
             return series, f"{series.n_tokens:,} tokens"
     for series in every:
-        named = next((part for part in series.names for n in names if part.lower() in n.lower()), None)
-        if named is not None:
-            return series, f"the name {named}"
+        matching_name = next((part for part in series.names for n in names if part.lower() in n.lower()), None)
+        if matching_name is not None:
+            return series, f"the name {matching_name}"
     return None
 
 

@@ -26,11 +26,11 @@ from rankcell.model.blocks import Block, has_onednn, onednn_linear
 from rankcell.model.encoder import Encoder
 
 _LN2 = math.log(2.0)
-_LEAST_LEFT = 1e-3  # of a query's attention, beside what a token takes of it
+_LEAST_REMAINING = 1e-3  # of a query's attention, beside what a token takes of it
 _MOST_LOG2 = 40.0
 SCORES = {"cpu": 2**23, "cuda": 2**28}  # bytes of scores at once
 AT_ONCE = {"cpu": 8, "cuda": 32}  # functions of the states that suit an adjoint pass
-KEPT = {"cpu": 2**30, "cuda": 2**32}  # bytes of a tape above which blocks are computed again
+TAPE_BYTES = {"cpu": 2**30, "cuda": 2**32}  # bytes of a tape above which blocks are computed again
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """What the adjoint of a block needs, each [tokens, ...]: queries, keys, values, attention's output and log2 of its sums
+class _BlockRecord:
+    """Forward values that the adjoint of a block needs, each [tokens, ...]: queries, keys, values, attention's output and log2 of its sums
     [heads, tokens], the slope of the activation, and both norms' inputs, means and reciprocal deviations."""
 
     q: Any
@@ -77,21 +77,21 @@ class Tape:
     """
 
     def __init__(self, weights: Sequence[Weights], embedded: Any, *, attend: Any = None):
-        self._weights, self._inputs, self._kept = weights, [], []
+        self._weights, self._inputs, self._records = weights, [], []
         self.n = len(embedded)
         self._bias = None
         if attend is not None:
             self._bias = torch.zeros(self.n, dtype=weights[0].qkv.dtype, device=embedded.device).masked_fill_(~attend, -torch.inf)
         size = embedded.element_size() * self.n * sum(7 * embedded.shape[1] + w.up.shape[1] for w in weights)
-        keeps = size <= KEPT.get(embedded.device.type, KEPT["cpu"])
+        keeps_records = size <= TAPE_BYTES.get(embedded.device.type, TAPE_BYTES["cpu"])
         with torch.no_grad():
             for w in weights:
                 self._inputs.append(embedded)
-                kept, embedded = self._forward(w, embedded)
-                self._kept.append(kept if keeps else None)
+                record, embedded = self._forward(w, embedded)
+                self._records.append(record if keeps_records else None)
         self.states = embedded
 
-    def _forward(self, w: Weights, x: Any) -> tuple[_Kept, Any]:
+    def _forward(self, w: Weights, x: Any) -> tuple[_BlockRecord, Any]:
         block = w.block
         q, k, v = block.project(x)
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
@@ -101,7 +101,7 @@ class Tape:
         up, slope = _with_slope(block, hidden)
         after = block.down.plus(up, hidden)
         states, *two = _norm(after, block.down_norm)
-        return _Kept(q, k, v, mixed, log_sums, slope, ((before, *one), (after, *two))), states
+        return _BlockRecord(q, k, v, mixed, log_sums, slope, ((before, *one), (after, *two))), states
 
     def _attention(self, q: Any, k: Any, v: Any, heads: int) -> tuple[Any, Any]:
         """What attention gives [tokens, width], and log2 of its sums [heads, tokens]."""
@@ -139,20 +139,20 @@ class Tape:
         pairs, x = [], embedded
         with torch.no_grad():
             for n, w in enumerate(self._weights):
-                kept, block = self._of(n), w.block
+                record, block = self._record(n), w.block
                 q, k, v = block.project(x)
                 pairs.append((k.contiguous(), v.contiguous()))
                 if n + 1 < len(self._weights):
-                    mixed = self._mixed_beside(q, pairs[-1], kept, block.heads)
+                    mixed = self._mixed_beside(q, pairs[-1], record, block.heads)
                     hidden = block.out_norm(block.out.plus(mixed, x))
                     x = block.down_norm(block.down.plus(block.up(hidden), hidden))
         return pairs
 
-    def _mixed_beside(self, q: Any, own: tuple[Any, Any], kept: _Kept, heads: int) -> Any:
+    def _mixed_beside(self, q: Any, own: tuple[Any, Any], record: _BlockRecord, heads: int) -> Any:
         """Attention of each replaced token to the others as they were and to itself as it is."""
         mixed = torch.empty_like(q)
         for h in _head_groups(q, heads):
-            qh, kh, vh = (h.of(x) for x in (q, kept.k, kept.v))
+            qh, kh, vh = (h.of(x) for x in (q, record.k, record.v))
             own_k, own_v, vt = h.of(own[0]), h.of(own[1]), vh.transpose(1, 2).contiguous()
             for at in self._tiles(1, qh):
                 scores = self._scores(qh[:, at], kh)
@@ -164,9 +164,9 @@ class Tape:
                 mixed[at, h.columns] = h.back(_products(p, vt).add_(itself * (own_v[:, at] - vh[:, at])))
         return mixed
 
-    def _of(self, n: int) -> _Kept:
-        kept = self._kept[n]
-        return self._forward(self._weights[n], self._inputs[n])[0] if kept is None else kept
+    def _record(self, n: int) -> _BlockRecord:
+        record = self._records[n]
+        return self._forward(self._weights[n], self._inputs[n])[0] if record is None else record
 
     def adjoint(self, cotangents: Any, replaced: list[tuple[Any, Any]] | None = None, *, effects: bool = True) -> tuple[Any, Any]:
         """(effects, slopes) of linear functions of the states.
@@ -186,30 +186,30 @@ class Tape:
         dy = cotangents.to(self.states.dtype)
         with torch.no_grad():
             for n in reversed(range(len(self._weights))):
-                dy = self._back(self._weights[n], self._of(n), dy, None if replaced is None else replaced[n], effect_sums)
+                dy = self._back(self._weights[n], self._record(n), dy, None if replaced is None else replaced[n], effect_sums)
         return effect_sums, dy
 
-    def _back(self, w: Weights, kept: _Kept, dy: Any, replaced: tuple[Any, Any] | None, effects: Any) -> Any:
+    def _back(self, w: Weights, record: _BlockRecord, dy: Any, replaced: tuple[Any, Any] | None, effects: Any) -> Any:
         block = w.block
-        dy = _norm_back(dy, kept.norms[1], block.down_norm)
-        inner = _product(dy.flatten(0, 1), w.down).view(*dy.shape[:2], -1).mul_(kept.slope)
+        dy = _norm_back(dy, record.norms[1], block.down_norm)
+        inner = _product(dy.flatten(0, 1), w.down).view(*dy.shape[:2], -1).mul_(record.slope)
         dy = dy + _product(inner.flatten(0, 1), w.up).view(dy.shape)
-        dy = _norm_back(dy, kept.norms[0], block.out_norm)
+        dy = _norm_back(dy, record.norms[0], block.out_norm)
         mixed = _product(dy.flatten(0, 1), w.out).view(dy.shape)
         qkv = torch.empty((*dy.shape[:2], 3 * dy.shape[2]), dtype=w.qkv.dtype, device=dy.device)
-        for h in _head_groups(kept.q, block.heads):
-            self._back_heads(kept, h, h.of(mixed), qkv, replaced, effects)
+        for h in _head_groups(record.q, block.heads):
+            self._back_heads(record, h, h.of(mixed), qkv, replaced, effects)
         return dy + _product(qkv.flatten(0, 1), w.qkv).view(dy.shape)
 
-    def _back_heads(self, kept: _Kept, h: "_HeadGroup", d_out: Any, qkv: Any, replaced: tuple[Any, Any] | None, effects: Any) -> None:
+    def _back_heads(self, record: _BlockRecord, h: "_HeadGroup", d_out: Any, qkv: Any, replaced: tuple[Any, Any] | None, effects: Any) -> None:
         """Some heads, d_out [heads, functions, tokens, head width]: fills their columns of `qkv` [functions, tokens, 3 widths] and adds
         to the effects."""
         g, c, n, width = d_out.shape
-        total = kept.q.shape[1]
-        q, k, v = (h.of(x) for x in (kept.q, kept.k, kept.v))
-        log_sums = kept.log_sums[h.heads].unsqueeze(2)
+        total = record.q.shape[1]
+        q, k, v = (h.of(x) for x in (record.q, record.k, record.v))
+        log_sums = record.log_sums[h.heads].unsqueeze(2)
         kt = k.transpose(1, 2).contiguous()
-        dots = (d_out * h.of(kept.mixed).unsqueeze(1)).sum(-1)  # heads, functions, tokens
+        dots = (d_out * h.of(record.mixed).unsqueeze(1)).sum(-1)  # heads, functions, tokens
         dkt, dvt = (torch.zeros((g, c, width, n), dtype=torch.float32, device=q.device) for _ in range(2))
         sums = _Effects(replaced, h, v, c, n) if effects is not None else None
         for at in self._tiles(c, q):
@@ -234,27 +234,27 @@ class _Effects:
         self._k, self._new = (None, None) if replaced is None else (h.of(x) for x in replaced)
         self._v, self._c, self._n = v, c, n
         rows = c * (v.shape[2] + 1)
-        self._gone = torch.zeros((len(v), rows, n), dtype=torch.float32, device=v.device)
-        self._come = None if replaced is None else torch.zeros_like(self._gone)
+        self._removed = torch.zeros((len(v), rows, n), dtype=torch.float32, device=v.device)
+        self._inserted = None if replaced is None else torch.zeros_like(self._removed)
 
     def add(self, tape: Tape, at: slice, q: Any, p: Any, log_sums: Any, part: Any, dots: Any) -> None:
         """part [heads, functions, queries, head width], dots [heads, functions, queries]."""
-        left = (1 - p).clamp_(min=_LEAST_LEFT)
-        both = torch.cat([part, dots.to(part.dtype).unsqueeze(3)], 3).transpose(2, 3).flatten(1, 2).contiguous()
+        remaining = (1 - p).clamp_(min=_LEAST_REMAINING)
+        extended = torch.cat([part, dots.to(part.dtype).unsqueeze(3)], 3).transpose(2, 3).flatten(1, 2).contiguous()
         here = torch.arange(at.start, at.stop, device=q.device)
-        if self._come is not None:
+        if self._inserted is not None:
             w = tape._scores(q, self._k).sub_(log_sums.to(q.dtype)).clamp_(max=_MOST_LOG2).exp2_()
-            left += w
-            w.div_(left)[:, here - at.start, here] = 0
-            self._come += _by_weight(both, w)
-        p = p.div_(left)
+            remaining += w
+            w.div_(remaining)[:, here - at.start, here] = 0
+            self._inserted += _by_weight(extended, w)
+        p = p.div_(remaining)
         p[:, here - at.start, here] = 0
-        self._gone += _by_weight(both, p)
+        self._removed += _by_weight(extended, p)
 
     def effects(self) -> Any:
         """float32 [functions, tokens], summed over the heads."""
-        gone = self._dotted(self._gone, self._v)
-        return -gone if self._come is None else self._dotted(self._come, self._new) - gone
+        removed = self._dotted(self._removed, self._v)
+        return -removed if self._inserted is None else self._dotted(self._inserted, self._new) - removed
 
     def _dotted(self, sums: Any, v: Any) -> Any:
         sums = sums.view(len(sums), self._c, -1, self._n)
@@ -337,9 +337,9 @@ def _norm(x: Any, norm: Any) -> tuple[Any, Any, Any]:
     return torch.native_layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps)
 
 
-def _norm_back(dy: Any, kept: tuple[Any, Any, Any], norm: Any) -> Any:
+def _norm_back(dy: Any, record: tuple[Any, Any, Any], norm: Any) -> Any:
     """One function after the other on a processor, in one kernel each; all at once elsewhere."""
-    x, mean, rstd = kept
+    x, mean, rstd = record
     if dy.device.type != "cpu":
         unit, dz = (x - mean).mul_(rstd), dy * norm.weight
         return (dz - dz.mean(-1, keepdim=True)).sub_(unit * (dz * unit).mean(-1, keepdim=True)).mul_(rstd)

@@ -54,7 +54,7 @@ class Loop:
         self.model, self.rows, self.frame, self.vocab, self.recipe, self.accelerator = model, rows, frame, vocab, recipe, accelerator
         self.memory = Memory(accelerator.device)
         optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98))
-        self._objective, self._optimizer = self.memory.hold(
+        self._objective, self._optimizer = self.memory.run(
             lambda: accelerator.prepare(_objective(model, recipe), optimizer), "the model", tries=1, smaller=("width", "layers")
         )
         self._average = _Average(model, recipe.average)
@@ -96,7 +96,7 @@ class Loop:
             group["lr"] = self.recipe.lr * _rate(min(1.0, self._share(self.n_steps + 1)), self.recipe.warmup)
         update = functools.partial(_update, self._objective, self._optimizer, self.accelerator, batch, self.recipe.clip)
         step = "a training step of {:,} cells, {:,} tokens each".format(*batch.input_ids.shape)
-        loss = self.memory.hold(update, step, tries=1, smaller=("batch_size", "row_genes", "width", "layers"))  # weights may be halfway
+        loss = self.memory.run(update, step, tries=1, smaller=("batch_size", "row_genes", "width", "layers"))  # weights may be halfway
         self._require_finite(loss)
         self._losses.append(loss)
         self._recent.append(loss)
