@@ -37,5 +37,5 @@ def foreign_columns(names: Sequence[str], there: Collection[str]) -> list[str]:
 def foreign_keys(obsm: Collection[str], entry: Any, own: str) -> list[str]:
     """Keys of obsm that no embedding by rankcell went by: those that `uns["rankcell"]` does not name and that do not begin as `own`."""
     outputs = entry.get("outputs", {}) if isinstance(entry, Mapping) else {}
-    made_here = outputs if isinstance(outputs, Mapping) else {}
-    return [key for key in obsm if key not in made_here and not key.startswith(own)]
+    own_outputs = outputs if isinstance(outputs, Mapping) else {}
+    return [key for key in obsm if key not in own_outputs and not key.startswith(own)]

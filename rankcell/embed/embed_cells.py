@@ -81,7 +81,7 @@ def _opened(
     is_file = is_path and not is_token_folder(source)
     obs = [config.by] if config.by is not None else []
     if is_file:
-        obs = list(dict.fromkeys([*obs, *columns_to_carry(source, out, named=obs)]))
+        obs = list(dict.fromkeys([*obs, *columns_to_carry(source, out, required=obs)]))
     with tokens_on_disk(source, embedder.checkpoint, beside=out, counts=counts, needs=TokenNeeds(obs)) as tokens:
         places = {"source": Path(source) if is_file else None, "tokens_folder": Path(source) if is_path and not is_file else None}
-        yield lambda run, **how: run(embedder, tokens, out, config, **places, **how)
+        yield lambda run, **options: run(embedder, tokens, out, config, **places, **options)

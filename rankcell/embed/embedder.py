@@ -70,8 +70,8 @@ class Embedder:
         model = Model.of(model)
         self.checkpoint = model.open()
         self.model = model.name_or(self.checkpoint)
-        self._budget = self.asked_tokens_per_batch = compute.tokens_per_batch
-        self._named, self._device, self._precision = compute.device, self.devices[0], compute.precision
+        self._budget = self.requested_tokens_per_batch = compute.tokens_per_batch
+        self._requested_device, self._device, self._precision = compute.device, self.devices[0], compute.precision
         self._encoder: Encoder | None = None
         self._description: dict[str, Any] | None = None
         self._checked: dict[str, Any] | None = None
@@ -93,8 +93,8 @@ class Embedder:
         """Tokens a unit of work on this device, at least `least`."""
         return unit_size(self._device, self.planned_tokens_per_batch, least)
 
-    def hold_budget(self, tokens_per_batch: int | None) -> None:
-        """Go on with the budget that an earlier start of the same run came to."""
+    def restore_budget(self, tokens_per_batch: int | None) -> None:
+        """Restore the budget (tokens per batch) of an earlier start of the same run; None or 0: none."""
         self._budget = tokens_per_batch or self._budget
 
     @property
@@ -114,8 +114,8 @@ class Embedder:
 
     def require_one_device(self) -> None:
         """SettingsError where several devices were named for work that is not shared out."""
-        if self._named != "auto":
-            one_device(self._named)
+        if self._requested_device != "auto":
+            one_device(self._requested_device)
 
     def release(self) -> None:
         """Let go of the loaded model and of its device's memory; it is loaded again when it is asked for."""
@@ -130,7 +130,7 @@ class Embedder:
 
         What the run settles (precision, budget) and what its memory was found to hold is not carried to another.
         """
-        run = Embedder(self.checkpoint, Compute(self._named, self._precision, self.asked_tokens_per_batch))
+        run = Embedder(self.checkpoint, Compute(self._requested_device, self._precision, self.requested_tokens_per_batch))
         run.model = self.model
         settles = self._precision == "auto" and bool(faster_precisions(choose_device(self._device), self.checkpoint.width))
         if settles and self._encoder is not None:
@@ -199,11 +199,11 @@ class Embedder:
         for precision in faster:
             encoder, lower = embeddings(precision)
             worst, name = min((_least_cosine(exact[o.name], lower[o.name]), o.name) for o in outputs)
-            is_kept = worst >= LEAST_COSINE
-            self._encoder = encoder if is_kept else exact_encoder
-            kept = precision if is_kept else "fp32"
-            self._checked = {"kept": kept, "tried": precision, "cells": len(rows), "least_cosine": worst, "output": name}
-            if is_kept:
+            is_accurate = worst >= LEAST_COSINE
+            self._encoder = encoder if is_accurate else exact_encoder
+            settled = precision if is_accurate else "fp32"
+            self._checked = {"kept": settled, "tried": precision, "cells": len(rows), "least_cosine": worst, "output": name}
+            if is_accurate:
                 return
 
     def run(self, tokens: TokenSet, rows: np.ndarray, work: Work, *, tick: Callable[[int], None] | None = None) -> UnitResult:

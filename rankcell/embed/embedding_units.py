@@ -65,7 +65,7 @@ class Units:
             self._summed = self.sums.units.union(*(s.units for s in self._other_sums()))
         self._work = Work(self.outputs, self.gene_layers, self.sums)
 
-    def left(self, part: Any = None) -> list[int]:
+    def pending(self, part: Any = None) -> list[int]:
         """The units that are not done, of all or of a part."""
         summed = set(range(len(self.units))) if self.sums is None else self.sums.units.union(*(s.units for s in self._other_sums()))
         wanted = [u for u in range(len(self.units)) if part is None or part.has(u)]

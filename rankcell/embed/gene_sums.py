@@ -110,5 +110,5 @@ def _reduced(states: Any, order: np.ndarray, first: Sequence[int]) -> np.ndarray
     """Sums and sums of squares of neighbouring rows of states[order], float64 [2, genes, width]."""
     rows = wide(states[torch.from_numpy(order).to(states.device)])
     lengths = torch.from_numpy(np.diff([*first, len(order)])).to(rows.device)
-    both = [torch.segment_reduce(x, "sum", lengths=lengths, axis=0) for x in (rows, rows.square())]
-    return torch.stack(both).cpu().numpy()
+    sums_and_squares = [torch.segment_reduce(x, "sum", lengths=lengths, axis=0) for x in (rows, rows.square())]
+    return torch.stack(sums_and_squares).cpu().numpy()

@@ -53,9 +53,9 @@ def state_vectors(cells: Table, name: str, groups: Groups, keep: np.ndarray, sta
     step = max(1, _MEDIAN_BYTES // (8 * max(1, cells.n_rows)))
     out = np.full((len(groups.names), width), np.nan)
     for a in range(0, width, step):
-        some = np.concatenate([b[name][:, a : a + step].astype(np.float64) for b in cells.blocks([name])])
+        values = np.concatenate([b[name][:, a : a + step].astype(np.float64) for b in cells.blocks([name])])
         for g in np.unique(codes[codes >= 0]):
-            out[g, a : a + step] = np.median(some[codes == g], axis=0)
+            out[g, a : a + step] = np.median(values[codes == g], axis=0)
     return out
 
 

@@ -44,12 +44,12 @@ def check_store(out: str | os.PathLike, config: EmbedConfig, *, force: bool) -> 
     config.check()
     folder = run_folder(out)
     require_unshared(folder)
-    left = ShardedRun.read(folder).manifest if (folder / MANIFEST).is_file() else {}
-    is_whole = left.get("complete") or left.get("writing") == _NEW
-    if os.path.exists(out) and (is_whole or _holds_nothing(folder)):
+    manifest = ShardedRun.read(folder).manifest if (folder / MANIFEST).is_file() else {}
+    is_complete = manifest.get("complete") or manifest.get("writing") == _NEW
+    if os.path.exists(out) and (is_complete or _holds_nothing(folder)):
         with locked(folder):
             remove_run(folder, OWN)
-    began = "writing" in left and not os.path.exists(out)  # the files beside it may be there already
+    began = "writing" in manifest and not os.path.exists(out)  # the files beside it may be there already
     return _check_files(out, config, force=force or began)
 
 
@@ -109,7 +109,7 @@ def embed_part_to_store(
     part = Part.parse(shard)
     with _prepared(embedder, tokens, out, config, part, source=source, tokens_folder=tokens_folder, force=force) as (units, prepare, _):
         _compute(units, part, prepare, progress)
-        return PartDone(units.run.folder, part, len(units.units) - len(units.left()), len(units.units))
+        return PartDone(units.run.folder, part, len(units.units) - len(units.pending()), len(units.units))
 
 
 @contextlib.contextmanager
@@ -129,12 +129,12 @@ def _prepared(
     outputs = embedder.check(tokens, config.pool, config.layer)
     groups = None if config.by is None else groups_of(tokens, config.by)
     _require_genes(tokens, config, groups)
-    columns = carried_columns(tokens, out, named=[] if config.by is None else [config.by], source=source)
+    columns = carried_columns(tokens, out, required=[] if config.by is None else [config.by], source=source)
     require_texts(out, pa.chunked_array([pa.array(tokens.cell_ids, pa.string())]), groups.names if groups else ())
     warn_of_empty(tokens)
     folder = run_folder(out)
     with embedder.one_run() as embedder, contextlib.ExitStack() as stack:
-        stack.enter_context(_kept_when_useful(folder) if part is None else preparing(result_folder(folder), force=force))
+        stack.enter_context(_removed_when_empty(folder) if part is None else preparing(result_folder(folder), force=force))
         begun = {} if force else _settings_in(folder)
         stack.enter_context(threads_as(begun.get("threads")))  # with as many it goes on, wherever that is, and ends with equal bytes
         embedder.settle_precision(tokens, outputs)
@@ -143,8 +143,8 @@ def _prepared(
         run = ShardedRun.open(folder, settings, force=force, resume=True, shared=part is not None, own=OWN)
         _clear_begun(run, out, config)
         _check_files(out, config, force=force)  # another process may have been faster
-        how = {"model": embedder.model, "tokens_folder": tokens_folder}
-        prepare = lambda: write_work(run, tokens, embedder.checkpoint, config, **how)  # noqa: E731
+        sources = {"model": embedder.model, "tokens_folder": tokens_folder}
+        prepare = lambda: write_work(run, tokens, embedder.checkpoint, config, **sources)  # noqa: E731
         if part is not None:
             prepare()
             stack.pop_all().close()  # the others need not wait any longer
@@ -157,8 +157,8 @@ def _prepared(
 
 def _compute(units: Units, part: Part | None, prepare: Callable[[], None], progress: Callable[[int, int], None] | None) -> None:
     """The units that are not done, on the devices of the Embedder."""
-    embedder, run, pending = units.embedder, units.run, units.left(part)
-    embedder.hold_budget(run.manifest.get("tokens_per_batch"))
+    embedder, run, pending = units.embedder, units.run, units.pending(part)
+    embedder.restore_budget(run.manifest.get("tokens_per_batch"))
     own = [u for u in range(len(units.units)) if part is None or part.has(u)]
     tick = Ticker(units.tokens, progress, cells=units.cells(own))
     tick.add(units.cells([u for u in own if u not in pending]))
@@ -199,7 +199,7 @@ def _written(units: Units, out: Path, source: Path | None, columns: list[str], *
 
 
 @contextlib.contextmanager
-def _kept_when_useful(folder: Path) -> Iterator[None]:
+def _removed_when_empty(folder: Path) -> Iterator[None]:
     """Hold the lock of a run's folder; when it is stopped before its first shard is whole, nothing is left of it."""
     result_folder(folder)
     require_unshared(folder)  # somebody may have made it just before
@@ -243,7 +243,7 @@ def _settings(embedder: Embedder, tokens: TokenSet, config: EmbedConfig, outputs
         "by": config.by,
         "statistic": config.statistic,
         "dtype": config.dtype,
-        "tokens_per_batch": embedder.asked_tokens_per_batch,
+        "tokens_per_batch": embedder.requested_tokens_per_batch,
         "tokens_per_unit": tokens_per_unit,
         "version": __version__,
     } | embedder.description

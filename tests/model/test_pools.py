@@ -104,7 +104,7 @@ def kept(small):
     def get(frame, budget):
         if frame not in made:
             made[frame] = Reference(folder, FRAMES[frame], 64), call(Embedder, folder, device="cpu", precision="fp32")
-        made[frame][1].hold_budget(budget)
+        made[frame][1].restore_budget(budget)
         return vocab, *made[frame]
 
     return get

@@ -59,7 +59,7 @@ def reasons_against(out: str | os.PathLike, columns: Mapping[str, pa.ChunkedArra
     store = _store_of(Path(out))
     if store.copies(source):
         return {}
-    reasons = {name: store.can_hold(name, values) for name, values in columns.items()}
+    reasons = {name: store.reason_against(name, values) for name, values in columns.items()}
     taken: dict[str, str] = {}
     for name in columns if store.is_folder else ():  # there names are file names
         first = taken.setdefault(name.casefold(), name)
@@ -74,10 +74,10 @@ def require_texts(out: str | os.PathLike, ids: pa.ChunkedArray, states: Sequence
         ("cell_id", ids, "a cell id"),
         ("state", pa.chunked_array([pa.array(states, pa.string())]), "the name of a state"),
     ):
-        if reason := store.can_hold(name, values):
+        if reason := store.reason_against(name, values):
             while len(values) > 1:  # to the first that it is
                 half = values.slice(0, len(values) // 2)
-                values = half if store.can_hold(name, half) else values.slice(len(half))
+                values = half if store.reason_against(name, half) else values.slice(len(half))
             raise CellError(f"{out}: {label}, {values[0].as_py()!r}, {reason}: rename it, or write .parquet or .sqlite")
 
 

@@ -51,7 +51,7 @@ def _none_of_ours(path: Path) -> bool:
     return False
 
 
-def _any_column(name: str, values: pa.ChunkedArray) -> str:
+def _no_reason(name: str, values: pa.ChunkedArray) -> str:
     return ""
 
 
@@ -81,8 +81,8 @@ class Store:
         `leftovers(out, tables)`: what an earlier output of this name left beside `out` that this one does not replace.
     require
         `require(out, n_vectors, tables)`: SettingsError when the format cannot hold that; None is what is not known yet.
-    can_hold
-        `can_hold(name, values)`: why the format cannot hold a cell column, the cells' ids ("cell_id") or the names of states ("state"),
+    reason_against
+        `reason_against(name, values)`: why the format cannot hold a cell column, the cells' ids ("cell_id") or the names of states ("state"),
         in words that follow the column's name; "" when it can, and where it has no place for such a column at all.
     has_obs
         Whether the cells' annotations are written at all.
@@ -101,7 +101,7 @@ class Store:
     leftovers: Callable[[Path, Sequence[str]], list[Path]] = _nothing
     require: Callable[[Path, int | None, Sequence[str] | None], None] = _anything
     has_obs: bool = False
-    can_hold: Callable[[str, pa.ChunkedArray], str] = _any_column
+    reason_against: Callable[[str, pa.ChunkedArray], str] = _no_reason
     copies: Callable[[Path | None], bool] = _no_copy
     marker: str | None = None
     own: Sequence[Own] = ()
@@ -200,9 +200,9 @@ def rechunk(blocks: Iterable[Block], rows: int) -> Iterator[Block]:
         while n_pending + n - start >= rows:
             stop = start + rows - n_pending
             pending.append({k: v[start:stop] for k, v in block.items()})
-            whole, pending, n_pending, start = _joined(pending), [], 0, stop
-            yield whole
-            del whole
+            full, pending, n_pending, start = _joined(pending), [], 0, stop
+            yield full
+            del full
         if start < n:
             pending.append({k: _copy(v[start:]) for k, v in block.items()})
             n_pending += n - start

@@ -27,8 +27,8 @@ def _as_oserror() -> Iterator[None]:
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from e
 
 
-def can_hold(name: str, values: pa.ChunkedArray) -> str:
-    return layout.can_hold(name, values) or ("holds text with a NUL character" if matches(values, "\\x00") else "")
+def reason_against(name: str, values: pa.ChunkedArray) -> str:
+    return layout.reason_against(name, values) or ("holds text with a NUL character" if matches(values, "\\x00") else "")
 
 
 def copies(source: Path | None) -> bool:
@@ -63,4 +63,4 @@ def read(out: Path, tables: Sequence[str] | None) -> Stored:
         return layout.read(f, str(out), tables)
 
 
-STORE = Store(".h5ad", write, read, has_obs=True, can_hold=can_hold, copies=copies)
+STORE = Store(".h5ad", write, read, has_obs=True, reason_against=reason_against, copies=copies)

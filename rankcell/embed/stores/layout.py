@@ -57,8 +57,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def can_hold(name: str, values: pa.ChunkedArray) -> str:
-    """Why obs of an AnnData on disk cannot have this column (Store.can_hold)."""
+def reason_against(name: str, values: pa.ChunkedArray) -> str:
+    """Why obs of an AnnData on disk cannot have this column (Store.reason_against)."""
     if reason := forbidden_name(name):
         return reason
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type

@@ -73,9 +73,9 @@ def wrote(path: Path) -> bool:
         return False
 
 
-def can_hold(name: str, values: pa.ChunkedArray) -> str:
+def reason_against(name: str, values: pa.ChunkedArray) -> str:
     """The ids stand in a file of lines: none may hold what any program takes for the end of one."""
     return "holds a line break, which a list of lines cannot hold" if name == "cell_id" and matches(values, _BREAKS) else ""
 
 
-STORE = Store(".npy", write, read, files=files, require=require, can_hold=can_hold, wrote=wrote)
+STORE = Store(".npy", write, read, files=files, require=require, reason_against=reason_against, wrote=wrote)

@@ -61,9 +61,9 @@ def read(out: Path, tables: Sequence[str] | None) -> Stored:
         return Stored.of(values_of_table, json.loads(str(z[_META])))
 
 
-def can_hold(name: str, values: pa.ChunkedArray) -> str:
+def reason_against(name: str, values: pa.ChunkedArray) -> str:
     """numpy's text of one width does not know NUL characters at its end from none."""
     return "holds text that ends in a NUL character" if name in ("cell_id", "state") and matches(values, "\\x00\\z") else ""
 
 
-STORE = Store(".npz", write, read, can_hold=can_hold)
+STORE = Store(".npz", write, read, reason_against=reason_against)

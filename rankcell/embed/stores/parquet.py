@@ -39,8 +39,8 @@ def _side(out: Path, table: str) -> Path:
 
 def leftovers(out: Path, tables: Sequence[str]) -> list[Path]:
     """Side files of an earlier output of this name for tables that this one does not have."""
-    kept = files(out, tables)
-    return [p for p in (_side(out, name) for name in TABLES) if p not in kept and p.is_file() and _is_side(p)]
+    current = files(out, tables)
+    return [p for p in (_side(out, name) for name in TABLES) if p not in current and p.is_file() and _is_side(p)]
 
 
 def _is_side(path: Path) -> bool:

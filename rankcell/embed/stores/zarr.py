@@ -19,9 +19,9 @@ _FILES = re.compile(r"(.+/)?(\.zarray|\.zattrs|\.zgroup|\.zmetadata|zarr\.json|c
 _ROOTS = (".zgroup", "zarr.json")
 
 
-def can_hold(name: str, values: pa.ChunkedArray) -> str:
+def reason_against(name: str, values: pa.ChunkedArray) -> str:
     is_taken = name.startswith(".z") or name.lower() in ("zarr.json", "__ome")
-    return layout.can_hold(name, values) or ("has a name that a zarr store uses itself" if is_taken else "")
+    return layout.reason_against(name, values) or ("has a name that a zarr store uses itself" if is_taken else "")
 
 
 def copies(source: Path | None) -> bool:
@@ -100,17 +100,17 @@ def _blocks(table: Table, names: Sequence[str]) -> Iterator[Block]:
 def _create(group: Any, key: str, column: Column, table: Table) -> Any:
     """An empty array. Vectors are not compressed, and every chunk is written: one that is missing is then known to be lost."""
     width = (column.width,) if column.width else ()
-    how: dict[str, Any] = {"shape": (table.n_rows, *width), "chunks": (_rows(table), *width)}
+    shapes: dict[str, Any] = {"shape": (table.n_rows, *width), "chunks": (_rows(table), *width)}
     if _has_v3():
         plain = {"compressors": None} if width else {}
         kind: Any = str if column.is_text else number_type(column)
-        return group.create_array(key, dtype=kind, config={"write_empty_chunks": True}, **how, **plain)
+        return group.create_array(key, dtype=kind, config={"write_empty_chunks": True}, **shapes, **plain)
     plain = {"compressor": None} if width else {}
-    return group.create_dataset(key, dtype=str if column.is_text else number_type(column), write_empty_chunks=True, **how, **plain)
+    return group.create_dataset(key, dtype=str if column.is_text else number_type(column), write_empty_chunks=True, **shapes, **plain)
 
 
 def read(out: Path, tables: Sequence[str] | None) -> Stored:
     return layout.read(_open(out, "r"), str(out), tables)
 
 
-STORE = Store(".zarr", write, read, has_obs=True, can_hold=can_hold, copies=copies, marker=layout.MARKER, own=(_FILES,))
+STORE = Store(".zarr", write, read, has_obs=True, reason_against=reason_against, copies=copies, marker=layout.MARKER, own=(_FILES,))

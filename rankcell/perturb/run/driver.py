@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rankcell.embed.carried import note_left_out
+from rankcell.embed.carried import note_omitted_columns
 from rankcell.errors import SettingsError
 from rankcell.execute import UnitJob, run_units
 from rankcell.model import Encoder
@@ -55,7 +55,7 @@ def plan_screen(runtime: Runtime, tokens: Any, config: ScreenConfig, states: Any
         note_cropping(tokens.spec)
     checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
     tokens.require_rows(checkpoint.vocab)
-    note_left_out(omitted_columns(tokens), "cells.parquet")
+    note_omitted_columns(omitted_columns(tokens), "cells.parquet")
     edits = config.plan(checkpoint.vocab, tokens, min(tokens.spec.max_len, checkpoint.max_positions))
     rows = config.choose(tokens)
     further_states = open_states(states, checkpoint, config, tokens)

@@ -49,8 +49,8 @@ class Runtime:
             return False  # none, or another job's
         if self.precision == "auto" and settings["precision"] != self.embedder.encoder.precision:
             self._replace(self._embedder(settings["precision"]))
-        if self.embedder.asked_tokens_per_batch is None:
-            self.embedder.hold_budget(settings["tokens_per_batch"])
+        if self.embedder.requested_tokens_per_batch is None:
+            self.embedder.restore_budget(settings["tokens_per_batch"])
         return True
 
     def settle_precision(
@@ -78,5 +78,5 @@ class Runtime:
             self.embedder = embedder
 
     def _embedder(self, precision: str) -> Embedder:
-        budget = self.embedder.asked_tokens_per_batch
+        budget = self.embedder.requested_tokens_per_batch
         return Embedder(self.checkpoint, Compute(self.devices[0], precision, budget))
