@@ -158,13 +158,13 @@ def serve(task: str, folder: str, device: str, name: str, spelling: str) -> None
 def _serve(task: str, folder: str, device: str, name: str, units: queue.SimpleQueue, send: Any) -> None:
     module, _, function = task.partition(":")
     with getattr(importlib.import_module(module), function)(folder, device, name) as worker:
-        run_here(worker, _given(units, send), _Messages(send))
+        run_here(worker, _received(units, send), _Messages(send))
         worker.finish()
     send("finished", None)
 
 
-def _given(units: queue.SimpleQueue, send: Callable[[str, Any], None]) -> Iterator[int]:
-    """The units that the process is given, one after the other."""
+def _received(units: queue.SimpleQueue, send: Callable[[str, Any], None]) -> Iterator[int]:
+    """Iterate over the unit numbers that the process receives, until there is none."""
     while (unit := units.get()) >= 0:
         yield unit
         send("ready", None)
@@ -172,7 +172,7 @@ def _given(units: queue.SimpleQueue, send: Callable[[str, Any], None]) -> Iterat
 
 @dataclass(frozen=True)
 class _Messages:
-    """A Count that sends what it is told."""
+    """A Count that sends ticks and finished units to the process that started this one."""
 
     send: Callable[[str, Any], None]
 

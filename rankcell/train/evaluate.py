@@ -16,7 +16,7 @@ from rankcell.vocab import Frame
 
 
 @dataclass(frozen=True)
-class Question:
+class MaskedExample:
     """One row with genes masked: `shown` (int), `where` (masked positions), `answers` (the genes there)."""
 
     shown: np.ndarray
@@ -24,9 +24,9 @@ class Question:
     answers: np.ndarray
 
 
-def questions(
+def masked_examples(
     rows: Sequence[np.ndarray], frame: Frame, *, mask: int, mask_rate: float, draws: int, seed: int, most: int | None = None
-) -> list[Question]:
+) -> list[MaskedExample]:
     """Each row with a share `mask_rate` of its genes masked, `draws` times over; the same ones for every model.
 
     most
@@ -40,7 +40,7 @@ def questions(
         for i in rng.permutation(len(rows)) if crowded else range(len(rows)):
             masked = masking.apply(rows[i], frame, rng)
             where = np.flatnonzero(masked.labels != IGNORE)
-            out.append(Question(masked.shown, where, masked.labels[where]))
+            out.append(MaskedExample(masked.shown, where, masked.labels[where]))
             n_masked += len(where)
             if crowded and n_masked >= most:
                 return out
@@ -49,7 +49,7 @@ def questions(
 
 def masked_accuracy(
     model: Any,
-    asked: Sequence[Question],
+    examples: Sequence[MaskedExample],
     *,
     pad: int,
     device: Any,
@@ -65,13 +65,13 @@ def masked_accuracy(
         What the device was found to hold before.
     """
     memory = memory or Memory(device)
-    score = functools.partial(_score, model, asked, pad, device, exclude_shown)
+    score = functools.partial(_score, model, examples, pad, device, exclude_shown)
     was_training = model.training
     model.eval()
     total = np.zeros(4)
     try:
         with torch.inference_mode():
-            for _, part in memory.batches([len(q.shown) for q in asked], score, tokens_per_batch=tokens_per_batch):
+            for _, part in memory.batches([len(example.shown) for example in examples], score, tokens_per_batch=tokens_per_batch):
                 total += part
     finally:
         model.train(was_training)
@@ -79,25 +79,25 @@ def masked_accuracy(
     return {"loss": loss / n, "top1": top1 / n, "top10": top10 / n}
 
 
-def _score(model: Any, asked: Sequence[Question], pad: int, device: Any, exclude_shown: bool, rows: np.ndarray) -> np.ndarray:
-    """Of the masked genes of some questions: the summed loss, how many are the best guess and among the best ten, and their number."""
-    padded, here = collate([asked[i].shown for i in rows], rows).padded(pad)
+def _score(model: Any, examples: Sequence[MaskedExample], pad: int, device: Any, exclude_shown: bool, rows: np.ndarray) -> np.ndarray:
+    """Of the masked genes of some examples: the summed loss, how many are the best guess and among the best ten, and their number."""
+    padded, here = collate([examples[i].shown for i in rows], rows).padded(pad)
     ids, here = torch.from_numpy(padded).to(device), torch.from_numpy(here).to(device)
     hidden_btd = model.bert(input_ids=ids, attention_mask=None if here.all() else here.long()).last_hidden_state
-    line = np.repeat(np.arange(len(rows)), [len(asked[i].where) for i in rows])
-    column = np.concatenate([asked[i].where for i in rows])
+    line = np.repeat(np.arange(len(rows)), [len(examples[i].where) for i in rows])
+    column = np.concatenate([examples[i].where for i in rows])
     picked = model.cls(hidden_btd[torch.from_numpy(line).to(device), torch.from_numpy(column).to(device)])
     if exclude_shown:
         excluded = torch.from_numpy(excluded_tokens(padded, pad, picked.shape[1])).to(device)
         picked = picked.masked_fill(excluded[torch.from_numpy(line).to(device)], -1e4)
-    answer = torch.from_numpy(np.concatenate([asked[i].answers for i in rows])).long().to(device)
+    answer = torch.from_numpy(np.concatenate([examples[i].answers for i in rows])).long().to(device)
     best = picked.topk(10, -1).indices
     loss = F.cross_entropy(picked.float(), answer, reduction="sum")
     return np.array([loss.item(), (best[:, 0] == answer).sum().item(), (best == answer[:, None]).any(1).sum().item(), len(answer)])
 
 
 def baseline_accuracy(
-    train: Sequence[np.ndarray], asked: Sequence[Question], frame: Frame, *, pad: int, n_ids: int
+    train: Sequence[np.ndarray], examples: Sequence[MaskedExample], frame: Frame, *, pad: int, n_ids: int
 ) -> dict[str, dict[str, float]]:
     """{"frequent": {"loss", "top1", "top10"}, "frequent_at_rank": {"top1", "top10"}}: guessing the genes that most training cells
     show and this row does not show yet, and the genes that stand most often at the masked rank.
@@ -111,31 +111,31 @@ def baseline_accuracy(
         first, last = frame.span(len(row))
         seen[row[first:last]] += 1
     best_at_rank = _best_at_rank([row[slice(*frame.span(len(row)))] for row in train], seen, n_ids)
-    guesses = {"frequent": _frequent(asked, seen), "frequent_at_rank": _at_rank(asked, best_at_rank, len(frame.head))}
+    guesses = {"frequent": _frequent(examples, seen), "frequent_at_rank": _at_rank(examples, best_at_rank, len(frame.head))}
     out = {}
     for name, guess in guesses.items():
         hits = np.array([(g == a) for g, a in guess])
         out[name] = {"top1": float(hits[:, 0].mean()), "top10": float(hits.any(1).mean())}
-    out["frequent"] = {"loss": _frequency_loss(asked, seen, pad)} | out["frequent"]
+    out["frequent"] = {"loss": _frequency_loss(examples, seen, pad)} | out["frequent"]
     return out
 
 
-def _frequency_loss(asked: Sequence[Question], seen: np.ndarray, pad: int) -> float:
+def _frequency_loss(examples: Sequence[MaskedExample], seen: np.ndarray, pad: int) -> float:
     """Mean negative log-likelihood of the masked genes by frequency among the candidates of training."""
     times, total, n = seen + 1.0, 0.0, 0
-    for q in asked:
-        (excluded,) = excluded_tokens(q.shown[None], pad, len(seen))
-        total += float(np.log(times[~excluded].sum()) * len(q.answers) - np.log(times[q.answers]).sum())
-        n += len(q.answers)
+    for example in examples:
+        (excluded,) = excluded_tokens(example.shown[None], pad, len(seen))
+        total += float(np.log(times[~excluded].sum()) * len(example.answers) - np.log(times[example.answers]).sum())
+        n += len(example.answers)
     return total / n
 
 
-def _frequent(asked: Sequence[Question], seen: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    for q in asked:
-        left = seen.copy()
-        left[q.shown] = -1
-        best = np.argsort(-left, kind="stable")[:10]
-        yield from ((best, a) for a in q.answers)
+def _frequent(examples: Sequence[MaskedExample], seen: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    for example in examples:
+        remaining = seen.copy()
+        remaining[example.shown] = -1
+        best = np.argsort(-remaining, kind="stable")[:10]
+        yield from ((best, a) for a in example.answers)
 
 
 def _best_at_rank(bodies: Sequence[np.ndarray], seen: np.ndarray, n_ids: int) -> np.ndarray:
@@ -154,7 +154,7 @@ def _best_at_rank(bodies: Sequence[np.ndarray], seen: np.ndarray, n_ids: int) ->
     return np.array(best)
 
 
-def _at_rank(asked: Sequence[Question], best: np.ndarray, head: int) -> Iterator[tuple[np.ndarray, int]]:
-    for q in asked:
-        for position, answer in zip(q.where, q.answers, strict=True):
+def _at_rank(examples: Sequence[MaskedExample], best: np.ndarray, head: int) -> Iterator[tuple[np.ndarray, int]]:
+    for example in examples:
+        for position, answer in zip(example.where, example.answers, strict=True):
             yield best[min(position - head, len(best) - 1)], answer

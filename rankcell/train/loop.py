@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from rankcell.errors import SettingsError
 from rankcell.model.device_memory import Memory
 from rankcell.train.collate import IGNORE, MaskedBatch, Masking, collate_masked, length_groups
-from rankcell.train.evaluate import Question, masked_accuracy
+from rankcell.train.evaluate import MaskedExample, masked_accuracy
 from rankcell.train.recipe import Recipe
 from rankcell.vocab import Frame, Vocabulary
 from rankcell.wording import command, note, option
@@ -67,9 +67,9 @@ class Loop:
         self._losses: list[float] = []  # since the last check
         self._recent: deque[float] = deque(maxlen=20)
 
-    def run(self, asked: list[Question], rng: np.random.Generator, progress: Progress) -> None:
+    def run(self, examples: list[MaskedExample], rng: np.random.Generator, progress: Progress) -> None:
         """Train until the steps are done, the time is over, or Ctrl-C."""
-        self._began, self._asked = time.perf_counter(), asked
+        self._began, self._examples = time.perf_counter(), examples
         try:
             for batch in self._batches(rng):
                 self._step(batch)
@@ -141,7 +141,7 @@ class Loop:
         began = time.perf_counter()
         with self._average.swapped(self.model):
             accuracy = masked_accuracy(
-                self.model, self._asked, pad=self.vocab.pad, device=self.accelerator.device, exclude_shown=True, memory=self.memory
+                self.model, self._examples, pad=self.vocab.pad, device=self.accelerator.device, exclude_shown=True, memory=self.memory
             )
             point = {"epoch": round(self.n_steps / self.per_epoch, 3), "step": self.n_steps, "train_loss": float(np.mean(self._losses))}
             self._require_finite(accuracy["loss"])
@@ -231,10 +231,10 @@ def _objective(model: Any, r: Recipe) -> Any:
             body_bt = t["body"].to(hidden_btd.dtype)
             line = torch.arange(len(body_bt), device=body_bt.device)
             first = t["body"].argmax(1)
-            any_one = torch.multinomial(t["body"], 1)[:, 0]
+            random_place = torch.multinomial(t["body"], 1)[:, 0]
             mean = (body_bt[:, None, :] @ hidden_btd)[:, 0] / body_bt.sum(1, keepdim=True)
             loss = 0.0
-            for readout in (hidden_btd[:, 0], mean, hidden_btd[line, first], hidden_btd[line, any_one]):
+            for readout in (hidden_btd[:, 0], mean, hidden_btd[line, first], hidden_btd[line, random_place]):
                 logits = self.model.cls(readout).float().masked_fill(t["excluded_bv"], -1e4)
                 loss = loss - (t["hidden_bv"] * F.log_softmax(logits, -1)).sum(1).mean()
             return loss

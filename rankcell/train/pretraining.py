@@ -19,7 +19,7 @@ from rankcell.model.options import Device
 from rankcell.model.precisions import pinned, precision_on
 from rankcell.store import atomic_path, require_new, write_json
 from rankcell.tokens.tokenset import TokenSet
-from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, questions
+from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, masked_examples
 from rankcell.train.initial import set_initial_values
 from rankcell.train.loop import Loop, Progress
 from rankcell.train.recipe import Recipe
@@ -113,10 +113,10 @@ def _train(tokens: TokenSet, vocab: Vocabulary, r: Recipe, accelerator: Any, pre
     r = r.fitted(np.array([len(row) for row in train_rows]))
     model = _new_model(tokens, vocab, r, train_rows, longest=max(map(len, train_rows + heldout_rows)), rng=rng)
     masked = {"mask": vocab.mask, "mask_rate": r.mask_rate, "seed": r.seed}
-    asked = questions(heldout_rows, tokens.frame, **masked, draws=2, most=MASKED_IN_CHECKS)
+    examples = masked_examples(heldout_rows, tokens.frame, **masked, draws=2, most=MASKED_IN_CHECKS)
     began = time.perf_counter()
     loop = Loop(model, train_rows, tokens.frame, vocab, r, accelerator)
-    loop.run(asked, rng, progress)
+    loop.run(examples, rng, progress)
     if not loop.best.weights:
         raise KeyboardInterrupt
     model.load_state_dict(loop.best.weights)
@@ -188,15 +188,15 @@ def final_figures(
 
     Of the model as it answers, and where genes that the row shows are no answers; the baselines never give these.
     """
-    asked = questions(heldout, frame, mask=vocab.mask, mask_rate=0.15, draws=5, seed=r.seed + 1, most=MASKED_AT_LAST)
-    how = {"pad": vocab.pad, "device": memory.device, "memory": memory}
-    accuracy, among_hidden = (masked_accuracy(model, asked, exclude_shown=excludes, **how) for excludes in (False, True))
-    baselines = baseline_accuracy(train, asked, frame, pad=vocab.pad, n_ids=vocab.n_ids)
+    examples = masked_examples(heldout, frame, mask=vocab.mask, mask_rate=0.15, draws=5, seed=r.seed + 1, most=MASKED_AT_LAST)
+    options = {"pad": vocab.pad, "device": memory.device, "memory": memory}
+    accuracy, among_hidden = (masked_accuracy(model, examples, exclude_shown=excludes, **options) for excludes in (False, True))
+    baselines = baseline_accuracy(train, examples, frame, pad=vocab.pad, n_ids=vocab.n_ids)
     return {
         "heldout": accuracy,
         "heldout_excluding_shown": among_hidden,
         "baselines": baselines,
-        "n_masked": int(sum(len(q.where) for q in asked)),
+        "n_masked": int(sum(len(example.where) for example in examples)),
     }
 
 

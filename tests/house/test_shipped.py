@@ -40,7 +40,7 @@ def test_demo_figures_are_what_the_checkpoint_gives():
     """The held-out accuracy in training.json, asked again with the same questions."""
     import rankcell as rc
     from rankcell.model.heads import load_masked_lm
-    from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, questions
+    from rankcell.train.evaluate import baseline_accuracy, masked_accuracy, masked_examples
     from rankcell.train.pretraining import split_cells
 
     checkpoint = open_checkpoint("demo")
@@ -48,7 +48,7 @@ def test_demo_figures_are_what_the_checkpoint_gives():
     tokens = rc.pp.tokenize(rc.datasets.pbmc68k(), vocab=checkpoint.vocab)
     train, held = split_cells(tokens, facts["recipe"]["holdout"], facts["recipe"]["seed"])
     assert [tokens.cell_ids[i] for i in held] == facts["heldout_cells"]
-    asked = questions([tokens.row(i) for i in held], tokens.frame, mask=1, mask_rate=0.15, draws=5, seed=facts["recipe"]["seed"] + 1)
+    asked = masked_examples([tokens.row(i) for i in held], tokens.frame, mask=1, mask_rate=0.15, draws=5, seed=facts["recipe"]["seed"] + 1)
     found = masked_accuracy(load_masked_lm(checkpoint), asked, pad=0, device="cpu")
     for key in ("top1", "top10"):
         assert found[key] == pytest.approx(facts["heldout"][key], abs=2e-3)

@@ -30,7 +30,7 @@ from rankcell.perturb.fast.epistasis import interactions
 from rankcell.perturb.fast.fast_engine import FastEngine
 from rankcell.perturb.run.method import _Several
 from rankcell.tokens import TokenSet, TokenSpec
-from rankcell.train.evaluate import masked_accuracy, questions
+from rankcell.train.evaluate import masked_accuracy, masked_examples
 
 GENES, MOST = 90, 15  # genes of the vocabulary; operations of a run at which memory runs out, in turn
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -337,7 +337,7 @@ def test_a_model_is_loaded(setting, monkeypatch):
 
 def test_accuracies(setting):
     model = load_masked_lm(setting.checkpoint)
-    asked = questions(setting.rows, setting.vocab.frame, mask=1, mask_rate=0.2, draws=2, seed=0)
+    asked = masked_examples(setting.rows, setting.vocab.frame, mask=1, mask_rate=0.2, draws=2, seed=0)
 
     def run():
         found = masked_accuracy(model, asked, pad=0, device="cpu", tokens_per_batch=200, exclude_shown=True)

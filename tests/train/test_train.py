@@ -19,7 +19,7 @@ from rankcell.model import open_checkpoint
 from rankcell.model.heads import new_masked_lm
 from rankcell.train import Recipe
 from rankcell.train.collate import IGNORE, Masking, collate_masked, excluded_tokens, length_groups
-from rankcell.train.evaluate import Question, baseline_accuracy, masked_accuracy
+from rankcell.train.evaluate import MaskedExample, baseline_accuracy, masked_accuracy
 from rankcell.train.loop import _objective
 from rankcell.train.pretraining import pretrain
 
@@ -80,7 +80,7 @@ def test_accuracy_and_loss_of_training_have_the_same_candidates(excluding):
     model = new_masked_lm(make_vocab(12), layers=1, width=16, heads=2, intermediate=16, positions=16, dropout=0.0, activation="relu").eval()
     batch = batch_of([np.array([2, 10, 11, 12, 3])])
     (where,) = np.flatnonzero(batch["labels"][0] != IGNORE)
-    question = Question(batch["input_ids"][0].numpy(), np.array([where]), batch["labels"][0][[where]].numpy())
+    question = MaskedExample(batch["input_ids"][0].numpy(), np.array([where]), batch["labels"][0][[where]].numpy())
     with torch.no_grad():
         loss, _ = _objective(model, Recipe(layers=1))(batch)
     accuracy = masked_accuracy(model, [question], pad=0, device="cpu", exclude_shown=excluding)
@@ -98,8 +98,8 @@ def test_baselines_by_hand():
     """Three training cells show 10 and 11, one shows 12; 10 stands first twice, 11 once."""
     train = [np.array([2, 10, 11, 3]), np.array([2, 10, 11, 3]), np.array([2, 11, 10, 3]), np.array([2, 12, 3])]
     asked = [
-        Question(np.array([2, 10, 1, 3]), np.array([2]), np.array([11])),
-        Question(np.array([2, 1, 11, 3]), np.array([1]), np.array([12])),
+        MaskedExample(np.array([2, 10, 1, 3]), np.array([2]), np.array([11])),
+        MaskedExample(np.array([2, 1, 11, 3]), np.array([1]), np.array([12])),
     ]
     found = baseline_accuracy(train, asked, FRAME, pad=0, n_ids=13)
     assert found["frequent"]["top1"] == 0.5  # 10 is shown, so 11 is guessed: right; then 10 is guessed for 12: wrong
@@ -213,7 +213,7 @@ def test_recipe_is_what_the_command_line_offers():
 def test_frequency_loss_by_hand():
     """Counts (plus one): 10 four times, 11 three, 12 twice, each other token once."""
     train = [np.array([2, 10, 11, 3]), np.array([2, 10, 11, 3]), np.array([2, 10, 12, 3])]
-    asked = [Question(np.array([2, 10, 1, 3]), np.array([2]), np.array([11]))]
+    asked = [MaskedExample(np.array([2, 10, 1, 3]), np.array([2]), np.array([11]))]
     counts = np.ones(13) + np.bincount([10, 11, 10, 11, 10, 12], minlength=13)
     counts[[0, 1, 2, 3, 10]] = 0  # padding, and what the row shows
     assert baseline_accuracy(train, asked, FRAME, pad=0, n_ids=13)["frequent"]["loss"] == pytest.approx(-np.log(3 / counts.sum()))

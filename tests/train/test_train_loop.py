@@ -11,7 +11,7 @@ from rankcell.errors import RankcellWarning, SettingsError
 from rankcell.model import open_checkpoint
 from rankcell.train import Recipe, loop
 from rankcell.train.collate import IGNORE, Masking
-from rankcell.train.evaluate import Question, _best_at_rank, questions
+from rankcell.train.evaluate import MaskedExample, _best_at_rank, masked_examples
 from rankcell.train.initial import log_shares
 from rankcell.train.loop import Best
 from rankcell.train.pretraining import pretrain
@@ -143,9 +143,9 @@ def test_best_at_rank_against_counting():
 
 def test_questions_stop_at_so_many_genes():
     rows = [np.array([2, *range(10, 30), 3])] * 50
-    few = questions(rows, FRAME, mask=1, mask_rate=0.25, draws=3, seed=0, most=40)
-    assert [len(q.where) for q in few] == [5] * 8 and all(isinstance(q, Question) for q in few)
-    assert len(questions(rows, FRAME, mask=1, mask_rate=0.25, draws=3, seed=0, most=10_000)) == 150
+    few = masked_examples(rows, FRAME, mask=1, mask_rate=0.25, draws=3, seed=0, most=40)
+    assert [len(q.where) for q in few] == [5] * 8 and all(isinstance(q, MaskedExample) for q in few)
+    assert len(masked_examples(rows, FRAME, mask=1, mask_rate=0.25, draws=3, seed=0, most=10_000)) == 150
 
 
 def test_output_bias_is_the_log_share():
