@@ -1,6 +1,7 @@
 """Classes of options: what they take and refuse, in Python and as flags; and the verbs of screens as a user calls them."""
 
 import inspect
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, dataclass
@@ -194,6 +195,25 @@ def test_wrong_combinations_cannot_be_written():
     for make in (lambda: rc.Delete("A", quarters=2), lambda: rc.Mask("A", to_rank=3), lambda: rc.Exact(audit=0.1), lambda: rc.Overexpress(refill=True)):
         with pytest.raises(TypeError, match="unexpected keyword argument"):
             make()
+
+
+def test_lists_of_names_are_complete():
+    """What names every entry of a registry: help, the words of pages, the kinds of edit that tests run through."""
+    from small_screens import KINDS as TRIED
+
+    from rankcell.embed.options import EmbedConfig
+    from rankcell.model import POOLS
+    from rankcell.perturb import KINDS
+    from rankcell.perturb.edits.options import EDIT_CHOICE
+    from rankcell.report.drawing import Drawing
+    from rankcell.report.pages import answer, screen_page
+    from rankcell.report.pictures.screen_pictures import PICTURES
+
+    help_of = {cls: {f.name: f.help.text for f in fields_of(cls)} for cls in (EmbedConfig, Drawing)}
+    for text, names in ((help_of[EmbedConfig]["pool"], POOLS), (help_of[Drawing]["what"], PICTURES), (EDIT_CHOICE.help.text, KINDS)):
+        assert set(names) <= set(re.findall(r"\w+", text))
+    for mapping in (EDIT_CHOICE.variants, answer._VERBS, screen_page._KINDS, TRIED):
+        assert set(mapping) == set(KINDS)
 
 
 def test_options_load_nothing():

@@ -13,7 +13,7 @@ from reference_model import Reference
 from rankcell.errors import ModelError, RankcellWarning
 from rankcell.model import Encoder, open_checkpoint
 from rankcell.model.device_memory import Memory
-from rankcell.perturb import StateEmbeddings
+from rankcell.perturb import KINDS, StateEmbeddings
 from rankcell.perturb.exact import sharing
 from rankcell.perturb.exact import shift_precision as precision
 from rankcell.perturb.exact.affected import AffectedRows, AffectedSums
@@ -113,6 +113,10 @@ def sharing_is(request, monkeypatch):
         monkeypatch.setattr(sharing, "LEAST_EDITS", 1)
         monkeypatch.setattr(sharing, "LEAST_TOKENS", 1)
     return request.param
+
+
+def test_every_kind_is_run_here():
+    assert set(WAYS) == set(KINDS)
 
 
 @pytest.mark.parametrize("frame", SPECIAL)

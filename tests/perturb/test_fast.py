@@ -11,6 +11,7 @@ from flat_options import edit_plan
 from rankcell.errors import ModelError, RankcellWarning, SettingsError
 from rankcell.model import Encoder, open_checkpoint
 from rankcell.model.device_memory import Memory
+from rankcell.perturb import KINDS as ALL_KINDS
 from rankcell.perturb import StateEmbeddings
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.exact.shift_precision import spearman
@@ -82,6 +83,10 @@ def fast_smoothed(x, at):
     from rankcell.perturb.fast.calibration import Smoothed
 
     return Smoothed(x.sum(1), x.sum(1)[at])
+
+
+def test_every_kind_is_predicted_here():
+    assert set(KINDS) == set(ALL_KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
