@@ -12,7 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
+from rankcell.errors import SettingsError
 from rankcell.options import Choice, Field, Help, Options, fields_of, is_options, is_set, members_of, parts_of, split_hint
+from rankcell.wording import option
 
 _FORMER = "former_"
 
@@ -24,10 +26,12 @@ def flat(function: Callable[..., None]) -> Callable[..., None]:
     """
     parameters: list[inspect.Parameter] = []
     builders: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
+    single: list[Field] = []
     for p in inspect.signature(function).parameters.values():
         kind, meta = split_hint(p.annotation)
         if isinstance(meta, Help):
-            parameters.append(_parameter(Field(p.name, p.default, kind, meta)))
+            single.append(Field(p.name, p.default, kind, meta))
+            parameters.append(_parameter(single[-1]))
         elif is_options(kind) or isinstance(meta, Choice):
             part = meta if isinstance(meta, Choice) else kind
             parameters += _parameters(part)
@@ -44,6 +48,8 @@ def flat(function: Callable[..., None]) -> Callable[..., None]:
             value = values.pop(p.name)
             if is_set(value):
                 values[p.name.removeprefix(_FORMER)] = value
+        for field in single:
+            _require(field, values[field.name])
         function(**{n: v for n, v in values.items() if n in names} | {name: build(values) for name, build in builders.items()})
 
     del command.__wrapped__
@@ -52,6 +58,12 @@ def flat(function: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(required_first)
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
+
+
+def _require(field: Field, value: Any) -> None:
+    """SettingsError when a flag of no class of options fails the check of its Help."""
+    if value is not None and field.help.check is not None and (expected := field.help.check(value)):
+        raise SettingsError(f"{option(field.name)} is {value}; {expected}")
 
 
 def _parameters(part: type[Options] | Choice) -> Iterator[inspect.Parameter]:

@@ -109,6 +109,21 @@ def test_flags_of_classes():
         command.main(["--pattern", "stripes"], standalone_mode=False)
 
 
+def test_a_flag_of_no_class_is_checked():
+    import typer
+
+    @flat
+    def count(n: Annotated[int, Help("A number.", flags=("-n",), check=at_least(1))] = 10) -> None:
+        """Count."""
+
+    app = typer.Typer()
+    app.command(cls=Verb)(count)
+    command = typer.main.get_command(app)
+    command.main(["-n", "1"], standalone_mode=False)
+    with pytest.raises(SettingsError, match="^-n is 0; at least 1$"):
+        command.main(["-n", "0"], standalone_mode=False)
+
+
 def test_every_field_of_a_screen_is_a_flag(capsys):
     assert main(["perturb", "--help"]) == 0
     text = capsys.readouterr().out
