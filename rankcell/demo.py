@@ -106,7 +106,7 @@ def run_demo(
 def _own() -> tuple[Own, ...]:
     """Names of the files of the demo's folder, at any depth."""
     from rankcell.perturb.run.prepared import OWN
-    from rankcell.tokens.tokenset import DATASET_FILES
+    from rankcell.tokens.token_folder import DATASET_FILES
     from rankcell.vocab.folder import FILES
 
     files = (PAGE, COUNTS, EMBEDDINGS, UMAP, RANKED, *(f"{d.table}{end}" for d in DIRECTIONS for end in ("", ".json")))

@@ -2,5 +2,5 @@
 
 from rankcell.lazy import door
 
-_PLACES = {"Embedder": "rankcell.embed.embedder", "Embeddings": "rankcell.embed.embedder"}
+_PLACES = {"Embedder": "rankcell.embed.embedder", "Embeddings": "rankcell.embed.embedding_tables"}
 __getattr__, __dir__ = door(__name__, _PLACES)

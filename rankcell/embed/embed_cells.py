@@ -8,7 +8,8 @@ from typing import Any
 
 from rankcell.counts.options import Counts
 from rankcell.embed.carried import columns_to_carry
-from rankcell.embed.embedder import Embedder, Embeddings
+from rankcell.embed.embedder import Embedder
+from rankcell.embed.embedding_tables import Embeddings
 from rankcell.embed.options import LAYER, POOL, EmbedConfig
 from rankcell.embed.store_run import Written, check_store, embed_part_to_store, embed_to_store
 from rankcell.model.options import Compute, ModelLike

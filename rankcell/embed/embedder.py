@@ -5,17 +5,17 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from rankcell.embed.embedding_tables import CELLS, Result, memory_table, obsm_keys
-from rankcell.embed.options import KEY, LAYER, POOL
-from rankcell.embed.unit_cells import BatchResult, Unit, UnitResult, Work
+from rankcell.embed.embedding_tables import Embeddings
+from rankcell.embed.options import LAYER, POOL
+from rankcell.embed.precision_check import least_cosine, probe_rows
+from rankcell.embed.unit_cells import BatchResult, Unit, UnitResult, Work, prepared_batches
 from rankcell.errors import SettingsError
-from rankcell.model import Batch, Checkpoint, Encoder, collate, plan_batches
+from rankcell.model import Batch, Checkpoint, Encoder, plan_batches
 from rankcell.model.device_memory import Memory, release
 from rankcell.model.devices import choose_device, devices_of, one_device
 from rankcell.model.encoder import budget_for, unit_size
@@ -31,30 +31,11 @@ LEAST_COSINE = 0.9999  # of a cell's embedding in bf16 with the same in fp32, fo
 _PROBE = 16_384  # tokens, at least, that "auto" looks at
 
 
-@dataclass(frozen=True)
-class Embeddings:
-    """What an embedding run gives: `cell_ids`, `columns` (`<pool>_layer<n>` -> float32 [cells, width]), and its `meta` (plain JSON).
-
-    `read_obs()`: the cells' annotations as a DataFrame with the ids as its index (TokenSet.obs_df); None where there were no tokens.
-    """
-
-    cell_ids: list[str]
-    columns: dict[str, np.ndarray]
-    meta: dict[str, Any] = field(default_factory=dict)
-    read_obs: Callable[[], Any] | None = None
-
-    def obsm(self, key: str = KEY) -> dict[str, np.ndarray]:
-        """The columns under their AnnData names: `key` when there is one, `<key>_<pool>_layer<n>` when there are several."""
-        return {k: self.columns[name] for k, name in obsm_keys(list(self.columns), key).items()}
-
-    def result(self) -> Result:
-        """The same as what a store is given."""
-        return Result({CELLS: memory_table(CELLS, {"cell_id": self.cell_ids, **self.columns})}, self.meta)
-
-
 class Embedder:
-    """Runs a checkpoint over token rows and pools its states.
+    """Embedding of token rows by a checkpoint: runs the model and pools its states.
 
+    Parameters
+    ----------
     model
         A checkpoint folder, a hub name, `demo` (a toy of 765 genes, by name only), a Checkpoint, or a Model of these with the vocabulary
         that completes it; `meta["vocab_mismatch"]` says where that has other tokens.
@@ -84,17 +65,34 @@ class Embedder:
 
     @property
     def planned_tokens_per_batch(self) -> int:
-        """The same before any memory has run out."""
+        """Most tokens that the model is given at once, before any memory has run out."""
         if self._budget is None:
             self._budget = budget_for(self.checkpoint, self._device, self._precision)
         return self._budget
 
     def tokens_per_unit(self, least: int) -> int:
-        """Tokens a unit of work on this device, at least `least`."""
+        """Compute the tokens of a unit of work on this device.
+
+        Parameters
+        ----------
+        least
+            The least that a unit has.
+
+        Returns
+        -------
+        int
+            At least `least`.
+        """
         return unit_size(self._device, self.planned_tokens_per_batch, least)
 
     def restore_budget(self, tokens_per_batch: int | None) -> None:
-        """Restore the budget (tokens per batch) of an earlier start of the same run; None or 0: none."""
+        """Restore the budget of an earlier start of the same run.
+
+        Parameters
+        ----------
+        tokens_per_batch
+            The budget; None or 0: none.
+        """
         self._budget = tokens_per_batch or self._budget
 
     @property
@@ -113,7 +111,13 @@ class Embedder:
         return self._description
 
     def require_one_device(self) -> None:
-        """SettingsError where several devices were named for work that is not shared out."""
+        """Check that one device was named, for work that is not shared out.
+
+        Raises
+        ------
+        SettingsError
+            Where several were named.
+        """
         if self._requested_device != "auto":
             one_device(self._requested_device)
 
@@ -126,9 +130,14 @@ class Embedder:
 
     @contextlib.contextmanager
     def one_run(self) -> Iterator["Embedder"]:
-        """An Embedder for one run, as this one was constructed, which has its loaded model meanwhile.
+        """Make an Embedder for one run, as this one was constructed, which has its loaded model meanwhile.
 
         What the run settles (precision, budget) and what its memory was found to hold is not carried to another.
+
+        Yields
+        ------
+        Embedder
+            That of the run.
         """
         run = Embedder(self.checkpoint, Compute(self._requested_device, self._precision, self.requested_tokens_per_batch))
         run.model = self.model
@@ -145,13 +154,47 @@ class Embedder:
                 self._encoder, run._encoder = run._encoder, None
 
     def check(self, tokens: TokenSet, pool: str | Sequence[str], layer: int | Sequence[int]) -> list[Output]:
-        """The outputs; raises when tokens, pools or layers do not fit the model."""
+        """Check tokens, pools and layers against the model.
+
+        Parameters
+        ----------
+        tokens
+            The token rows.
+        pool, layer
+            As in `embed`.
+
+        Returns
+        -------
+        list of Output
+            The outputs, one per pool and layer.
+
+        Raises
+        ------
+        RankcellError
+            When tokens, pools or layers do not fit the model.
+        """
         self.checkpoint.require(tokens.spec, int(tokens.lengths.max(initial=0)))
         tokens.require_rows(self.checkpoint.vocab)
         return choose_outputs(_several(pool), self.layers(layer), tokens.frame)
 
     def layers(self, layer: int | Sequence[int]) -> dict[int, int]:
-        """{layer as typed: number of blocks}."""
+        """Resolve layers into numbers of blocks.
+
+        Parameters
+        ----------
+        layer
+            Model layer, or several.
+
+        Returns
+        -------
+        dict
+            {layer as typed: number of blocks}.
+
+        Raises
+        ------
+        SettingsError
+            When none is given.
+        """
         blocks_of_layer = {n: self.checkpoint.resolve_layer(n) for n in _several(layer)}
         if not blocks_of_layer:
             raise SettingsError("no layer was asked for")
@@ -166,10 +209,28 @@ class Embedder:
         layer: int | Sequence[int] = LAYER,
         progress: Callable[[int, int], None] | None = None,
     ) -> Embeddings:
-        """Pooled states of every cell, for every pool and layer, from one pass.
+        """Embed every cell, for every pool and layer, in one pass.
 
-        Columns are named `<pool>_layer<n>` with the layer as typed (-1: output of the last block; 0: embedding layer).
-        Cells without genes get NaN and are counted in one RankcellWarning. `progress(cells_done, cells)` per batch.
+        Parameters
+        ----------
+        tokens
+            The token rows.
+        pool
+            Poolings of a cell's states.
+        layer
+            Model layers (-1: output of the last block; 0: embedding layer).
+        progress
+            Called as `progress(cells_done, cells)` per batch.
+
+        Returns
+        -------
+        Embeddings
+            Pooled states: columns `<pool>_layer<n>` with the layer as typed. Cells without genes get NaN.
+
+        Warns
+        -----
+        RankcellWarning
+            One, with the number of cells without genes.
         """
         self.require_one_device()
         work = Work(self.check(tokens, pool, layer))
@@ -183,11 +244,21 @@ class Embedder:
         return Embeddings(tokens.cell_ids, columns, self.meta(tokens, work.outputs), tokens.obs_df)
 
     def settle_precision(self, tokens: TokenSet, outputs: list[Output]) -> None:
-        """Decide what "auto" means for these tokens, once: the first faster precision whose embeddings of the first cells agree with fp32's."""
+        """Settle what precision "auto" means for some tokens, once.
+
+        It is the first faster precision whose embeddings of the first cells agree with fp32's.
+
+        Parameters
+        ----------
+        tokens
+            The token rows.
+        outputs
+            The outputs whose embeddings are compared.
+        """
         if self._precision != "auto" or self._encoder is not None or not outputs:
             return
         faster = faster_precisions(choose_device(self._device), self.checkpoint.width)
-        rows = _probe_rows(tokens, max(_PROBE, self.tokens_per_batch)) if faster else ()
+        rows = probe_rows(tokens, max(_PROBE, self.tokens_per_batch)) if faster else ()
         if not len(rows):
             return
 
@@ -198,7 +269,7 @@ class Embedder:
         exact_encoder, exact = embeddings("fp32")
         for precision in faster:
             encoder, lower = embeddings(precision)
-            worst, name = min((_least_cosine(exact[o.name], lower[o.name]), o.name) for o in outputs)
+            worst, name = min((least_cosine(exact[o.name], lower[o.name]), o.name) for o in outputs)
             is_accurate = worst >= LEAST_COSINE
             self._encoder = encoder if is_accurate else exact_encoder
             settled = precision if is_accurate else "fp32"
@@ -207,9 +278,28 @@ class Embedder:
                 return
 
     def run(self, tokens: TokenSet, rows: np.ndarray, work: Work, *, tick: Callable[[int], None] | None = None) -> UnitResult:
-        """All that `work` asks for of the cells at `rows`, in their order. NaN for cells without genes. `tick(cells)` per batch.
+        """Compute all that `work` asks for of some cells.
 
-        ModelError where the states of a cell with genes are no finite numbers.
+        Parameters
+        ----------
+        tokens
+            The token rows.
+        rows
+            Row numbers of the cells.
+        work
+            What is computed of them.
+        tick
+            Called as `tick(cells)` per batch.
+
+        Returns
+        -------
+        UnitResult
+            Of the cells at `rows`, in their order. NaN for cells without genes.
+
+        Raises
+        ------
+        ModelError
+            Where the states of a cell with genes are no finite numbers.
         """
         result = self._run(tokens, rows, work, tick=tick)
         filled = tokens.n_genes[rows] > 0
@@ -223,7 +313,7 @@ class Embedder:
         filled = rows[tokens.n_genes[rows] > 0]
         plan = [filled[at] for at in plan_batches(tokens.lengths[filled], tokens_per_batch=self.tokens_per_batch)]
         with torch.inference_mode(), self.encoder.pinned(), ThreadPoolExecutor(1) as ahead:
-            for batch in _prepared(ahead, tokens, plan):
+            for batch in prepared_batches(ahead, tokens, plan):
                 work_on = functools.partial(_compute, unit, batch)
                 for _, result in self.encoder.memory.batches(batch.lengths, work_on, tokens_per_batch=self.tokens_per_batch):
                     unit.keep(result)
@@ -232,7 +322,20 @@ class Embedder:
         return unit.home()
 
     def meta(self, tokens: TokenSet, outputs: list[Output]) -> dict[str, Any]:
-        """What an embedding says of itself: plain JSON."""
+        """Describe an embedding.
+
+        Parameters
+        ----------
+        tokens
+            The token rows.
+        outputs
+            The outputs that were computed.
+
+        Returns
+        -------
+        dict
+            Model, vocabulary, frame, outputs and precision: plain JSON.
+        """
         facts = {
             "model": self.checkpoint.name,
             "model_hash": self.checkpoint.hash,
@@ -267,21 +370,6 @@ class Ticker:
             self._progress(self._done, self._all)
 
 
-def _prepared(ahead: ThreadPoolExecutor, tokens: TokenSet, plan: list[np.ndarray]) -> Iterator[Batch]:
-    """The batches of a plan, each collated while the model runs on the one before."""
-
-    def make(rows: np.ndarray) -> Batch:
-        return collate([tokens.row(i) for i in rows], rows)
-
-    coming = [ahead.submit(make, rows) for rows in plan[:1]]
-    for following in [*plan[1:], None]:
-        batch = coming.pop().result() if coming else None
-        if following is not None:
-            coming.append(ahead.submit(make, following))
-        if batch is not None:
-            yield batch
-
-
 def units_of(lengths: np.ndarray, tokens_per_unit: int) -> list[tuple[int, int]]:
     """Rows cut into neighbouring ranges of about `tokens_per_unit` tokens."""
     unit = (np.cumsum(lengths) - lengths) // tokens_per_unit
@@ -293,26 +381,6 @@ def warn_of_empty(tokens: TokenSet) -> None:
     n = int((tokens.n_genes <= 0).sum())
     if n:
         note(f"{n:,} of {len(tokens):,} cells have no genes: their embeddings are NaN")
-
-
-def _probe_rows(tokens: TokenSet, budget: int) -> np.ndarray:
-    """Cells of all lengths, evenly drawn, of about `budget` tokens."""
-    filled = np.flatnonzero(tokens.n_genes > 0)
-    ordered = filled[np.argsort(-tokens.lengths[filled], kind="stable")]
-    n = max(1, int(budget // max(1.0, tokens.lengths[filled].mean()))) if len(filled) else 0
-    return np.sort(ordered[np.unique(np.linspace(0, len(ordered) - 1, min(n, len(ordered)), dtype=np.int64))]) if n else filled
-
-
-def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each row of `a` with the same row of `b`; 1 where both are zero."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    return np.where(size > 0, (a * b).sum(1) / np.where(size > 0, size, 1), (a == b).all(1))
-
-
-def _least_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """The smallest cosine of rows; -1 where one is no number."""
-    return float(np.nan_to_num(_cosines(a, b), nan=-1.0).min())
 
 
 def _several(value: Any) -> list[Any]:

@@ -100,3 +100,24 @@ def memory_table(name: str, columns: dict[str, Any]) -> Table:
             kinds.append(Column(key, "text"))
     n = len(next(iter(arrays.values()))) if arrays else 0
     return Table(name, n, tuple(kinds), lambda names: iter([{k: arrays[k] for k in names}]))
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What an embedding run gives: `cell_ids`, `columns` (`<pool>_layer<n>` -> float32 [cells, width]), and its `meta` (plain JSON).
+
+    `read_obs()`: the cells' annotations as a DataFrame with the ids as its index (TokenSet.obs_df); None where there were no tokens.
+    """
+
+    cell_ids: list[str]
+    columns: dict[str, np.ndarray]
+    meta: dict[str, Any] = field(default_factory=dict)
+    read_obs: Callable[[], Any] | None = None
+
+    def obsm(self, key: str = KEY) -> dict[str, np.ndarray]:
+        """The columns under their AnnData names: `key` when there is one, `<key>_<pool>_layer<n>` when there are several."""
+        return {k: self.columns[name] for k, name in obsm_keys(list(self.columns), key).items()}
+
+    def result(self) -> Result:
+        """The same as what a store is given."""
+        return Result({CELLS: memory_table(CELLS, {"cell_id": self.cell_ids, **self.columns})}, self.meta)

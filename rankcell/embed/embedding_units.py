@@ -27,7 +27,8 @@ from rankcell.model.options import Compute
 from rankcell.model.pools import Output
 from rankcell.store import ShardedRun, atomic_path, inside, read_sealed_json, write_sealed_json
 from rankcell.store.sharded_run import differences
-from rankcell.tokens.tokenset import DATASET_FILES, TokenSet
+from rankcell.tokens.token_folder import DATASET_FILES
+from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab.folder import FILES
 from rankcell.wording import option
 

@@ -1,7 +1,8 @@
 """The cells of one unit: what is to be computed of them, and the results while they come in."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from rankcell.embed.gene_sums import GeneSums
-from rankcell.model import Batch, Encoder
+from rankcell.model import Batch, Encoder, collate
 from rankcell.model.pools import Output, States
 from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Frame
@@ -151,3 +152,18 @@ class _Attentions:
 
     def of(self, run: Any) -> Any:
         return torch.stack([self._largest[run.k + r * run.n_k] for r in range(run.rows)])
+
+
+def prepared_batches(ahead: ThreadPoolExecutor, tokens: TokenSet, plan: list[np.ndarray]) -> Iterator[Batch]:
+    """The batches of a plan, each collated while the model runs on the one before."""
+
+    def make(rows: np.ndarray) -> Batch:
+        return collate([tokens.row(i) for i in rows], rows)
+
+    coming = [ahead.submit(make, rows) for rows in plan[:1]]
+    for following in [*plan[1:], None]:
+        batch = coming.pop().result() if coming else None
+        if following is not None:
+            coming.append(ahead.submit(make, following))
+        if batch is not None:
+            yield batch

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from rankcell.embed.embedder import Embeddings
+    from rankcell.embed.embedding_tables import Embeddings
 
 
 @python_verb()

@@ -21,7 +21,9 @@ from rankcell.tokens.arrow import holds
 from rankcell.tokens.cropping import Cropping
 from rankcell.tokens.options import Tokenizing
 from rankcell.tokens.ranker import RankedRows, Ranker, token_type
-from rankcell.tokens.tokenset import OWN_COLUMNS, RENAMED, plain_obs, renamed
+from rankcell.tokens.record_batches import plain_obs
+from rankcell.tokens.spec import RENAMED, renamed
+from rankcell.tokens.tokenset import OWN_COLUMNS
 from rankcell.vocab import Frame, Vocabulary
 
 ROWS_PER_BATCH = 1_000

@@ -12,8 +12,9 @@ from rankcell.errors import InputError, SettingsError
 from rankcell.store import remove_folder, require_unshared
 from rankcell.tokens.cropping import note_cropping
 from rankcell.tokens.options import Tokenizing
+from rankcell.tokens.token_folder import DATASET_FILES
 from rankcell.tokens.tokenizer import Tokenizer
-from rankcell.tokens.tokenset import DATASET_FILES, TokenSet
+from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary
 from rankcell.wording import note, option
 

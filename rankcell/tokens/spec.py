@@ -9,6 +9,7 @@ from rankcell.vocab import Frame, Vocabulary
 from rankcell.wording import option
 
 FORMAT = "rankcell-tokens-1"
+RENAMED = "renamed"  # in TokenSpec.source: {cell column: the name under which it is carried}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,3 +91,9 @@ def input_facts(source: Mapping[str, Any]) -> dict[str, Any]:
     least = min(files, key=lambda f: f.get("genes_known", 0) / max(1, f.get("genes", 0)), default={})
     names = [str(f["name"]) for f in files if f.get("name")]
     return {"names": names, "genes": least.get("genes", 0), "genes_known": least.get("genes_known", 0)}
+
+
+def renamed(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The `renamed` entry of TokenSpec.source for cell columns ({name in the set: cell column}); {} where none was renamed."""
+    others = {column: name for name, column in names.items() if name != column}
+    return {RENAMED: others} if others else {}

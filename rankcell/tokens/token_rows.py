@@ -16,6 +16,43 @@ ROWS, COUNTS, UNCROPPED, IDS = "input_ids", "counts", "input_ids_uncropped", "ce
 _FEW = 3
 
 
+class ListColumns:
+    """The list columns of a table of tokens, walked by rows without a copy."""
+
+    def __init__(self, table: pa.Table):
+        self._table = table
+        self._opened: dict[str, Any] = {}
+
+    def of(self, column: str) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        """Where each chunk of a list column begins, and its (offsets, values) as views of the mapped file."""
+        if column not in self._opened:
+            chunks = self._table[column].chunks
+            start = np.cumsum([0, *(len(c) for c in chunks)])
+            self._opened[column] = start, [(as_numbers(c.offsets), as_numbers(c.values)) for c in chunks]
+        return self._opened[column]
+
+    def entry(self, column: str, i: int) -> np.ndarray:
+        """The list in row `i`. CellError for what is no row number."""
+        i = row_number(i, self._table.num_rows)
+        start, flat = self.of(column)
+        chunk = int(np.searchsorted(start, i, side="right")) - 1
+        offsets, values = flat[chunk]
+        k = i - int(start[chunk])
+        return values[offsets[k] : offsets[k + 1]]
+
+
+def plain_row(row: Any, number: int) -> np.ndarray:
+    """One row of token numbers as int32. TokensError for what is none."""
+    try:
+        values = np.asarray(row)
+        is_plain = values.ndim == 1 and (values.dtype.kind in "iuf" or not values.size) and np.isfinite(values.astype(float)).all()
+        if is_plain and (values == np.rint(values)).all() and (np.abs(values.astype(float)) < 2**31).all():
+            return values.astype(np.int32)
+    except (ValueError, TypeError):
+        pass
+    raise TokensError(f"row {number} is no list of token numbers: {str(row)[:80]}")
+
+
 def row_number(i: Any, n: int) -> int:
     """`i` as the number of one of `n` rows, counted from 0; CellError for any other, negative ones included."""
     try:

@@ -15,7 +15,8 @@ from rankcell.tokens.cropping import note_cropping
 from rankcell.tokens.job import Encoding, Job, Reading
 from rankcell.tokens.options import Tokenizing
 from rankcell.tokens.spec import TokenSpec
-from rankcell.tokens.tokenset import DATASET_FILES, SPEC_FILE, TokenSet, dataset_folder
+from rankcell.tokens.token_folder import DATASET_FILES, SPEC_FILE, dataset_folder
+from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab import Vocabulary, find_vocabulary
 from rankcell.wording import note, option, python_verb
 
@@ -23,10 +24,19 @@ from rankcell.wording import note, option, python_verb
 class Tokenizer:
     """Rank-value encoding of cells with one vocabulary.
 
+    Parameters
+    ----------
     vocab
-        A Vocabulary, a vocabulary folder, or the name of a shipped or fetched one; VocabularyError when there is none.
+        A Vocabulary, a vocabulary folder, or the name of a shipped or fetched one.
     tokenizing
         How long rows are, which cells become rows, and what is kept beside them.
+
+    Raises
+    ------
+    VocabularyError
+        When there is no such vocabulary.
+    SettingsError
+        When `max_len` leaves no room for a gene.
     """
 
     @python_verb()
@@ -41,6 +51,7 @@ class Tokenizer:
 
     @property
     def encoding(self) -> Encoding:
+        """Vocabulary, frame and longest row of the rows."""
         return Encoding(self.vocab, self.frame, self.max_len)
 
     @checked
@@ -55,9 +66,10 @@ class Tokenizer:
     ) -> TokenSet:
         """Tokenize a count file, an AnnData, a folder or pattern of files, or a list of these, into a TokenSet in memory.
 
-        A row per cell in the input's order. Of several inputs (a folder or pattern too) the rows follow each other, the column
-        `source` says which one a row is from, and cell ids are `<source>:<id>`.
-
+        Parameters
+        ----------
+        source
+            Counts: the path of a file, an AnnData, a folder or pattern of files, or a list of these.
         obs
             Cell columns to carry along.
         counts
@@ -65,9 +77,18 @@ class Tokenizer:
         progress
             Called as `progress(cells_done, cells)` after each batch.
 
-        Columns beside `input_ids`: `counts` (`keep_counts`: count / n_counts * target_sum, float32, 0 at special tokens), and
-        `input_ids_uncropped` and `length_uncropped` (`keep_uncropped`: all genes of a cell, without special tokens).
-        Cells without any known gene keep their row (without genes) and are counted in one RankcellWarning.
+        Returns
+        -------
+        TokenSet
+            A row per cell in the input's order. Of several inputs (a folder or pattern too) the rows follow each other, the column `source`
+            says which one a row is from, and cell ids are `<source>:<id>`. Columns beside `input_ids`: `counts` (`keep_counts`: count /
+            n_counts * target_sum, float32, 0 at special tokens), and `input_ids_uncropped` and `length_uncropped` (`keep_uncropped`: all
+            genes of a cell, without special tokens).
+
+        Warns
+        -----
+        RankcellWarning
+            One, with the number of cells without any known gene: they keep their row (without genes).
         """
         return self.run(source, obs=obs, counts=counts, progress=progress)
 
@@ -85,12 +106,28 @@ class Tokenizer:
     ) -> TokenSet:
         """Tokenize into a token folder in a stream, and open it: memory does not grow with the number of cells.
 
-        source, obs, counts, progress
+        Parameters
+        ----------
+        source
             As in `tokenize`.
         out
             The folder, complete or absent whatever happens meanwhile.
+        obs, counts
+            As in `tokenize`.
         force
-            Replace a token folder that stands there; OutputError without it.
+            Replace a token folder that stands there.
+        progress
+            As in `tokenize`.
+
+        Returns
+        -------
+        TokenSet
+            Opened from the folder.
+
+        Raises
+        ------
+        OutputError
+            When the folder exists, without `force`.
         """
         return self.run(source, out, obs=obs, counts=counts, force=force, progress=progress)
 
@@ -105,10 +142,27 @@ class Tokenizer:
         note_empty: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> TokenSet:
-        """Run a tokenization job in memory (without `out`) or into a folder; behind `tokenize` and `write`.
+        """Run a tokenization job in memory or into a folder; behind `tokenize` and `write`.
 
+        Parameters
+        ----------
+        source
+            As in `tokenize`.
+        out
+            The folder; None: in memory.
+        obs, counts
+            As in `tokenize`.
+        force
+            Replace a token folder that stands there.
         note_empty
             Warn of the cells without any known gene; False where the caller goes on to a step that does.
+        progress
+            As in `tokenize`.
+
+        Returns
+        -------
+        TokenSet
+            In memory, or opened from the folder.
         """
         if out is not None:
             require_apart(out, source if isinstance(source, (list, tuple)) else [source])

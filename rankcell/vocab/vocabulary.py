@@ -14,6 +14,7 @@ from rankcell.errors import GeneError, SettingsError, VocabularyError
 from rankcell.store import content_hash
 from rankcell.vocab.folder import load_folder, save_folder
 from rankcell.vocab.frame import Frame
+from rankcell.vocab.frozen_array import frozen_array
 from rankcell.vocab.near import NearNames
 from rankcell.wording import option
 
@@ -27,8 +28,10 @@ _PLAIN = re.compile(r"[^\t\r\n]*")
 class Vocabulary:
     """Genes, their tokens and medians, the special tokens, and the names by which genes may be called.
 
-    name, species
-        What it is called, and what its genes belong to ("human"; "" when unknown).
+    Parameters
+    ----------
+    name
+        What it is called.
     genes
         One id per gene: its Ensembl id, or its symbol where it has none. Unique.
     tokens
@@ -41,12 +44,19 @@ class Vocabulary:
         One symbol per gene, "" where there is none.
     aliases
         Further names -> gene id.
+    species
+        What its genes belong to ("human"; "" when unknown).
     max_len
         The longest row, special tokens included.
     target_sum
         What a cell's counts are scaled to before medians divide them.
     provenance
         Where it comes from: plain JSON.
+
+    Raises
+    ------
+    VocabularyError
+        When its parts contradict each other.
     """
 
     name: str
@@ -65,8 +75,8 @@ class Vocabulary:
         put = functools.partial(object.__setattr__, self)
         put("genes", tuple(map(str, self.genes)))
         put("symbols", tuple(map(str, self.symbols)) or ("",) * len(self.genes))
-        put("tokens", _frozen(self.tokens, np.int32))
-        put("medians", _frozen(self.medians, np.float64))
+        put("tokens", frozen_array(self.tokens, np.int32))
+        put("medians", frozen_array(self.medians, np.float64))
         put("special", {str(k): int(v) for k, v in self.special.items()})
         _check(self)
 
@@ -85,7 +95,7 @@ class Vocabulary:
 
     @functools.cached_property
     def hash(self) -> str:
-        """sha256 of what decides the meaning of a row: gene ids, tokens, medians, special tokens, target_sum.
+        """Content hash (sha256) of what decides the meaning of a row: gene ids, tokens, medians, special tokens, target_sum.
 
         Symbols, aliases, name, species, max_len and provenance are ways to find or describe it and are left out.
         """
@@ -96,10 +106,12 @@ class Vocabulary:
 
     @property
     def pad(self) -> int:
+        """Token number of `<pad>`."""
         return self.special[PAD]
 
     @property
     def mask(self) -> int | None:
+        """Token number of `<mask>`; None where there is none."""
         return self.special.get(MASK)
 
     @property
@@ -108,7 +120,23 @@ class Vocabulary:
         return self.make_frame(cls=CLS in self.special)
 
     def make_frame(self, *, cls: bool) -> Frame:
-        """The frame with or without special tokens. SettingsError when a `<cls>` is asked for and there is none."""
+        """Make the frame with or without special tokens.
+
+        Parameters
+        ----------
+        cls
+            With `<cls>` in front, and `<eos>` behind where the vocabulary has it.
+
+        Returns
+        -------
+        Frame
+            The special tokens around the genes of a row.
+
+        Raises
+        ------
+        SettingsError
+            When a `<cls>` is asked for and there is none.
+        """
         if not cls:
             return Frame()
         if CLS not in self.special:
@@ -122,19 +150,46 @@ class Vocabulary:
 
     @functools.cached_property
     def gene_of_token(self) -> np.ndarray:
-        """int32 of length `n_ids`: index of the gene with this token, -1 for special tokens and gaps."""
+        """Index of the gene with each token (int32 of length `n_ids`), -1 for special tokens and gaps."""
         index = np.full(self.n_ids, -1, np.int32)
         index[self.tokens] = np.arange(len(self), dtype=np.int32)
         return index
 
     def label(self, index: int) -> str:
-        """What to call gene `index` in a picture or a sentence: its symbol, or its id where it has none. GeneError for no index of a gene, such as the -1 of `lookup`."""
+        """Label a gene for a picture or a sentence.
+
+        Parameters
+        ----------
+        index
+            Index of the gene.
+
+        Returns
+        -------
+        str
+            Its symbol, or its id where it has none.
+
+        Raises
+        ------
+        GeneError
+            For no index of a gene, such as the -1 of `lookup`.
+        """
         if not 0 <= index < len(self):
             raise GeneError(f"there is no gene {index}: vocabulary '{self.name}' has {len(self):,}, counted from 0")
         return self.symbols[index] or self.genes[index]
 
     def describe_token(self, token: int) -> str:
-        """The gene id or the special token's name for a token number."""
+        """Describe a token number.
+
+        Parameters
+        ----------
+        token
+            The token number.
+
+        Returns
+        -------
+        str
+            The gene id or the special token's name; `<unknown N>` where there is none.
+        """
         gene = int(self.gene_of_token[token]) if 0 <= token < self.n_ids else -1
         if gene >= 0:
             return self.genes[gene]
@@ -152,10 +207,18 @@ class Vocabulary:
         return {k: v for k, v in (by_alias | by_symbol | by_id).items() if v >= 0}
 
     def lookup(self, names: Iterable[str]) -> np.ndarray:
-        """Gene indices (int32) for ids, symbols or aliases; -1 where unknown.
+        """Look up genes by ids, symbols or aliases.
 
-        Ensembl ids may carry a version suffix (`ENSG00000138326.20`) and any case; symbols and aliases must match to
-        the letter, because a change of case turns a mouse gene's symbol into a human one's.
+        Parameters
+        ----------
+        names
+            Ensembl ids may carry a version suffix (`ENSG00000138326.20`) and any case; symbols and aliases must match to
+            the letter, because a change of case turns a mouse gene's symbol into a human one's.
+
+        Returns
+        -------
+        array
+            Gene indices (int32); -1 where unknown.
         """
         index = self._index
         numbers = (index.get(n, -1) if (n := str(name).strip()) in index else self._without_version(n) for name in names)
@@ -166,7 +229,23 @@ class Vocabulary:
         return self._index.get(ensembl_id(name), -1) if name[:3].upper() == "ENS" else -1
 
     def find(self, name: str) -> int:
-        """Gene index of one id, symbol or alias. SettingsError when the vocabulary has no such gene."""
+        """Look up one gene by its id, symbol or alias.
+
+        Parameters
+        ----------
+        name
+            As for `lookup`.
+
+        Returns
+        -------
+        int
+            The gene's index.
+
+        Raises
+        ------
+        SettingsError
+            When the vocabulary has no such gene.
+        """
         index = int(self.lookup([name])[0])
         if index < 0:
             raise SettingsError(
@@ -175,11 +254,35 @@ class Vocabulary:
         return index
 
     def unknown(self, names: Sequence[str]) -> list[str]:
-        """The unknown names among `names`, each once, in their order."""
+        """List the unknown names among some.
+
+        Parameters
+        ----------
+        names
+            As for `lookup`.
+
+        Returns
+        -------
+        list of str
+            The unknown names, each once, in their order.
+        """
         return [name for name, index in dict(zip(map(str, names), self.lookup(names).tolist(), strict=True)).items() if index < 0]
 
     def describe_unknown(self, names: Sequence[str], of: int) -> str:
-        """Describe unknown names for a message, with near matches; `of`: how many were looked up."""
+        """Describe unknown names for a message, with near matches.
+
+        Parameters
+        ----------
+        names
+            The unknown names.
+        of
+            How many were looked up.
+
+        Returns
+        -------
+        str
+            The beginning of the message.
+        """
         if len(names) == 1:
             return f"gene '{names[0]}' is not in vocabulary '{self.name}' ({len(self):,} genes, such as {self.examples()}){self.suggestion(names[0])}"
         listed = [f"{name}{self.suggestion(name).replace('; ', ' (').replace('?', '?)')}" for name in names[:_NEAR]] + list(names[_NEAR:_NAMED])
@@ -191,27 +294,68 @@ class Vocabulary:
         return NearNames(name for name in self._index if not ensembl_id(name))
 
     def suggestion(self, name: str, *, similar: bool = True) -> str:
-        """`; did you mean ...?` for a name that is nearly one of the vocabulary's; nothing for an Ensembl id, as its neighbours are other genes.
+        """Suggest names of the vocabulary for a name that is nearly one of them.
 
+        Parameters
+        ----------
+        name
+            The unknown name.
         similar
             Also names of other letters, as for what somebody typed; a count file's names are right, and those are other genes.
+
+        Returns
+        -------
+        str
+            `; did you mean ...?`, or "": for an Ensembl id too, as its neighbours are other genes.
         """
         near = [] if ensembl_id(str(name)) else self._near.find(str(name), similar=similar)
         return f"; did you mean {' or '.join(near)}?" if near else ""
 
     def examples(self, n: int = 3) -> str:
-        """Example genes for a message."""
+        """List example genes for a message.
+
+        Parameters
+        ----------
+        n
+            How many.
+
+        Returns
+        -------
+        str
+            The first genes, with commas.
+        """
         return ", ".join(f"{g} ({s})" if s and s != g else g for g, s in list(zip(self.genes, self.symbols, strict=True))[:n])
 
     def save(self, folder: str | os.PathLike, *, force: bool = False) -> None:
-        """Write the vocabulary folder (DESIGN: `vocabulary.json`, `genes.tsv`, `aliases.tsv`)."""
+        """Write the vocabulary folder (`vocabulary.json`, `genes.tsv`, `aliases.tsv`).
+
+        Parameters
+        ----------
+        folder
+            The folder.
+        force
+            Replace a vocabulary folder that stands there.
+        """
         save_folder(self, folder, force=force)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Vocabulary":
-        """Read a vocabulary folder; VocabularyError when a part is missing or its content hash does not agree.
+        """Read a vocabulary folder.
 
-        Shipped and fetched vocabularies go by name with rankcell.vocab.find_vocabulary.
+        Parameters
+        ----------
+        folder
+            The folder. Shipped and fetched vocabularies go by name with rankcell.vocab.find_vocabulary.
+
+        Returns
+        -------
+        Vocabulary
+            With the content hash that the folder says.
+
+        Raises
+        ------
+        VocabularyError
+            When a part is missing or its content hash does not agree.
         """
         if not isinstance(folder, (str, os.PathLike)):
             raise VocabularyError(f"the folder of a vocabulary is wanted, and this is of type {type(folder).__name__}")
@@ -222,19 +366,6 @@ def ensembl_id(name: str) -> str:
     """An Ensembl id in upper case without its version; "" for any other name, such as the symbol ENSA."""
     match = _ENSEMBL.fullmatch(name.upper())
     return match[1] if match else ""
-
-
-def _frozen(values: Sequence, dtype: Any) -> np.ndarray:
-    try:
-        array = np.array(values, np.int64 if np.dtype(dtype).kind == "i" else dtype)
-        if array.dtype != dtype:  # numpy before 2 does not refuse, and wraps round
-            if array.size and not np.iinfo(dtype).min <= array.min() <= array.max() <= np.iinfo(dtype).max:
-                raise OverflowError
-            array = array.astype(dtype)
-    except OverflowError:
-        raise VocabularyError(f"a vocabulary's number {max(values)} does not fit {np.dtype(dtype)}") from None
-    array.setflags(write=False)
-    return array
 
 
 def _check(v: Vocabulary) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reference_model import POOLINGS, Reference
 from safetensors.torch import load_file, save_file
 
-from rankcell.embed import Embedder, embedder, gene_sums
+from rankcell.embed import Embedder, embedder, gene_sums, precision_check
 from rankcell.embed.gene_sums import GeneSums
 from rankcell.embed.unit_cells import Work
 from rankcell.errors import ModelError, RankcellWarning, SettingsError
@@ -335,7 +335,7 @@ def test_half_precision(wide, precision, onednn, monkeypatch):
     exact = embed(folder, tokens, pool=pools, layer=[-1, -2])
     half = embed(folder, tokens, pool=pools, layer=[-1, -2], precision=precision)
     for name, values in half.items():
-        cosines = embedder._cosines(exact[name], values)
+        cosines = precision_check.cosines(exact[name], values)
         assert values.dtype == np.float32 and cosines.min() >= 0.999, (name, cosines)
     assert any((half[name] != exact[name]).any() for name in exact)
 
@@ -346,7 +346,7 @@ def test_half_precision_of_long_rows(long):
     tokens = tokens_of(vocab, bodies_of(vocab, [300, 480]))
     exact, half = (embed(folder, tokens, pool=["mean", "cls"], layer=-2, precision=p) for p in ("fp32", "bf16"))
     for name in exact:
-        assert embedder._cosines(exact[name], half[name]).min() >= 0.999
+        assert precision_check.cosines(exact[name], half[name]).min() >= 0.999
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ def test_auto_keeps_bf16_that_agrees(wide, fast_bf16, monkeypatch):
     for name, values in found.columns.items():
         np.testing.assert_array_equal(values, half[name])
     exact = embed(folder, tokens, pool=["mean", "cls"], precision="fp32", tokens_per_batch=4_096)
-    worst = min(float(embedder._cosines(exact[name], half[name]).min()) for name in exact)
+    worst = min(float(precision_check.cosines(exact[name], half[name]).min()) for name in exact)
     assert check["least_cosine"] == pytest.approx(worst, abs=1e-6)
 
 
@@ -404,7 +404,7 @@ def test_auto_without_cells(wide, fast_bf16):
 def test_auto_probes_cells_of_all_lengths(wide, fast_bf16, monkeypatch):
     vocab = wide[0]
     tokens = tokens_of(vocab, bodies_of(vocab, np.random.default_rng(0).integers(1, 60, 200)))
-    drawn = embedder._probe_rows(tokens, 640)
+    drawn = precision_check.probe_rows(tokens, 640)
     assert 10 < len(drawn) < 40 and len(set(drawn.tolist())) == len(drawn)
     lengths = tokens.lengths[drawn]
     assert lengths.max() == tokens.lengths.max() and lengths.min() == tokens.lengths.min()

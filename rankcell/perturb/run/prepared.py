@@ -45,7 +45,8 @@ from rankcell.store import (
     writing,
 )
 from rankcell.store.sharded_run import MANIFEST, SHARD_FILES
-from rankcell.tokens.tokenset import DATASET_FILES, TokenSet, dataset_folder
+from rankcell.tokens.token_folder import DATASET_FILES, dataset_folder
+from rankcell.tokens.tokenset import TokenSet
 from rankcell.vocab.folder import FILES
 from rankcell.wording import command, note, option
 
