@@ -101,7 +101,7 @@ def screen_adata(folder: Any, score: str | Sequence[str] | None = None, *, by: s
     -------
     AnnData
         `edits`: edits x affected genes (X is the mean shift of each affected gene; layers `n`, the number of cells, and `sd`;
-        mean effects of all scores in obs as `effect_<score>`, a / in the name of a state as |), or edits x scores (X is the mean
+        mean effects of all scores in obs as `effect_<score>`, a / in the name of a state as `|`), or edits x scores (X is the mean
         effect). `cells`: cells x edits, X the effect in each cell, layer `rank` the rank of the gene before the edit; of a fast
         screen also layer `exact`, 1 where the value was run and 0 where it is predicted. NaN stands wherever there is no number (the
         cell lacks the gene). obs and var hold edits.parquet and cells.parquet, `uns["rankcell"]` the settings.

@@ -20,8 +20,10 @@ __all__ = ["Screen"]
 
 
 class Screen:
-    """A finished screen.
+    """A finished screen: its rows, its ranking and its affected genes.
 
+    Parameters
+    ----------
     folder
         The results folder that rc.tl.perturb or `rankcell perturb` has written. Every function that takes such a folder takes a Screen.
     """
@@ -33,7 +35,18 @@ class Screen:
 
     @classmethod
     def temporary(cls, run: "Callable[[Path], object]") -> "Screen":
-        """The screen that `run` writes into a temporary folder, which is removed with the object, or when Python ends."""
+        """Run a screen into a temporary folder, which is removed with the object, or when Python ends.
+
+        Parameters
+        ----------
+        run
+            Called with the path of the results folder, into which it writes the screen.
+
+        Returns
+        -------
+        Screen
+            The screen that `run` has written.
+        """
         place = tempfile.mkdtemp(prefix="rankcell-screen-")
         try:
             folder = Path(place) / "screen"
@@ -59,7 +72,18 @@ class Screen:
         return os.fspath(self.folder)
 
     def df(self, *, obs: bool = False) -> "pd.DataFrame":
-        """One row per cell and edit: see rc.get.screen_df."""
+        """Read the table of the screen: see rc.get.screen_df.
+
+        Parameters
+        ----------
+        obs
+            Also the cell columns that the screen carries.
+
+        Returns
+        -------
+        DataFrame
+            One row per cell and edit.
+        """
         from rankcell.get import screen_df
 
         return screen_df(self._folder, obs=obs)
@@ -76,31 +100,91 @@ class Screen:
         min_cells: int | None = RankOptions.min_cells,
         seed: int = RankOptions.seed,
     ) -> "pd.DataFrame":
-        """One row per edit, strongest effect first, tested: see rc.tl.rank_edits."""
+        """Rank the edits by their mean effect and test them: see rc.tl.rank_edits.
+
+        Parameters
+        ----------
+        score, mode, donor, cells, controls, against, min_cells, seed
+            As for rc.tl.rank_edits.
+
+        Returns
+        -------
+        DataFrame
+            One row per edit, strongest effect first, tested.
+        """
         from rankcell.stats.rank import edit_ranking
 
         return edit_ranking(self, RankOptions(score, mode, donor, cells, controls, against, min_cells, seed)).df()
 
     def affected(self, *, which: str = "mean") -> "pd.DataFrame":
-        """The affected genes: see rc.get.affected_df. OutputError when the screen was run without them."""
+        """Read the affected genes: see rc.get.affected_df.
+
+        Parameters
+        ----------
+        which
+            `mean`, `top` or `raw`.
+
+        Returns
+        -------
+        DataFrame
+            A row per perturbed target and affected gene; with `top` and `raw` also per cell.
+
+        Raises
+        ------
+        OutputError
+            When the screen was run without them.
+        """
         from rankcell.get import affected_df
 
         return affected_df(self._folder, which=which)
 
     @python_verb()
     def audit(self) -> "pd.DataFrame":
-        """Of a fast screen, one row per edit that was run: `cell_id`, `edit`, `rank`, `n_tokens`, `sampled` (drawn at random), then each score and
-        `<score>_predicted`. `manifest["audit"]` sums them up. OutputError for a screen by the exact method."""
+        """Read the audit of a fast screen.
+
+        Returns
+        -------
+        DataFrame
+            One row per edit that was run: `cell_id`, `edit`, `rank`, `n_tokens`, `sampled` (drawn at random), then each score and
+            `<score>_predicted`. `manifest["audit"]` sums them up.
+
+        Raises
+        ------
+        OutputError
+            For a screen by the exact method.
+        """
         return self._folder.audit().to_pandas()
 
     @python_verb()
     def pairs(self) -> "pd.DataFrame":
-        """Pairs of genes of a fast screen with epistasis, a row per pair and cell: `cell_id`, `first`, `second`, `symbols`, `exact`, `sampled`,
-        and of each score that of both genes and its `_interaction`, what both do beyond the sum. OutputError when it was run without."""
+        """Read the pairs of genes of a fast screen with epistasis.
+
+        Returns
+        -------
+        DataFrame
+            A row per pair and cell: `cell_id`, `first`, `second`, `symbols`, `exact`, `sampled`, and of each score that of both genes and its
+            `_interaction`, what both do beyond the sum.
+
+        Raises
+        ------
+        OutputError
+            When it was run without.
+        """
         return self._folder.epistasis().to_pandas()
 
     def adata(self, score: str | Sequence[str] | None = None, *, by: str = "edits") -> "AnnData":
-        """The screen as an AnnData of edits or cells: see rc.get.screen_adata."""
+        """Convert the screen into an AnnData of edits or of cells: see rc.get.screen_adata.
+
+        Parameters
+        ----------
+        score, by
+            As for rc.get.screen_adata.
+
+        Returns
+        -------
+        AnnData
+            Edits x affected genes, edits x scores, or cells x edits.
+        """
         from rankcell.get import screen_adata
 
         return screen_adata(self._folder, score, by=by)

@@ -31,28 +31,42 @@ def score_embedding(
 ) -> "pd.DataFrame":
     """Score embeddings against labels (kNN accuracy, ARI, NMI, silhouette) and, with `batch`, for mixing of batches.
 
+    Parameters
+    ----------
     adata
         An AnnData with an embedding in obsm.
-    label, batch
-        obs columns of cell groups and of batches.
+    label
+        The obs column of cell groups.
     key
         An obsm key, or several.
+    batch
+        The obs column of batches.
     scoring
         Neighbours, folds, Leiden resolutions and the seed: `rc.Scoring(k=15, resolution=0)` leaves `ari` and `nmi` out, which need igraph.
 
-    Returns a DataFrame, a row per key. All distances are cosine.
+    Returns
+    -------
+    DataFrame
+        A row per key: the scores of the notes, and the numbers of cells left out. `n_cells` have a label; `n_missing_label` have none and
+        are left out; `n_rare_label` (labels with fewer cells than folds) are left out of the cross-validation; `n_without_embedding`
+        (NaN) count as wrong there and are left out elsewhere; `n_missing_batch` are left out of the batch scores. `attrs` holds the
+        settings, and `largest_label`: the accuracy of always naming the most frequent label.
+
+    Notes
+    -----
+    All distances are cosine.
     `knn_accuracy`: share of cells whose label is the majority of their `k` nearest cells in the other folds (stratified);
     `knn_sd`: its standard deviation over the folds; `knn_balanced`: the mean over labels of each label's share.
     `ari`, `nmi`: adjusted Rand index and normalised mutual information of Leiden clusters and labels, each the best over
     `resolution` (`ari_resolution`, `nmi_resolution` say which): so compare only what was scored with the same list.
     `silhouette`: mean silhouette width of the labels, -1 to 1 (above 10,000 cells on as many, drawn with `seed`).
     `batch_mixing`: neighbours of another batch among the `k` nearest, divided by their number under chance: 1 as mixed as
-    random, 0 apart. Batches of other cell types can't reach 1. `batch_silhouette`: 1 - |silhouette of the batch| within
-    each label, mean over labels: 1 mixed, 0 apart (Luecken et al. 2022).
-    `n_cells` have a label; `n_missing_label` have none and are left out; `n_rare_label` (labels with fewer cells than folds)
-    are left out of the cross-validation; `n_without_embedding` (NaN) count as wrong there and are left out elsewhere;
-    `n_missing_batch` are left out of the batch scores. `attrs` holds the settings, and `largest_label`: the accuracy of
-    always naming the most frequent label.
+    random, 0 apart. Batches of other cell types can't reach 1. `batch_silhouette`: 1 - abs(silhouette of the batch) within
+    each label, mean over labels: 1 mixed, 0 apart.
+
+    References
+    ----------
+    Luecken et al. 2022 (`batch_silhouette`).
     """
     import pandas as pd
 
@@ -87,9 +101,11 @@ def compare_poolings(
 ) -> "pd.DataFrame":
     """Compare poolings and layers of a model by their scores against labels, beside PCA and the same model with random weights.
 
+    Parameters
+    ----------
     adata
         An AnnData with raw counts, a TokenSet, or the path of either. Beside tokens there is no PCA: they hold no counts.
-    label, batch, scoring
+    label
         As for rc.tl.score_embedding.
     model
         As for rc.tl.embed; None: the one that made the embeddings of `adata`, as its `uns["rankcell"]` says.
@@ -97,19 +113,23 @@ def compare_poolings(
         Poolings; None: all registered ones that the tokens and layers allow.
     layer
         Layers, as for rc.tl.embed.
+    batch, scoring
+        As for rc.tl.score_embedding.
     n_random
         Number of models of the same config with random weights (as transformers initialises them; seeds `scoring.seed`, that + 1,
-        ...) are scored beside it: what these reach is not due to training.
+        ...) that are scored beside it: what these reach is not due to training.
     counts, compute
         As for rc.tl.embed.
 
-    Returns a DataFrame, a row per pooling, layer and model (`source`: "model" or "random weights", with its `seed`) and one for
-    "PCA" (50 components of log1p of counts scaled to the median total, on all genes given), best `knn_accuracy` first and
-    nothing left out. Columns: `source`, `pool`, `layer`, `seed`, `width`, the scores of rc.tl.score_embedding, and `over_pca` and
-    `over_random`: how much more of the cells are right than with PCA, and than with the random models of the same pooling
-    and layer; `_se` is the standard error of the difference over the cells (the same cells and folds for all). `attrs`
-    holds the settings. Printed whole it shows the columns to decide by, rounded, 100 characters wide;
-    all of them are there (`table.to_string()`).
+    Returns
+    -------
+    DataFrame
+        A row per pooling, layer and model (`source`: "model" or "random weights", with its `seed`) and one for "PCA" (50 components of
+        log1p of counts scaled to the median total, on all genes given), best `knn_accuracy` first and nothing left out. Columns:
+        `source`, `pool`, `layer`, `seed`, `width`, the scores of rc.tl.score_embedding, and `over_pca` and `over_random`: how much
+        more of the cells are right than with PCA, and than with the random models of the same pooling and layer; `_se` is the standard
+        error of the difference over the cells (the same cells and folds for all). `attrs` holds the settings. Printed whole it shows the
+        columns to decide by, rounded, 100 characters wide; all of them are there (`table.to_string()`).
     """
     from rankcell.assess.compare_cells import compare_cells
 
@@ -130,9 +150,13 @@ def map_labels(
 ) -> None:
     """Transfer labels from a reference to cells by their k nearest neighbours in an embedding.
 
-    adata, reference
-        AnnData with the same kind of embedding in obsm; the reference may be the path of an h5ad. Where both say in
-        `uns["rankcell"]` how it was made, another model, vocabulary, pooling or layer is an error.
+    Parameters
+    ----------
+    adata
+        An AnnData with an embedding in obsm.
+    reference
+        An AnnData with the same kind of embedding in obsm, or the path of an h5ad. Where both say in `uns["rankcell"]` how it was made,
+        another model, vocabulary, pooling or layer is an error.
     label
         An obs column of the reference.
     key
@@ -142,14 +166,31 @@ def map_labels(
         neighbours do not agree, or it is of a kind that the reference lacks. `rc.LabelMapping(min_confidence=0, max_distance=1)` labels
         every cell. At a distance of 0.95 about 5 % of the cells like those of the reference are unsure too.
     key_added
-        Name in obs; None: `<label>_mapped`. Columns that no earlier run of that name wrote are never replaced (CellError).
+        Name in obs; None: `<label>_mapped`. Columns that no earlier run of that name wrote are never replaced.
 
-    Returns None, and warns with their number where more than half of the cells are unsure. Sets `adata.obs[key_added]` (categorical: 'unsure', or the label with
-    the most votes among the `k` nearest reference cells, of equal ones the nearer), `adata.obs["<key_added>_confidence"]` (the share of the votes that it has, each neighbour
-    one vote) and `adata.obs["<key_added>_distance"]`: the share of reference cells that are nearer to their own `k` neighbours,
-    on average, than this cell is to its. It is even over 0 to 1 for cells like the reference; at 1 the cell is farther from the
-    reference than any cell of it is, and its label says little whatever the confidence. Cells without an embedding
-    get no label, confidence 0 and distance NaN. Reference cells without label or embedding are left out, with a warning.
+    Returns
+    -------
+    None
+        Sets `adata.obs[key_added]` (categorical: 'unsure', or the label with the most votes among the `k` nearest reference cells, of
+        equal ones the nearer), `adata.obs["<key_added>_confidence"]` (the share of the votes that it has, each neighbour one vote) and
+        `adata.obs["<key_added>_distance"]`: the share of reference cells that are nearer to their own `k` neighbours, on average, than
+        this cell is to its.
+
+    Raises
+    ------
+    CellError
+        When `key_added` is a column that no earlier run of that name wrote.
+
+    Warns
+    -----
+    RankcellWarning
+        With their number where more than half of the cells are unsure, and when reference cells are left out.
+
+    Notes
+    -----
+    The distance is even over 0 to 1 for cells like the reference; at 1 the cell is farther from the reference than any cell of it is, and
+    its label says little whatever the confidence. Cells without an embedding get no label, confidence 0 and distance NaN. Reference cells
+    without label or embedding are left out, with a warning.
     """
     from rankcell.assess.annotate import map_labels as write_labels
 
@@ -167,8 +208,10 @@ def rank_bias(
     counts: Counts = Counts(),
     compute: Compute = Compute(),
 ) -> "pd.DataFrame":
-    """Rank bias of poolings: the shift of each when the genes of one rank decile of a cell are edited.
+    """Measure the rank bias of poolings: the shift of each when the genes of one rank decile of a cell are edited.
 
+    Parameters
+    ----------
     adata
         An AnnData with raw counts, a TokenSet, or the path of either.
     model
@@ -182,11 +225,14 @@ def rank_bias(
     counts, compute
         As for rc.tl.embed; the precision `auto` is fp32 here, because shifts can be smaller than what bf16 rounds off.
 
-    Returns a DataFrame: `pool`, `layer`, `how`, `decile` (0 = top), `genes` ("decile"; or "random", `decile` null: the same done
-    to n / n_bins genes drawn from all ranks, which tells the place from the number of genes), `shift` (mean over cells of
-    1 - cosine to the unedited embedding), `sem` (its standard error), `distance` (mean Euclidean distance, as a share of the
-    unedited embedding's length), `between_cells` (mean 1 - cosine of two different cells: shifts of two poolings are compared as
-    shares of it) and `n_cells`. `attrs` holds the settings.
+    Returns
+    -------
+    DataFrame
+        `pool`, `layer`, `how`, `decile` (0 = top), `genes` ("decile"; or "random", `decile` null: the same done to n / n_bins genes drawn
+        from all ranks, which tells the place from the number of genes), `shift` (mean over cells of 1 - cosine to the unedited
+        embedding), `sem` (its standard error), `distance` (mean Euclidean distance, as a share of the unedited embedding's length),
+        `between_cells` (mean 1 - cosine of two different cells: shifts of two poolings are compared as shares of it) and `n_cells`.
+        `attrs` holds the settings.
     """
     from rankcell.assess import rank_bias as bias
     from rankcell.assess.poolings import fitting_pools, pool_names

@@ -38,6 +38,8 @@ def embed(
 ) -> None:
     """Embed every cell with a rank-encoding model, straight from its counts.
 
+    Parameters
+    ----------
     adata
         An AnnData with raw counts; a view becomes an AnnData of its own.
     model
@@ -52,16 +54,25 @@ def embed(
         and -1 are -1 and -2 here.)
     key_added
         Name in obsm; with several outputs each is `<key_added>_<pool>_layer<n>`. A key of obsm that is no embedding by rankcell is
-        never replaced (CellError).
+        never replaced.
     counts
         Where the counts are (`rc.Counts`).
     compute
         Where and how the model runs (`rc.Compute`). Precision "auto" is the fastest with which the embeddings of some cells keep a
         cosine of 0.9999 with fp32's; `uns["rankcell"]["precision_check"]` says which was tried, and the smallest cosine.
 
-    Sets `adata.obsm[key_added]` (float32 [cells, width]; NaN for cells without a known gene) and `adata.uns["rankcell"]` (model,
-    vocabulary and its hash, and pooling and layer of each output, with the columns of each part) and returns None. InputError for a
-    view of an AnnData in a file, which cannot be written into.
+    Returns
+    -------
+    None
+        Sets `adata.obsm[key_added]` (float32 [cells, width]; NaN for cells without a known gene) and `adata.uns["rankcell"]` (model,
+        vocabulary and its hash, and pooling and layer of each output, with the columns of each part).
+
+    Raises
+    ------
+    InputError
+        For a view of an AnnData in a file, which cannot be written into.
+    CellError
+        When `key_added` is a key of obsm that is no embedding by rankcell.
     """
     if not hasattr(adata, "obsm"):
         advice = ": rc.tl.embed_cells makes an AnnData of it" if isinstance(adata, (TokenSet, str, os.PathLike)) else ""
@@ -89,8 +100,22 @@ def embed_cells(
 ) -> "AnnData":
     """Embed the cells of a TokenSet, an AnnData or a path of counts or tokens into a new AnnData.
 
-    Parameters as for rc.tl.embed. Returns an AnnData with the cell ids, the cell columns that the tokens carry, no genes, and the obsm
-    and uns that rc.tl.embed writes.
+    Parameters
+    ----------
+    source
+        A TokenSet, an AnnData with raw counts, or the path of counts or tokens.
+    model, pool, layer, key_added, counts, compute
+        As for rc.tl.embed.
+
+    Returns
+    -------
+    AnnData
+        The cell ids, the cell columns that the tokens carry, no genes, and the obsm and uns that rc.tl.embed writes.
+
+    Raises
+    ------
+    InputError
+        When the source is none of these.
     """
     if not (hasattr(source, "obsm") or isinstance(source, (TokenSet, str, os.PathLike))):
         raise InputError(f"rc.tl.embed_cells takes a TokenSet or a path, and got {type(source).__name__}")
@@ -143,8 +168,10 @@ def state_embeddings(
     counts: Counts = Counts(),
     compute: Compute = Compute(),
 ) -> "pd.DataFrame":
-    """Mean embedding of each category of cells (a cell type, a disease, a day).
+    """Average the embeddings of each category of cells (a cell type, a disease, a day).
 
+    Parameters
+    ----------
     adata
         An AnnData with raw counts, a TokenSet, or the path of either.
     by
@@ -156,8 +183,11 @@ def state_embeddings(
     pool, layer, counts, compute
         As for rc.tl.embed.
 
-    Returns a DataFrame, a row per category: `state`, `n_cells`, and a column per output, `<pool>_layer<n>`, of float32 vectors.
-    Cells without genes, and cells of no category, are left out. rc.tl.perturb takes it as its `states`.
+    Returns
+    -------
+    DataFrame
+        A row per category: `state`, `n_cells`, and a column per output, `<pool>_layer<n>`, of float32 vectors. Cells without genes, and
+        cells of no category, are left out. rc.tl.perturb takes it as its `states`.
     """
     import pandas as pd
 
@@ -189,8 +219,10 @@ def gene_embeddings(
     counts: Counts = Counts(),
     compute: Compute = Compute(),
 ) -> "AnnData":
-    """Contextual gene embeddings: the mean state of each gene over the cells that show it, or its state in every cell.
+    """Embed genes in context: the mean state of each gene over the cells that show it, or its state in every cell.
 
+    Parameters
+    ----------
     adata
         An AnnData with raw counts, a TokenSet, or the path of either.
     model
@@ -205,9 +237,17 @@ def gene_embeddings(
     counts, compute
         As for rc.tl.embed.
 
-    Returns an AnnData whose rows are genes and whose X (float32) are their vectors. obs: `gene`, `symbol`, with `by` also
-    `group`, and `n` (cells that show it); `layers["sd"]` is the standard deviation over them (of the population: 0 for
-    one cell). With `per_cell` obs is `cell_id`, `gene`, `symbol` and `rank` (0 = top).
+    Returns
+    -------
+    AnnData
+        Its rows are genes and its X (float32) their vectors. obs: `gene`, `symbol`, with `by` also `group`, and `n` (cells that show
+        it); `layers["sd"]` is the standard deviation over them (of the population: 0 for one cell). With `per_cell` obs is `cell_id`,
+        `gene`, `symbol` and `rank` (0 = top).
+
+    Raises
+    ------
+    SettingsError
+        For several layers, and for `by` together with `per_cell`.
     """
     from rankcell.embed import Embedder
     from rankcell.embed.contexts import gene_means, gene_states

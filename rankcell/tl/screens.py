@@ -44,6 +44,8 @@ def perturb(
 ) -> Screen:
     """Perturb genes in every cell and measure how far the model's states move.
 
+    Parameters
+    ----------
     adata
         An AnnData with raw counts (a part of one too: `adata[adata.obs.cell_type == "B"]`), a TokenSet, or the path of either.
     edit
@@ -60,23 +62,40 @@ def perturb(
         are perturbed included: name others with `start`.
     states
         Further states: the DataFrame of rc.tl.state_embeddings, or a file (`rankcell.perturb.read_states` says which).
-    subset, measure, method
-        Fewer cells (`rc.Subset(cells=100, seed=0)`); the layer, readouts and distances that are compared, and tables of affected genes
-        (`rc.Measure(affected=True)`); `rc.Exact()` runs every edit, `rc.Fast()` predicts them from a few passes a cell and runs some.
+    subset
+        Fewer cells: `rc.Subset(cells=100, seed=0)`.
     obs
         Cell columns to keep with the results (`screen.df(obs=True)`), beside those of `start` and `toward`.
+    measure
+        The layer, readouts and distances that are compared, and tables of affected genes: `rc.Measure(affected=True)`.
+    method
+        `rc.Exact()` runs every edit, `rc.Fast()` predicts them from a few passes a cell and runs some.
     out
         Keeps the results in a folder, in which the same call goes on where it was stopped; without it they go with the Screen.
-    counts, compute
-        Where the counts are (`rc.Counts`), and the device, precision and batch of the model (`rc.Compute`).
+    counts
+        Where the counts are (`rc.Counts`).
+    compute
+        The device, precision and batch of the model (`rc.Compute`).
     force
         Begin anew where `out` holds another screen.
-    Returns a Screen. `screen.df()` has one row per cell and edit: `cell_id`, `edit`, `kind`, `genes`, `rank`, `n_tokens`, then scores.
+
+    Returns
+    -------
+    Screen
+        `screen.df()` has one row per cell and edit: `cell_id`, `edit`, `kind`, `genes`, `rank`, `n_tokens`, then the scores of the notes.
+
+    Raises
+    ------
+    SettingsError
+        For what contradicts itself, before the model is loaded.
+
+    Notes
+    -----
     `cos_genes`: mean cosine, before and after, of the states of all non-perturbed genes; `cos_cell`: cosine of the mean of
     those states; `cos_cls`: of the CLS states. `toward_<state>_<readout>`: cos(after, state) - cos(before, state). Each
     score of a deletion also comes `_in_place`: the gene is not attended to and the others keep their positions; the part
     that is due to positions is `shift_..._position`, the part due to refill `shift_..._refill`. With `distance="euclidean"`
-    also `euclidean_...`. SettingsError for what contradicts itself, before the model is loaded.
+    also `euclidean_...`.
     """
     from rankcell.perturb.run.screen_cells import ScreenInput, perturb_cells
 
@@ -103,10 +122,18 @@ def estimate_perturb(
     counts: Counts = Counts(),
     compute: Compute = Compute(),
 ) -> "Estimate":
-    """Estimate the cost of a screen (cells, edits, tokens, time, memory and disk) by timing some batches. Nothing is written.
+    """Estimate the cost of a screen (cells, edits, tokens, time, memory and disk) by timing some batches.
 
-    Parameters as for rc.tl.perturb. Returns an Estimate: `n_cells`, `n_edits`, `n_tokens` (through the model), `n_units`,
-    `tokens_per_second`, `seconds`, `bytes_finished`, `bytes_running`; `lines()` says them in words.
+    Parameters
+    ----------
+    adata, edit, model, start, toward, states, subset, measure, method, out, counts, compute
+        As for rc.tl.perturb. Nothing is written.
+
+    Returns
+    -------
+    Estimate
+        `n_cells`, `n_edits`, `n_tokens` (through the model), `n_units`, `tokens_per_second`, `seconds`, `bytes_finished`,
+        `bytes_running`; `lines()` says them in words.
     """
     from rankcell.perturb.run.screen_cells import ScreenInput, estimate_cells
 
@@ -134,12 +161,21 @@ def run_part(
 ) -> "PartDone":
     """Run one part of a screen, for several machines; rc.tl.merge puts the parts together.
 
+    Parameters
+    ----------
+    adata, edit, model
+        As for rc.tl.perturb.
     part
         `i/n`: the i-th of n parts.
     out
         A folder that all parts share, or one of its own.
+    start, toward, states, subset, obs, measure, method, counts, compute
+        As for rc.tl.perturb.
 
-    The others as for rc.tl.perturb. Returns a PartDone: `folder`, `part`, and how many of `n_units` units are `done`.
+    Returns
+    -------
+    PartDone
+        `folder`, `part`, and how many of `n_units` units are `done`.
     """
     from rankcell.perturb.run.screen_cells import ScreenInput, perturb_part
 
@@ -152,6 +188,8 @@ def run_part(
 def merge(parts: str | os.PathLike | Sequence[str | os.PathLike], out: str | os.PathLike, *, compute: Compute = Compute(), force: bool = False) -> Screen:
     """Merge the parts of a screen into one.
 
+    Parameters
+    ----------
     parts
         The results folder that all parts were run in, or those of each.
     out
@@ -161,7 +199,15 @@ def merge(parts: str | os.PathLike | Sequence[str | os.PathLike], out: str | os.
     force
         Replace a finished screen in `out`.
 
-    OutputError when the parts are not of one screen, or a unit of work is in none of them, or in two.
+    Returns
+    -------
+    Screen
+        That of all parts, in `out`.
+
+    Raises
+    ------
+    OutputError
+        When the parts are not of one screen, or a unit of work is in none of them, or in two.
     """
     from rankcell.perturb.run import merge as merging
 
@@ -185,8 +231,10 @@ def rank_edits(
     min_cells: int | None = RankOptions.min_cells,
     seed: int = RankOptions.seed,
 ) -> "pd.DataFrame":
-    """Rank the edits of a screen by their mean effect and test them; tutorials/STATISTICS.md has the formulas and their calibration.
+    """Rank the edits of a screen by their mean effect and test them.
 
+    Parameters
+    ----------
     table
         A Screen, the table of `screen.df()` or rc.get.screen_df, or a results folder (of which only the needed columns are read).
     score
@@ -196,29 +244,48 @@ def rank_edits(
         One or several of `matched` (against genes alike in rank and detection), `control` (against `controls`), `toward` (a
         movement against zero and against matched genes), `mixture` (two Gaussian components, impact or none) and `vs` (row by
         row against another screen, `against`).
-    donor, cells
-        The column that names the donors of cells, in `table` or in `cells` (a DataFrame with `cell_id`, its file, or the AnnData;
-        None: the folder's own). Donors are then the replicates: means are over donors, p over signs of donors.
+    donor
+        The column that names the donors of cells, in `table` or in `cells`. Donors are then the replicates: means are over donors, p
+        over signs of donors.
+    cells
+        Where `donor` is: a DataFrame with `cell_id`, its file, or the AnnData; None: the folder's own.
     controls
         Ensembl ids, symbols or edit ids.
+    against
+        The other screen of mode `vs`.
     min_cells
         Leave out edits in fewer cells; None: 3, or fewer where no edit is in 3. The mean of one or two can stand anywhere.
+    seed
+        For what is drawn (signs of many donors, starts of the mixture).
 
-    Returns a DataFrame: `edit`, `kind`, `genes`, `symbols`, `n_cells`, `n_absent` (cells that lacked the gene: overexpression
-    inserts it), `mean_rank` (over the others), `effect` (mean over all, or over donors' means), `sem` (its standard error; null
-    for one cell), for an in-place score `plain_effect` (the same with the shift of positions), `n_donors`, `ci_low` and
-    `ci_high` (95 %, Student's t), `detection` (share of the screened cells) and `expression` (where the screen has it). Then by
-    mode: `matched_diff` (from what genes of that rank do), `matched_z`, `matched_p`, `matched_fdr`, with donors also
-    `matched_p_peers`, `matched_fdr_peers` and `matched_p_donors`, of which `matched_p` is the larger; `control_diff`, `control_n`,
-    `is_control`, `control_p_mean`, `control_p_spread`, `control_p` (the larger), `control_fdr`; `zero_p`, `zero_fdr`;
-    `impact_posterior`, `impact`; `vs_effect`, `vs_diff`, `vs_n`, `vs_p`, `vs_fdr`. Below five cells (donors) a p is null, but for
-    those of signs of donors, and every false discovery rate is over the edits that have a p.
+    Returns
+    -------
+    DataFrame
+        `edit`, `kind`, `genes`, `symbols`, `n_cells`, `n_absent` (cells that lacked the gene: overexpression inserts it), `mean_rank`
+        (over the others), `effect` (mean over all, or over donors' means), `sem` (its standard error; null for one cell), for an
+        in-place score `plain_effect` (the same with the shift of positions), `n_donors`, `ci_low` and `ci_high` (95 %, Student's t),
+        `detection` (share of the screened cells) and `expression` (where the screen has it). Then by mode: `matched_diff` (from what
+        genes of that rank do), `matched_z`, `matched_p`, `matched_fdr`, with donors also `matched_p_peers`, `matched_fdr_peers` and
+        `matched_p_donors`, of which `matched_p` is the larger; `control_diff`, `control_n`, `is_control`, `control_p_mean`,
+        `control_p_spread`, `control_p` (the larger), `control_fdr`; `zero_p`, `zero_fdr`; `impact_posterior`, `impact`; `vs_effect`,
+        `vs_diff`, `vs_n`, `vs_p`, `vs_fdr`.
+
+    Raises
+    ------
+    CellError
+        When two cells have one id.
+
+    Notes
+    -----
+    tutorials/STATISTICS.md has the formulas and their calibration. Below five cells (donors) a p is null, but for those of signs of
+    donors, and every false discovery rate is over the edits that have a p.
+
     `attrs` holds `by`, and `rank_spearman` and `plain_rank_spearman`: the median over cells of the Spearman correlation of
     the effect with the gene's rank (NaN when no cell has ten edits); `predictors`: over edits, the effect's `spearman` and
     `partial` correlation with mean rank, detection and expression; `edits`, `min_cells`, `left_out` and `in_no_cell`: how many
-    edits there are, and were left out; `without_p`: how many are in too few cells for a p; `screened_cells`, and in `screened_cells_from` whether the screen says their number or the
-    table has to do, of which no one knows what cells without an edit there were (`detection` is then the share of its own cells).
-    CellError when two cells have one id.
+    edits there are, and were left out; `without_p`: how many are in too few cells for a p; `screened_cells`, and in
+    `screened_cells_from` whether the screen says their number or the table has to do, of which no one knows what cells without an edit
+    there were (`detection` is then the share of its own cells).
     """
     from rankcell.stats.rank import edit_ranking
 
@@ -229,6 +296,8 @@ def rank_edits(
 def rank_affected(table: Any, *, edits: Any = None, min_cells: int | None = None, direction: str = "more") -> "pd.DataFrame":
     """Rank pairs of perturbation and affected gene by how far the gene's shift exceeds that under other perturbations.
 
+    Parameters
+    ----------
     table
         What rc.get.affected_df gives, or the results folder. Values in place are used where it has them (deletions), so that the
         change of positions is in nothing.
@@ -240,13 +309,20 @@ def rank_affected(table: Any, *, edits: Any = None, min_cells: int | None = None
     direction
         `more`: pairs that move more than expected, most first; `less`: those that move less, least first; `both`.
 
-    Returns a DataFrame: `edit`, `genes`, `symbols`, `affected`, `affected_symbol`, `n`, `direction`, `effect` (1 - mean cosine), `sd`,
-    `expected` (what the 50 perturbations nearest in mean rank do to that gene), `n_others` and `z`, the smaller of two: on the log
-    scale (effect - expected) / sqrt(spread^2 + v / n), v the squared coefficient of variation between cells, pooled over the
-    perturbations of that gene, spread^2 the variance between its other perturbations; and effect - expected over its standard error
-    between the pair's own cells, so that one cell alone makes no finding. z is NaN, and `direction` empty, where fewer than ten others touch
-    the gene; such pairs stand last. Cells are the replicates: the table has no donors. z orders pairs: its tails are heavier
-    than those of a known distribution, so that there is no p and no false discovery rate (tutorials/STATISTICS.md).
+    Returns
+    -------
+    DataFrame
+        `edit`, `genes`, `symbols`, `affected`, `affected_symbol`, `n`, `direction`, `effect` (1 - mean cosine), `sd`, `expected` (what the
+        50 perturbations nearest in mean rank do to that gene), `n_others` and `z`. z is NaN, and `direction` empty, where fewer than ten
+        others touch the gene; such pairs stand last.
+
+    Notes
+    -----
+    z is the smaller of two: on the log scale (effect - expected) / sqrt(spread^2 + v / n), v the squared coefficient of variation between
+    cells, pooled over the perturbations of that gene, spread^2 the variance between its other perturbations; and effect - expected over
+    its standard error between the pair's own cells, so that one cell alone makes no finding. Cells are the replicates: the table has no
+    donors. z orders pairs: its tails are heavier than those of a known distribution, so that there is no p and no false discovery rate
+    (tutorials/STATISTICS.md).
     """
     from rankcell.stats import rank_affected as rank
 

@@ -21,8 +21,10 @@ from rankcell.tokens.tokenset import TokenSet
 
 
 class Perturber:
-    """Runs in-silico perturbation screens with one checkpoint.
+    """Perturbation screens with one checkpoint.
 
+    Parameters
+    ----------
     model
         As for rankcell.Embedder.
     compute
@@ -52,8 +54,12 @@ class Perturber:
     ) -> ScreenFolder:
         """Run a screen into the folder `out`, or go on with the same one there.
 
+        Parameters
+        ----------
         tokens
             A TokenSet, or the folder of one, which is then read where it is by every process that takes part.
+        out
+            The results folder.
         config
             The screen.
         states
@@ -62,6 +68,11 @@ class Perturber:
             Begin anew where `out` holds another screen.
         progress
             Called with (edits done, edits in all); within a unit in proportion to the tokens that went through the model.
+
+        Returns
+        -------
+        ScreenFolder
+            The results in `out`.
         """
         return self._run(tokens, out, config, states, None, force=force, progress=progress)
 
@@ -78,12 +89,23 @@ class Perturber:
     ) -> PartDone:
         """Run one part of a screen, for several machines.
 
+        Parameters
+        ----------
+        tokens
+            As for `perturb`.
         out
             A folder that all parts share, or one of its own; rankcell.perturb.merge puts them together.
+        config
+            As for `perturb`.
         shard
             `i/n`: the i-th of n parts.
+        states, force, progress
+            As for `perturb`.
 
-        The rest as for `perturb`.
+        Returns
+        -------
+        PartDone
+            `folder`, `part`, and how many of `n_units` units are `done`.
         """
         return self._run(tokens, out, config, states, Part.parse(shard), force=force, progress=progress)
 
@@ -96,10 +118,29 @@ class Perturber:
         states: str | os.PathLike | StateEmbeddings | None = None,
         force: bool = False,
     ) -> Estimate:
-        """Rows, time and room that a screen would take, after timing some of it; nothing is written.
+        """Estimate the rows, time and room that a screen would take, after timing some of it; nothing is written.
 
+        Parameters
+        ----------
+        tokens
+            As for `perturb`.
         out
-            The folder that it would be run in: an OutputError says where another screen is there (unless `force`). None: none yet.
+            The folder that it would be run in; None: none yet.
+        config, states
+            As for `perturb`.
+        force
+            Another screen may be in `out`.
+
+        Returns
+        -------
+        Estimate
+            `n_cells`, `n_edits`, `n_tokens` (through the model), `n_units`, `tokens_per_second`, `seconds`, `bytes_finished`,
+            `bytes_running`; `lines()` says them in words.
+
+        Raises
+        ------
+        OutputError
+            Where another screen is in `out` (unless `force`).
         """
         if out is not None:
             check_result_folder(out)
