@@ -20,7 +20,7 @@ version = release = rankcell.__version__
 root_doc = "docs/index"
 include_patterns = ["docs/**", "tutorials/*.md", "tutorials/*.ipynb", "benchmarks/RESULTS.md", "rankcell/checkpoints/demo/README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = ["docs/_build", "docs/_templates"]
-templates_path = ["_templates"]
+templates_path = [str(ROOT / "docs" / "_templates")]  # autosummary would look in the source folder
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode", "numpydoc", "sphinx_design", "sphinx_copybutton"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}

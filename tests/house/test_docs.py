@@ -31,6 +31,7 @@ def test_site_builds_without_a_warning(tmp_path):
         assert (site / f"{page}.html").is_file()
     reference = (site / "docs/api/generated/rankcell.tl.perturb.html").read_text()
     assert "Parameters" in reference and "Returns" in reference and "Raises" in reference
+    assert 'id="rankcell.TokenSet.open"' in (site / "docs/api/generated/rankcell.TokenSet.html").read_text()  # methods are on the page of their class
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
