@@ -291,7 +291,7 @@ def test_sharing_where_one_gene_has_all_the_attention(tmp_path, monkeypatch):
     row = np.array([2, *np.random.default_rng(0).permutation(vocab.tokens)[:100], 3], np.int32)
     plan = edit_plan(vocab, kind="delete", frame=vocab.frame, max_len=256)
     found, vanished = {}, []
-    joined = sharing.FirstBlock._joined
+    joined = sharing.FirstBlock._weighted_means
 
     def watched(self, *args):
         try:
@@ -300,7 +300,7 @@ def test_sharing_where_one_gene_has_all_the_attention(tmp_path, monkeypatch):
             vanished.append(1)
             raise
 
-    monkeypatch.setattr(sharing.FirstBlock, "_joined", watched)
+    monkeypatch.setattr(sharing.FirstBlock, "_weighted_means", watched)
     for least in (1, 10_000):
         monkeypatch.setattr(sharing, "LEAST_EDITS", least)
         monkeypatch.setattr(sharing, "LEAST_TOKENS", 1)

@@ -1,6 +1,6 @@
-"""What becomes of the other genes: sums per perturbed target and affected gene, or the shifts themselves.
+"""Affected genes: sums of shifts per perturbed target and affected gene, or the shifts themselves.
 
-A collector's `collected` makes of a batch what it wants of it, and changes nothing; `keep` takes that in once the batch is complete.
+A collector's `collect` selects what it needs of a batch, and changes nothing; `keep` adds that once the batch is complete.
 """
 
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ class AffectedSums:
     n_tokens: int
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
-    def collected(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> Any:
-        """What is wanted of edits of one length, for `keep`; None: nothing.
+    def collect(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> Any:
+        """Collect the shifts of edits of one length, for `keep`; None: nothing.
 
         edit, target
             int64 [edits]: number of each in its unit, and its target in the plan.
@@ -55,8 +55,8 @@ class AffectedRows:
     k: int | None = None
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
-    def collected(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> Any:
-        """As AffectedSums.collected; only the edit as made."""
+    def collect(self, edit: np.ndarray, target: np.ndarray, tokens: np.ndarray, shifts: Any, here: np.ndarray, which: str = "") -> Any:
+        """As AffectedSums.collect; only the edit as made."""
         if which:
             return None
         if self.k is not None and self.k < here.shape[1]:

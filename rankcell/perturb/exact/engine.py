@@ -28,10 +28,10 @@ _SHARED = "first blocks"  # of rankcell.model.device_memory.Memory.most
 
 @dataclass(frozen=True)
 class Engine:
-    """What stays the same over a screen.
+    """Scores edits exactly: the settings of a screen with its model.
 
     encoder, plan, n_blocks, states, tokens_per_batch
-        The model, what to do, the layer as a number of blocks, the states of `toward`, and most tokens at once.
+        The model, the plan of the edits, the layer as a number of blocks, the states of `toward`, and most tokens at once.
     keep_perturbed
         The cell readout of `toward` keeps the perturbed gene, as Geneformer's goal-state mode does.
     euclidean
@@ -133,22 +133,22 @@ class Engine:
         cell = np.repeat(np.arange(len(rows)), counts)
         target, rank = (np.concatenate([np.empty(0, np.int64), *(getattr(e, name) for e in edits)]) for name in ("target", "rank"))
         n_tokens = np.array([len(r) for r in rows], np.int64)[cell]
-        return Scored(cell, target, rank, n_tokens, self.with_parts(unit.brought_home()))
+        return Scored(cell, target, rank, n_tokens, self.with_parts(unit.fetch_scores()))
 
-    def with_parts(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The plain scores with what each owes to positions and to refill, in order."""
+    def with_parts(self, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Split each plain score into its parts by positions and by refill: {score: float64 [edits]}, in the order of `score_names`."""
         if IN_PLACE in self.plan.passes:
             for n in self.plain_names:
                 score = Score.parse(n)
                 sign = -1 if score.is_cosine else 1  # a shift is 1 - cosine
-                total = found.pop(n + UNFILLED, found[n])
-                found[str(score.with_part(POSITION))] = sign * (total - found[n + IN_PLACE])
-                found[str(score.with_part(REFILL))] = sign * (found[n] - total)
-        return {name: found[name] for name in self.score_names}
+                total = scores.pop(n + UNFILLED, scores[n])
+                scores[str(score.with_part(POSITION))] = sign * (total - scores[n + IN_PLACE])
+                scores[str(score.with_part(REFILL))] = sign * (scores[n] - total)
+        return {name: scores[name] for name in self.score_names}
 
 
 class _Unit:
-    """The cells of one call, and what has been found of their edits."""
+    """The cells of one call, and the scores of their edits so far."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class _Unit:
         """The states' vectors on the device."""
         return {k: self.engine.encoder.wide_tensor(v) for k, v in self.engine.states.vectors.items()}
 
-    def brought_home(self) -> dict[str, np.ndarray]:
+    def fetch_scores(self) -> dict[str, np.ndarray]:
         """{score and pass: float64 [edits]}, NaN where nothing was run."""
         total, names = sum(map(len, self.edits)), self.engine.plain_names
         columns = {n + which: np.full(total, np.nan) for which in self.engine.plan.passes for n in names}
@@ -199,14 +199,14 @@ class _Unit:
         order = self._order(cell)
         for which in self.passes:
             length = np.concatenate([self.edits[i].length_in(which) for i in cells])
-            left = length - np.concatenate([self.edits[i].n_perturbed for i in cells]) if which == IN_PLACE else length
-            can_run = order[left[order] > 0]  # a token is left to attend to
+            n_attended = length - np.concatenate([self.edits[i].n_perturbed for i in cells]) if which == IN_PLACE else length
+            can_run = order[n_attended[order] > 0]  # a token is left to attend to
             run = functools.partial(self._run_batch, base, which, cell[can_run], edit[can_run], shared)
             for _, done in self._batches(length[can_run], run, give_back=shared.clear):
                 self._keep(done)
 
     def _keep(self, done: "_BatchScores") -> None:
-        """Take in a batch that is complete."""
+        """Add a complete batch to the results."""
         for part in done.collected:
             self.sums.keep(part)
         self._done.append(dataclasses.replace(done, collected=[]))
@@ -214,18 +214,18 @@ class _Unit:
             self.progress(done.n_tokens)
 
     def _order(self, cell: np.ndarray) -> np.ndarray:
-        """The edits so that neighbours are made and share at once: by cell, genes perturbed and named, and place."""
-        held = [self.edits[i] for i in dict.fromkeys(cell.tolist())]
-        gone, named = (np.concatenate([getattr(e, n) for e in held]) for n in ("n_perturbed", "n_genes"))
-        last = np.concatenate([e.where.max(1) for e in held])
+        """Order the edits so that neighbours are applied and share at once: by cell, number of perturbed genes and of genes, and place."""
+        row_edits = [self.edits[i] for i in dict.fromkeys(cell.tolist())]
+        n_perturbed, n_genes = (np.concatenate([getattr(e, n) for e in row_edits]) for n in ("n_perturbed", "n_genes"))
+        last = np.concatenate([e.where.max(1) for e in row_edits])
         _, at = np.unique(cell, return_inverse=True)
-        return np.lexsort((last, named, gone, at))
+        return np.lexsort((last, n_genes, n_perturbed, at))
 
     def _pieces(self, cell: np.ndarray, edit: np.ndarray) -> Iterator[Piece]:
-        """The edits of a batch cut into those of one cell that are made at once."""
+        """Cut the edits of a batch into those of one cell and shape, which are applied at once."""
         for part in np.split(np.arange(len(cell)), np.flatnonzero(np.diff(cell)) + 1):
             row_edits = self.edits[cell[part[0]]]
-            yield from (Piece(int(cell[part[0]]), row_edits, alike) for alike in row_edits.group_by_shape(edit[part]))
+            yield from (Piece(int(cell[part[0]]), row_edits, group) for group in row_edits.group_by_shape(edit[part]))
 
     def _shared(self, cell: int) -> FirstBlock | None:
         """The first block of a cell of which enough single genes are deleted for it to be worth it: never on a GPU, which computes it
@@ -238,7 +238,7 @@ class _Unit:
             return None
         return FirstBlock(engine.encoder, edits.row)
 
-    def _first_that_fits(self, which: str, pieces: list[Piece], shared: dict[int, FirstBlock | None]) -> tuple[Any, Any] | None:
+    def _first_within_memory(self, which: str, pieces: list[Piece], shared: dict[int, FirstBlock | None]) -> tuple[Any, Any] | None:
         """As `_first`; no more of it in this run where the memory does not hold what is shared."""
         memory = self.engine.encoder.memory
         if not memory.limit(_SHARED, 1):
@@ -274,7 +274,7 @@ class _Unit:
         engine = self.engine
         pieces = list(self._pieces(cell[at], edit[at]))
         edited = EditedRows.of(pieces, which, base, engine.encoder)
-        states = engine.states_of(edited.packed, self._first_that_fits(which, pieces, shared))
+        states = engine.states_of(edited.packed, self._first_within_memory(which, pieces, shared))
         start, scores, collected = 0, [], []
         with torch.inference_mode():
             for sheet in edited.sheets(engine.encoder.wide_tensor):
@@ -283,16 +283,16 @@ class _Unit:
                 values, shifts = self._score(base, which, sheet, after)
                 scores.append(values)
                 if shifts is not None and self.sums is not None and which != UNFILLED:
-                    collected.append(self._collected(base, which, sheet, shifts))
+                    collected.append(self._collect(base, which, sheet, shifts))
                 start += n
             number = self.first_edit[edited.cell] + edited.edit
             return _BatchScores(which, number, torch.cat(scores, 1), collected, int(edited.packed.lengths.sum()))
 
-    def _collected(self, base: Baseline, which: str, sheet: Sheet, shifts: Any) -> Any:
-        """What the collector of affected genes makes of a sheet."""
+    def _collect(self, base: Baseline, which: str, sheet: Sheet, shifts: Any) -> Any:
+        """Collect the shifts of affected genes of a sheet."""
         came_from = sheet.came_from.cpu().numpy()
         tokens = base.ids[base.starts_of(sheet.cell)[:, None] + np.maximum(came_from, 0)]
-        return self.sums.collected(self.first_edit[sheet.cell] + sheet.edit, sheet.target, tokens, shifts, came_from >= 0, which)
+        return self.sums.collect(self.first_edit[sheet.cell] + sheet.edit, sheet.target, tokens, shifts, came_from >= 0, which)
 
     def _score(self, base: Baseline, which: str, sheet: Sheet, after: Any) -> tuple[Any, Any]:
         """Scores of a sheet, float64 [scores, edits], and the shift of each gene, [edits, longest]; None where no gene is read.
@@ -337,14 +337,14 @@ class _Unit:
 
 @dataclass(frozen=True)
 class _BatchScores:
-    """What came of one batch.
+    """Scores of one batch.
 
     which, number, n_tokens
         The pass, the number of each edit in its unit (int64 [edits]), and the tokens that went through the model.
     scores
         float64 [plain scores, edits], on the device.
     collected
-        What the collector of affected genes made of it.
+        Its parts of the tables of affected genes.
     """
 
     which: str

@@ -47,7 +47,7 @@ class Measure(Options):
     def collects(self) -> list[str]:
         """The tables of affected genes: "mean", "top", "raw"."""
         tables = {"mean": self.affected, "top": self.affected_top is not None, "raw": self.affected_raw}
-        return [name for name, wanted in tables.items() if wanted]
+        return [name for name, is_collected in tables.items() if is_collected]
 
     @property
     def keeps_perturbed(self) -> bool:

@@ -1,7 +1,7 @@
-"""Edits of a batch: made at once where they are alike, put end to end on the device, and scored at once where their lengths are alike.
+"""Edits of a batch: applied at once where their shapes are equal, put end to end on the device, and scored at once where their lengths are similar.
 
-Deletions, whole and in place, are made on the device, all of a batch by one expression: token t of a row after the deletion of the
-positions p_0 < p_1 < ... stood at t + #{j : t >= p_j - j} before. Other kinds are made by numpy (rankcell.perturb.edits.kinds).
+Deletions, whole and in place, are applied on the device, all of a batch by one expression: token t of a row after the deletion of the
+positions p_0 < p_1 < ... stood at t + #{j : t >= p_j - j} before. Other kinds are applied by numpy (rankcell.perturb.edits.kinds).
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,14 +23,14 @@ _PADDED = 1.25  # of a sheet's tokens at most, with its padding
 
 @dataclass(frozen=True)
 class Piece:
-    """Edits of one cell that are made at once: `edit` are their numbers among those of the cell."""
+    """Edits of one cell that are applied at once: `edit` are their numbers among those of the cell."""
 
     cell: int
     row_edits: RowEdits
     edit: np.ndarray
 
     def options(self, which: str) -> KindOptions:
-        """What the kind is told in a pass."""
+        """The options of the kind in a pass."""
         return KindOptions() if which == UNFILLED else self.row_edits.plan.options
 
     def closes_up(self, which: str) -> bool:
@@ -68,7 +68,7 @@ class EditedRows:
 
     @classmethod
     def of(cls, pieces: Sequence[Piece], which: str, base: Baseline, encoder: Encoder) -> "EditedRows":
-        """The edits of `pieces`, made, in one pass of their plan."""
+        """Apply the edits of `pieces` in one pass of their plan."""
         cell = np.repeat([p.cell for p in pieces], [len(p.edit) for p in pieces])
         edit, target = (np.concatenate(parts) for parts in ([p.edit for p in pieces], [p.row_edits.target[p.edit] for p in pieces]))
         if which == IN_PLACE:
@@ -76,13 +76,13 @@ class EditedRows:
         elif pieces[0].closes_up(which):
             packed, came_from = _Deletions(pieces, cell, base, encoder).closed_up()
         else:
-            packed, came_from = _as_made(pieces, which, encoder)
+            packed, came_from = _edited_by_kind(pieces, which, encoder)
         ends = np.cumsum([len(p.edit) for p in pieces])
         shapes = [(len(p.edit), int(packed.lengths[end - 1])) for p, end in zip(pieces, ends, strict=True)]
         return cls(cell, edit, target, packed, came_from.to(encoder.wide_device), shapes)
 
     def sheets(self, tensor: Any) -> "Iterator[Sheet]":
-        """The edits cut into neighbours that are scored at once: as many as waste little on padding. `tensor`: brings an array to
+        """Cut the edits into neighbours that are scored at once: as many as waste little on padding. `tensor`: brings an array to
         where they are scored."""
         start, n, tokens, longest = 0, 0, 0, 0
         for n_edits, length in self.pieces:
@@ -138,7 +138,7 @@ class Sheet:
 class _Deletions:
     """Deletions on the device: for each edit where its row begins in the baseline, and which positions are perturbed.
 
-    n_before, n_left
+    n_before, n_after
         int64 [edits]: tokens of the row before the deletion, and after it.
     """
 
@@ -150,26 +150,26 @@ class _Deletions:
             end += len(positions)
             gaps[end - len(positions) : end, : positions.shape[1]] = positions - np.arange(positions.shape[1])
         start, self.n_before = base.rows_of(cell)
-        self.n_left = self.n_before - n_perturbed
+        self.n_after = self.n_before - n_perturbed
         self._first, last = pieces[0].row_edits.plan.frame.span(self.n_before)
-        edits = encoder.tensor(np.column_stack([start, last, self.n_before, self.n_left, gaps]))
-        self._start, self._last, self._before, self._left = edits[:, :4].unbind(1)
+        edits = encoder.tensor(np.column_stack([start, last, self.n_before, self.n_after, gaps]))
+        self._start, self._last, self._before, self._after = edits[:, :4].unbind(1)
         self._gaps, self._ids = edits[:, 4:], base.tokens
 
     def closed_up(self) -> tuple[Packed, Any]:
         """The rows without the perturbed genes, and where each of their genes stood."""
-        edit, place = _enumerated(self._left, int(self.n_left.sum()))
+        edit, place = _enumerated(self._after, int(self.n_after.sum()))
         position = self._position(edit, place)
-        return Packed(self._tokens(edit, position), place, self.n_left, self.n_left), self._compared(edit, position)
+        return Packed(self._tokens(edit, position), place, self.n_after, self.n_after), self._compared(edit, position)
 
     def in_place(self) -> tuple[Packed, Any]:
         """The rows as they were, in which no token attends to the perturbed genes, and their other genes' positions."""
         edit, place = _enumerated(self._before, int(self.n_before.sum()))
         perturbed = self._gaps + torch.arange(self._gaps.shape[1], device=place.device)
         is_perturbed = (place[:, None] == perturbed[edit]).any(1)
-        edit_left, place_left = _enumerated(self._left, int(self.n_left.sum()))
-        keys = (self._before.cumsum(0) - self._before)[edit_left] + self._position(edit_left, place_left)
-        packed = Packed(self._tokens(edit, place), place, self.n_before, self.n_left, keys)
+        edit_after, place_after = _enumerated(self._after, int(self.n_after.sum()))
+        keys = (self._before.cumsum(0) - self._before)[edit_after] + self._position(edit_after, place_after)
+        packed = Packed(self._tokens(edit, place), place, self.n_before, self.n_after, keys)
         return packed, self._compared(edit, place).masked_fill_(is_perturbed, -1)
 
     def _position(self, edit: Any, place: Any) -> Any:
@@ -190,10 +190,10 @@ def _enumerated(lengths: Any, total: int) -> tuple[Any, Any]:
     return row, torch.arange(total, device=lengths.device) - starts[row]
 
 
-def _as_made(pieces: Sequence[Piece], which: str, encoder: Encoder) -> tuple[Packed, Any]:
-    """Rows as the plan's kind makes them, and where each of their genes stood."""
-    made = [p.row_edits.apply(p.edit, p.options(which)) for p in pieces]
-    lengths = np.concatenate([np.full(len(ids), ids.shape[1]) for ids, _ in made]).astype(np.int64)
-    ids, came_from = (np.concatenate([part.ravel() for part in parts]).astype(np.int64) for parts in zip(*made, strict=True))
+def _edited_by_kind(pieces: Sequence[Piece], which: str, encoder: Encoder) -> tuple[Packed, Any]:
+    """Rows edited by the plan's kind, and where each of their genes stood."""
+    edited = [p.row_edits.apply(p.edit, p.options(which)) for p in pieces]
+    lengths = np.concatenate([np.full(len(ids), ids.shape[1]) for ids, _ in edited]).astype(np.int64)
+    ids, came_from = (np.concatenate([part.ravel() for part in parts]).astype(np.int64) for parts in zip(*edited, strict=True))
     place = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return Packed(encoder.tensor(ids), encoder.tensor(place), lengths, lengths), encoder.tensor(came_from)

@@ -63,7 +63,7 @@ class FirstBlock:
                     self.top = torch.maximum(self.top, self._scores(moved, a, a + _KEYS).amax(-1, keepdim=True))
         self.n, self.encoder = n, encoder
         self.step = max(32, -(-n // _SEGMENTS))
-        self._held: _Segment | None = None
+        self._segment: _Segment | None = None
 
     def _scores(self, moved: int, a: int, b: int) -> Any:
         """[heads, queries, keys a to b], in powers of two."""
@@ -81,9 +81,9 @@ class FirstBlock:
             total[..., -1] += w.sum(-1)
         return total
 
-    def _entered(self, number: int, moved: int) -> "_Segment":
+    def _segment_at(self, number: int, moved: int) -> "_Segment":
         """The sums beside a segment, the keys behind it at their own positions or moved up; kept for the deletions that follow."""
-        last = self._held
+        last = self._segment
         if last is not None and (last.number, last.moved) == (number, moved):
             return last
         a, b = number * self.step, min((number + 1) * self.step, self.n)
@@ -92,11 +92,11 @@ class FirstBlock:
         else:
             before = self._sums(0, 0, a)
         here = [self._weights(m, a, b) for m in range(moved + 1)]
-        self._held = _Segment(number, moved, a, b, before, self._sums(moved, b, self.n), here)
-        return self._held
+        self._segment = _Segment(number, moved, a, b, before, self._sums(moved, b, self.n), here)
+        return self._segment
 
     def run(self, where: np.ndarray, *, in_place: bool) -> tuple[Any, Any]:
-        """What the first block's attention gives, and the states before it: both [deletions * tokens, width].
+        """Output of the first block's attention, and the states before it: both [deletions * tokens, width].
 
         where
             The position that each deletion takes out, ascending.
@@ -108,7 +108,7 @@ class FirstBlock:
         parts = []
         with torch.inference_mode():
             for at in np.split(where, np.flatnonzero(np.diff(where // self.step)) + 1):
-                segment = self._entered(int(at[0]) // self.step, 0 if in_place else 1)
+                segment = self._segment_at(int(at[0]) // self.step, 0 if in_place else 1)
                 parts.append(self._in_place(at, segment) if in_place else self._closed_up(at, segment))
             return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
@@ -120,23 +120,23 @@ class FirstBlock:
         gap, keys = self._keys(at, segment)
         w = segment.here[0][:, None, : self.n] * (keys != gap)[None, :, None]
         values = self.v[0, :, None, segment.a : segment.b]
-        rest = (segment.before + segment.behind)[:, None, : self.n]
-        return self._joined(rest, w, values), self.hidden[: self.n].repeat(len(at), 1)
+        other_sums = (segment.before + segment.behind)[:, None, : self.n]
+        return self._weighted_means(other_sums, w, values), self.hidden[: self.n].repeat(len(at), 1)
 
     def _closed_up(self, at: np.ndarray, segment: "_Segment") -> tuple[Any, Any]:
         gap, keys = self._keys(at, segment)
         r = torch.arange(self.n - 1, device=gap.device)[None]
         queries = torch.where(r < gap, r, self.n + 1 + r)  # behind the gap: the next token, at its position less one
-        rest = (segment.before + segment.behind)[:, queries]
+        other_sums = (segment.before + segment.behind)[:, queries]
         own, moved = ((side[None, :, None]) for side in (keys < gap, keys > gap))
         w = torch.where(own, segment.here[0][:, queries], segment.here[1][:, queries] * moved)
         values = torch.where(own.transpose(2, 3), self.v[0, :, None, segment.a : segment.b], self.v[1, :, None, segment.a : segment.b])
-        return self._joined(rest, w, values), self.hidden[queries.flatten()]
+        return self._weighted_means(other_sums, w, values), self.hidden[queries.flatten()]
 
-    def _joined(self, rest: Any, w: Any, values: Any) -> Any:
-        """Sums over all keys -> their weighted mean, [deletions * queries, width] in the encoder's precision."""
-        total = rest[..., -1:] + w.sum(-1, keepdim=True)
+    def _weighted_means(self, other_sums: Any, w: Any, values: Any) -> Any:
+        """Weighted means over all keys, [deletions * queries, width] in the encoder's precision; `other_sums`: over the keys beside the segment."""
+        total = other_sums[..., -1:] + w.sum(-1, keepdim=True)
         if bool((total < _LEAST).any()):
             raise Vanished
-        mixed = (rest[..., :-1] + w @ values).div_(total)
+        mixed = (other_sums[..., :-1] + w @ values).div_(total)
         return mixed.permute(1, 2, 0, 3).flatten(2).flatten(0, 1).to(self.encoder.dtype)

@@ -1,4 +1,4 @@
-"""Which precision keeps the shifts of a screen: judged on shifts, because most are a thousandth and less of a state."""
+"""Choice of a precision for a screen, judged on shifts, because most are a thousandth and less of a state."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -46,20 +46,20 @@ def settle(
         judged = [(rho, error, name) for rho, error, name in judged if rho is not None]
         if not judged:
             break
-        rho, error, name = min(judged, key=lambda j: (_is_kept(*j[:2]), j[0]))
+        rho, error, name = min(judged, key=lambda j: (_is_accurate(*j[:2]), j[0]))
         worst = {"spearman": round(rho, 6), "relative_error": round(error, 6) if np.isfinite(error) else None}
         tried.append({"precision": precision, "score": name, **worst})
-        if _is_kept(rho, error):
+        if _is_accurate(rho, error):
             return {"precision": precision, "tried": tried}
     return {"precision": "fp32", "tried": tried}
 
 
-def _is_kept(rho: float, error: float) -> bool:
+def _is_accurate(rho: float, error: float) -> bool:
     return rho >= LEAST_SPEARMAN and error <= MOST_ERROR
 
 
 def note_choice(check: Mapping[str, Any]) -> None:
-    """What `settle` chose and why, as one note."""
+    """Note the choice of `settle` and its reason, once."""
     if not check["tried"]:
         note(f"precision fp32: the cells that were tried have fewer than {FEW} edits each, too few to judge others by ({option('precision')})")
         return
@@ -78,7 +78,7 @@ def note_choice(check: Mapping[str, Any]) -> None:
 
 
 def compare(exact: Scored, low: Scored, name: str) -> tuple[float | None, float]:
-    """(the smallest Spearman over cells, relative error) of a score; None where no cell has enough edits."""
+    """Compare a score with the exact one: (the smallest Spearman over cells, relative error); None where no cell has enough edits."""
     a, b = (Score.parse(name).effect(s.scores[name]) for s in (exact, low))
     good = np.isfinite(a) & np.isfinite(b)
     if (np.isfinite(a) & ~np.isfinite(b)).any():
@@ -88,8 +88,8 @@ def compare(exact: Scored, low: Scored, name: str) -> tuple[float | None, float]
     size = float(np.sqrt(np.mean(a[good] ** 2)))
     error = float(np.sqrt(np.mean((a[good] - b[good]) ** 2))) / size if size else 0.0
     cells = [good & (exact.cell == c) for c in np.unique(exact.cell)]
-    found = [spearman(a[c], b[c]) for c in cells if c.sum() >= FEW]
-    return (min(found) if found else None), error
+    rhos = [spearman(a[c], b[c]) for c in cells if c.sum() >= FEW]
+    return (min(rhos) if rhos else None), error
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
@@ -111,6 +111,6 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def probe_rows(lengths: np.ndarray, n: int = 3) -> np.ndarray:
-    """Which cells to probe: the shortest, the longest and those between, of some that have genes."""
+    """Choose the cells to probe: the shortest, the longest and those between."""
     order = np.argsort(lengths, kind="stable")
     return np.unique(order[np.linspace(0, len(order) - 1, min(n, len(order))).astype(np.int64)])

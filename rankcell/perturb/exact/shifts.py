@@ -1,4 +1,4 @@
-"""What is compared: states of the same genes before and after an edit, their means, CLS, and the way toward a state.
+"""Shifts: states of the same genes before and after an edit, their means, CLS, and the movement toward a state.
 
 Most shifts are 1e-3 and less, and 1 - a.b/|a||b| in float32 would lose all below 1e-7. So nothing is computed from the state
 after the edit alone: with d = after - before,

@@ -93,7 +93,7 @@ def read_states(source: Any, *, layers: Sequence[int] = ()) -> StateEmbeddings:
 
 
 def _rows_of(source: Any, layers: Sequence[int]) -> tuple[Iterable[tuple[str, str, Any]], str | None]:
-    """(state, readout, numbers) from whatever holds them, and the hash of their model where it says so."""
+    """Rows (state, readout, numbers) of a table or store of states, and the hash of their model where it is stored."""
     if hasattr(source, "columns"):
         meta = getattr(source, "attrs", {}).get("rankcell", {})
         return _pooled_rows({str(c): source[c].tolist() for c in source.columns}, layers), meta.get("model_hash")
@@ -116,13 +116,13 @@ def _rows_of(source: Any, layers: Sequence[int]) -> tuple[Iterable[tuple[str, st
 
 
 def _pooled_rows(table: Mapping[str, Any], layers: Sequence[int]) -> Iterator[tuple[str, str, Any]]:
-    found = [(readout, f"{pool}_layer{n}") for readout, pool in (("cell", "mean"), ("cls", "cls")) for n in layers]
-    columns = {readout: table[name] for readout, name in found if name in table}
+    candidates = [(readout, f"{pool}_layer{n}") for readout, pool in (("cell", "mean"), ("cls", "cls")) for n in layers]
+    columns = {readout: table[name] for readout, name in candidates if name in table}
     if "state" not in table or not columns:
         at = f" ({wording.option('layer', layers[0])})" if layers else ""
-        held = ", ".join(c for c in table if c not in ("state", "n_cells")) or "nothing"
+        stored_columns = ", ".join(c for c in table if c not in ("state", "n_cells")) or "nothing"
         raise ValueError(
-            f"it holds {held}; a screen reads states pooled with {wording.option('pool', 'mean')} or {wording.option('pool', 'cls')} at its own layer{at}: embed them so"
+            f"it holds {stored_columns}; a screen reads states pooled with {wording.option('pool', 'mean')} or {wording.option('pool', 'cls')} at its own layer{at}: embed them so"
         )
     return ((str(s), readout, v) for readout, vectors in columns.items() for s, v in zip(table["state"], vectors, strict=True))
 
@@ -146,43 +146,43 @@ def _csv_rows(path: Path) -> list[tuple[str, str, list[float]]]:
 def cells_of(tokens: TokenSet, text: str, name: str) -> np.ndarray:
     """The rows of the cells in a state; SettingsError when no cell is in it. A cell of which the column says nothing is in none."""
     column, state = split_state(text, name)
-    held = tokens.obs(column)
-    known = np.array([v is not None and v == v for v in held.tolist()], bool)
-    values = held.astype(str)
+    labels = tokens.obs(column)
+    known = np.array([v is not None and v == v for v in labels.tolist()], bool)
+    values = labels.astype(str)
     rows = np.flatnonzero((values == state) & known)
     if not known.any():
         raise SettingsError(f"cell column '{column}' says nothing about any of the {len(known):,} cells: name another than {wording.option(name, text)}")
     if not len(rows):
-        there = sorted(set(values[known]))
+        states = sorted(set(values[known]))
         unknown = f"; of {int((~known).sum()):,} of {len(known):,} cells it says nothing" if not known.all() else ""
-        said = f"{', '.join(there[:8])}{' ...' if len(there) > 8 else ''}"
-        raise SettingsError(f"no cell has {column} = '{state}'; there are {said}{unknown}")
+        examples = f"{', '.join(states[:8])}{' ...' if len(states) > 8 else ''}"
+        raise SettingsError(f"no cell has {column} = '{state}'; there are {examples}{unknown}")
     return rows
 
 
 def rows_of_states(tokens: TokenSet, toward: Sequence[str]) -> dict[str, np.ndarray]:
     """{state: rows of its cells that have genes} for each COL=STATE."""
-    found: dict[str, np.ndarray] = {}
+    rows_by_state: dict[str, np.ndarray] = {}
     for text in dict.fromkeys(toward):
         rows = cells_of(tokens, text, "toward")
         rows = rows[tokens.n_genes[rows] > 0]
         _, state = split_state(text, "toward")
         if not len(rows):
             raise SettingsError(f"all cells of state '{state}' are without genes")
-        if state in found:
+        if state in rows_by_state:
             raise SettingsError(f"two states are called '{state}': their columns would have one name")
-        found[state] = rows
-    return found
+        rows_by_state[state] = rows
+    return rows_by_state
 
 
 def embed_states(embedder: Embedder, tokens: TokenSet, toward: Sequence[str], *, layer: int) -> StateEmbeddings:
-    """The states named in `toward` (COL=STATE), each the mean over all its cells in `tokens`, per readout of the model."""
+    """Embed the states of `toward` (COL=STATE), each the mean over all its cells in `tokens`, per readout of the model."""
     pools = {"cell": "mean"} | ({"cls": "cls"} if tokens.frame.has_cls else {})
     vectors = {}
     for state, rows in rows_of_states(tokens, toward).items():
-        found = embedder.embed(tokens.take(rows), pool=list(pools.values()), layer=layer)
+        embeddings = embedder.embed(tokens.take(rows), pool=list(pools.values()), layer=layer)
         for readout, pool in pools.items():
-            vectors[state, readout] = found.columns[f"{pool}_layer{layer}"].astype(np.float64).mean(0)
+            vectors[state, readout] = embeddings.columns[f"{pool}_layer{layer}"].astype(np.float64).mean(0)
     return StateEmbeddings(vectors)
 
 

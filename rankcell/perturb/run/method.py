@@ -134,8 +134,8 @@ class _Several:
 
     collectors: list[Any]
 
-    def collected(self, edit: Any, target: Any, tokens: Any, shifts: Any, here: Any, which: str = "") -> Any:
-        return [collector.collected(edit, target, tokens, shifts, here, which) for collector in self.collectors]
+    def collect(self, edit: Any, target: Any, tokens: Any, shifts: Any, here: Any, which: str = "") -> Any:
+        return [collector.collect(edit, target, tokens, shifts, here, which) for collector in self.collectors]
 
     def keep(self, part: Any) -> None:
         for collector, own in zip(self.collectors, part, strict=True):
