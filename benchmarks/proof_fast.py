@@ -41,7 +41,7 @@ from rankcell.perturb import EditPlan
 from rankcell.perturb.edits.options import EDIT_CHOICE
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.exact.states import embed_states
-from rankcell.perturb.fast.calibration import corrected
+from rankcell.perturb.fast.calibration import calibrate
 from rankcell.perturb.fast.fast_engine import AUDIT, LEAST_IN_PLACE, PROJECTIONS, SPLITS, cost
 from rankcell.perturb.fast.response import Context, predictors
 from rankcell.tokens.tokenset import TokenSet
@@ -173,7 +173,7 @@ def beside(case: Case, found: dict[str, np.ndarray], sample: dict[str, np.ndarra
         run = np.sort(sample[IN_PLACE if name.endswith(IN_PLACE) else ""])
         rest = np.setdiff1d(case.test, run)
         least = LEAST_IN_PLACE if name.endswith("_in_place") else -np.inf
-        fixed = corrected(x, case.held.rank, run, case.exact[name][run], least_factor=least).values
+        fixed = calibrate(x, case.held.rank, run, case.exact[name][run], least_factor=least).values
         for way, values in (("raw", x.sum(1)), ("corrected", fixed)):
             yield name, way, rest, (np.maximum(values, 0) if sizes(name) else values)[rest]
 

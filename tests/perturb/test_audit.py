@@ -54,7 +54,7 @@ def test_cells_that_were_run_or_not_predicted():
     assert (all_run["recall"], all_run["n"], all_run["weight"], all_run["places"]) == (1, 0, 0, [])
     assert np.isnan(judge(none, np.array([1, NAN, NAN]), np.ones(3, bool))["recall"])
     assert np.isnan(judge(values, none, np.zeros(3, bool))["recall"])
-    found = summarize(columns([all_run], (*audit.TOLD, *audit.KEPT)), verify_top=5)
+    found = summarize(columns([all_run], (*audit.REPORTED, *audit.SUMMANDS)), verify_top=5)
     assert found["n"] == found["cells"] == 0 and found["spearman"] is found["recall"] is found["bias"] is None
     assert found["at"] == {"5": {"recall": 1.0, "low": 1.0, "high": 1.0}}
     assert found["expected"] == 1
@@ -124,7 +124,7 @@ def made_up(rng, cells=40, edits=400, share=0.1, noise=0.5, depth=20):
         run[best] = True
         true.append(np.isin(np.argsort(-np.abs(exact))[:10], best).mean())
         records.append(judge(predicted, np.where(run, exact, NAN), drawn, depth=depth))
-    return columns(records, (*audit.TOLD, *audit.KEPT)), np.mean(true)
+    return columns(records, (*audit.REPORTED, *audit.SUMMANDS)), np.mean(true)
 
 
 @pytest.mark.parametrize("noise", [0.3, 1.0])

@@ -18,7 +18,7 @@ from rankcell.perturb.exact.shift_precision import spearman
 from rankcell.perturb.fast import epistasis
 from rankcell.perturb.fast import fast_engine as fast
 from rankcell.perturb.fast import response as predict_module
-from rankcell.perturb.fast.calibration import corrected
+from rankcell.perturb.fast.calibration import calibrate
 from rankcell.perturb.fast.epistasis import interactions
 from rankcell.perturb.fast.fast_engine import FastEngine, verify_score
 
@@ -75,14 +75,14 @@ def fast_of(engine, **how):
 def predicted_alone(engine, rows, monkeypatch):
     """Predictions with nothing run but the sample, and without a correction."""
     monkeypatch.setattr(fast, "cost", lambda edits, lengths, **how: np.zeros(len(edits), np.int64))
-    monkeypatch.setattr(fast, "corrected", lambda x, rank, at, exact, **how: fast_smoothed(x, at))
+    monkeypatch.setattr(fast, "calibrate", lambda x, rank, at, exact, **how: uncalibrated(x, at))
     return fast_of(engine, projections=96).run(rows)
 
 
-def fast_smoothed(x, at):
-    from rankcell.perturb.fast.calibration import Smoothed
+def uncalibrated(x, at):
+    from rankcell.perturb.fast.calibration import Calibrated
 
-    return Smoothed(x.sum(1), x.sum(1)[at])
+    return Calibrated(x.sum(1), x.sum(1)[at])
 
 
 def test_every_kind_is_predicted_here():
@@ -241,21 +241,21 @@ def test_interactions(framed, projections, monkeypatch):
         np.testing.assert_allclose(found.values[name][found.exact], run_all.values[name][found.exact], atol=1e-6)
 
 
-def test_corrected():
+def test_calibrate():
     random = np.random.default_rng(0)
     rank = np.arange(300)
     x = random.normal(size=(300, 2))
     truth = x.sum(1) + 3 * np.sin(rank / 60) + 0.05 * random.normal(size=300)
     at = np.arange(5, 300, 10)
-    found = corrected(x, rank, at, truth[at])
+    found = calibrate(x, rank, at, truth[at])
     assert np.std(found.values - truth) < 0.2 < np.std(x.sum(1) - truth)
-    left = truth[at] - found.without_itself
+    left = truth[at] - found.leave_one_out
     assert 0.5 < np.std(left) / np.std(np.delete(truth - found.values, at)) < 2
-    some = corrected(x, rank, at, x.sum(1)[at] + 0.01 * random.normal(size=len(at)))  # nothing to correct
+    some = calibrate(x, rank, at, x.sum(1)[at] + 0.01 * random.normal(size=len(at)))  # nothing to correct
     np.testing.assert_allclose(some.values, x.sum(1), atol=0.02)
-    few = corrected(x, rank, at[:3], truth[at[:3]])
+    few = calibrate(x, rank, at[:3], truth[at[:3]])
     np.testing.assert_array_equal(few.values, x.sum(1))
-    nothing = corrected(np.zeros((300, 2)), rank, at, np.full(len(at), np.nan))
+    nothing = calibrate(np.zeros((300, 2)), rank, at, np.full(len(at), np.nan))
     np.testing.assert_array_equal(nothing.values, np.zeros(300))
 
 

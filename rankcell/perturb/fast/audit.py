@@ -1,4 +1,4 @@
-"""How good the predictions of the fast method are, judged by edits that were run exactly: in a cell, and over a screen. Numbers alone.
+"""Audit of the fast method's predictions by edits that were run exactly: in a cell, and over a screen. Numbers alone.
 
 Effects are those of rankcell.scores; large is large in size, whatever its sign. Only edits that were drawn at random judge: those that were run because they were predicted to be large would flatter the method.
 """
@@ -16,18 +16,18 @@ NEAREST = 9  # audited edits whose errors stand for those of an edit that was no
 DEPTHS = (5, 10, 20, 50)  # of the recall among what was verified
 LEVEL = 0.95  # of every interval
 
-# What is known of a cell and score: first what audit_cells.parquet tells, then what the summary of a screen is made of.
-TOLD = ("n_edits", "n", "spearman", "error", "relative_error", "recall")
-KEPT = ("squares", "off", "hits", "tops", "rank_xy", "rank_xx", "rank_yy", "weight", "places")
+# Of a cell and score: the columns of audit_cells.parquet, and the summands of the summary of a screen.
+REPORTED = ("n_edits", "n", "spearman", "error", "relative_error", "recall")
+SUMMANDS = ("squares", "off", "hits", "tops", "rank_xy", "rank_xx", "rank_yy", "weight", "places")
 
 
 def n_top(n: int) -> int:
-    """How many are the top tenth of n."""
+    """Size of the top tenth of n."""
     return max(1, n // TOP)
 
 
 def judge(predicted: np.ndarray, exact: np.ndarray, drawn: np.ndarray, *, depth: int = 0) -> dict[str, Any]:
-    """One cell and score: TOLD and KEPT.
+    """Judge the predictions of one cell and score: REPORTED and SUMMANDS.
 
     predicted, exact
         [edits]: effects; predicted without the edit's own exact value, NaN where nothing was predicted; exact NaN where not run.
@@ -51,17 +51,17 @@ def judge(predicted: np.ndarray, exact: np.ndarray, drawn: np.ndarray, *, depth:
     a, b = centred_ranks(x), centred_ranks(y)
     judgement = {"n_edits": len(predicted), "n": n, "spearman": correlation(a, b) if n > 2 else math.nan, "error": error}
     judgement |= {"relative_error": error / size if n and size else math.nan, "recall": _recall(predicted, exact, judging)}
-    kept = {"squares": float((y * y).sum()), "off": float((x - y).sum()), "rank_xy": float((a * b).sum())}
-    kept |= {"rank_xx": float((a * a).sum()), "rank_yy": float((b * b).sum())}
+    summands = {"squares": float((y * y).sum()), "off": float((x - y).sum()), "rank_xy": float((a * b).sum())}
+    summands |= {"rank_xx": float((a * a).sum()), "rank_yy": float((b * b).sum())}
     tops = n_top(n) if n > 1 else 0
-    kept |= {"hits": int((_is_top(np.abs(x), tops) & _is_top(np.abs(y), tops)).sum()), "tops": tops}
-    return judgement | kept | _missed(predicted, exact, judging, depth)
+    summands |= {"hits": int((_is_top(np.abs(x), tops) & _is_top(np.abs(y), tops)).sum()), "tops": tops}
+    return judgement | summands | _missed(predicted, exact, judging, depth)
 
 
 def _is_top(values: np.ndarray, n: int) -> np.ndarray:
-    found = np.zeros(len(values), bool)
-    found[np.argsort(-values, kind="stable")[:n]] = True
-    return found
+    is_top = np.zeros(len(values), bool)
+    is_top[np.argsort(-values, kind="stable")[:n]] = True
+    return is_top
 
 
 def _recall(predicted: np.ndarray, exact: np.ndarray, judging: np.ndarray) -> float:
@@ -71,8 +71,8 @@ def _recall(predicted: np.ndarray, exact: np.ndarray, judging: np.ndarray) -> fl
     if not judging.any():
         return math.nan
     here = known | np.isfinite(exact)
-    held = np.where(known, predicted, exact)[here]
-    return expected_recall(held, np.flatnonzero(judging[here]), (exact - predicted)[judging], sure=~known[here])
+    effects = np.where(known, predicted, exact)[here]
+    return expected_recall(effects, np.flatnonzero(judging[here]), (exact - predicted)[judging], sure=~known[here])
 
 
 def expected_recall(predicted: np.ndarray, audited: np.ndarray, residuals: np.ndarray, *, sure: np.ndarray | None = None) -> float:
@@ -115,23 +115,23 @@ def _nearest(points: np.ndarray, values: np.ndarray, k: int) -> np.ndarray:
 
 
 def _missed(predicted: np.ndarray, exact: np.ndarray, judging: np.ndarray, depth: int) -> dict[str, Any]:
-    """What recall at k is made of: see `judge`."""
+    """Summands of the recall at k, `weight` and `places`: see `judge`."""
     size = np.abs(predicted)
     verified = np.isfinite(exact) & ~judging
     larger = size[verified & np.isfinite(size)]
     least = larger.min() if len(larger) else -np.partition(-size[judging], depth - 1)[depth - 1] if depth and judging.sum() > depth else 0
     verified |= judging & (size >= least)
-    rest = judging & ~verified
-    n_rest = len(exact) - int(verified.sum())
-    if not depth or (n_rest and not rest.any()):
+    others = judging & ~verified
+    n_others = len(exact) - int(verified.sum())
+    if not depth or (n_others and not others.any()):
         return {"weight": math.nan, "places": []}
     known = np.sort(np.abs(exact[verified]))
-    places = len(known) - np.searchsorted(known, np.abs(exact[rest]), side="left")
-    return {"weight": n_rest / max(1, int(rest.sum())), "places": sorted(int(p) for p in places if p < depth)}
+    places = len(known) - np.searchsorted(known, np.abs(exact[others]), side="left")
+    return {"weight": n_others / max(1, int(others.sum())), "places": sorted(int(p) for p in places if p < depth)}
 
 
 def summarize(cells: Mapping[str, Any], *, verify_top: int = 0) -> dict[str, Any]:
-    """A score over a screen, from TOLD and KEPT of its cells (arrays): plain JSON, null where there is too little.
+    """Summarize a score over a screen, from REPORTED and SUMMANDS of its cells (arrays): plain JSON, null where there is too little.
 
     verify_top
         How many edits of each cell were verified by this score.
@@ -151,7 +151,7 @@ def summarize(cells: Mapping[str, Any], *, verify_top: int = 0) -> dict[str, Any
     hits, tops = int(cells["hits"].sum()), int(cells["tops"].sum())
     low, high = wilson(hits, tops)
     known = cells["recall"][np.isfinite(cells["recall"])]
-    found = {
+    summary = {
         "n": total,
         "cells": int((n > 0).sum()),
         "spearman": float(np.median(rho)) if len(rho) else math.nan,
@@ -164,15 +164,15 @@ def summarize(cells: Mapping[str, Any], *, verify_top: int = 0) -> dict[str, Any
         "recall_high": high,
         "expected": float(known.mean()) if len(known) else math.nan,
     }
-    found = {k: _plain(v) for k, v in found.items()}
-    return found | ({"at": at} if (at := _all_depths(cells, verify_top)) else {})
+    summary = {k: _plain(v) for k, v in summary.items()}
+    return summary | ({"at": at} if (at := _all_depths(cells, verify_top)) else {})
 
 
 def _all_depths(cells: Mapping[str, Any], verify_top: int) -> dict[str, Any]:
     depths = [k for k in DEPTHS if k <= verify_top]
     if not depths or not (here := np.isfinite(cells["weight"])).any():
         return {}
-    places = [np.asarray(p, np.int64) for p, told in zip(cells["places"], here, strict=True) if told]
+    places = [np.asarray(p, np.int64) for p, has_weight in zip(cells["places"], here, strict=True) if has_weight]
     weight = cells["weight"][here]
     of_place = np.repeat(weight, [len(p) for p in places])
     return {str(k): recall_at(k, weight, np.concatenate(places), of_place) for k in depths}
@@ -228,7 +228,7 @@ def _plain(value: Any) -> Any:
 
 
 def columns(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """Cells under each other: arrays, and for places a list of lists."""
-    whole = ("n_edits", "n", "hits", "tops")
-    found = {n: np.array([r[n] for r in records], np.int64 if n in whole else np.float64) for n in names if n != "places"}
-    return found | {n: [r[n] for r in records] for n in names if n == "places"}
+    """Concatenate the judgements of cells into columns: arrays, and for places a list of lists."""
+    integers = ("n_edits", "n", "hits", "tops")
+    arrays = {n: np.array([r[n] for r in records], np.int64 if n in integers else np.float64) for n in names if n != "places"}
+    return arrays | {n: [r[n] for r in records] for n in names if n == "places"}

@@ -1,4 +1,4 @@
-"""The tables of an audit: the shards of a unit, their joining, and what a finished screen says of itself."""
+"""The tables of an audit: the shards of a unit, their joining, and the facts of the manifest."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,7 +51,7 @@ def audit_table(scored: FastScored, table: pa.Table, *, first_cell: int) -> pa.T
 
 
 def audit_cells_table(scored: FastScored, *, cell_ids: Sequence[str], settings: Mapping[str, Any]) -> pa.Table:
-    """One row per cell of a unit and score: rankcell.perturb.fast.audit.judge, and whether the cell is `short` of the recall asked for."""
+    """One row per cell of a unit and score: rankcell.perturb.fast.audit.judge, and whether the cell is `short` of `min_recall`."""
     cells = [np.flatnonzero(scored.cell == c) for c in range(len(cell_ids))]
     scores = [s for s in scored.scores if s in scored.predicted]
     ids, names, records = [], [], []
@@ -64,41 +64,41 @@ def audit_cells_table(scored: FastScored, *, cell_ids: Sequence[str], settings: 
             ids.append(cell)
             names.append(score)
             records.append(audit.judge(*values, drawn(scored, which)[at], depth=depth))
-    found = audit.columns(records, (*audit.TOLD, *audit.KEPT))
+    judgements = audit.columns(records, (*audit.REPORTED, *audit.SUMMANDS))
     least = settings["min_recall"]
     by = np.array([n == settings["verify_by"] for n in names], bool)
-    short = np.zeros(len(records), bool) if least is None else by & (found["recall"] < least)
-    plain = {k: pa.array(v, from_pandas=True) for k, v in found.items() if k != "places"}
-    plain["places"] = pa.array(found["places"], pa.list_(pa.int32()))
-    told, kept = ({k: plain[k] for k in names} for names in (audit.TOLD, audit.KEPT))
+    short = np.zeros(len(records), bool) if least is None else by & (judgements["recall"] < least)
+    plain = {k: pa.array(v, from_pandas=True) for k, v in judgements.items() if k != "places"}
+    plain["places"] = pa.array(judgements["places"], pa.list_(pa.int32()))
+    reported, summands = ({k: plain[k] for k in names} for names in (audit.REPORTED, audit.SUMMANDS))
     return pa.table(
-        {"cell_id": pa.array(ids, pa.string()), "score": pa.array(names, pa.string())} | told | {"short": pa.array(short)} | kept
+        {"cell_id": pa.array(ids, pa.string()), "score": pa.array(names, pa.string())} | reported | {"short": pa.array(short)} | summands
     )
 
 
-def epistasis_table(found: Interactions, *, cell_ids: Sequence[str], vocab: Vocabulary) -> pa.Table:
+def epistasis_table(interactions: Interactions, *, cell_ids: Sequence[str], vocab: Vocabulary) -> pa.Table:
     """One row per pair of genes of a cell: cell_id, first, second (gene ids), symbols, exact, sampled; of each score that of both,
     `<score>_interaction` and `<score>_interaction_predicted` (without running the pair)."""
-    tokens = np.unique(np.concatenate([found.first, found.second]))
-    first, second = (np.searchsorted(tokens, t) for t in (found.first, found.second))
+    tokens = np.unique(np.concatenate([interactions.first, interactions.second]))
+    first, second = (np.searchsorted(tokens, t) for t in (interactions.first, interactions.second))
     ids = np.array([vocab.describe_token(int(t)) for t in tokens], object)
     labels = np.array([vocab.label(int(vocab.gene_of_token[t])) for t in tokens], object)
     columns = {
-        "cell_id": pa.array(cell_ids, pa.string()).take(pa.array(found.cell)),
+        "cell_id": pa.array(cell_ids, pa.string()).take(pa.array(interactions.cell)),
         "first": pa.array(ids[first], pa.string()),
         "second": pa.array(ids[second], pa.string()),
         "symbols": pa.array([f"{a}+{b}" for a, b in zip(labels[first], labels[second], strict=True)], pa.string()),
-        "exact": pa.array(found.exact),
-        "sampled": pa.array(found.sampled),
+        "exact": pa.array(interactions.exact),
+        "sampled": pa.array(interactions.sampled),
     }
-    for score, values in found.values.items():
-        columns |= {score: numbers(found.joint[score]), f"{score}_interaction": numbers(values)}
-        columns[f"{score}_interaction_predicted"] = numbers(found.predicted[score])
+    for score, values in interactions.values.items():
+        columns |= {score: numbers(interactions.joint[score]), f"{score}_interaction": numbers(values)}
+        columns[f"{score}_interaction_predicted"] = numbers(interactions.predicted[score])
     return pa.table(columns)
 
 
 def join_audit(run: ShardedRun, sources: Sequence[ShardedRun], verified: Mapping[int, pa.Table], out: Path) -> dict[str, Any]:
-    """Write audit.parquet, audit_cells.parquet and where a recall was asked for short_cells.txt; what the manifest says of them.
+    """Write audit.parquet, audit_cells.parquet and, with `min_recall`, short_cells.txt; returns their facts for the manifest.
 
     verified
         {unit: rows that were run once the units were there} (rankcell.perturb.run.verify).
@@ -113,50 +113,50 @@ def join_audit(run: ShardedRun, sources: Sequence[ShardedRun], verified: Mapping
         return table.drop_columns(list(_PLACES))
 
     join_tables(sources, "audit", out / AUDIT, change)
-    join_tables(sources, "audit_cells", out / AUDIT_CELLS, lambda _, table: table.drop_columns(list(audit.KEPT)))
+    join_tables(sources, "audit_cells", out / AUDIT_CELLS, lambda _, table: table.drop_columns(list(audit.SUMMANDS)))
     settings = run.manifest["settings"]
     if settings.get("epistasis"):
         join_tables(sources, "epistasis", out / EPISTASIS)
-    short, held = [], {}
+    short, columns_of_score = [], {}
     for unit, source in enumerate(sources):
         table = read_shard(source, "audit_cells", unit)
         by = table.filter(pc.equal(table["score"], settings["verify_by"]))
         short += by.filter(by["short"])["cell_id"].to_pylist()
-        _gather(held, table, settings["verify_by"])
+        _gather(columns_of_score, table, settings["verify_by"])
     depth = {settings["verify_by"]: settings["verify_top"]}
-    told = {"audit": {score: audit.summarize(_under(columns), verify_top=depth.get(score, 0)) for score, columns in held.items()}}
+    facts = {"audit": {score: audit.summarize(_under(columns), verify_top=depth.get(score, 0)) for score, columns in columns_of_score.items()}}
     if settings["min_recall"] is not None:
         with atomic_path(out / SHORT, force=True) as part:
             part.write_text("".join(f"{cell}\n" for cell in short), encoding="utf-8")
-        told["n_short"] = len(short)
+        facts["n_short"] = len(short)
     if settings.get("epistasis"):
-        told["epistasis"] = _pairs_told(out / EPISTASIS, f"{settings['verify_by']}_interaction")
-    return told
+        facts["epistasis"] = _pair_facts(out / EPISTASIS, f"{settings['verify_by']}_interaction")
+    return facts
 
 
-def _pairs_told(path: Path, score: str) -> dict[str, Any]:
-    """How many pairs there are and were run; of those drawn at random, how the predicted interactions stand to those that were found."""
+def _pair_facts(path: Path, score: str) -> dict[str, Any]:
+    """Facts of the pairs for the manifest: their number and how many were run; of those drawn at random, agreement of predicted and exact."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(path, columns=["exact", "sampled", score, f"{score}_predicted"])
     drawn = table["sampled"].to_numpy()
-    found, predicted = (table[n].to_numpy()[drawn] for n in (score, f"{score}_predicted"))
-    told: dict[str, Any] = {"pairs": len(table), "run": int(table["exact"].to_numpy().sum()), "judged": int(drawn.sum())}
-    size = float(np.sqrt(np.mean(found**2))) if drawn.any() else 0.0
-    if len(found) >= FEW and size:
-        told["spearman"] = round(spearman(found, predicted), 4)
-        told["relative_error"] = round(float(np.sqrt(np.mean((found - predicted) ** 2))) / size, 4)
-    return told
+    exact, predicted = (table[n].to_numpy()[drawn] for n in (score, f"{score}_predicted"))
+    facts: dict[str, Any] = {"pairs": len(table), "run": int(table["exact"].to_numpy().sum()), "judged": int(drawn.sum())}
+    size = float(np.sqrt(np.mean(exact**2))) if drawn.any() else 0.0
+    if len(exact) >= FEW and size:
+        facts["spearman"] = round(spearman(exact, predicted), 4)
+        facts["relative_error"] = round(float(np.sqrt(np.mean((exact - predicted) ** 2))) / size, 4)
+    return facts
 
 
-def _gather(held: dict[str, dict[str, list[np.ndarray]]], table: pa.Table, verify_by: str) -> None:
-    """Add what a unit's cells say of each score; of what was verified only the score that it was verified by has to say."""
+def _gather(columns_of_score: dict[str, dict[str, list[np.ndarray]]], table: pa.Table, verify_by: str) -> None:
+    """Append a unit's judgements to the columns of each score; `weight` and `places` only of the score that edits were verified by."""
     import pyarrow.compute as pc
 
     for score in table["score"].unique().to_pylist():
         here = table.filter(pc.equal(table["score"], score))
-        names = [n for n in (*audit.TOLD, *audit.KEPT) if score == verify_by or n not in ("weight", "places")]
-        columns = held.setdefault(score, {n: [] for n in names})
+        names = [n for n in (*audit.REPORTED, *audit.SUMMANDS) if score == verify_by or n not in ("weight", "places")]
+        columns = columns_of_score.setdefault(score, {n: [] for n in names})
         for n in names:
             columns[n].append(here[n].to_numpy(zero_copy_only=False))
 
@@ -166,9 +166,9 @@ def _under(columns: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _with_verified(table: pa.Table, verified: pa.Table, screen: pa.Table) -> pa.Table:
-    """A unit's audit with the rows that were run later, in the order of the screen."""
-    rows, held = verified["row"].to_numpy(), table["row"].to_numpy()
-    is_new = ~np.isin(rows, held)
+    """Insert the verified rows into a unit's audit, in the order of the screen."""
+    rows, audited_rows = verified["row"].to_numpy(), table["row"].to_numpy()
+    is_new = ~np.isin(rows, audited_rows)
     new = pa.array(rows[is_new])
     before = screen.take(new)
     columns = {}
@@ -183,21 +183,21 @@ def _with_verified(table: pa.Table, verified: pa.Table, screen: pa.Table) -> pa.
             columns[name] = before[name.removesuffix("_predicted")].combine_chunks()
         else:
             columns[name] = verified[name].combine_chunks().filter(pa.array(is_new))
-            table = set_values(table, name, np.searchsorted(held, rows[~is_new]), verified[name].to_numpy()[~is_new])
-    both = pa.concat_tables([table, pa.table(columns, schema=table.schema)])
-    return both.take(pa.array(np.argsort(both["row"].to_numpy(), kind="stable"))).combine_chunks()
+            table = set_values(table, name, np.searchsorted(audited_rows, rows[~is_new]), verified[name].to_numpy()[~is_new])
+    joined = pa.concat_tables([table, pa.table(columns, schema=table.schema)])
+    return joined.take(pa.array(np.argsort(joined["row"].to_numpy(), kind="stable"))).combine_chunks()
 
 
 def set_values(table: pa.Table, name: str, at: np.ndarray, values: np.ndarray) -> pa.Table:
-    """`table` with other numbers in some rows of a column."""
-    held = table[name].to_numpy().copy()
-    held[at] = values
-    column = numbers(held) if held.dtype.kind == "f" else pa.array(held)
+    """Replace the values of a column of `table` in the rows `at`."""
+    new_values = table[name].to_numpy().copy()
+    new_values[at] = values
+    column = numbers(new_values) if new_values.dtype.kind == "f" else pa.array(new_values)
     return table.set_column(table.column_names.index(name), table.schema.field(name), column)
 
 
 def warn_if_short(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """One warning when the screen, or some of its cells, fall short of the recall asked for."""
+    """Warn, once, when the screen or some of its cells fall short of `min_recall`."""
     settings = manifest["settings"]
     least, n, by = settings["min_recall"], manifest.get("n_short", 0), settings["verify_by"]
     recall = manifest["audit"].get(by, {}).get("recall")

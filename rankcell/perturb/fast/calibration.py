@@ -1,4 +1,4 @@
-"""Exact values of a few edits and predictors of all -> values of all, and what each of the few would have been without itself.
+"""Calibration of predicted values by the exact values of a few edits, with leave-one-out values of the few.
 
     value = sum over predictors of (1 + b) x + s(rank)
 
@@ -20,51 +20,57 @@ _SLOPES = (1e-2, 1.0, 1e4)
 
 
 @dataclass(frozen=True)
-class Smoothed:
-    """values float64 [edits] of all; without_itself float64 [edits run]."""
+class Calibrated:
+    """Calibrated values.
+
+    values
+        float64 [edits]: of all edits.
+    leave_one_out
+        float64 [run]: of those that were run, each without its own exact value.
+    """
 
     values: np.ndarray
-    without_itself: np.ndarray
+    leave_one_out: np.ndarray
 
 
-def corrected(predictors: np.ndarray, rank: np.ndarray, at: np.ndarray, exact: np.ndarray, *, least_factor: float = -np.inf) -> Smoothed:
-    """Predictions of all edits, corrected by those that were run.
+def calibrate(predictors: np.ndarray, rank: np.ndarray, at: np.ndarray, exact: np.ndarray, *, least_factor: float = -np.inf) -> Calibrated:
+    """Calibrate the predicted values of all edits by those that were run, with leave-one-out values of these.
 
     predictors
         float64 [edits, predictors], in the units of the value.
     rank
         [edits]: where along the cell the edit stands.
     at, exact
-        int64 [run], float64 [run]: which edits were run, and what came of them.
+        int64 [run], float64 [run]: which edits were run, and their exact values.
     least_factor
         The least that 1 + b may be.
     """
     plain = predictors.sum(1)
-    best = Smoothed(plain, plain[at])
+    best = Calibrated(plain, plain[at])
     if len(at) < _LEAST or not np.isfinite(exact).all():
         return best
     floor = np.median(np.abs(plain)) + 1e-300
     weight = floor / np.hypot(plain[at], floor)
-    rest = (exact - plain[at]) * weight
-    least = _PAYS * float((rest**2).mean())
+    residuals = (exact - plain[at]) * weight
+    least = _PAYS * float((residuals**2).mean())
     scale = np.sqrt((predictors**2).mean(0))
     predictors = predictors[:, scale > 0] / scale[scale > 0]
     line, bends = _line(rank, min(_KNOTS, len(at)))
     basis = np.concatenate([predictors, line], axis=1)
     n = predictors.shape[1]
     run = basis[at] * weight[:, None]
-    inner, aim = run.T @ run, run.T @ rest
+    inner, aim = run.T @ run, run.T @ residuals
     for bend in _BENDS:
         for slope in _SLOPES:
-            held = np.zeros_like(inner)
-            held[:n, :n] = slope * np.eye(n)
-            held[n:, n:] = bend * bends + 1e-6 * np.eye(len(bends))
-            solved = np.linalg.solve(inner + held, np.concatenate([aim[:, None], run.T], axis=1))
+            penalty = np.zeros_like(inner)
+            penalty[:n, :n] = slope * np.eye(n)
+            penalty[n:, n:] = bend * bends + 1e-6 * np.eye(len(bends))
+            solved = np.linalg.solve(inner + penalty, np.concatenate([aim[:, None], run.T], axis=1))
             lever = np.einsum("ij,ji->i", run, solved[:, 1:])
-            left = (rest - run @ solved[:, 0]) / np.maximum(1 - lever, 1e-3)
-            error = float((left**2).mean()) * (1 + float(lever.sum()) / len(at))
+            loo_residuals = (residuals - run @ solved[:, 0]) / np.maximum(1 - lever, 1e-3)
+            error = float((loo_residuals**2).mean()) * (1 + float(lever.sum()) / len(at))
             if error < least and (1 + solved[:n, 0] / scale[scale > 0] >= least_factor).all():
-                least, best = error, Smoothed(plain + basis @ solved[:, 0], exact - left / weight)
+                least, best = error, Calibrated(plain + basis @ solved[:, 0], exact - loo_residuals / weight)
     return best
 
 

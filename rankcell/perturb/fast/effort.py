@@ -1,4 +1,4 @@
-"""How much the fast method spends on a cell: what it is built from, and the least that reaches a recall."""
+"""Effort of the fast method on a cell: the engine that settings make, and the least effort that reaches a recall."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -32,11 +32,11 @@ def pass_of(score: str) -> str:
 
 
 def grid(splits: int | str, projections: int | str, verify_by: str) -> list[tuple[int, int]]:
-    """What is tried: (splits, projections). The projections are for sizes of shift, so that a screen judged by a movement toward
+    """Grid of efforts to try: (splits, projections). The projections are for sizes of shift, so that a screen judged by a movement toward
     states keeps to the fewest."""
     fewest = PROJECTIONS if Score.parse(verify_by).is_cosine else PROJECTIONS[:1]
-    ways = (SPLITS if splits == AUTO else (splits,), fewest if projections == AUTO else (projections,))
-    return [(s, k) for s in ways[0] for k in ways[1]]
+    all_splits, all_projections = SPLITS if splits == AUTO else (splits,), fewest if projections == AUTO else (projections,)
+    return [(s, k) for s in all_splits for k in all_projections]
 
 
 def judged(names: Sequence[str], verify_by: str) -> list[str]:
@@ -79,42 +79,41 @@ def choose_effort(
     return {"splits": best["splits"], "projections": best["projections"], "reached": reached, "tried": tried}
 
 
-def _recalls(found: FastScored, known: Scored, verify_by: str) -> dict[str, float]:
-    """The expected recall of each score, mean over cells, judged by edits that were run besides."""
-    truth, recalls = _exact_of(found, known), {}
-    cells = [found.cell == c for c in np.unique(found.cell)]
-    for score in judged(list(found.predicted), verify_by):
-        predicted, exact = (Score.parse(score).effect(v[score]) for v in (found.predicted, truth))
+def _recalls(scored: FastScored, known: Scored, verify_by: str) -> dict[str, float]:
+    """Expected recall of each score, mean over cells, judged by the exact scores `known`."""
+    truth, recalls = _exact_of(scored, known), {}
+    cells = [scored.cell == c for c in np.unique(scored.cell)]
+    for score in judged(list(scored.predicted), verify_by):
+        predicted, exact = (Score.parse(score).effect(v[score]) for v in (scored.predicted, truth))
         each = [audit.judge(predicted[c], exact[c], np.isfinite(exact[c]))["recall"] for c in cells]
         if np.isfinite(each).any():
             recalls[score] = round(float(np.nanmean(each)), 4)
     return recalls
 
 
-def _exact_of(found: FastScored, known: Scored) -> dict[str, np.ndarray]:
+def _exact_of(scored: FastScored, known: Scored) -> dict[str, np.ndarray]:
     """The scores of `known` where its edits stand in `found`, NaN elsewhere."""
-    place = {(c, t): i for i, (c, t) in enumerate(zip(found.cell.tolist(), found.target.tolist(), strict=True))}
+    place = {(c, t): i for i, (c, t) in enumerate(zip(scored.cell.tolist(), scored.target.tolist(), strict=True))}
     at = np.array([place[key] for key in zip(known.cell.tolist(), known.target.tolist(), strict=True)], np.int64)
     truth = {}
-    for score in found.predicted:
-        truth[score] = np.full(len(found.cell), np.nan)
+    for score in scored.predicted:
+        truth[score] = np.full(len(scored.cell), np.nan)
         truth[score][at] = known.scores[score]
     return truth
 
 
-def note_choice(found: Mapping[str, Any], min_recall: float) -> None:
-    """What `choose_effort` chose and why, as one note."""
-    chosen_ = (found["splits"], found["projections"])
-    last = next(t for t in found["tried"] if (t["splits"], t["projections"]) == chosen_)
+def note_choice(choice: Mapping[str, Any], min_recall: float) -> None:
+    """Note the choice of `choose_effort` and its reason, once."""
+    last = next(t for t in choice["tried"] if all(t[name] == choice[name] for name in ("splits", "projections")))
     worst = min(last["recall"].items(), key=lambda r: r[1], default=None)
-    chosen = f"{found['splits']} splits and {found['projections']} projections"
+    chosen = f"{choice['splits']} splits and {choice['projections']} projections"
     if worst is None:
-        said = f"{chosen}: in the cells that were tried there is too little to judge by"
-    elif found["reached"]:
-        said = f"{chosen} reach the recall asked for: in the cells that were tried '{worst[0]}' has {worst[1]:.2f}"
+        text = f"{chosen}: in the cells that were tried there is too little to judge by"
+    elif choice["reached"]:
+        text = f"{chosen} reach the recall asked for: in the cells that were tried '{worst[0]}' has {worst[1]:.2f}"
     else:
-        said = (
-            f"none of {len(found['tried'])} efforts reaches a recall of {min_recall:g} (what {option('splits')} and {option('projections')} name is kept to): going "
+        text = (
+            f"none of {len(choice['tried'])} efforts reaches a recall of {min_recall:g} (what {option('splits')} and {option('projections')} name is kept to): going "
             f"on with {chosen}, with which '{worst[0]}' has {worst[1]:.2f}; {option('method', 'exact')} has all"
         )
-    note(said)
+    note(text)

@@ -90,7 +90,7 @@ def tokens_of_pairs(fast: FastEngine, edits: np.ndarray, lengths: np.ndarray, *,
 
 
 def _passes_to_predict(fast: FastEngine, genes: int) -> int:
-    """Forward passes that it takes to predict all pairs of so many genes of a row."""
+    """Cost of predicting all pairs of so many genes of a row, in forward passes."""
     toward = sum(Score.parse(name).family == TOWARD for name in fast.plain_names)
     options = {"toward": toward, "readouts": len(fast.engine.scored), "projections": fast.projections}
     options |= {"passes": len(fast.passes), "ratios": fast.ratios}
@@ -100,87 +100,87 @@ def _passes_to_predict(fast: FastEngine, genes: int) -> int:
 
 def _of_cell(fast: FastEngine, row: np.ndarray, scores: np.ndarray, n: int, verify: int, progress: Callable[[int], None] | None) -> dict:
     engine = fast.engine
-    held = engine.plan.of_row(row)
-    single = np.flatnonzero((held.n_perturbed == 1) & np.isfinite(scores))
+    row_edits = engine.plan.of_row(row)
+    single = np.flatnonzero((row_edits.n_perturbed == 1) & np.isfinite(scores))
     genes = single[np.argsort(-np.abs(scores[single]), kind="stable")][:n]
     a, b = np.triu_indices(len(genes), 1)
-    place = held.where[genes].max(1)
+    place = row_edits.where[genes].max(1)
     token = np.asarray(row, np.int64)[place]
     names = [name for part in fast.names.values() for name in part]
     blank = {name: np.full(len(a), np.nan) for name in names}
-    found = {"first": token[a], "second": token[b], "exact": np.zeros(len(a), bool), "sampled": np.zeros(len(a), bool)}
-    found |= {k: {name: v.copy() for name, v in blank.items()} for k in ("values", "predicted", "joint")}
+    pair_table = {"first": token[a], "second": token[b], "exact": np.zeros(len(a), bool), "sampled": np.zeros(len(a), bool)}
+    pair_table |= {k: {name: v.copy() for name, v in blank.items()} for k in ("values", "predicted", "joint")}
     if not len(a):
-        return found
-    alone = engine.run_edits([row], [held.chosen(genes)], progress=progress).scores
+        return pair_table
+    alone = engine.run_edits([row], [row_edits.chosen(genes)], progress=progress).scores
     if _passes_to_predict(fast, len(genes)) >= len(fast.passes) * len(a):  # to run them all takes no longer
-        _run(engine, row, found, np.arange(len(a)), alone, (a, b), names, progress)
-        return found
+        _run(engine, row, pair_table, np.arange(len(a)), alone, (a, b), names, progress)
+        return pair_table
     rng = fast.draws(row, 1)
-    _predict(fast, row, held.chosen(genes), place, alone, (a, b), found, rng)
-    order = np.argsort(-np.abs(np.nan_to_num(found["values"][fast.largest_by])), kind="stable")
-    rest = order[verify:]
-    drawn = rng.choice(rest, min(len(rest), max(_LEAST, int(np.ceil(_AUDIT * len(rest))))), replace=False)
-    found["sampled"][drawn] = True
-    _run(engine, row, found, np.sort(np.concatenate([order[:verify], drawn])), alone, (a, b), names, progress)
-    return found
+    _predict(fast, row, row_edits.chosen(genes), place, alone, (a, b), pair_table, rng)
+    order = np.argsort(-np.abs(np.nan_to_num(pair_table["values"][fast.largest_by])), kind="stable")
+    unverified = order[verify:]
+    drawn = rng.choice(unverified, min(len(unverified), max(_LEAST, int(np.ceil(_AUDIT * len(unverified))))), replace=False)
+    pair_table["sampled"][drawn] = True
+    _run(engine, row, pair_table, np.sort(np.concatenate([order[:verify], drawn])), alone, (a, b), names, progress)
+    return pair_table
 
 
 def _predict(
     fast: FastEngine,
     row: np.ndarray,
-    held: RowEdits,
+    gene_edits: RowEdits,
     place: np.ndarray,
     alone: dict[str, np.ndarray],
     pairs: tuple[np.ndarray, np.ndarray],
-    found: dict,
+    pair_table: dict,
     rng: np.random.Generator,
 ) -> None:
-    """Fill predictions of all pairs of the genes at `place`."""
+    """Predict the interactions of all pairs of the genes at `place`, into `pair_table`."""
     state = rng.bit_generator.state
-    base = fast.predict_row(row, held, rng)
-    both = {name: np.full((len(place), len(place)), np.nan) for name in found["values"]}
+    base = fast.predict_row(row, gene_edits, rng)
+    predicted = {name: np.full((len(place), len(place)), np.nan) for name in pair_table["values"]}
     for i in range(len(place)):
         rng.bit_generator.state = state  # the same projections, whose noise falls out of the difference
         others = np.flatnonzero(np.arange(len(place)) != i)
         joint = pair_predictors(fast, np.asarray(row, np.int64), place[others], int(place[i]), rng)
-        for name in both:
+        for name in predicted:
             x, own = _sum(joint, name), _sum(base, name)
             if x is not None and own is not None:
-                both[name][i, others] = x - own[others] - Score.parse(name).effect(alone[name])[i]
+                predicted[name][i, others] = x - own[others] - Score.parse(name).effect(alone[name])[i]
     a, b = pairs
-    for name, values in both.items():
+    for name, values in predicted.items():
         mean = (values[a, b] + values[b, a]) / 2
-        found["values"][name][:] = found["predicted"][name][:] = mean
+        pair_table["values"][name][:] = pair_table["predicted"][name][:] = mean
         joint_effect = mean + sum(Score.parse(name).effect(alone[name])[x] for x in pairs)
-        found["joint"][name][:] = Score.parse(name).effect(joint_effect)
+        pair_table["joint"][name][:] = Score.parse(name).effect(joint_effect)
 
 
 def _run(
     engine: Engine,
     row: np.ndarray,
-    found: dict,
+    pair_table: dict,
     at: np.ndarray,
     alone: dict[str, np.ndarray],
     pairs: tuple[np.ndarray, np.ndarray],
     names: Sequence[str],
     progress: Callable[[int], None] | None,
 ) -> None:
-    """Run the pairs `at` and put what comes of them in the place of predictions."""
+    """Run the pairs `at` exactly, and write their values over the predictions in `pair_table`."""
     plan = engine.plan
-    targets = tuple(zip(found["first"][at].tolist(), found["second"][at].tolist(), strict=True))
+    targets = tuple(zip(pair_table["first"][at].tolist(), pair_table["second"][at].tolist(), strict=True))
     pair_plan = EditPlan(plan.kind, targets, plan.frame, plan.max_len, mask=plan.mask, options=plan.options)
     exact = dataclasses.replace(engine, plan=pair_plan).run([row], progress=progress)
     where = at[exact.target]
-    found["exact"][where] = True
+    pair_table["exact"][where] = True
     for name in names:
         values = exact.scores[name]
-        found["joint"][name][where] = values
+        pair_table["joint"][name][where] = values
         single = Score.parse(name).effect(alone[name])
-        found["values"][name][where] = Score.parse(name).effect(values) - single[pairs[0][where]] - single[pairs[1][where]]
+        pair_table["values"][name][where] = Score.parse(name).effect(values) - single[pairs[0][where]] - single[pairs[1][where]]
 
 
-def _sum(held: Predictors, name: str) -> np.ndarray | None:
+def _sum(row_predictors: Predictors, name: str) -> np.ndarray | None:
     score = Score.parse(name)
-    values = (held.in_place if score.is_in_place else held.whole).get(str(score.plain))
+    values = (row_predictors.in_place if score.is_in_place else row_predictors.whole).get(str(score.plain))
     return None if values is None else values.sum(1)

@@ -22,7 +22,7 @@ from rankcell.model.tape import Tape, Weights, functions_at_once, weights_of
 from rankcell.perturb.edits.plan import EditPlan, RowEdits
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.exact.scored import Scored
-from rankcell.perturb.fast.calibration import corrected
+from rankcell.perturb.fast.calibration import calibrate
 from rankcell.perturb.fast.options import AUDIT, PROJECTIONS, SPLITS
 from rankcell.perturb.fast.ratios import PROCESSOR, Ratios
 from rankcell.perturb.fast.response import Context, Predictors, predictors
@@ -33,7 +33,7 @@ LEAST_IN_PLACE = 0.5  # to which a correction may shrink what is predicted in pl
 
 @dataclass(frozen=True)
 class FastScored(Scored):
-    """As Scored, and of each edit what was run.
+    """Scored edits, and which of them were run exactly.
 
     exact
         {pass: bool [edits]}: whether the scores of this pass ("", "_in_place") were run and not predicted.
@@ -85,7 +85,7 @@ def cost(
 
 
 def contexts_of(plan: EditPlan) -> int:
-    """How many rows the predictions of a cell start from."""
+    """Number of rows that the predictions of a cell start from."""
     if plan.genes.shape[1] == 1:
         return 1
     return 2 * len(np.unique(plan.genes[:, 0]))
@@ -93,7 +93,7 @@ def contexts_of(plan: EditPlan) -> int:
 
 @dataclass(frozen=True)
 class FastEngine:
-    """What stays the same over a fast screen.
+    """Scores edits by the fast method: the settings of a screen with its exact engine.
 
     engine
         The exact one.
@@ -128,11 +128,11 @@ class FastEngine:
         """As Engine.score_names, of what is predicted."""
         return [n for n in self.engine.score_names if self.projections or Score.parse(n).family != COS]
 
-    def with_parts(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def with_parts(self, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """As Engine.with_parts."""
-        none = np.full(len(next(iter(found.values()))), np.nan)
-        whole = self.engine.with_parts({n + which: found.get(n + which, none) for n in self.engine.plain_names for which in self.passes})
-        return {n: whole[n] for n in self.score_names}
+        none = np.full(len(next(iter(scores.values()))), np.nan)
+        all_scores = self.engine.with_parts({n + which: scores.get(n + which, none) for n in self.engine.plain_names for which in self.passes})
+        return {n: all_scores[n] for n in self.score_names}
 
     @property
     def passes(self) -> list[str]:
@@ -147,13 +147,13 @@ class FastEngine:
     def cost(self, edits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See rankcell.perturb.fast.fast_engine.cost."""
         toward = sum(Score.parse(n).family == TOWARD for n in self.engine.plain_names)
-        held = {n: getattr(self, n) for n in ("audit", "verify_top", "splits", "projections", "ratios")}
-        held |= {"contexts": contexts_of(self.engine.plan)}
-        return cost(edits, lengths, passes=len(self.passes), toward=toward, readouts=len(self.engine.scored), **held)
+        options = {n: getattr(self, n) for n in ("audit", "verify_top", "splits", "projections", "ratios")}
+        options |= {"contexts": contexts_of(self.engine.plan)}
+        return cost(edits, lengths, passes=len(self.passes), toward=toward, readouts=len(self.engine.scored), **options)
 
     @property
     def largest_by(self) -> str:
-        """The score by which the largest edits are told."""
+        """The score whose largest predictions are verified."""
         return self.verify_by or verify_score(self.engine)
 
     def draws(self, row: np.ndarray, *which: int) -> np.random.Generator:
@@ -176,45 +176,45 @@ class FastEngine:
         for cell in cells:
             cell.predict()
             if progress and cell.predictors:
-                progress(max(0, int(self.cost(np.array([len(cell.held)]), np.array([len(cell.row)]))[0]) - cell.tokens_wanted))
-        self._run_wanted(rows, cells, progress)
+                progress(max(0, int(self.cost(np.array([len(cell.row_edits)]), np.array([len(cell.row)]))[0]) - cell.tokens_requested))
+        self._run_requested(rows, cells, progress)
         for cell in cells:
             cell.correct()
-            cell.want_largest(self.largest_by, self.verify_top)
-        self._run_wanted(rows, cells, progress)
-        return self._together(cells)
+            cell.request_largest(self.largest_by, self.verify_top)
+        self._run_requested(rows, cells, progress)
+        return self._concatenated(cells)
 
-    def predict_row(self, row: np.ndarray, held: RowEdits, rng: np.random.Generator) -> Predictors:
+    def predict_row(self, row: np.ndarray, row_edits: RowEdits, rng: np.random.Generator) -> Predictors:
         """Predictors of edits of one row, each of one place."""
-        cell = _Cell(self, row, held)
-        return cell.predicted_alone(np.arange(len(held)), held.where.max(1), rng)
+        cell = _Cell(self, row, row_edits)
+        return cell.predict_single(np.arange(len(row_edits)), row_edits.where.max(1), rng)
 
-    def _run_wanted(self, rows: Sequence[np.ndarray], cells: Sequence["_Cell"], progress: Callable[[int], None] | None) -> None:
-        """The exact passes that cells want and have not."""
+    def _run_requested(self, rows: Sequence[np.ndarray], cells: Sequence["_Cell"], progress: Callable[[int], None] | None) -> None:
+        """Run the exact passes that cells request and lack."""
         for which in self.passes:
-            at = [np.flatnonzero(c.wanted[which] & ~c.exact[which]) for c in cells]
+            at = [np.flatnonzero(c.requested[which] & ~c.exact[which]) for c in cells]
             if not sum(map(len, at)):
                 continue
-            found = self.engine.run_edits(
-                rows, [c.held.chosen(a) for c, a in zip(cells, at, strict=True)], passes=[which], progress=progress
+            scored = self.engine.run_edits(
+                rows, [c.row_edits.chosen(a) for c, a in zip(cells, at, strict=True)], passes=[which], progress=progress
             )
             ends = np.cumsum([len(a) for a in at])
             for cell, a, end in zip(cells, at, ends, strict=True):
                 for name in self.names[which]:
-                    cell.values[name][a] = found.scores[name][end - len(a) : end]
+                    cell.values[name][a] = scored.scores[name][end - len(a) : end]
                 cell.exact[which][a] = True
 
-    def _together(self, cells: Sequence["_Cell"]) -> FastScored:
+    def _concatenated(self, cells: Sequence["_Cell"]) -> FastScored:
         def joined(of: Callable[["_Cell"], np.ndarray], dtype: Any) -> np.ndarray:
             return np.concatenate([np.empty(0, dtype), *(of(c) for c in cells)])
 
-        counts = [len(c.held) for c in cells]
+        counts = [len(c.row_edits) for c in cells]
         names = [n for part in self.names.values() for n in part]
         scores = {n: joined(lambda c, n=n: c.values[n], np.float64) for n in names}
         return FastScored(
             np.repeat(np.arange(len(cells)), counts),
-            joined(lambda c: c.held.target, np.int64),
-            joined(lambda c: c.held.rank, np.int64),
+            joined(lambda c: c.row_edits.target, np.int64),
+            joined(lambda c: c.row_edits.rank, np.int64),
             np.repeat([len(c.row) for c in cells], counts).astype(np.int64),
             self.with_parts(scores),
             {which: joined(lambda c, w=which: c.exact[w], bool) for which in self.passes},
@@ -234,106 +234,106 @@ class _Group:
 
 
 class _Cell:
-    """One row on its way. `values` and `predicted` {score: float64 [edits]}; `wanted`, `sampled` and `exact` {pass: bool [edits]}."""
+    """One row and its edits while they are scored. `values` and `predicted` {score: float64 [edits]}; `requested`, `sampled` and `exact` {pass: bool [edits]}."""
 
-    def __init__(self, fast: FastEngine, row: np.ndarray, held: RowEdits):
-        self.fast, self.row, self.held = fast, np.asarray(row), held
-        n = len(held)
+    def __init__(self, fast: FastEngine, row: np.ndarray, row_edits: RowEdits):
+        self.fast, self.row, self.row_edits = fast, np.asarray(row), row_edits
+        n = len(row_edits)
         names = [name for part in fast.names.values() for name in part]
         self.values, self.predicted = ({name: np.full(n, np.nan) for name in names} for _ in range(2))
-        self.wanted, self.sampled, self.exact = ({which: np.zeros(n, bool) for which in fast.passes} for _ in range(3))
+        self.requested, self.sampled, self.exact = ({which: np.zeros(n, bool) for which in fast.passes} for _ in range(3))
         self.predictors: list[tuple[_Group, Predictors]] = []
         self._rng = fast.draws(row)
 
     @functools.cached_property
     def groups(self) -> list[_Group]:
         """The edits that can be predicted: of one place, and deletions of two."""
-        held = self.held
-        if not len(held):
+        row_edits = self.row_edits
+        if not len(row_edits):
             return []
-        alone = np.flatnonzero(held.n_perturbed == 1)
-        found = [_Group(alone, held.where[alone].max(1))] if len(alone) else []
-        if held.plan.kind == "delete" and held.where.shape[1] == 2:
-            two = np.flatnonzero((held.n_perturbed == 2) & (held.n_genes == 2))
-            first, second = held.where[two].T
-            found += [_Group(two[first == a], second[first == a], int(a)) for a in np.unique(first)]
-        return found
+        alone = np.flatnonzero(row_edits.n_perturbed == 1)
+        groups = [_Group(alone, row_edits.where[alone].max(1))] if len(alone) else []
+        if row_edits.plan.kind == "delete" and row_edits.where.shape[1] == 2:
+            two = np.flatnonzero((row_edits.n_perturbed == 2) & (row_edits.n_genes == 2))
+            first, second = row_edits.where[two].T
+            groups += [_Group(two[first == a], second[first == a], int(a)) for a in np.unique(first)]
+        return groups
 
     @property
-    def tokens_wanted(self) -> int:
-        """Tokens of the exact passes that are wanted and not yet run."""
-        return sum(int((w & ~self.exact[which]).sum()) for which, w in self.wanted.items()) * len(self.row)
+    def tokens_requested(self) -> int:
+        """Tokens of the exact passes that are requested and not yet run."""
+        return sum(int((w & ~self.exact[which]).sum()) for which, w in self.requested.items()) * len(self.row)
 
     def predict(self) -> None:
-        """Predictors of all edits and the choice of the sample; all is wanted exactly where that takes no longer."""
+        """Compute predictors of all edits and draw the sample; all edits are requested exactly where that takes no longer."""
         fast = self.fast
         at = np.concatenate([np.empty(0, np.int64), *(g.at for g in self.groups)])
         n = len(at)
         sample = min(n, max(fast.splits, math.ceil(fast.audit * n)))
-        for wanted in self.wanted.values():
-            wanted[:] = True
+        for requested in self.requested.values():
+            requested[:] = True
         if n <= sample or fast.cost(np.array([n]), np.array([1]))[0] >= n * len(fast.passes):
             return
-        for wanted in self.wanted.values():
-            wanted[at] = False
+        for requested in self.requested.values():
+            requested[at] = False
         self._sample(at, np.concatenate([g.place for g in self.groups]), sample)
-        self.predictors = [(group, self._predicted(group)) for group in self.groups]
+        self.predictors = [(group, self._predict_group(group)) for group in self.groups]
 
     def _sample(self, at: np.ndarray, place: np.ndarray, n: int) -> None:
-        """One edit at random of each of `n` stretches of ranks; every other one whole, every other one in place."""
+        """Draw one edit at random of each of `n` stretches of ranks, for one pass each in turn."""
         order = at[np.argsort(place, kind="stable")]
         edges = np.linspace(0, len(order), n + 1).astype(np.int64)
         chosen = order[self._rng.integers(edges[:-1], edges[1:])]
         for i, which in enumerate(self.fast.passes):
             drawn = chosen[i :: len(self.fast.passes)]
-            self.wanted[which][drawn] = self.sampled[which][drawn] = True
+            self.requested[which][drawn] = self.sampled[which][drawn] = True
 
-    def _predicted(self, group: _Group) -> Predictors:
+    def _predict_group(self, group: _Group) -> Predictors:
         if group.beside >= 0:
             return pair_predictors(self.fast, self.row.astype(np.int64), group.place, group.beside, self._rng)
-        return self.predicted_alone(group.at, group.place, self._rng)
+        return self.predict_single(group.at, group.place, self._rng)
 
-    def predicted_alone(self, at: np.ndarray, place: np.ndarray, rng: np.random.Generator) -> Predictors:
-        """Of the edits `at`, whose genes stand at `place`."""
+    def predict_single(self, at: np.ndarray, place: np.ndarray, rng: np.random.Generator) -> Predictors:
+        """Predictors of the edits `at` of one gene each, which stands at `place`."""
         plan = self.fast.engine.plan
         row, (first, last) = self.row.astype(np.int64), plan.frame.span(len(self.row))
         new = {"delete": np.full(len(place), -1), "mask": place}.get(plan.kind)
         if new is None:
-            ids, _ = self.held.apply(at)
+            ids, _ = self.row_edits.apply(at)
             new = (ids == row[place][:, None]).argmax(1)
         context = Context(row, first, last, None, np.ones(len(row), bool), place, new, plan.mask)
-        return _that_fit(self.fast, rng, functools.partial(_predicted, self.fast, context, rng))
+        return _within_memory(self.fast, rng, functools.partial(_predict, self.fast, context, rng))
 
     def correct(self) -> None:
-        """Predictions, corrected by what was run, into `values` (but for what was run) and `predicted`."""
+        """Calibrate the predictions by the edits that were run, into `values` (but for those) and `predicted`."""
         for group, predictors_ in self.predictors:
             for which in self.fast.passes:
-                held = predictors_.in_place if which else predictors_.whole
+                by_score = predictors_.in_place if which else predictors_.whole
                 for plain in self.fast.plain_names:
-                    if plain in held:
-                        self._correct(plain + which, which, group, held[plain])
+                    if plain in by_score:
+                        self._correct(plain + which, which, group, by_score[plain])
 
     def _correct(self, name: str, which: str, group: _Group, predictors_: np.ndarray) -> None:
         score = Score.parse(name)
         run = np.flatnonzero(self.exact[which][group.at])
         exact = self.values[name][group.at[run]]
         least = LEAST_IN_PLACE if which else -np.inf
-        found = corrected(predictors_, group.place, run, score.effect(exact), least_factor=least)
-        without = found.values.copy()
-        without[run] = found.without_itself
+        calibrated = calibrate(predictors_, group.place, run, score.effect(exact), least_factor=least)
+        without = calibrated.values.copy()
+        without[run] = calibrated.leave_one_out
         back = (lambda v: np.clip(1 - np.maximum(v, 0), -1, 1)) if score.is_cosine else (lambda v: v)
         self.predicted[name][group.at] = back(without)
-        rest = np.setdiff1d(np.arange(len(group.at)), run)
-        self.values[name][group.at[rest]] = back(found.values[rest])
+        not_run = np.setdiff1d(np.arange(len(group.at)), run)
+        self.values[name][group.at[not_run]] = back(calibrated.values[not_run])
 
-    def want_largest(self, score: str, n: int) -> None:
-        """Want the `n` edits exactly whose `score` is largest either way."""
+    def request_largest(self, score: str, n: int) -> None:
+        """Request exact passes of the `n` edits whose `score` is largest in size."""
         if not self.predictors or n < 1:
             return
         size = np.abs(Score.parse(score).effect(self.values[score]))
         size[~np.isfinite(size)] = -1
         for which in self.fast.passes:
-            self.wanted[which][np.argsort(-size, kind="stable")[:n]] = True
+            self.requested[which][np.argsort(-size, kind="stable")[:n]] = True
 
 
 def pair_predictors(fast: FastEngine, row: np.ndarray, place: np.ndarray, beside: int, rng: np.random.Generator) -> Predictors:
@@ -342,27 +342,27 @@ def pair_predictors(fast: FastEngine, row: np.ndarray, place: np.ndarray, beside
     This is a difference of gradients along the first gene's whole deletion, where a Hessian times a vector would be along a small
     part of it; the price is the same.
     """
-    return _that_fit(fast, rng, functools.partial(_pair_predictors, fast, row, place, beside, rng))
+    return _within_memory(fast, rng, functools.partial(_pair_predictors, fast, row, place, beside, rng))
 
 
 def _pair_predictors(fast: FastEngine, row: np.ndarray, place: np.ndarray, beside: int, rng: np.random.Generator, at_once: int) -> Predictors:
     plan, encoder, n = fast.engine.plan, fast.engine.encoder, len(row)
     first, last = plan.frame.span(n)
-    gone = np.full(len(place), -1)
+    removed = np.full(len(place), -1)
     with torch.no_grad():
         before = Tape(fast._weights, encoder.embedded(row, np.arange(n))).states.float()
-    kept = np.arange(n) != beside
-    in_place = Context(row, first, last, before, kept, place, gone, plan.mask, shifts=False)
-    left = encoder.tensor(np.flatnonzero(kept))
-    whole = Context(row[kept], first, last - 1, before[left], np.ones(n - 1, bool), place - (place > beside), gone, plan.mask)
-    return Predictors(_predicted(fast, in_place, rng, at_once).in_place, _predicted(fast, whole, rng, at_once).whole)
+    keep_mask = np.arange(n) != beside
+    in_place = Context(row, first, last, before, keep_mask, place, removed, plan.mask, shifts=False)
+    keep_positions = encoder.tensor(np.flatnonzero(keep_mask))
+    closed_up = Context(row[keep_mask], first, last - 1, before[keep_positions], np.ones(n - 1, bool), place - (place > beside), removed, plan.mask)
+    return Predictors(_predict(fast, in_place, rng, at_once).in_place, _predict(fast, closed_up, rng, at_once).whole)
 
 
-def _predicted(fast: FastEngine, context: Context, rng: np.random.Generator, at_once: int) -> Predictors:
+def _predict(fast: FastEngine, context: Context, rng: np.random.Generator, at_once: int) -> Predictors:
     return predictors(fast.engine, fast._weights, context, projections=fast.projections, rng=rng, at_once=at_once)
 
 
-def _that_fit(fast: FastEngine, rng: np.random.Generator, work: Callable[[int], Predictors]) -> Predictors:
+def _within_memory(fast: FastEngine, rng: np.random.Generator, work: Callable[[int], Predictors]) -> Predictors:
     """`work(projections at once)`, with fewer, and the same random numbers, where the memory does not hold them."""
     encoder, state = fast.engine.encoder, rng.bit_generator.state
 

@@ -12,7 +12,7 @@ AUTO = "auto"
 AUDIT, SPLITS, PROJECTIONS, PAIRS = 0.02, 16, 32, 10
 
 
-def _whole_or_auto(value: Any) -> Any:
+def _integer_or_auto(value: Any) -> Any:
     """A number given as text too; what is none is left for the check to refuse."""
     try:
         return value if value == AUTO or isinstance(value, bool) or float(value) != int(value) else int(value)
@@ -22,7 +22,7 @@ def _whole_or_auto(value: Any) -> Any:
 
 def _effort(text: str, placeholder: str, *, at_least: int) -> Help:
     """The help of a setting of effort: a whole number from `at_least` on, or "auto"."""
-    return Help(text, f"{placeholder}|{AUTO}", check=integer_or(AUTO, at_least), parse=_whole_or_auto, cli=str)
+    return Help(text, f"{placeholder}|{AUTO}", check=integer_or(AUTO, at_least), parse=_integer_or_auto, cli=str)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How many forward passes the parts of a prediction take: by these, cells are run exactly where that takes no longer."""
+"""Cost ratios: forward passes that the parts of a prediction take. By these, cells are run exactly where that takes no longer."""
 
 import dataclasses
 import functools

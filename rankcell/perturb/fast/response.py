@@ -1,4 +1,4 @@
-"""What all edits of a row would do, from one taped forward pass and an adjoint pass for each score: predictors, not yet checked.
+"""Linear response: predictors of all edits of a row, from one taped forward pass and an adjoint pass for each score.
 
 Two parts make a score. The *exchange* of the perturbed token (gone, masked, or itself at another rank) in every attention: exact in
 the frozen context, linear in what follows (rankcell.model.tape). The *shift* of the tokens that close up or make room, by one
@@ -53,7 +53,7 @@ class Context:
     shifts: bool = True
 
     @property
-    def is_gone(self) -> bool:
+    def removes(self) -> bool:
         return bool((self.new < 0).any())
 
     @property
@@ -64,7 +64,7 @@ class Context:
 
     def replacements(self) -> tuple[np.ndarray, np.ndarray] | None:
         """(tokens, positions) of every token in the shape that its edit gives it; None where it is gone."""
-        if self.is_gone:
+        if self.removes:
             return None
         ids, at = self.row.copy(), np.arange(len(self.row))
         stays = self.new == self.place
@@ -77,10 +77,10 @@ class Context:
         n = len(self.row)
         if not self.shifts:
             return {}
-        if self.is_gone:
+        if self.removes:
             return {-1: (self.place + 1, np.full(len(self.place), n))}
         here = {-1: (self.place + 1, np.maximum(self.new, self.place) + 1), 1: (np.minimum(self.new, self.place), self.place)}
-        return {way: ends for way, ends in here.items() if (ends[1] > ends[0]).any()}
+        return {step: ends for step, ends in here.items() if (ends[1] > ends[0]).any()}
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,20 @@ def predictors(
 
 
 class _Home:
-    """Numbers on a device that come to the processor together: one copy, and one wait, for a whole prediction."""
+    """Transfer of tensors from a device to the processor: one copy, and one wait, for a whole prediction."""
 
     def __init__(self):
         self._tensors: list[Any] = []
         self._arrays: list[np.ndarray] = []
 
     def add(self, x: Any) -> Callable[[], np.ndarray]:
-        """Have `x` brought; gives it, float64 and of the same shape, after `fetch`."""
+        """Add `x` to the transfer; returns a function that gives it, float64 and of the same shape, after `fetch`."""
         number = len(self._tensors)
         self._tensors.append(x.double())
         return lambda: self._arrays[number]
 
     def fetch(self) -> None:
-        """Bring all that was added."""
+        """Transfer all tensors that were added."""
         if not self._tensors:
             return
         numbers = torch.cat([x.reshape(-1) for x in self._tensors]).cpu().numpy()
@@ -126,7 +126,7 @@ class _Home:
 
 
 _Array = Callable[[], np.ndarray]  # known once the numbers are home
-_Both = Callable[[], tuple[np.ndarray, np.ndarray]]
+_ArrayPair = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
 class _Row:
@@ -148,27 +148,27 @@ class _Row:
             shapes = context.replacements()
             self._new = None if shapes is None else self.tape.replaced(encoder.embedded(*shapes))
             self.steps = {}
-            for way, ends in context.steps().items():
-                moved = self._moved(way, at)
+            for step_sign, ends in context.steps().items():
+                moved = self._moved(step_sign, at)
                 step = encoder.embedded(context.row, moved) - before
-                self.steps[way] = (step.float(), Tape(weights, before + step, attend=attend), ends)
+                self.steps[step_sign] = (step.float(), Tape(weights, before + step, attend=attend), ends)
 
-    def _moved(self, way: int, at: np.ndarray) -> np.ndarray:
-        """Positions of all tokens that any edit moves, a step on."""
+    def _moved(self, step_sign: int, at: np.ndarray) -> np.ndarray:
+        """Positions of all tokens, those that any edit moves shifted by a step."""
         c = self.context
         moved = at.copy()
-        if way < 0:
-            moved[c.first + 1 : None if c.is_gone else c.last] -= 1
+        if step_sign < 0:
+            moved[c.first + 1 : None if c.removes else c.last] -= 1
         else:
             moved[c.first : c.last - 1] += 1
         return moved
 
     def run(self) -> Predictors:
-        ways = {name: self._way(state, readout) for name, state, readout in self._toward()}
+        movements = {name: self._movement(state, readout) for name, state, readout in self._toward()}
         sizes = {score_name(COS, readout): self._sizes(readout) for readout in (self.engine.scored if self.projections else ())}
         self._home.fetch()
-        scores = {name: predictors_of() for name, predictors_of in (ways | sizes).items()}
-        return Predictors({name: both[0] for name, both in scores.items()}, {name: both[1] for name, both in scores.items()})
+        scores = {name: predictors_of() for name, predictors_of in (movements | sizes).items()}
+        return Predictors({name: pair[0] for name, pair in scores.items()}, {name: pair[1] for name, pair in scores.items()})
 
     def _toward(self) -> Iterator[tuple[str, Any, str]]:
         vectors = self.engine.states.vectors
@@ -177,12 +177,12 @@ class _Row:
                 if (state, readout) in vectors and readout in self.engine.scored:
                     yield score_name(TOWARD, readout, state), self._tensor(vectors[state, readout]).double(), readout
 
-    def _way(self, state: Any, readout: str) -> _Both:
-        """(in place [edits, 1], whole [edits, 2]): the way toward a state by the exchange, and by the shift."""
-        effects, slopes = self.tape.adjoint(self._uphill(self.states, state, readout)[None], self._new)
+    def _movement(self, state: Any, readout: str) -> _ArrayPair:
+        """Movement toward a state by the exchange, and by the shift: (in place [edits, 1], whole [edits, 2])."""
+        effects, slopes = self.tape.adjoint(self._cosine_gradient(self.states, state, readout)[None], self._new)
         changes, already, shifts = self._home.add(effects[:, self._place]), self._already(state, readout), []
         for step, tape, ends in self.steps.values():
-            _, after = tape.adjoint(self._uphill(tape.states.float(), state, readout)[None], effects=False)
+            _, after = tape.adjoint(self._cosine_gradient(tape.states.float(), state, readout)[None], effects=False)
             shifts.append(self._summed((slopes + after).float() / 2, step, ends))
 
         def predictors_of() -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +194,7 @@ class _Row:
 
         return predictors_of
 
-    def _uphill(self, states: Any, state: Any, readout: str) -> Any:
+    def _cosine_gradient(self, states: Any, state: Any, readout: str) -> Any:
         """Cotangent of the cosine of a readout with a state."""
         own = self._own(states) if readout == "cell" else states[0].double()
         size, goal = own.norm(), state / state.norm()
@@ -211,7 +211,7 @@ class _Row:
         return out
 
     def _already(self, state: Any, readout: str) -> _Array:
-        """float64 [edits]: the way toward a state that the context itself has gone from the reference."""
+        """float64 [edits]: the movement toward a state of the context itself from the reference."""
         n = len(self.context.place)
         if self.context.reference is None:
             return lambda: np.zeros(n)
@@ -232,7 +232,7 @@ class _Row:
 
         return sums
 
-    def _sizes(self, readout: str) -> _Both:
+    def _sizes(self, readout: str) -> _ArrayPair:
         """(in place [edits, 1], whole [edits, 3]): half the mean squares of exchange, of shift, and of the two together.
 
         With them what the context has changed already, and that times what the edit changes, for which no projection is needed.
@@ -258,7 +258,7 @@ class _Row:
 
         return predictors_of
 
-    def _changes(self, cotangents: Any, *, trapezoid: bool = False) -> _Both:
+    def _changes(self, cotangents: Any, *, trapezoid: bool = False) -> _ArrayPair:
         """float64 [functions, edits], twice: what exchange and shift change of linear functions.
 
         Without `trapezoid` by the slopes before the shift alone, at half the price: that does for the genes, whose sizes of
@@ -288,11 +288,11 @@ class _Row:
             squares = (away**2).sum(-1)
             half = (squares.sum() - squares[self._place]) / (2 * self._n_others)
             return (away / size / self._n_others).float(), self._home.add(half)
-        own, gone = (self._own(self.reference), self._own(moved.float())) if readout == "cell" else (self.reference[0].double(), moved[0])
+        own, mean_change = (self._own(self.reference), self._own(moved.float())) if readout == "cell" else (self.reference[0].double(), moved[0])
         each = self._without(moved) if readout == "cell" else moved[:1]
         size = own.norm()
         unit = own / size
-        away = (gone - (gone @ unit) * unit) / size**2
+        away = (mean_change - (mean_change @ unit) * unit) / size**2
         squares = ((each - (each @ unit)[:, None] * unit) ** 2).sum(-1) / (2 * size**2)
         return self._spread(away.float(), readout), self._home.add(squares.expand(len(self.context.place)))
 
