@@ -117,17 +117,17 @@ class EditPlan:
         settings = {k: value[k] for k in ("max_len", "need_all", "every_gene", "mask")}
         return cls(value["kind"], tuple(targets), frame, set_names=names, options=options, **settings)
 
-    def of_row(self, row: np.ndarray, longer: np.ndarray | None = None) -> "RowEdits":
+    def of_row(self, row: np.ndarray, uncropped: np.ndarray | None = None) -> "RowEdits":
         """The edits of one row, in the order of the targets (every gene: in the order of the row's genes).
 
-        longer
+        uncropped
             The genes of the same cell before it was cropped, for `refill`.
         """
-        return RowEdits.of(self, np.asarray(row), longer)
+        return RowEdits.of(self, np.asarray(row), uncropped)
 
-    def edits(self, row: np.ndarray, longer: np.ndarray | None = None) -> Iterator[Edit]:
+    def edits(self, row: np.ndarray, uncropped: np.ndarray | None = None) -> Iterator[Edit]:
         """Iterate over the edits of one row, as Edit values, in the order of `of_row`."""
-        row_edits = self.of_row(row, longer)
+        row_edits = self.of_row(row, uncropped)
         for i in range(len(row_edits)):
             ids, came_from = row_edits.apply(np.array([i]))
             after = np.flatnonzero(came_from[0] >= 0)
@@ -139,9 +139,9 @@ class EditPlan:
         """How many edits a row has."""
         return len(self.of_row(row))
 
-    def cost(self, row: np.ndarray, longer: np.ndarray | None = None) -> int:
+    def cost(self, row: np.ndarray, uncropped: np.ndarray | None = None) -> int:
         """Tokens that go through the model for the edits of a row, in all passes."""
-        row_edits = self.of_row(row, longer)
+        row_edits = self.of_row(row, uncropped)
         return sum(int(row_edits.length_in(p).sum()) for p in self.passes)
 
     @property
@@ -224,10 +224,10 @@ class RowEdits:
     where: np.ndarray
 
     @classmethod
-    def of(cls, plan: EditPlan, row: np.ndarray, longer: np.ndarray | None) -> "RowEdits":
+    def of(cls, plan: EditPlan, row: np.ndarray, uncropped: np.ndarray | None) -> "RowEdits":
         first, last = plan.frame.span(len(row))
         body = row[first:last].astype(np.int64)
-        truncated_genes = np.empty(0, row.dtype) if longer is None else np.asarray(longer)[len(body) :]
+        truncated_genes = np.empty(0, row.dtype) if uncropped is None else np.asarray(uncropped)[len(body) :]
         position = np.full(int(max(body.max(initial=0), plan.last_token)) + 2, -1, np.int64)
         position[body[::-1]] = np.arange(last - 1, first - 1, -1)  # of a gene that stands there twice, the first place
         target = _targets_in(plan, body) if plan.every_gene else np.arange(len(plan.targets))

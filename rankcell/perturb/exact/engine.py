@@ -96,7 +96,7 @@ class Engine:
     def run(
         self,
         rows: Sequence[np.ndarray],
-        longer: Sequence[np.ndarray] | None = None,
+        uncropped: Sequence[np.ndarray] | None = None,
         *,
         most: int | None = None,
         sums: AffectedSums | AffectedRows | None = None,
@@ -104,7 +104,7 @@ class Engine:
     ) -> Scored:
         """All edits of `rows` and their scores.
 
-        longer
+        uncropped
             The genes of the same cells before they were cropped, for refill.
         most
             So many edits of each row at most, evenly drawn; None: all.
@@ -113,7 +113,7 @@ class Engine:
         progress
             Called with the tokens of each batch.
         """
-        edits = [self.plan.of_row(row, None if longer is None else longer[i]) for i, row in enumerate(rows)]
+        edits = [self.plan.of_row(row, None if uncropped is None else uncropped[i]) for i, row in enumerate(rows)]
         return self.run_edits(rows, edits if most is None else [e.subsample(most) for e in edits], sums=sums, progress=progress)
 
     def run_edits(

@@ -20,7 +20,7 @@ def settle(
     engine_of: Callable[[str], Engine],
     faster: Sequence[str],
     rows: Sequence[np.ndarray],
-    longer: Sequence[np.ndarray] | None = None,
+    uncropped: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Try faster precisions on some edits of a few cells, until one keeps order and size of every score: plain JSON.
 
@@ -28,7 +28,7 @@ def settle(
         precision -> the engine in it.
     faster
         What is tried, in this order.
-    rows, longer
+    rows, uncropped
         The cells to probe, as for Engine.run.
 
     Returns `precision` (the first that is kept, else "fp32") and `tried`: of each precision the score that fares worst, its smallest
@@ -39,9 +39,9 @@ def settle(
     if max((exact_engine.plan.count(row) for row in rows), default=0) < FEW:
         return {"precision": "fp32", "tried": []}
     names = [n + which for which in exact_engine.plan.passes if which != UNFILLED for n in exact_engine.plain_names]
-    exact, tried = exact_engine.run(rows, longer, most=_EDITS), []
+    exact, tried = exact_engine.run(rows, uncropped, most=_EDITS), []
     for precision in faster:
-        lower = engine_of(precision).run(rows, longer, most=_EDITS)
+        lower = engine_of(precision).run(rows, uncropped, most=_EDITS)
         judged = [(*compare(exact, lower, name), name) for name in names]
         judged = [(rho, error, name) for rho, error, name in judged if rho is not None]
         if not judged:

@@ -165,14 +165,14 @@ class FastEngine:
         return weights_of(self.engine.encoder, self.engine.n_blocks)
 
     def run(
-        self, rows: Sequence[np.ndarray], longer: Sequence[np.ndarray] | None = None, *, progress: Callable[[int], None] | None = None
+        self, rows: Sequence[np.ndarray], uncropped: Sequence[np.ndarray] | None = None, *, progress: Callable[[int], None] | None = None
     ) -> FastScored:
         """All edits of `rows`, predicted or run; see Engine.run."""
         with self.engine.encoder.pinned():
-            return self._run(rows, longer, progress)
+            return self._run(rows, uncropped, progress)
 
-    def _run(self, rows: Sequence[np.ndarray], longer: Sequence[np.ndarray] | None, progress: Callable[[int], None] | None) -> FastScored:
-        cells = [_Cell(self, row, self.engine.plan.of_row(row, None if longer is None else longer[i])) for i, row in enumerate(rows)]
+    def _run(self, rows: Sequence[np.ndarray], uncropped: Sequence[np.ndarray] | None, progress: Callable[[int], None] | None) -> FastScored:
+        cells = [_Cell(self, row, self.engine.plan.of_row(row, None if uncropped is None else uncropped[i])) for i, row in enumerate(rows)]
         for cell in cells:
             cell.predict()
             if progress and cell.predictors:

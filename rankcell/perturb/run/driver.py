@@ -117,7 +117,7 @@ class ScreenRun:
     def _settle_precision(self) -> dict[str, Any] | None:
         """Settle the precision by some edits of a few cells; the check, as the manifest has it."""
         rows = self.plan.probed
-        return self.runtime.settle_precision(self._engine, [self.plan.tokens.row(int(i)) for i in rows], self.plan.longer(rows))
+        return self.runtime.settle_precision(self._engine, [self.plan.tokens.row(int(i)) for i in rows], self.plan.uncropped_of(rows))
 
     def estimate(self) -> Estimate:
         """Estimate rows, time and room of the screen, after timing some of it; nothing is written."""

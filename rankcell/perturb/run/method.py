@@ -108,7 +108,7 @@ class ExactMethod(Method):
         settings, rows = loaded.work.settings, loaded.rows_of(unit)
         collectors = {name: _COLLECTORS[name](settings, loaded.names) for name in settings["affected"]}
         sums = _Several(list(collectors.values())) if collectors else None
-        scored = loaded.engine.run(loaded.tokens_of(rows), longer=loaded.uncropped_of(rows), sums=sums, progress=progress)
+        scored = loaded.engine.run(loaded.tokens_of(rows), uncropped=loaded.uncropped_of(rows), sums=sums, progress=progress)
         return functools.partial(self._write, loaded, unit, rows, scored, collectors)
 
     def _write(self, loaded: LoadedScreen, unit: int, rows: np.ndarray, scored: Scored, collectors: Mapping[str, Any]) -> Path:

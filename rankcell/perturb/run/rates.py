@@ -74,7 +74,7 @@ def _timed(engine: Engine, plan: "RunPlan", rows: np.ndarray, sync: Callable[[],
 
     begun = time.perf_counter()
     with contextlib.suppress(_Enough):
-        engine.run([plan.tokens.row(int(i)) for i in rows], longer=plan.longer(rows), progress=mark)
+        engine.run([plan.tokens.row(int(i)) for i in rows], uncropped=plan.uncropped_of(rows), progress=mark)
     if len(marks) < 2:
         return sum(n for n, _ in marks), time.perf_counter() - begun
     return sum(n for n, _ in marks[1:]), marks[-1][1] - marks[0][1]

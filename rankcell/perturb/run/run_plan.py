@@ -115,7 +115,7 @@ class RunPlan:
         """The exact engine of this screen; `encoder` None: without a model."""
         return Engine.measuring(self.config.measure, encoder, self.edits, self.n_blocks, states, tokens_per_batch)
 
-    def longer(self, rows: Sequence[int]) -> list[np.ndarray] | None:
+    def uncropped_of(self, rows: Sequence[int]) -> list[np.ndarray] | None:
         """The uncropped genes of some rows, where the plan refills from them."""
         return [self.tokens.uncropped(int(i)) for i in rows] if self.edits.options.refill else None
 

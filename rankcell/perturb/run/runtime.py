@@ -54,7 +54,7 @@ class Runtime:
         return True
 
     def settle_precision(
-        self, engine_of: Callable[[Encoder], Engine], rows: Sequence[np.ndarray], longer: Sequence[np.ndarray] | None
+        self, engine_of: Callable[[Encoder], Engine], rows: Sequence[np.ndarray], uncropped: Sequence[np.ndarray] | None
     ) -> dict[str, Any] | None:
         """Settle the precision of "auto" for a screen, the one place where that is decided; None where there is nothing to decide."""
         faster = [] if self.precision != "auto" else faster_precisions(choose_device(self.devices[0]), self.checkpoint.width)
@@ -67,7 +67,7 @@ class Runtime:
                 embedders[precision] = self._embedder(precision)
             return engine_of(embedders[precision].encoder)
 
-        check = precisions.settle(engine, faster, rows, longer)
+        check = precisions.settle(engine, faster, rows, uncropped)
         self._replace(embedders[check["precision"]])
         precisions.note_choice(check)
         return check
