@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from builders import SHARED, make_checkpoint, make_vocab
+from builders import ROOT, SHARED, make_checkpoint, make_vocab
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # a process a processor (pytest-xdist); threads beside these only wait for each other
@@ -14,6 +14,16 @@ for _name in ("SIGINT", "SIGHUP"):
     _number = getattr(signal, _name, None)
     if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:  # under nohup, or in the background of a script
         signal.signal(_number, lambda *_: None)  # ignored here as before, but not by the commands that tests start and interrupt
+
+
+SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text().split())
+
+
+def pytest_collection_modifyitems(items):
+    """The tests of slow.txt are slow (tests/record_slow.py)."""
+    for item in items:
+        if item.nodeid.split("[")[0] in SLOW:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

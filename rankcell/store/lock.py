@@ -12,7 +12,7 @@ from rankcell.errors import OutputError
 
 LOCK = ".lock"
 _PAUSE = 0.1  # seconds between two tries of who waits
-_HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+_IN_USE = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ def _take(handle: IO[str], path: str | os.PathLike, *, shared: bool = False) -> 
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as e:
-        if e.errno in _HELD:
+        if e.errno in _IN_USE:
             raise OutputError(f"another process is writing to {path}: wait for it, or choose another output") from e
         return False
     return True

@@ -33,10 +33,10 @@ def holds(t: pa.DataType) -> bool:
     """Whether a `datasets` folder can hold a column of this type."""
     if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t):
         return holds(t.value_type)
-    return pa.types.is_primitive(t) or (any(f(t) for f in _HELD) and not pa.types.is_interval(t))
+    return pa.types.is_primitive(t) or (any(f(t) for f in _STORABLE) and not pa.types.is_interval(t))
 
 
-_HELD = (
+_STORABLE = (
     pa.types.is_string,
     pa.types.is_large_string,
     pa.types.is_binary,

@@ -17,7 +17,7 @@ import numpy as np
 
 LARGEST = 32 * 2**20  # eight times Geneformer's largest dictionary
 _MOST_STEPS = 8_000_000
-_MOST_HELD = 2_000_000  # values that the pickle keeps for later
+_MAX_ITEMS = 2_000_000  # values that the pickle keeps for later
 _DEEPEST = 100_000  # values on the stack: pickle writes batches of 1,000 entries
 _MOST_BITS = 128
 
@@ -180,8 +180,8 @@ class _Machine:
     def _memoize(self, key: int) -> None:
         if not self._stack:
             raise RefusedError("instructions without values")
-        if not 0 <= key < _MOST_HELD:  # pickle counts them from zero
-            raise RefusedError(f"more than {_MOST_HELD:,} values held for later")
+        if not 0 <= key < _MAX_ITEMS:  # pickle counts them from zero
+            raise RefusedError(f"more than {_MAX_ITEMS:,} values held for later")
         self._memo[key] = self._stack[-1]
 
     def _set(self, items: list[Any]) -> None:

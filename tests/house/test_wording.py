@@ -225,3 +225,21 @@ def test_messages_in_python_name_public_classes_alone():
 
     assert for_building.CountsToBuild.__mro__[1] is Counts  # a class made from it, which users do not have
     assert Counts.option_words()["genome"] == CountsPlace.option_words()["genome"] == "rc.Counts({})"
+
+
+OBTAINED = {"found", "held", "asked", "said", "told"}  # these say that a value was obtained, not what it is; a local is named after its content
+
+
+def identifiers(tree):
+    for node in ast.walk(tree):
+        yield from (getattr(node, field, None) for field in ("id", "arg", "attr", "name", "asname") if isinstance(getattr(node, field, None), str))
+
+
+def test_identifiers_say_what_a_value_is():
+    vague = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sorted((ROOT / "rankcell").rglob("*.py"))
+        for name in identifiers(ast.parse(path.read_text()))
+        if OBTAINED & set(name.lower().split("_"))
+    }
+    assert vague == set()
