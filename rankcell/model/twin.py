@@ -15,7 +15,7 @@ def random_twin(checkpoint: Checkpoint, folder: str | os.PathLike, *, seed: int 
     """A checkpoint in the new folder `folder`: the same config and vocabulary, weights as transformers initialises them from `seed`."""
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
         model = AutoModel.from_config(AutoConfig.for_model(**shape_of(checkpoint.config)))
     save_masked_lm(model.float(), folder, checkpoint.vocab)
     return Checkpoint(f"{checkpoint.name} (random weights, seed {seed})", folder, checkpoint.config, checkpoint.vocab)
