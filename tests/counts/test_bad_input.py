@@ -460,7 +460,7 @@ def test_folder_that_may_not_be_written(folder, capsys, monkeypatch):
 
 def run(*args, cwd=None):
     return subprocess.run(
-        [sys.executable, "-m", "rankcell", *map(str, args)], capture_output=True, text=True, timeout=120, cwd=cwd, check=False
+        [sys.executable, "-m", "rankcell", *map(str, args)], capture_output=True, text=True, timeout=600, cwd=cwd, check=False
     )
 
 

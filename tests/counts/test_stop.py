@@ -153,7 +153,7 @@ def at_every_step(given, base, number, *, old=None, swap=True):
     (base / "tests_digest.py").write_text("import hashlib, pathlib\n\n" + _source_of(digest))
     done = subprocess.run(
         [sys.executable, "-c", STEPS, str(base), str(old or "none"), str(int(number)), "swap" if swap else "moves", *command(given, "OUT", source="c.h5ad")],
-        capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"PYTHONPATH": str(base)},
+        capture_output=True, text=True, timeout=600, check=False, env=os.environ | {"PYTHONPATH": str(base)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line.removeprefix("FOUND ")) for line in done.stdout.splitlines() if line.startswith("FOUND ")]
@@ -224,7 +224,7 @@ def stop_after(process, word, number=signal.SIGINT):
             break
     process.send_signal(number)
     began = time.monotonic()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     return process.returncode, said, time.monotonic() - began
 
 
@@ -301,7 +301,7 @@ sys.addaudithook(hook)
 def test_ctrl_c_while_it_starts(given, tmp_path, module):
     """While the parser, the job, the libraries and the kernels are loaded."""
     process = start(given, tmp_path / "out", patch=AT_IMPORT.replace("MODULE", module))
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 130 and one_line(said).startswith("rankcell: stopped")
     assert list(tmp_path.iterdir()) == []
 
@@ -324,7 +324,7 @@ def test_ctrl_c_in_a_callback_of_the_compiler(given, tmp_path):
     """An exception there is lost; the interrupt must not come there."""
     cold = {"NUMBA_CACHE_DIR": str(tmp_path / "cold")}
     process = start(given, tmp_path / "out", patch=COMPILES, env=cold)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert (process.returncode, one_line(said)) == (130, STOPPED)
     assert [p.name for p in tmp_path.iterdir()] == ["cold"]
 
@@ -360,7 +360,7 @@ def test_the_second_is_refused(given, tmp_path, capsys, force):
     assert main(command(given, tmp_path / "out", *force)) == 2
     assert "another process is writing to" in one_line(capsys.readouterr().err)
     (tmp_path / "go").touch()
-    _, said = first.communicate(timeout=60)
+    _, said = first.communicate(timeout=600)
     assert first.returncode == 0 and all(line.startswith("cells tokenized: ") for line in said.splitlines())  # it had to wait: there may be lines
     assert len(TokenSet.open(tmp_path / "out")) == 2_500 and sorted(p.name for p in tmp_path.iterdir()) == ["go", "out"]
 
@@ -430,7 +430,7 @@ for n in range(10):
 @pytest.mark.parametrize("force", ["plain", "force"])
 def test_two_at_the_same_moment(given, tmp_path, force):
     done = subprocess.run(
-        [sys.executable, "-c", RACE, str(tmp_path), force, *command(given, "OUT")], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", RACE, str(tmp_path), force, *command(given, "OUT")], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     codes = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("RACE")]
@@ -492,7 +492,7 @@ def test_a_limit_on_file_sizes(given, tmp_path):
     """pyarrow's own error, without a filesystem of one's own."""
     patch = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
     process = start(given, tmp_path / "out", patch=patch)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 2 and f"{tmp_path / 'out'} cannot be written" in one_line(said)
     assert list(tmp_path.iterdir()) == []
 

@@ -695,7 +695,7 @@ def test_killed_at_random_moments(place, tmp_path, name):
     more = [] if name.endswith(".npy") else EVERYTHING
     source = "counts.h5ad" if name == "e.h5ad" else "cells.dataset"
     args = [str(tmp_path), name, "3", *command(place, "OUT", *more, source=source)]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLS, *args], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLS, *args], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     first, *found = map(json.loads, done.stdout.splitlines())
     whole = tmp_path / "run0"
@@ -734,7 +734,7 @@ def test_killed_at_every_step_of_the_writing(place, tmp_path, name):
     more = [] if name.endswith(".npy") else ["--include", "cell,state", "--by", "kind"]
     script = STEPS.replace("range(int(seed), most + 1)", "range(most - int(seed), most + 1)").replace("= 12, 0", "= 60, 0")
     args = [str(tmp_path), name, "40", *command(place, "OUT", *more)]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, *args], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, *args], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = list(map(json.loads, done.stdout.splitlines()))[1:]
     expected = bytes_in(tmp_path / "run0")
@@ -766,12 +766,12 @@ def test_interrupted_and_doubled_as_a_command(place, tmp_path, monkeypatch):
     out = tmp_path / "e.parquet"
     call = [sys.executable, "-c", textwrap.dedent(script), *command(place, out)]
     with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while not list(tmp_path.glob("e.parquet.run/shards/cells-*.arrow")) and time.monotonic() < end:
             time.sleep(0.02)
         assert main(command(place, out)) == 2
         first.send_signal(signal.SIGINT)
-        _, said = first.communicate(timeout=120)
+        _, said = first.communicate(timeout=600)
     assert first.returncode == 130, said
     assert one_line(said) == f"rankcell: stopped; what is done is kept in {out}.run, the same command goes on from there"
     assert main(command(place, out)) == 0

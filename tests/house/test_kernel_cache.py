@@ -56,7 +56,7 @@ class Small:
     def run(self, dtype="int64", before="", **changed):
         env = environment(PYTHONPATH=ROOT, **({"NUMBA_CACHE_DIR": self.cache} | changed))
         return subprocess.run(
-            [sys.executable, str(self.script), dtype, before], capture_output=True, text=True, env=env, timeout=60, check=False
+            [sys.executable, str(self.script), dtype, before], capture_output=True, text=True, env=env, timeout=600, check=False
         )
 
     def result(self, *args, **how):
@@ -179,7 +179,7 @@ def start(given, out, *more, source="x.h5ad", package=ROOT, **changed):
 
 
 def ended(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     lines = [line for line in err.splitlines() if not line.startswith("cells tokenized: ")]  # of a slow machine
     assert process.returncode == 0 and lines == [], err
     return out

@@ -13,7 +13,7 @@ READING_LIBRARIES = ("anndata", "scanpy", "datasets", "loompy", "zarr")
 
 def in_child(code):
     """What the last line of the output of `code` holds, as JSON, in an interpreter of its own."""
-    process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert process.returncode == 0, process.stderr[-3000:]
     return json.loads(process.stdout.splitlines()[-1])
 

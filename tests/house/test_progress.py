@@ -270,7 +270,7 @@ def test_a_saved_notebook_keeps_one_line_of_a_bar():
         "import rankcell\nrankcell.settings.verbosity = 0" + NOTEBOOK.format(job="embed", stop=41),
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes])
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     outputs = [[o.get("text") or o["data"]["text/plain"] for o in cell.outputs] for cell in notebook.cells]
     assert [len(o) for o in outputs] == [1, 2, 3, 0, 0]
     assert outputs[0][0].startswith("cells embedded: 100 %, 40 of 40, ") and outputs[0][0].endswith(", a detail")

@@ -503,7 +503,7 @@ def hub(tmp_path):
         server.asked.clear()
         code = "from rankcell.errors import RankcellError\nfrom rankcell.model import open_checkpoint\n" + textwrap.dedent(code)
         done = subprocess.run(
-            [sys.executable, "-c", code], env=env | more, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", code], env=env | more, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout.splitlines()

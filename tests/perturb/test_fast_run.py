@@ -282,7 +282,7 @@ def test_killed_at_any_moment(place, whole, tmp_path):
     folder, codes = tmp_path / "s", []
     for die_at in (60, 110, 90, 0):
         call = [sys.executable, "-W", "ignore", "-c", code, str(folder), str(place / "model"), str(place / "cells.dataset"), str(die_at)]
-        codes.append(subprocess.run(call, capture_output=True, timeout=300, check=False).returncode)
+        codes.append(subprocess.run(call, capture_output=True, timeout=600, check=False).returncode)
     assert codes[-1] == 0 and codes.count(-signal.SIGKILL) >= 2
     same(folder, whole.folder)
 

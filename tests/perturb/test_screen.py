@@ -609,7 +609,7 @@ def run_child(case, base, how):
     case.make_tokens(cells, kind=list("xyxyxyxyx")).save(base / "cells.dataset")
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(case.folder), str(base / "cells.dataset"), str(base), how],
-        capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=600, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
