@@ -53,7 +53,9 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"rankcell.{name}")
     if name in _OBJECTS:
         return getattr(importlib.import_module(_OBJECTS[name]), name)
-    raise AttributeError(f"module 'rankcell' has no attribute '{name}'; it has {', '.join(__all__)}")
+    from rankcell.near_names import missing_attribute
+
+    raise missing_attribute("rankcell", name, __all__)
 
 
 def __dir__() -> list[str]:

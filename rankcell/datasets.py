@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankcell.errors import InputError
+from rankcell.near_names import suggest_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["pbmc68k"]
+if not TYPE_CHECKING:
+    __getattr__ = suggest_names(__name__, __all__)
 
 
 def pbmc68k() -> "AnnData":

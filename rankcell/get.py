@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rankcell.near_names import suggest_names
 from rankcell.vocab import Vocabulary
 from rankcell.wording import python_verb
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["affected_df", "ranking", "read_embeddings", "screen_adata", "screen_df", "tokens_df"]
+if not TYPE_CHECKING:
+    __getattr__ = suggest_names(__name__, __all__)
 
 
 @python_verb()

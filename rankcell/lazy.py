@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rankcell.near_names import missing_attribute
+
 __all__ = ["door"]
 
 
@@ -16,7 +18,7 @@ def door(room: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Ca
 
     def __getattr__(name: str) -> Any:
         if name not in places:
-            raise AttributeError(f"module '{room}' has no attribute '{name}'; it has {', '.join(sorted(places))}")
+            raise missing_attribute(room, name, sorted(places))
         value = getattr(importlib.import_module(places[name]), name)
         setattr(sys.modules[room], name, value)
         return value

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rankcell.near_names import suggest_names
 from rankcell.vocab import Vocabulary
 from rankcell.wording import python_verb
 
@@ -25,6 +26,8 @@ __all__ = [
     "shift_by_rank",
     "volcano",
 ]
+if not TYPE_CHECKING:
+    __getattr__ = suggest_names(__name__, __all__)
 
 
 @python_verb()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rankcell.counts.genes.gene_map import MIN_KNOWN
 from rankcell.counts.options import Counts
+from rankcell.near_names import suggest_names
 from rankcell.progress import progress
 from rankcell.tokens import TokenSet
 from rankcell.tokens.options import Tokenizing
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["align_genes", "tokenize"]
+if not TYPE_CHECKING:
+    __getattr__ = suggest_names(__name__, __all__)
 
 
 @python_verb()

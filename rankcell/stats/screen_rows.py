@@ -1,6 +1,5 @@
 """The rows of a screen as plain arrays: what every statistic counts over, and what the screen knows beside its rows."""
 
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import CellError, InputError, SettingsError
+from rankcell.near_names import near_names
 from rankcell.scores import IN_PLACE, READOUTS, STATE_READOUTS, TOWARD, Score, score_name, scores_in
 from rankcell.wording import option
 
@@ -113,12 +113,6 @@ def choose_score(columns: Sequence[str], score: str | None) -> str:
     if near:
         raise SettingsError(f"the table has no score '{score}'; did you mean {near}? It has {', '.join(scores)}")
     raise SettingsError(f"the table has no score '{score or 'cos_genes'}'; it has {', '.join(scores) or 'none'}")
-
-
-def near_names(name: str, names: Sequence[str]) -> str:
-    """The names that are most like `name`, in quotes."""
-    lower = {n.lower(): n for n in names}
-    return " or ".join(f"'{lower[n]}'" for n in difflib.get_close_matches(name.lower(), lower, n=2, cutoff=0.75))
 
 
 def goal_score(columns: Sequence[str], score: str | None) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from rankcell.errors import SettingsError
+from rankcell.near_names import near_names
 from rankcell.scores import Score
-from rankcell.stats.matched import Residuals, compare_to_peers, excess_kurtosis, log_error, log_size, residuals
+from rankcell.stats.matched import LEAST, Residuals, compare_to_peers, excess_kurtosis, log_error, log_size, residuals
 from rankcell.stats.mixture import impact
 from rankcell.stats.replicates import LEAST_REPLICATES, Donors, Means, means, means_of_matrix, p_against_zero
-from rankcell.stats.screen_rows import Rows, near_names
+from rankcell.stats.screen_rows import Rows
 from rankcell.wording import note, option
 
 Columns = dict[str, np.ndarray]
@@ -100,6 +101,11 @@ def matched(work: Work) -> Columns:
     tails = excess_kurtosis(work.rows.edit, work.residuals.z, of if work.donors is None else means_over(work.rows, work.residuals.z, None))
     comparison = compare_to_peers(of, work.base["mean_rank"].to_numpy(float), work.base["detection"].to_numpy(float), heavy=tails)
     columns = {"matched_diff": work.means(work.residuals.diff).mean, "matched_z": comparison.z}
+    if work.n_edits == 1:
+        note(
+            f"this screen has a single edit, and an edit is compared with at least {LEAST} others alike in rank and detection: "
+            "matched_diff, matched_z and matched_p are empty"
+        )
     if work.donors is None:
         return columns | {"matched_p": comparison.p}
     off = means_of_matrix(of.by_donor - comparison.centre[:, None])

@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports itself and rooms that stand before it.
 ROOMS = (
-    *("errors", "lazy", "config", "progress", "arguments", "wording", "options", "scores", "compiled", "store", "execute", "hub", "vocab", "counts"),
+    *("errors", "fact_list", "near_names", "lazy", "config", "progress", "arguments", "wording", "options", "scores", "compiled", "store", "execute", "hub", "vocab", "counts"),
     *("tokens", "model", "embed", "perturb", "stats", "assess", "interpret"),
     *("report", "export", "train", "datasets", "pp", "get", "screen", "tl", "pl", "demo", "cli"),
 )

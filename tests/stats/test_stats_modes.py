@@ -474,6 +474,13 @@ def test_empty_one_cell_one_edit_and_nothing_but_nan(mode):
         assert ranked.empty and np.isnan(ranked.attrs["rank_spearman"]) and ranked.attrs["predictors"] == {}
 
 
+def test_a_single_edit_has_no_peers_and_it_is_said():
+    table = screen(8, 20)
+    with pytest.warns(RankcellWarning, match="a single edit, and an edit is compared with at least 10 others"):
+        ranked = rank_edits(table[table.genes == "g1"], score="toward_t_cell", mode="matched")
+    assert len(ranked) == 1 and ranked[["matched_diff", "matched_z", "matched_p"]].isna().all(axis=None)
+
+
 @given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 40), st.sampled_from(["ties", "nan", "groups", "absent", "inf"]))
 @settings(max_examples=40, deadline=None)
 def test_any_table_gives_a_row_per_edit(seed, n_cells, n_edits, what):
