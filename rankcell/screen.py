@@ -1,6 +1,6 @@
 """Screen: a finished perturbation screen, where a user stands: its rows, its ranking, its affected genes, as a table or an AnnData."""
 
-import html
+import functools
 import os
 import shutil
 import tempfile
@@ -9,14 +9,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankcell.errors import RankcellError
+from rankcell.fact_list import html_of_facts, text_of_facts
 from rankcell.stats.options import RankOptions
-from rankcell.wording import python_verb
+from rankcell.wording import one_line, python_verb
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
 __all__ = ["Screen"]
+
+_ROWS = 300_000  # of a large screen that are read to show how far its scores follow the rank
 
 
 class Screen:
@@ -190,7 +194,7 @@ class Screen:
         return screen_adata(self._folder, score, by=by)
 
     def _facts(self) -> list[tuple[str, str]]:
-        """(what, value) of the screen in short."""
+        """(name, value) of the screen in short: what was run, and how good it is."""
         manifest, settings = self.manifest, self.manifest["settings"]
         facts = [
             ("edits", f"{settings['kind']} {settings['genes']}"),
@@ -203,13 +207,23 @@ class Screen:
             facts.append(("toward", ", ".join(settings["toward"])))
         if settings.get("model_note"):
             facts.append(("note", settings["model_note"]))
-        return facts
+        return facts + self._quality
+
+    @functools.cached_property
+    def _quality(self) -> list[tuple[str, str]]:
+        """Audit, edits to rank, and rank dependence of the scores, in the sentences of the command line; nothing where files are lost."""
+        from rankcell.stats.screen_lines import audit_lines, rank_lines
+
+        try:
+            lines, notes = rank_lines(self._folder, _ROWS)
+            lines = audit_lines(self._folder) + lines
+        except (RankcellError, OSError):
+            return []
+        facts = [line.partition(": ") for line in lines]
+        return [(name, value) for name, _, value in facts] + [("note", one_line(text)) for text in notes]
 
     def __repr__(self) -> str:
-        return "\n".join(["Screen", *(f"  {name}: {value}" for name, value in self._facts())])
+        return text_of_facts("Screen", self._facts())
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th style='text-align:left'>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in self._facts())
-        return f"<b>Screen</b><table>{rows}</table>"
-
-
+        return html_of_facts("Screen", self._facts())

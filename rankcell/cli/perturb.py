@@ -42,7 +42,7 @@ def perturb(
 
     Saved part by part in DIR: stopped at any moment, the same command goes on.
     """
-    from rankcell.cli.screen_lines import part_lines
+    from rankcell.cli.part_lines import part_lines
     from rankcell.perturb.run import merge as merging
     from rankcell.perturb.run.screen_cells import ScreenInput, estimate_cells, one_input, perturb_cells, perturb_part
 
@@ -87,7 +87,7 @@ def _resume_hint(out: Path) -> str:
 
 
 def _report(screen) -> None:
-    from rankcell.cli.screen_lines import rank_lines, screen_lines
+    from rankcell.stats.screen_lines import rank_lines, screen_lines
 
     warn_of_model(screen.manifest["settings"])
     lines, notes = rank_lines(screen)

@@ -162,6 +162,7 @@ def test_a_screen(small, adata, cpu, tmp_path):
     assert set(screen.rank(score="toward_y_cell_in_place", mode=[], min_cells=1).symbols) == {"G0", "G1"}
     assert rc.tl.rank_edits(screen, mode=[], min_cells=1).equals(screen.rank(mode=[], min_cells=1))
     assert "delete G0, G1" in repr(screen) and "<table>" in screen._repr_html_() and "kind=y" in screen._repr_html_()
+    assert "to rank: 2 edits, all in 2 cells or more" in repr(screen) and "follows the gene's rank" not in repr(screen)  # no cell has ten edits
     with pytest.raises(OutputError, match="has no epistasis.parquet"):
         screen.pairs()
     again = rc.Screen(screen)

@@ -538,6 +538,9 @@ def test_dry_run(place, tmp_path, capsys, monkeypatch):
     assert str(read_screen(tmp_path / "s").manifest["n_units"]) == said["fast"]["units of work"]
     found = screen_cells(place / "cells.dataset", tmp_path / "t", model=place / "model", device="cpu", dry_run=True, progress=seen, **WAY)
     assert isinstance(found, Estimate) and found.n_tokens > 0 and found.bytes_finished > 0
+    assert str(found).splitlines() == ["Estimate", *(f"  {line}" for line in found.lines())]
+    assert f"<td>{found.n_tokens:,}</td>" in found._repr_html_()
+    assert "\n  audit, " in repr(rc.Screen(tmp_path / "s")), repr(rc.Screen(tmp_path / "s"))
     auto = {k: v for k, v in WAY.items() if k not in ("splits", "projections")} | dict(min_recall=0.2)
     with pytest.warns(RankcellWarning, match="reach the recall"):
         assert screen_cells(place / "cells.dataset", tmp_path / "t", model=place / "model", device="cpu", dry_run=True, **auto).n_tokens

@@ -20,12 +20,12 @@ from flat_options import call, edit_plan, perturb_df, run_screen, screen_cells
 
 import rankcell as rc
 from rankcell.cli import main
-from rankcell.cli.screen_lines import rank_lines
 from rankcell.errors import InputError, OutputError, RankcellWarning, SettingsError, TokensError
 from rankcell.perturb import Estimate, PartDone, Perturber, merge, read_screen, run_unit
 from rankcell.perturb.edits.gene_lists import named_sets
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.results import screen_tables as results
+from rankcell.stats.screen_lines import rank_lines
 from rankcell.store import locked
 from rankcell.store.parts import Part
 from rankcell.tokens import TokenSet, TokenSpec
@@ -682,6 +682,9 @@ def test_what_is_said_of_the_rank(small, tmp_path, capsys):
     assert (tmp_path / "s" / f"explain-{cell}.png").read_bytes()[:4] == b"\x89PNG"
     jobs_lines, notes = rank_lines(read_screen(tmp_path / "s"))
     assert len(jobs_lines) == 2 and len(notes) == 1
+    shown = repr(rc.Screen(tmp_path / "s")).splitlines()
+    assert [f"  {line}" for line in jobs_lines] + [f"  note: {notes[0]}"] == shown[-3:]
+    assert "follows the gene&#x27;s rank" in rc.Screen(tmp_path / "s")._repr_html_()
 
 
 def test_nothing_is_said_of_few_edits(place, tmp_path, capsys):
@@ -715,7 +718,7 @@ def test_a_part_without_units_says_so(perturber, tokens, tmp_path):
 
 
 def test_the_line_after_a_part_says_how_its_screen_is_put_together():
-    from rankcell.cli.screen_lines import part_lines
+    from rankcell.cli.part_lines import part_lines
     from rankcell.store.parts import Part, PartDone
 
     merge = "rankcell perturb 'my screen' -o 'my screen' --merge"

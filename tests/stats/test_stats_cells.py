@@ -11,11 +11,11 @@ from flat_options import perturb_df, write_stats
 
 import rankcell as rc
 from rankcell.cli.main import main
-from rankcell.cli.screen_lines import rank_lines
 from rankcell.errors import CellError, InputError, RankcellError, RankcellWarning, SettingsError
 from rankcell.perturb import read_screen
 from rankcell.stats import rank_edits
 from rankcell.stats.replicates import LEAST_REPLICATES, means, p_against_zero
+from rankcell.stats.screen_lines import rank_lines
 from rankcell.stats.screen_rows import least_cells
 from rankcell.stats.summary import edit_counts, edits_sentence
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rankcell.fact_list import html_of_facts, text_of_facts
 from rankcell.perturb.exact.engine import Engine
 from rankcell.perturb.run.method import Method
 from rankcell.perturb.run.prepared import skipped
@@ -49,16 +50,25 @@ class Estimate:
         return cls(len(plan.rows), n_edits, skips, n_tokens, n_units, rate, n_devices, seconds, size, 2 * size + copied + running)
 
     def lines(self) -> list[str]:
-        """The estimate as lines of text."""
+        """Sentences, one a line: as the command line prints them with `--dry-run`, and as the object shows itself."""
+        return [f"{name}: {value}" for name, value in self._facts()]
+
+    def __repr__(self) -> str:
+        return text_of_facts("Estimate", self._facts())
+
+    def _repr_html_(self) -> str:
+        return html_of_facts("Estimate", self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
         devices = f" on each of {self.n_devices} devices" if self.n_devices > 1 else ""
         skips = f" ({self.n_skipped:,} pairs of cell and target have none)" if self.n_skipped else ""
         return [
-            f"cells: {self.n_cells:,}",
-            f"edits: {self.n_edits:,}{skips}",
-            f"tokens through the model: {self.n_tokens:,}",
-            f"units of work: {self.n_units:,}",
-            f"time: about {_duration(self.seconds)}, at {self.tokens_per_second:,.0f} tokens a second{devices}",
-            f"room on disk: about {_size(self.bytes_finished)}, and {_size(self.bytes_running)} while it runs",
+            ("cells", f"{self.n_cells:,}"),
+            ("edits", f"{self.n_edits:,}{skips}"),
+            ("tokens through the model", f"{self.n_tokens:,}"),
+            ("units of work", f"{self.n_units:,}"),
+            ("time", f"about {_duration(self.seconds)}, at {self.tokens_per_second:,.0f} tokens a second{devices}"),
+            ("room on disk", f"about {_size(self.bytes_finished)}, and {_size(self.bytes_running)} while it runs"),
         ]
 
 

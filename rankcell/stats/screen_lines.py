@@ -1,6 +1,8 @@
-"""Lines for the terminal on a finished screen: what was run, how good a prediction is, what follows mere rank."""
+"""Sentences on a finished screen: what was run, how good a prediction is, what follows mere rank.
 
-import shlex
+The command line prints them at the end of a screen, and rankcell.Screen shows those on ranking and audit.
+"""
+
 from pathlib import Path
 from typing import Any
 
@@ -8,26 +10,9 @@ import numpy as np
 
 from rankcell.perturb.results.screen_folder import ScreenFolder
 from rankcell.scores import in_place_of, scores_in
-from rankcell.store.parts import PartDone
 from rankcell.wording import option
 
 _ROWS = 2_000_000  # of a screen that are read to see how far its scores follow the rank
-
-
-def part_lines(done: PartDone) -> list[str]:
-    """The closing line of a part: what is done, and the command that puts all parts together.
-
-    Units beyond its own show that the parts share its folder; without them, the others may lie in folders of their own.
-    """
-    folder = shlex.quote(str(done.folder))
-    fact = f"{done.folder}: part {done.part} is done, {done.done:,} of {done.n_units:,} units are there"
-    merge = f"rankcell perturb {folder} -o {folder} --merge"
-    if done.done == done.n_units:
-        return [f"{fact}; put them together: {merge}"]
-    if done.done > done.part.n_units(done.n_units):
-        return [f"{fact}; when all parts are done: {merge}"]
-    apart = f"rankcell perturb {folder} OTHERS... -o {folder} --merge"
-    return [f"{fact}; when all parts are done: {merge} (parts in folders of their own: {apart})"]
 
 
 def screen_lines(screen: ScreenFolder) -> list[str]:
@@ -36,8 +21,13 @@ def screen_lines(screen: ScreenFolder) -> list[str]:
     skipped = m["n_skipped"]
     skipped_note = f"; {skipped:,} pairs of cell and target have no row (the cell lacks the gene, or nothing would change)" if skipped else ""
     lines = [f"{screen.folder}/screen.parquet: {m['n_rows']:,} rows for {m['n_cells']:,} cells{skipped_note}"]
-    lines += [_run_line(screen), _audit_line(m)] if "audit" in m else []
+    lines += audit_lines(screen)
     return lines + ([_pairs_line(screen)] if "epistasis" in m else [])
+
+
+def audit_lines(screen: ScreenFolder) -> list[str]:
+    """How much of a fast screen was run exactly, and its audit; nothing for a screen by the exact method."""
+    return [_run_line(screen), _audit_line(screen.manifest)] if "audit" in screen.manifest else []
 
 
 def _run_line(screen: ScreenFolder) -> str:
@@ -82,18 +72,18 @@ def _audit_line(manifest: dict[str, Any]) -> str:
     return f"audit, {by}: {', '.join(parts)}; judged by {audit['n']:,} edits of {audit['cells']:,} cell{'s' if audit['cells'] != 1 else ''} drawn at random"
 
 
-def rank_lines(screen: ScreenFolder) -> tuple[list[str], list[str]]:
+def rank_lines(screen: ScreenFolder, rows: int = _ROWS) -> tuple[list[str], list[str]]:
     """(lines, warnings) of a finished screen: how many edits `rankcell stats` ranks, and how far each score follows the mere rank of
     the gene in the cell.
 
-    That is the median over cells of the Spearman correlation, of the first two million rows; none where no cell has ten edits.
+    That is the median over cells of the Spearman correlation, of the first `rows` rows; none where no cell has ten edits.
     """
     from rankcell.stats import rank_spearman
     from rankcell.stats.covariates import TOO_CLOSE
     from rankcell.stats.summary import edit_counts, edits_sentence
 
     edits = [f"to rank: {edits_sentence(edit_counts(screen))}"]
-    table = _first_rows(screen.path("screen.parquet"))
+    table = _first_rows(screen.path("screen.parquet"), rows)
     follows = {s: rank_spearman(table, s) for s in scores_in(table.columns, parts=False)}
     known = {s: v for s, v in follows.items() if v == v}
     if not known:
@@ -109,13 +99,13 @@ def rank_lines(screen: ScreenFolder) -> tuple[list[str], list[str]]:
     return lines, [f"{', '.join(close)} order{'s' if len(close) == 1 else ''} genes by their position in the cell more than by effect{advice}"]
 
 
-def _first_rows(path: Path) -> Any:
+def _first_rows(path: Path, most: int) -> Any:
     """The first row groups of a screen, which hold whole cells."""
     import pyarrow.parquet as pq
 
     file, n, groups = pq.ParquetFile(path), 0, []
     for group in range(file.num_row_groups):
-        if groups and n + file.metadata.row_group(group).num_rows > _ROWS:
+        if groups and n + file.metadata.row_group(group).num_rows > most:
             break
         n += file.metadata.row_group(group).num_rows
         groups.append(group)
