@@ -27,6 +27,7 @@ ROOMS = (
 )
 DEVIATIONS = {
     ("__main__", "cli"): "python -m rankcell",
+    ("__init__", "near_names"): "a leaf: what a misspelled name of the front door is near to",
 }
 ROOMLESS = ("__init__", "__main__")  # the front door imports by name when asked; `python -m rankcell` is the command line
 
@@ -354,7 +355,7 @@ OPTIONS = sorted(p for p in FILES if re.search(r"\(\w*(Options|Counts\w*|Compute
 OTHER_MEANINGS = {
     ("get.py", "by"): "whose rows the AnnData has",
     ("screen.py", "by"): "the same",
-    ("pl.py", "score"): "a column of comparisons of poolings and of rank bias",
+    ("pl/assessment_plots.py", "score"): "a column of comparisons of poolings and of rank bias",
     ("model/device_memory.py", "precision"): "that of a model which is loaded, not a wish",
     ("train/evaluate.py", "tokens_per_batch"): "of an evaluation, on whatever device",
     ("vocab/importer.py", "species"): "of Geneformer's dictionaries, which are human",
