@@ -86,6 +86,9 @@ def _guarded(args: list[str]) -> int:
         print("rankcell: stopped", file=sys.stderr)
         return exit_code(e)
     except Exception as e:
+        if (interrupt := _interrupt_behind(e)) is not None:
+            print("rankcell: stopped", file=sys.stderr)
+            return exit_code(interrupt)
         if type(e).__name__ == "NoArgsIsHelpError":
             print(e.format_message())
             return 0
@@ -99,6 +102,14 @@ def _guarded(args: list[str]) -> int:
         if isinstance(e, OSError):
             return _fail(failed_call(e))
         raise
+
+
+def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt during which `error` was raised: one that comes while a lock is taken ends as `RuntimeError: release unlocked lock`."""
+    context = error.__context__
+    while context is not None and not isinstance(context, KeyboardInterrupt):
+        context = context.__context__
+    return context
 
 
 def _run(args: list[str]) -> int:

@@ -44,3 +44,17 @@ def test_cells_and_genes_of_such_names(tmp_path, capsys, name):
     assert main(["tokenize", name, "-o", str(tmp_path / "o")]) == 2
     err = capsys.readouterr().err
     assert not steers(err) and err.count("\n") == 1
+
+
+def test_an_interrupt_in_the_middle_of_a_lock_is_a_stop(monkeypatch, capsys):
+    """CPython's condition variables answer an interrupt at a bad moment with an error of their own."""
+
+    def interrupted(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("release unlocked lock")
+
+    monkeypatch.setattr("rankcell.cli.check_report.check", interrupted)
+    assert main(["check", "a.h5ad"]) == 130
+    assert capsys.readouterr().err == "rankcell: stopped\n"

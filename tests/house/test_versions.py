@@ -10,7 +10,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NEEDED = [Requirement(text) for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"])]
+EXTRAS = PROJECT["optional-dependencies"]
+NEEDED = [Requirement(text) for text in (*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["docs"])]
+NEEDED = [r for r in NEEDED if r.name != PROJECT["name"]]  # the extra "test" takes "docs"
 
 
 def pins(name):
