@@ -20,9 +20,9 @@ SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text().split())
 
 
 def pytest_collection_modifyitems(items):
-    """The tests of slow.txt are slow (tests/record_slow.py)."""
+    """The tests and files of slow.txt are slow (tests/record_slow.py)."""
     for item in items:
-        if item.nodeid.split("[")[0] in SLOW:
+        if SLOW & {item.nodeid.split("[")[0], item.nodeid.split("::")[0]}:
             item.add_marker("slow")
 
 
