@@ -385,6 +385,7 @@ SCREENS_OF_ALL_SIZES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:this screen has a single edit:rankcell.errors.RankcellWarning")
 @pytest.mark.parametrize("size", SCREENS_OF_ALL_SIZES)
 def test_any_number_of_edits(size):
     n_edits, n_cells, long = SCREENS_OF_ALL_SIZES[size]
